@@ -1,0 +1,81 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTO := proto/impasto/v1/style_transfer.proto
+STUBS := client/impasto/v1
+NODE_DIR := tests/contract/node
+# The last landed commit, which the contract must not break: origin's main where there is one, else this one.
+BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
+
+.PHONY: help setup demo serve proto lint format test test-gpu bench docs-pictures samples builtin-weights docker clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: $(VENV)/.installed ## Create .venv with everything (5.4 GB, a minute or two)
+
+$(VENV)/.installed: pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[server]' --group dev
+	touch $@
+
+# The stubs are made by the oldest tools promised, so that they run on every newer runtime.
+.venv-proto/.installed: Makefile
+	test -d .venv-proto || $(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/pip install --quiet --upgrade pip
+	.venv-proto/bin/pip install --quiet grpcio-tools==1.71.2 mypy-protobuf==3.6.0 'setuptools<81'
+	touch $@
+
+$(NODE_DIR)/node_modules/.installed: $(NODE_DIR)/package.json
+	cd $(NODE_DIR) && npm install --silent --no-package-lock
+	touch $@
+
+demo: setup ## Paint a photograph through the real client and server: demo.png, demo-sheet.png
+	$(BIN)/python samples/demo.py
+
+serve: setup ## Run the server on localhost:50051
+	$(BIN)/impasto serve
+
+proto: .venv-proto/.installed ## Make the stubs from the contract
+	PATH="$$PWD/.venv-proto/bin:$$PATH" .venv-proto/bin/python -m grpc_tools.protoc -Iproto \
+		--python_out=client --pyi_out=client --grpc_python_out=client --mypy_grpc_out=quiet:client $(PROTO)
+
+lint: setup .venv-proto/.installed ## ruff, mypy strict, import contracts, stubs up to date, buf lint and breaking
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	BIN=$(BIN) BASE=$(BASE) NODE_DIR=$(NODE_DIR) MAKE=$(MAKE) bash scripts/check_contract.sh
+
+format: setup ## Let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: setup ## Run every test (under ten minutes on two cores)
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed; fi
+	$(BIN)/pytest -m "not gpu"
+
+test-gpu: setup ## Run the tests that need a CUDA device
+	$(BIN)/pytest -m gpu
+
+bench: setup ## Measure the engine; writes benchmarks/results/
+	$(BIN)/python benchmarks/engine.py
+
+docs-pictures: setup ## Repeat the report's experiment: Adam against L-BFGS, with pictures, into docs/build/
+	$(BIN)/python benchmarks/report.py
+
+samples: setup ## Paint the sample styles again
+	$(BIN)/python samples/paint_styles.py
+
+builtin-weights: setup ## Learn the built-in filters again
+	$(BIN)/python -m impasto_engine.builtin.learn
+
+docker: ## Build the server image for the GPU (see docs/DOCKER.md for the CPU and for weights baked in)
+	docker build --tag impasto .
+
+clean: ## Remove what make made
+	rm -rf $(VENV) .venv-proto $(NODE_DIR)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.import_linter_cache dist demo.png demo-sheet.png docs/build

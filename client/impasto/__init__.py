@@ -1,0 +1,64 @@
+"""impasto paints one picture in the style of another, as a service. This is its Python client.
+
+    import impasto
+
+    with impasto.Client("localhost:50051") as client:
+        result = client.stylize("photo.jpg", "painting.jpg", size_px=512, steps=100)
+        result.save("out.png")
+"""
+
+from impasto.aio import AsyncClient, AsyncJob
+from impasto.client import Client, Job
+from impasto.errors import (
+    DeadlineExceeded,
+    ImpastoError,
+    InvalidRequest,
+    JobCancelled,
+    JobFailed,
+    NotFound,
+    NotReady,
+    Overloaded,
+    ServerError,
+    Unavailable,
+)
+from impasto.results import (
+    Finished,
+    Heartbeat,
+    JobInfo,
+    Losses,
+    NetworkInfo,
+    Result,
+    ServerInfo,
+    Snapshot,
+    Started,
+    Step,
+    Timings,
+)
+
+__all__ = [
+    "AsyncClient",
+    "AsyncJob",
+    "Client",
+    "DeadlineExceeded",
+    "Finished",
+    "Heartbeat",
+    "ImpastoError",
+    "InvalidRequest",
+    "Job",
+    "JobCancelled",
+    "JobFailed",
+    "JobInfo",
+    "Losses",
+    "NetworkInfo",
+    "NotFound",
+    "NotReady",
+    "Overloaded",
+    "Result",
+    "ServerError",
+    "ServerInfo",
+    "Snapshot",
+    "Started",
+    "Step",
+    "Timings",
+    "Unavailable",
+]

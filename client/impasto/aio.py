@@ -1,0 +1,199 @@
+"""The client for asyncio: the same calls as :mod:`impasto.client`, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from impasto import errors, results
+from impasto.client import CALL_TIMEOUT_S, _result
+from impasto.pictures import Picture
+from impasto.requests import Options, Styles, job_spec, job_states, server_address
+from impasto.results import Event, Finished, JobInfo, Result, ServerInfo, Step
+from impasto.transport import CHANNEL_OPTIONS, check_size, error_of
+from impasto.v1 import style_transfer_pb2 as pb
+from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
+
+
+class AsyncClient:
+    """A connection to an impasto server, for one event loop. Create it there; use it as an async context manager.
+
+    Args:
+        server: HOST:PORT; by default ``$IMPASTO_SERVER``, else localhost:50051.
+    """
+
+    def __init__(self, server: str | None = None) -> None:
+        self.server = server_address(server)
+        self._channel = grpc.aio.insecure_channel(self.server, options=CHANNEL_OPTIONS)
+        self._stub: Any = pb_grpc.StyleTransferServiceStub(self._channel)
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls in progress end."""
+        await self._channel.close()
+
+    async def stylize(
+        self,
+        content: Picture | None,
+        style: Styles = None,
+        *,
+        on_step: Callable[[Step], Awaitable[None] | None] | None = None,
+        timeout_s: float | None = None,
+        request_id: str = "",
+        **options: Unpack[Options],
+    ) -> Result:
+        """Paint a picture and wait for it; see :meth:`impasto.Client.stylize`. ``on_step`` may be a coroutine function.
+
+        Cancelling the task cancels the job.
+        """
+        if on_step is None:
+            spec = await asyncio.to_thread(job_spec, content, style, options)
+            check_size(spec)
+            request = pb.StylizeRequest(spec=spec, request_id=request_id)
+            response = await self._call(self._stub.Stylize, request, timeout_s)
+            return Result(response.result.image.data, results.job_info(response.result.job))
+        try:
+            async with asyncio.timeout(timeout_s):
+                job = await self.submit(content, style, request_id=request_id, **options)
+                try:
+                    return await _follow(job, on_step)
+                except BaseException:
+                    await asyncio.shield(job.cancel_quietly())
+                    raise
+        except TimeoutError:
+            raise errors.DeadlineExceeded(f"not done within {timeout_s} s", reason="DEADLINE_EXCEEDED") from None
+
+    async def submit(
+        self, content: Picture | None, style: Styles = None, *, request_id: str = "", **options: Unpack[Options]
+    ) -> AsyncJob:
+        """Hand a job in and return at once; see :meth:`impasto.Client.submit`."""
+        spec = await asyncio.to_thread(job_spec, content, style, options)
+        check_size(spec)
+        request = pb.SubmitJobRequest(spec=spec, request_id=request_id or str(uuid.uuid4()))
+        response = await self._call(self._stub.SubmitJob, request, CALL_TIMEOUT_S)
+        return AsyncJob(self, response.job.job_id)
+
+    def job(self, job_id: str) -> AsyncJob:
+        """Return a handle on a job by its id."""
+        return AsyncJob(self, job_id)
+
+    async def jobs(self, states: Sequence[str] = ()) -> AsyncIterator[JobInfo]:
+        """Yield jobs, newest first; see :meth:`impasto.Client.jobs`."""
+        request = pb.ListJobsRequest(states=job_states(states))
+        while True:
+            page = await self._call(self._stub.ListJobs, request, CALL_TIMEOUT_S)
+            for message in page.jobs:
+                yield results.job_info(message)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def server_info(self) -> ServerInfo:
+        """Return what the server is."""
+        response = await self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest(), CALL_TIMEOUT_S)
+        return results.server_info(response)
+
+    async def health(self, timeout_s: float = 5.0) -> str:
+        """Return ``serving`` or ``not_serving``."""
+        response = await self._call(self._health.Check, health_pb2.HealthCheckRequest(), timeout_s)
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status).lower()
+
+    async def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
+        try:
+            return await method(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, self.server) from None
+
+
+class AsyncJob:
+    """A handle on a job of a server; see :class:`impasto.Job`."""
+
+    def __init__(self, client: AsyncClient, job_id: str) -> None:
+        self._client = client
+        self.job_id = job_id
+
+    def __repr__(self) -> str:
+        """Return the job's id."""
+        return f"AsyncJob({self.job_id!r})"
+
+    async def info(self) -> JobInfo:
+        """Return the job as it stands."""
+        client = self._client
+        response = await client._call(client._stub.GetJob, pb.GetJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)  # noqa: SLF001
+        return results.job_info(response.job)
+
+    async def progress(
+        self,
+        *,
+        resume_after: int | None = None,
+        previews: bool = False,
+        image: bool = False,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Event]:
+        """Yield what happens; see :meth:`impasto.Job.progress`."""
+        request = pb.ProgressRequest(
+            job_id=self.job_id, resume_after_sequence=resume_after, include_previews=previews, include_image=image
+        )
+        call = self._client._stub.Progress(request, timeout=timeout_s)  # noqa: SLF001
+        try:
+            async for message in call:
+                yield results.event(message)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, self._client.server) from None
+        finally:
+            call.cancel()
+
+    async def result(self, timeout_s: float | None = None) -> Result:
+        """Wait for the job's end and return its picture; see :meth:`impasto.Job.result`."""
+        async with contextlib.aclosing(self.progress(image=True, timeout_s=timeout_s)) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    return _result(event)
+        raise errors.ServerError("the progress stream ended without a result")
+
+    async def fetch(self) -> Result:
+        """Return the picture of a job that has succeeded, without waiting; see :meth:`impasto.Job.fetch`."""
+        client = self._client
+        request = pb.GetResultRequest(job_id=self.job_id)
+        response = await client._call(client._stub.GetResult, request, CALL_TIMEOUT_S)  # noqa: SLF001
+        return Result(response.result.image.data, results.job_info(response.result.job))
+
+    async def cancel(self) -> JobInfo:
+        """Ask the job to stop; it does at its next step."""
+        client = self._client
+        request = pb.CancelJobRequest(job_id=self.job_id)
+        return results.job_info((await client._call(client._stub.CancelJob, request, CALL_TIMEOUT_S)).job)  # noqa: SLF001
+
+    async def cancel_quietly(self) -> None:
+        """Cancel while another error is on its way."""
+        with contextlib.suppress(errors.ImpastoError):
+            await self.cancel()
+
+
+async def _follow(job: AsyncJob, on_step: Callable[[Step], Awaitable[None] | None]) -> Result:
+    async with contextlib.aclosing(job.progress(previews=True, image=True)) as events:
+        async for event in events:
+            if isinstance(event, Step):
+                waiting = on_step(event)
+                if waiting is not None:
+                    await waiting
+            elif isinstance(event, Finished):
+                return _result(event)
+    raise errors.ServerError("the progress stream ended without a result")

@@ -1,0 +1,114 @@
+"""``impasto jobs``."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import click
+
+from impasto.cli.output import JSON, SERVER, ProgressBar, check_output, job_line, print_json, summary, write_picture
+from impasto.client import Client
+from impasto.errors import from_job
+from impasto.results import Finished
+
+STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+
+
+@click.group()
+def jobs() -> None:
+    """List, watch, cancel and fetch jobs."""
+
+
+@jobs.command(name="list")
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only jobs in this state; repeatable.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
+@SERVER
+@JSON
+def list_jobs(states: tuple[str, ...], limit: int, server: str, as_json: bool) -> None:
+    """Show jobs, newest first."""
+    with Client(server) as client:
+        found = list(itertools.islice(client.jobs(states), limit))
+    if as_json:
+        print_json([job.to_dict() for job in found])
+        return
+    for job in found:
+        click.echo(job_line(job))
+
+
+@jobs.command()
+@click.argument("job_id")
+@SERVER
+@JSON
+def show(job_id: str, server: str, as_json: bool) -> None:
+    """Show a job with everything that is known of it."""
+    with Client(server) as client:
+        job = client.job(job_id).info()
+    values = job.to_dict()
+    if as_json:
+        print_json(values)
+        return
+    for name, value in values.items():
+        if value not in ("", None):
+            click.echo(f"{name:<15} {json.dumps(value) if isinstance(value, dict) else value}")
+
+
+@jobs.command()
+@click.argument("job_id")
+@SERVER
+@JSON
+def watch(job_id: str, server: str, as_json: bool) -> None:
+    """Watch a job to its end; leaving does not disturb it. With --json, a line for every step."""
+    with Client(server) as client, ProgressBar(quiet=as_json) as display:
+        for event in client.job(job_id).progress():
+            if as_json and hasattr(event, "losses"):
+                losses = event.losses
+                line = {"step": event.step, "steps": event.steps, "loss": losses.total, "content": losses.content}
+                click.echo(json.dumps({**line, "style": losses.style, "remaining_s": event.remaining_s}))
+            display(event)
+            if isinstance(event, Finished):
+                job = event.job
+    if job.state != "succeeded":
+        raise from_job(job.job_id, job.state, job.error_reason, job.error_message)
+    click.echo(job_line(job), err=as_json)
+
+
+@jobs.command()
+@click.argument("job_id")
+@SERVER
+@JSON
+def cancel(job_id: str, server: str, as_json: bool) -> None:
+    """Stop a job; it does at its next step."""
+    with Client(server) as client:
+        job = client.job(job_id).cancel()
+    if as_json:
+        print_json(job.to_dict())
+    else:
+        click.echo(job_line(job))
+
+
+@jobs.command()
+@click.argument("job_id")
+@click.option("-o", "--output", "out", required=True, help="Where the picture goes: .png, .jpg, .webp, or - for stdout.")
+@click.option("--wait", is_flag=True, help="Wait until the job ends.")
+@click.option("--timeout", type=float, help="Seconds to wait at most; the job goes on.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+@SERVER
+@JSON
+def result(job_id: str, out: str, wait: bool, timeout: float | None, quiet: bool, server: str, as_json: bool) -> None:
+    """Fetch a job's picture."""
+    if as_json and out == "-":
+        raise click.UsageError("--json and '-o -' both want stdout")
+    check_output(out)
+    with Client(server) as client:
+        job = client.job(job_id)
+        if wait:
+            with ProgressBar(quiet=quiet) as display:
+                for event in job.progress(timeout_s=timeout):
+                    display(event)
+        fetched = job.fetch()
+    write_picture(fetched, out)
+    if as_json:
+        print_json({**fetched.job.to_dict(), "output": out})
+    else:
+        click.echo(summary(fetched), err=True)

@@ -1,0 +1,81 @@
+"""The command group. Commands of other packages join by the entry-point group ``impasto.commands``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+
+import click
+
+from impasto.cli.jobs import jobs
+from impasto.cli.server import health, info
+from impasto.cli.stylize import stylize
+from impasto.errors import ImpastoError
+
+ENTRY_POINTS = "impasto.commands"
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """Our own commands, and those of packages that are installed beside us."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names, sorted."""
+        return sorted({*super().list_commands(ctx), *_entry_points()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; one whose package lacks its libraries explains what to install."""
+        own = super().get_command(ctx, cmd_name)
+        entry = _entry_points().get(cmd_name)
+        if own is not None or entry is None:
+            return own
+        try:
+            command: click.Command = entry.load()
+        except ImportError as error:
+            return _missing(cmd_name, error)
+        return command
+
+
+def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def _missing(name: str, error: ImportError) -> click.Command:
+    text = f"'impasto {name}' needs the server's packages ({error.name} is missing): pip install 'impasto[server]'"
+
+    @click.command(name, short_help="Needs: pip install 'impasto[server]'.", context_settings={"ignore_unknown_options": True})
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def command(arguments: tuple[str, ...]) -> None:
+        del arguments
+        raise click.ClickException(text)
+
+    return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="impasto")
+def cli() -> None:
+    """Paint pictures in the style of others, on an impasto server."""
+
+
+cli.add_command(stylize)
+cli.add_command(jobs)
+cli.add_command(info)
+cli.add_command(health)
+
+
+def main() -> None:
+    """Run the command line; errors are one line on stderr and a non-zero exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ImpastoError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(1)

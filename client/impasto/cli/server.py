@@ -1,0 +1,49 @@
+"""``impasto info`` and ``impasto health``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from impasto.cli.output import JSON, SERVER, print_json
+from impasto.client import Client
+
+
+@click.command()
+@SERVER
+@JSON
+def info(server: str, as_json: bool) -> None:
+    """Show what the server is: devices, networks, presets, limits, queue."""
+    with Client(server) as client:
+        found = client.server_info()
+    if as_json:
+        print_json(found.to_dict())
+        return
+    state = "accepting jobs" if found.accepting else "not accepting jobs"
+    click.echo(f"impasto {found.version} at {server}, {state}: {found.queued} waiting, {found.running} running")
+    for device in found.devices:
+        ready = "ready" if device.ready else "not ready"
+        click.echo(f"device   {device.name}: {device.description}, {ready}, auto precision {device.auto_precision or '?'}")
+    for network in found.networks:
+        click.echo(f"network  {network.name} with {network.weights} weights, sha256 {network.weights_sha256}")
+    for name, values in found.presets.items():
+        chosen = ", ".join(f"{key}={values[key]}" for key in ("optimizer", "steps", "size_px", "init", "pooling"))
+        click.echo(f"preset   {name}: {chosen}")
+    for name, value in found.limits.items():
+        click.echo(f"limit    {name}: {value}")
+
+
+@click.command()
+@click.option("--timeout", type=float, default=5.0, show_default=True, help="Seconds to wait for an answer.")
+@SERVER
+@JSON
+def health(timeout: float, server: str, as_json: bool) -> None:
+    """Say whether the server takes jobs: exit code 0 if it does, 1 if not."""
+    with Client(server) as client:
+        status = client.health(timeout)
+    if as_json:
+        print_json({"status": status})
+    else:
+        click.echo(status)
+    sys.exit(0 if status == "serving" else 1)

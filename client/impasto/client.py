@@ -1,0 +1,267 @@
+"""The client for synchronous code."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from impasto import errors, results
+from impasto.pictures import Picture
+from impasto.requests import Options, Styles, job_spec, job_states, server_address
+from impasto.results import Event, Finished, JobInfo, Result, ServerInfo, Step
+from impasto.transport import CHANNEL_OPTIONS, check_size, error_of
+from impasto.v1 import style_transfer_pb2 as pb
+from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
+
+CALL_TIMEOUT_S = 30.0
+"""Deadline of the calls that only ask or tell."""
+
+
+class Client:
+    """A connection to an impasto server. Usable from several threads; close it, or use it as a context manager.
+
+    Args:
+        server: HOST:PORT; by default ``$IMPASTO_SERVER``, else localhost:50051.
+    """
+
+    def __init__(self, server: str | None = None) -> None:
+        self.server = server_address(server)
+        self._channel = grpc.insecure_channel(self.server, options=CHANNEL_OPTIONS)
+        self._stub = pb_grpc.StyleTransferServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    def __enter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; calls in progress end."""
+        self._channel.close()
+
+    def stylize(
+        self,
+        content: Picture | None,
+        style: Styles = None,
+        *,
+        on_step: Callable[[Step], None] | None = None,
+        timeout_s: float | None = None,
+        request_id: str = "",
+        **options: Unpack[Options],
+    ) -> Result:
+        """Paint a picture and wait for it. Interrupting the wait (Ctrl-C, a deadline, an error) cancels the job.
+
+        Args:
+            content: The picture to repaint; None synthesizes a texture of the style.
+            style: One style picture, or several, each alone or as a pair with its weight; None reconstructs the content.
+            on_step: Called after every optimizer step.
+            timeout_s: Deadline for the whole; there is none by default.
+            request_id: UUID that makes the call safe to repeat: the same request joins the running job or gets its result.
+            **options: See :class:`~impasto.requests.Options`.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        if on_step is None:
+            spec = job_spec(content, style, options)
+            check_size(spec)
+            request = pb.StylizeRequest(spec=spec, request_id=request_id)
+            response = self._call(self._stub.Stylize, request, timeout_s)
+            return Result(response.result.image.data, results.job_info(response.result.job))
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        job = self.submit(content, style, request_id=request_id, timeout_s=timeout_s, **options)
+        try:
+            left = None if deadline is None else max(0.001, deadline - time.monotonic())
+            for event in job.progress(previews=True, image=True, timeout_s=left):
+                if isinstance(event, Step):
+                    on_step(event)
+                elif isinstance(event, Finished):
+                    return _result(event)
+        except BaseException:
+            job.cancel_quietly()
+            raise
+        raise errors.ServerError("the progress stream ended without a result")
+
+    def submit(
+        self,
+        content: Picture | None,
+        style: Styles = None,
+        *,
+        request_id: str = "",
+        timeout_s: float | None = CALL_TIMEOUT_S,
+        **options: Unpack[Options],
+    ) -> Job:
+        """Hand a job in and return at once. Arguments as for :meth:`stylize`; the job goes on without this client.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        spec = job_spec(content, style, options)
+        check_size(spec)
+        request = pb.SubmitJobRequest(spec=spec, request_id=request_id or str(uuid.uuid4()))
+        response = self._call(self._stub.SubmitJob, request, timeout_s)
+        return Job(self, response.job.job_id)
+
+    def job(self, job_id: str) -> Job:
+        """Return a handle on a job by its id; whether there is such a job shows when it is asked."""
+        return Job(self, job_id)
+
+    def jobs(self, states: Sequence[str] = ()) -> Iterator[JobInfo]:
+        """Yield jobs, newest first, page by page.
+
+        Args:
+            states: Only jobs in one of these: ``queued``, ``running``, ``succeeded``, ``failed``, ``cancelled``.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        request = pb.ListJobsRequest(states=job_states(states))
+        while True:
+            page = self._call(self._stub.ListJobs, request, CALL_TIMEOUT_S)
+            yield from map(results.job_info, page.jobs)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def server_info(self) -> ServerInfo:
+        """Return what the server is: devices, networks, presets, limits, queue.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        return results.server_info(self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest(), CALL_TIMEOUT_S))
+
+    def health(self, timeout_s: float = 5.0) -> str:
+        """Return ``serving`` or ``not_serving``, as load balancers see it.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        response = self._call(self._health.Check, health_pb2.HealthCheckRequest(), timeout_s)
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status).lower()
+
+    def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
+        try:
+            return method(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise error_of(error, self.server) from None
+
+
+class Job:
+    """A handle on a job of a server; holds no state but its id.
+
+    Attributes:
+        job_id: Names the job on its server.
+    """
+
+    def __init__(self, client: Client, job_id: str) -> None:
+        self._client = client
+        self.job_id = job_id
+
+    def __repr__(self) -> str:
+        """Return the job's id."""
+        return f"Job({self.job_id!r})"
+
+    def info(self) -> JobInfo:
+        """Return the job as it stands.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        stub = self._client._stub  # noqa: SLF001 - one module
+        response = self._client._call(stub.GetJob, pb.GetJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)  # noqa: SLF001
+        return results.job_info(response.job)
+
+    def progress(
+        self,
+        *,
+        resume_after: int | None = None,
+        previews: bool = False,
+        image: bool = False,
+        timeout_s: float | None = None,
+    ) -> Iterator[Event]:
+        """Yield what happens: a :class:`Snapshot`, then steps and heartbeats, a :class:`Finished` last.
+
+        Leaving the loop does not disturb the job.
+
+        Args:
+            resume_after: Sequence number to go on after; by default only what happens from now on.
+            previews: Whether steps come with previews (the job must make them: ``preview_every_steps``).
+            image: Whether the last event comes with the picture.
+            timeout_s: Deadline for the watching, not for the job.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        request = pb.ProgressRequest(
+            job_id=self.job_id, resume_after_sequence=resume_after, include_previews=previews, include_image=image
+        )
+        call = self._client._stub.Progress(request, timeout=timeout_s)  # noqa: SLF001
+        try:
+            for message in call:
+                yield results.event(message)
+        except grpc.RpcError as error:
+            raise error_of(error, self._client.server) from None
+        finally:
+            call.cancel()
+
+    def result(self, timeout_s: float | None = None) -> Result:
+        """Wait for the job's end and return its picture.
+
+        Args:
+            timeout_s: How long to wait; the job goes on if it passes.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        for event in self.progress(image=True, timeout_s=timeout_s):
+            if isinstance(event, Finished):
+                return _result(event)
+        raise errors.ServerError("the progress stream ended without a result")
+
+    def fetch(self) -> Result:
+        """Return the picture of a job that has succeeded, without waiting.
+
+        Raises:
+            NotReady: If it has not.
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        stub = self._client._stub  # noqa: SLF001
+        response = self._client._call(stub.GetResult, pb.GetResultRequest(job_id=self.job_id), CALL_TIMEOUT_S)  # noqa: SLF001
+        return Result(response.result.image.data, results.job_info(response.result.job))
+
+    def cancel(self) -> JobInfo:
+        """Ask the job to stop; it does at its next step.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        stub = self._client._stub  # noqa: SLF001
+        response = self._client._call(stub.CancelJob, pb.CancelJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)  # noqa: SLF001
+        return results.job_info(response.job)
+
+    def cancel_quietly(self) -> None:
+        """Cancel while another error is on its way: what goes wrong here is of no interest any more."""
+        try:
+            self.cancel()
+        except errors.ImpastoError:
+            return
+
+
+def _result(event: Finished) -> Result:
+    """Return the picture of a job that ended, or raise why it has none."""
+    if event.data is None:
+        job = event.job
+        raise errors.from_job(job.job_id, job.state, job.error_reason, job.error_message)
+    return Result(event.data, event.job)

@@ -1,0 +1,148 @@
+"""What can go wrong, as exceptions.
+
+    ImpastoError
+    |-- InvalidRequest     the request is wrong; .violations names every field
+    |-- NotFound           no such job
+    |-- NotReady           the job has no picture (yet)
+    |-- Overloaded         the queue is full; .retry_after_s says when to try again
+    |-- Unavailable        no server there, or it is starting or shutting down
+    |-- DeadlineExceeded   the time given was not enough; the job was cancelled
+    |-- JobCancelled       somebody cancelled the job
+    |-- JobFailed          the job could not be finished; .reason says why
+    `-- ServerError        anything else; a bug, most likely the server's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One field of a request that is wrong."""
+
+    field: str
+    description: str
+
+
+class ImpastoError(Exception):
+    """Anything that this package raises on purpose.
+
+    Attributes:
+        reason: Stable, UPPER_SNAKE_CASE; from the server, or of this package's own making.
+        metadata: The variable parts of the message.
+        violations: Fields that are wrong.
+        retry_after_s: When to try again, if the server said so.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        violations: tuple[Violation, ...] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.metadata = dict(metadata or {})
+        self.violations = violations
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(ImpastoError):
+    """The request is wrong; ``violations`` names every field."""
+
+
+class NotFound(ImpastoError):
+    """There is no such job."""
+
+
+class NotReady(ImpastoError):
+    """The job has no picture, or not yet."""
+
+
+class Overloaded(ImpastoError):
+    """The server has too much to do; ``retry_after_s`` says when to try again."""
+
+
+class Unavailable(ImpastoError):
+    """No server answers there, or it is starting or shutting down."""
+
+
+class DeadlineExceeded(ImpastoError):
+    """The time given was not enough; the job was cancelled."""
+
+
+class JobCancelled(ImpastoError):
+    """The job was cancelled."""
+
+
+class JobFailed(ImpastoError):
+    """The job could not be finished; ``reason`` says why."""
+
+
+class ServerError(ImpastoError):
+    """The server, or what stands before it, made a mistake."""
+
+
+_BY_CODE: Mapping[grpc.StatusCode, type[ImpastoError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: NotReady,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: JobCancelled,
+    grpc.StatusCode.ABORTED: JobFailed,
+}
+_BY_REASON: Mapping[str, type[ImpastoError]] = {
+    "OUT_OF_MEMORY": JobFailed,
+    "WORKER_LOST": JobFailed,
+    "ENGINE_ERROR": JobFailed,
+}
+
+
+def from_status(code: grpc.StatusCode, message: str, details: bytes | None, target: str) -> ImpastoError:
+    """Return the exception for a gRPC status.
+
+    Args:
+        code: Its code.
+        message: Its message.
+        details: The serialized google.rpc.Status from ``grpc-status-details-bin``, if there was one.
+        target: Address that was called, for the message of a server that does not answer.
+    """
+    info, violations, retry = error_details_pb2.ErrorInfo(), [], None
+    for packed in status_pb2.Status.FromString(details).details if details else ():
+        if packed.Unpack(info):
+            continue
+        request, delay = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+        if packed.Unpack(request):
+            violations += [Violation(item.field, item.description) for item in request.field_violations]
+        elif packed.Unpack(delay):
+            retry = delay.retry_delay.seconds + delay.retry_delay.nanos / 1e9
+    kind = _BY_REASON.get(info.reason) or _BY_CODE.get(code, ServerError)
+    if kind is Unavailable and not info.reason:
+        message = f"no impasto server answers at {target} ({message})"
+    if kind is Overloaded and not info.reason:
+        # gRPC says so of messages above the limit, before any server code sees them.
+        kind = InvalidRequest
+    return kind(
+        message or code.name,
+        reason=info.reason or code.name,
+        metadata=dict(info.metadata),
+        violations=tuple(violations),
+        retry_after_s=retry,
+    )
+
+
+def from_job(job_id: str, state: str, reason: str, message: str) -> ImpastoError:
+    """Return the exception for a job that ended without a picture."""
+    if state == "cancelled":
+        return JobCancelled(f"job {job_id} was cancelled", reason="JOB_CANCELLED", metadata={"job_id": job_id})
+    return JobFailed(f"job {job_id} failed: {message}", reason=reason, metadata={"job_id": job_id})

@@ -1,0 +1,154 @@
+"""Requests built from keyword arguments: pure functions that both clients share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypedDict
+
+from impasto.errors import InvalidRequest, Violation
+from impasto.pictures import Picture, to_bytes
+from impasto.v1 import style_transfer_pb2 as pb
+
+Styles: TypeAlias = "Picture | Sequence[Picture | tuple[Picture, float]] | None"
+"""One picture, or several, each alone or with its weight."""
+
+DEFAULT_SERVER = "localhost:50051"
+
+
+class Options(TypedDict, total=False):
+    """How to paint; whatever is left out comes from the preset.
+
+    Attributes:
+        preset: ``default``, ``seed`` or ``gatys`` (see ``Client.server_info``).
+        content_layers: Weight by layer name, such as ``{"relu4_2": 1.0}``.
+        style_layers: Weight by layer name.
+        content_weight: Multiplies the content loss.
+        style_weight: Multiplies the style loss.
+        total_variation_weight: Multiplies the mean squared difference of neighbouring pixels.
+        normalization: ``target`` or ``gatys``.
+        size_px: Longer side of the canvas.
+        steps: Optimizer steps.
+        optimizer: ``lbfgs`` or ``adam``.
+        learning_rate: L-BFGS: relative to its own step, 1 by default. Adam: in pixel values of [0, 1], 0.02 by default.
+        history: Pairs that L-BFGS remembers.
+        init: ``content`` or ``noise``.
+        seed: Of the noise.
+        pooling: ``average`` or ``max``.
+        precision: ``auto``, ``float32`` or ``bfloat16``.
+        format: ``png``, ``jpeg`` or ``webp``.
+        quality: Of JPEG and WebP, 1 to 100.
+        preview_every_steps: A preview every so many steps; 0 for none.
+        preview_size_px: Longer side of previews.
+    """
+
+    preset: str
+    content_layers: Mapping[str, float]
+    style_layers: Mapping[str, float]
+    content_weight: float
+    style_weight: float
+    total_variation_weight: float
+    normalization: Literal["target", "gatys"]
+    size_px: int
+    steps: int
+    optimizer: Literal["lbfgs", "adam"]
+    learning_rate: float
+    history: int
+    init: Literal["content", "noise"]
+    seed: int
+    pooling: Literal["average", "max"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    format: Literal["png", "jpeg", "webp"]
+    quality: int
+    preview_every_steps: int
+    preview_size_px: int
+
+
+_ENUMS: Mapping[str, tuple[Any, str]] = {
+    "optimizer": (pb.Optimizer, "OPTIMIZER_"),
+    "init": (pb.Init, "INIT_"),
+    "pooling": (pb.Pooling, "POOLING_"),
+    "normalization": (pb.Normalization, "NORMALIZATION_"),
+    "precision": (pb.Precision, "PRECISION_"),
+    "format": (pb.ImageFormat, "IMAGE_FORMAT_"),
+}
+_OUTPUT = ("format", "quality", "preview_every_steps", "preview_size_px")
+_JOB_STATES = {
+    name.removeprefix("JOB_STATE_").lower(): number for name, number in pb.JobState.items() if number
+}
+
+
+def server_address(server: str | None) -> str:
+    """Return the address to call: the argument, else ``$IMPASTO_SERVER``, else localhost:50051."""
+    return server or os.environ.get("IMPASTO_SERVER") or DEFAULT_SERVER
+
+
+def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any]) -> pb.JobSpec:
+    """Return a job out of what a caller gave.
+
+    Raises:
+        InvalidRequest: If a picture cannot be read or an option has a value of the wrong kind.
+        TypeError: If an option is unknown.
+    """
+    unknown = set(options) - set(Options.__annotations__)
+    if unknown:
+        raise TypeError(f"unknown option {', '.join(sorted(unknown))}; there are {', '.join(Options.__annotations__)}")
+    spec = pb.JobSpec()
+    if content is not None:
+        spec.content.data = to_bytes(content, "content")
+    for index, (picture, weight) in enumerate(_styles(style)):
+        added = spec.styles.add()
+        added.image.data = to_bytes(picture, f"styles[{index}].image")
+        if weight is not None:
+            added.weight = weight
+    for name, value in options.items():
+        if value is not None:
+            target = spec.output if name in _OUTPUT else spec.parameters
+            _set(target, name, value)
+    return spec
+
+
+def job_states(states: Sequence[str]) -> list[int]:
+    """Return states by number.
+
+    Raises:
+        InvalidRequest: If one is not a state.
+    """
+    for state in states:
+        if state not in _JOB_STATES:
+            raise _invalid("states", f"there is no state {state!r}; there are {', '.join(_JOB_STATES)}")
+    return [_JOB_STATES[state] for state in states]
+
+
+def _styles(style: Styles) -> list[tuple[Picture, float | None]]:
+    if style is None:
+        return []
+    if not isinstance(style, list | tuple):
+        return [(style, None)]  # type: ignore[list-item]
+    pairs: list[tuple[Picture, float | None]] = []
+    for item in style:
+        pairs.append((item[0], float(item[1])) if isinstance(item, tuple) else (item, None))
+    return pairs
+
+
+def _set(target: Any, name: str, value: Any) -> None:
+    parent = "output" if name in _OUTPUT else "parameters"
+    try:
+        if name in _ENUMS:
+            kind, prefix = _ENUMS[name]
+            words = {key.removeprefix(prefix).lower(): number for key, number in kind.items() if number}
+            if value not in words:
+                raise _invalid(f"{parent}.{name}", f"must be one of {', '.join(words)}, got {value!r}")
+            setattr(target, name, words[value])
+        elif name.endswith("_layers"):
+            layers = getattr(target, name)
+            layers.SetInParent()
+            layers.layers.extend(pb.LayerWeight(layer=layer, weight=weight) for layer, weight in value.items())
+        else:
+            setattr(target, name, value)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise _invalid(f"{parent}.{name}", f"cannot be {value!r}: {error}") from None
+
+
+def _invalid(field: str, text: str) -> InvalidRequest:
+    return InvalidRequest(f"{field}: {text}", reason="INVALID_FIELD", violations=(Violation(field, text),))

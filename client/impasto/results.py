@@ -1,0 +1,371 @@
+"""What the server answers, as plain values."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from PIL import Image
+
+from impasto.v1 import style_transfer_pb2 as pb
+
+_EXTENSIONS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",)}
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weighted losses of a canvas; ``total`` is what the optimizer lowers."""
+
+    total: float
+    content: float
+    style: float
+    total_variation: float
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """Which filters painted a picture.
+
+    Attributes:
+        name: Architecture, such as ``vgg16``.
+        weights: ``builtin``, ``imagenet``, ``imagenet-v1`` or a file name.
+        weights_sha256: Hash of the weights file.
+        layers: Names of the layers that can be read.
+    """
+
+    name: str
+    weights: str
+    weights_sha256: str
+    layers: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where a job's time went, in seconds."""
+
+    queue_s: float
+    optimize_s: float
+    encode_s: float
+
+
+@dataclass(frozen=True)
+class JobInfo:
+    """A job as it stands.
+
+    Attributes:
+        state: ``queued``, ``running``, ``succeeded``, ``failed`` or ``cancelled``.
+        stop_reason: ``steps``, ``stalled``, ``cancelled``, ``failed``, or empty while it has not ended.
+        error_reason: Why it failed; stable, UPPER_SNAKE_CASE.
+        parameters: How it paints, with everything filled in.
+        queue_position: Jobs that will start before it, while it waits.
+        attempts: How often it was started; above 1 if a worker was lost.
+    """
+
+    job_id: str
+    request_id: str
+    state: str
+    created: datetime
+    started: datetime | None
+    ended: datetime | None
+    step: int
+    steps: int
+    evaluations: int
+    losses: Losses | None
+    width_px: int
+    height_px: int
+    network: NetworkInfo | None
+    device: str
+    stop_reason: str
+    error_reason: str
+    error_message: str
+    timings: Timings
+    queue_position: int
+    attempts: int
+    parameters: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def done(self) -> bool:
+        """Whether the job has ended."""
+        return self.state in ("succeeded", "failed", "cancelled")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the job as values that JSON can hold."""
+        values = asdict(self)
+        for name in ("created", "started", "ended"):
+            moment = values[name]
+            values[name] = moment.isoformat() if moment else None
+        if self.network:
+            values["network"].pop("layers")
+        return values
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished picture and how it came about.
+
+    Attributes:
+        data: The encoded file.
+        job: The job that painted it.
+    """
+
+    data: bytes = field(repr=False)
+    job: JobInfo
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The picture, decoded."""
+        image = Image.open(io.BytesIO(self.data))
+        image.load()
+        return image
+
+    @property
+    def losses(self) -> Losses:
+        """Losses of the finished canvas."""
+        return self.job.losses or Losses(0.0, 0.0, 0.0, 0.0)
+
+    @property
+    def timings(self) -> Timings:
+        """Where the time went."""
+        return self.job.timings
+
+    @property
+    def weights(self) -> str:
+        """Name of the filters that painted it."""
+        return self.job.network.weights if self.job.network else ""
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the optimization ended."""
+        return self.job.stop_reason
+
+    @property
+    def evaluations(self) -> int:
+        """Forward and backward passes that it cost."""
+        return self.job.evaluations
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the picture. A name with another format's ending is converted to it.
+
+        Raises:
+            ValueError: If the ending is not one that Pillow can write.
+        """
+        target = Path(path)
+        ending = target.suffix.lower()
+        if not ending or ending in _EXTENSIONS.get(self.image.format or "", ()):
+            target.write_bytes(self.data)
+        else:
+            quality = {"quality": 95} if ending in (".jpg", ".jpeg", ".webp") else {}
+            self.image.save(target, **quality)
+        return target
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The job when watching began; always the first event."""
+
+    sequence: int
+    job: JobInfo
+
+
+@dataclass(frozen=True)
+class Started:
+    """The job's first step is about to begin, for the ``attempt``-th time."""
+
+    sequence: int
+    device: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step; the preview is an encoded JPEG."""
+
+    sequence: int
+    step: int
+    steps: int
+    evaluations: int
+    losses: Losses
+    elapsed_s: float
+    remaining_s: float
+    preview: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """Nothing happened for a while, and the connection is well."""
+
+    sequence: int
+    state: str
+    queue_position: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The job ended; always the last event. ``data`` is its picture, if it was asked for and there is one."""
+
+    sequence: int
+    job: JobInfo
+    data: bytes | None = field(default=None, repr=False)
+
+
+Event = Snapshot | Started | Step | Heartbeat | Finished
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A device that paints."""
+
+    name: str
+    description: str
+    ready: bool
+    restarts: int
+    auto_precision: str
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """What a server is."""
+
+    version: str
+    accepting: bool
+    devices: tuple[DeviceInfo, ...]
+    networks: tuple[NetworkInfo, ...]
+    presets: Mapping[str, Mapping[str, Any]]
+    limits: Mapping[str, int]
+    queued: int
+    running: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as values that JSON can hold."""
+        return asdict(self)
+
+
+def job_info(message: pb.Job) -> JobInfo:
+    """Return a job out of its message."""
+    return JobInfo(
+        job_id=message.job_id,
+        request_id=message.request_id,
+        state=_word(pb.JobState, "JOB_STATE_", message.state),
+        created=_moment(message.create_time),
+        started=_moment(message.start_time) if message.HasField("start_time") else None,
+        ended=_moment(message.end_time) if message.HasField("end_time") else None,
+        step=message.step,
+        steps=message.parameters.steps,
+        evaluations=message.evaluations,
+        losses=_losses(message.losses) if message.HasField("losses") else None,
+        width_px=message.width_px,
+        height_px=message.height_px,
+        network=_network(message.network) if message.HasField("network") else None,
+        device=message.device,
+        stop_reason=_word(pb.StopReason, "STOP_REASON_", message.stop_reason),
+        error_reason=message.error.reason,
+        error_message=message.error.message,
+        timings=Timings(
+            message.timings.queue.ToNanoseconds() / 1e9,
+            message.timings.optimize.ToNanoseconds() / 1e9,
+            message.timings.encode.ToNanoseconds() / 1e9,
+        ),
+        queue_position=message.queue_position,
+        attempts=message.attempts,
+        parameters=_parameters(message.parameters),
+    )
+
+
+def event(message: pb.ProgressResponse) -> Event:
+    """Return an event out of its message."""
+    kind, sequence = message.WhichOneof("event"), message.sequence
+    if kind == "snapshot":
+        return Snapshot(sequence, job_info(message.snapshot))
+    if kind == "start":
+        return Started(sequence, message.start.device, message.start.attempt)
+    if kind == "step":
+        step = message.step
+        return Step(
+            sequence,
+            step.step,
+            step.steps,
+            step.evaluations,
+            _losses(step.losses),
+            step.elapsed.ToNanoseconds() / 1e9,
+            step.remaining.ToNanoseconds() / 1e9,
+            step.preview.data if step.HasField("preview") else None,
+        )
+    if kind == "result":
+        data = message.result.image.data if message.result.HasField("image") else None
+        return Finished(sequence, job_info(message.result.job), data)
+    heartbeat = message.heartbeat
+    return Heartbeat(sequence, _word(pb.JobState, "JOB_STATE_", heartbeat.state), heartbeat.queue_position)
+
+
+def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
+    """Return a server's description out of its message."""
+    return ServerInfo(
+        version=message.version,
+        accepting=message.accepting,
+        devices=tuple(
+            DeviceInfo(
+                device.name,
+                device.description,
+                device.ready,
+                device.restarts,
+                _word(pb.Precision, "PRECISION_", device.auto_precision),
+            )
+            for device in message.devices
+        ),
+        networks=tuple(_network(network) for network in message.networks),
+        presets={preset.name: _parameters(preset.parameters) for preset in message.presets},
+        limits={item.name: getattr(message.limits, item.name) for item in pb.Limits.DESCRIPTOR.fields},
+        queued=message.queue.queued,
+        running=message.queue.running,
+    )
+
+
+def _parameters(message: pb.Parameters) -> dict[str, Any]:
+    words = {
+        "optimizer": (pb.Optimizer, "OPTIMIZER_"),
+        "init": (pb.Init, "INIT_"),
+        "pooling": (pb.Pooling, "POOLING_"),
+        "normalization": (pb.Normalization, "NORMALIZATION_"),
+        "precision": (pb.Precision, "PRECISION_"),
+    }
+    values: dict[str, Any] = {}
+    for item in message.DESCRIPTOR.fields:
+        if item.name == "preset":
+            continue
+        value = getattr(message, item.name)
+        if item.name in words:
+            value = _word(*words[item.name], value)
+        elif item.name.endswith("_layers"):
+            value = {layer.layer: layer.weight for layer in value.layers}
+        values[item.name] = value
+    return values
+
+
+def _losses(message: pb.Losses) -> Losses:
+    return Losses(message.total, message.content, message.style, message.total_variation)
+
+
+def _network(message: pb.NetworkInfo) -> NetworkInfo:
+    return NetworkInfo(message.name, message.weights, message.weights_sha256, tuple(message.layers))
+
+
+def _word(kind: Any, prefix: str, number: int) -> str:
+    """Return an enum's value as its lower-case word; a number this client is too old for stays a number."""
+    if number == 0:
+        return ""
+    try:
+        name: str = kind.Name(number)
+    except ValueError:
+        return str(number)
+    return name.removeprefix(prefix).lower()
+
+
+def _moment(timestamp: Timestamp) -> datetime:
+    return timestamp.ToDatetime(tzinfo=timezone.utc)

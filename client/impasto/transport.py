@@ -1,0 +1,46 @@
+"""How both clients reach a server: channel arguments, and gRPC's errors as ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from impasto import errors
+from impasto.v1 import style_transfer_pb2 as pb
+
+MAX_MESSAGE_BYTES = 64 << 20
+JOB_ID_METADATA = "impasto-job-id"
+_DETAILS_KEY = "grpc-status-details-bin"
+
+CHANNEL_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A frozen peer is noticed by pings; the timeout of keepalive alone is bounded by TCP's, a minute or more.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+]
+
+
+def error_of(call: grpc.RpcError, target: str) -> errors.ImpastoError:
+    """Return the exception for a call that failed, sync or async."""
+    failed: Any = call
+    details = dict(failed.trailing_metadata() or ()).get(_DETAILS_KEY)
+    raw = details if isinstance(details, bytes) else None
+    return errors.from_status(failed.code(), failed.details() or "", raw, target)
+
+
+def check_size(spec: pb.JobSpec) -> None:
+    """Refuse a request that no server takes, before it travels.
+
+    Raises:
+        InvalidRequest: If it is larger than a message may be.
+    """
+    size = spec.ByteSize()
+    if size > MAX_MESSAGE_BYTES - 1024:
+        text = f"the pictures take {size} bytes together; a request may have {MAX_MESSAGE_BYTES}"
+        raise errors.InvalidRequest(
+            f"content: {text}", reason="MESSAGE_TOO_LARGE", violations=(errors.Violation("content", text),)
+        )

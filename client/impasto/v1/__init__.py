@@ -1,0 +1,1 @@
+"""Generated from proto/impasto/v1 by ``make proto``."""

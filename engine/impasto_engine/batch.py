@@ -1,0 +1,227 @@
+"""A running batch: canvases of one shape that share every forward and backward pass, and join and leave between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from impasto_engine.networks import Network
+from impasto_engine.objective import Objective, StackedObjectives
+from impasto_engine.optimizers import OPTIMIZERS, State, row, stack, stalled, without
+from impasto_engine.parameters import Arithmetic, OptimizerName, Pooling
+
+
+@dataclass(frozen=True)
+class BatchKey:
+    """What canvases must agree on to share a pass through the network."""
+
+    height: int
+    width: int
+    pooling: Pooling
+    precision: Arithmetic
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weighted losses of a canvas; ``total`` is what the optimizer lowers."""
+
+    content: float
+    style: float
+    total_variation: float
+
+    @property
+    def total(self) -> float:
+        """Sum of the terms."""
+        return self.content + self.style + self.total_variation
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step did to one canvas.
+
+    Attributes:
+        step: Number of the step, from 1.
+        evaluations: Evaluations (one forward and one backward pass) that the canvas has cost so far.
+        losses: Of the canvas as it stands; they never rise under L-BFGS.
+        stalled: Whether the optimizer cannot find a better canvas any more.
+    """
+
+    step: int
+    evaluations: int
+    losses: Losses
+    stalled: bool
+
+
+@dataclass(frozen=True)
+class SampleState:
+    """Everything that a sample needs to go on elsewhere: its optimizer's row and how far it is.
+
+    Attributes:
+        optimizer: Which optimizer the tensors belong to.
+        step: Steps done.
+        tensors: The optimizer's state, batch axis of one, on the CPU.
+    """
+
+    optimizer: OptimizerName
+    step: int
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass
+class _Member:
+    name: str
+    objective: Objective
+    step: int
+
+
+class _Group:
+    """Members that are evaluated together and move by the same optimizer: one stacked state."""
+
+    def __init__(self, optimizer: OptimizerName) -> None:
+        self.optimizer: OptimizerName = optimizer
+        self.members: list[_Member] = []
+        self.state: State = {}
+
+    def add(self, member: _Member, state: Mapping[str, Tensor]) -> None:
+        self.state = stack([self.state, state]) if self.members else dict(state)
+        self.members.append(member)
+
+    def remove(self, index: int) -> None:
+        del self.members[index]
+        self.state = without(self.state, index) if self.members else {}
+
+
+class RunningBatch:
+    """Steps any number of canvases of one shape; each has its own objective, optimizer, history and safeguards.
+
+    Args:
+        network: Shared, resident on its device.
+        key: Shape and arithmetic that the members agree on.
+        group_size: How many canvases go through the network in one pass. On a GPU as many as there are (the default); on a
+            CPU one, where a bigger pass gains nothing worth having (5 % at 128 px) and the order of sums inside it would
+            depend on the neighbours: one by one, a sample's result is the same bit for bit whoever shares the batch.
+    """
+
+    def __init__(self, network: Network, key: BatchKey, group_size: int | None = None) -> None:
+        self.network = network
+        self.key = key
+        self._group_size = group_size or (1 if network.device.type == "cpu" else 64)
+        self._groups: list[_Group] = []
+        self._passes: list[tuple[list[_Group], StackedObjectives]] = []
+
+    def __len__(self) -> int:
+        """Return how many canvases are in the batch."""
+        return sum(len(group.members) for group in self._groups)
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether a canvas of that name is in the batch."""
+        return any(member.name == name for group in self._groups for member in group.members)
+
+    def join(
+        self,
+        name: str,
+        objective: Objective,
+        canvas: Float[Tensor, "1 3 height width"],
+        optimizer: OptimizerName,
+        learning_rate: float,
+        history: int,
+    ) -> None:
+        """Add a canvas that has not been stepped yet.
+
+        Raises:
+            ValueError: If the canvas has another shape, or the name is taken.
+        """
+        state = OPTIMIZERS[optimizer].start(canvas.to(self.network.device), learning_rate, history)
+        self._admit(_Member(name, objective, 0), optimizer, state)
+
+    def resume(self, name: str, objective: Objective, state: SampleState) -> None:
+        """Add a canvas where :meth:`export` left it.
+
+        Raises:
+            ValueError: If the canvas has another shape, or the name is taken.
+        """
+        tensors = {key: value.to(self.network.device) for key, value in state.tensors.items()}
+        self._admit(_Member(name, objective, state.step), state.optimizer, tensors)
+
+    def export(self, name: str) -> SampleState:
+        """Return a canvas's whole state, on the CPU; the canvas stays in the batch."""
+        group, index = self._find(name)
+        tensors = {key: value.cpu() for key, value in row(group.state, index).items()}
+        return SampleState(group.optimizer, group.members[index].step, tensors)
+
+    def leave(self, name: str) -> None:
+        """Take a canvas out; the others do not notice."""
+        group, index = self._find(name)
+        group.remove(index)
+        if not group.members:
+            self._groups.remove(group)
+        self._passes = []
+
+    def canvas(self, name: str) -> Float[Tensor, "3 height width"]:
+        """Return a canvas as it stands: the last one evaluated and accepted, whose losses were reported."""
+        group, index = self._find(name)
+        return group.state["canvas"][index]
+
+    def step(self) -> dict[str, Step]:
+        """Move every canvas by one optimizer step, at the cost of one evaluation each."""
+        for groups, objectives in self._plan():
+            trials = [group.state["trial"] for group in groups]
+            trial = torch.cat(trials) if len(trials) > 1 else trials[0]
+            evaluation = objectives.evaluate(self.network, trial, self.key.pooling, self.key.precision)
+            sizes = [len(part) for part in trials]
+            parts = zip(evaluation.terms.split(sizes), evaluation.gradient.split(sizes), strict=True)
+            for group, (terms, gradient) in zip(groups, parts, strict=True):
+                OPTIMIZERS[group.optimizer].update(group.state, terms, gradient)
+        return self._report()
+
+    def _report(self) -> dict[str, Step]:
+        reports = {}
+        for group in self._groups:
+            flags = stalled(group.state).to(group.state["terms"].dtype)
+            values = torch.cat([group.state["terms"], flags[:, None]], dim=1).tolist()
+            for member, (content, style, variation, stuck) in zip(group.members, values, strict=True):
+                member.step += 1
+                losses = Losses(content, style, variation)
+                reports[member.name] = Step(member.step, member.step, losses, bool(stuck))
+        return reports
+
+    def _plan(self) -> list[tuple[list[_Group], StackedObjectives]]:
+        """Return which groups are evaluated together; worked out again only when somebody joined or left."""
+        if not self._passes:
+            together: list[list[_Group]] = []
+            for group in self._groups:
+                room = bool(together) and sum(len(g.members) for g in together[-1]) + len(group.members) <= self._group_size
+                if room:
+                    together[-1].append(group)
+                else:
+                    together.append([group])
+            for groups in together:
+                objectives = [member.objective for group in groups for member in group.members]
+                self._passes.append((groups, StackedObjectives(objectives, self.network)))
+        return self._passes
+
+    def _admit(self, member: _Member, optimizer: OptimizerName, state: Mapping[str, Tensor]) -> None:
+        shape = tuple(state["canvas"].shape[2:])
+        if shape != (self.key.height, self.key.width):
+            raise ValueError(f"canvas of {shape} cannot join a batch of {(self.key.height, self.key.width)}")
+        if member.name in self:
+            raise ValueError(f"{member.name!r} is in the batch already")
+        group = next(
+            (g for g in self._groups if g.optimizer == optimizer and len(g.members) < self._group_size), None
+        )
+        if group is None:
+            group = _Group(optimizer)
+            self._groups.append(group)
+        group.add(member, state)
+        self._passes = []
+
+    def _find(self, name: str) -> tuple[_Group, int]:
+        for group in self._groups:
+            for index, member in enumerate(group.members):
+                if member.name == name:
+                    return group, index
+        raise KeyError(name)

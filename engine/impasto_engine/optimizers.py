@@ -1,0 +1,257 @@
+"""L-BFGS and Adam for a batch of independent canvases.
+
+One update consumes one evaluation of every canvas in the batch. A state is a mapping from names to tensors whose first axis
+is the batch: stacking, taking out, saving and restoring a sample are the same few lines for every optimizer, and a sample's
+row holds all that it needs to go on. Nothing is shared between rows and no value is read back to the host.
+
+``canvas`` is the last point that was evaluated and accepted, with its ``terms`` (losses) and ``loss``; ``trial`` is where the
+next evaluation is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+FIRST_STEP_RMS = 0.02
+"""Root mean square of the first L-BFGS step, before there is any curvature to judge by, in pixel values of [0, 1]."""
+MAX_STEP_RMS = 0.1
+"""Longest L-BFGS step, in the same units: the quadratic model is not believed beyond it."""
+MIN_CURVATURE = 1e-9
+"""A pair is kept if the cosine between step and gradient change exceeds this. Relative, so that scaling the loss changes
+nothing; torch.optim.LBFGS compares ``y . s`` with 1e-10 and stops moving when the loss is small."""
+REJECTIONS_TO_RESTART = 6
+"""After so many halvings in a row the history is dropped: it no longer describes the surface."""
+REJECTIONS_TO_STOP = 18
+"""After so many, with the restart long tried, float32 cannot see a better canvas: the sample is stalled."""
+
+
+class Optimizer(Protocol):
+    """How a batch of canvases moves."""
+
+    def start(self, canvas: Float[Tensor, "1 3 height width"], learning_rate: float, history: int) -> State:
+        """Return the state of one sample that has not been evaluated yet."""
+        ...
+
+    def update(
+        self, state: State, terms: Float[Tensor, "batch terms"], gradient: Float[Tensor, "batch 3 height width"]
+    ) -> None:
+        """Take the evaluation of ``state["trial"]`` in, and choose the next trial."""
+        ...
+
+
+def stack(states: Sequence[Mapping[str, Tensor]]) -> State:
+    """Join states along the batch axis; shorter histories are padded with slots that their sample never uses."""
+    joined = {}
+    for name in states[0]:
+        parts = [state[name] for state in states]
+        if len({part.shape[1:] for part in parts}) > 1:
+            parts = _pad(parts)
+        joined[name] = torch.cat(parts)
+    return joined
+
+
+def row(state: State, index: int) -> State:
+    """Return a copy of one sample's state, with a batch axis of one."""
+    return {name: values[index : index + 1].clone() for name, values in state.items()}
+
+
+def without(state: State, index: int) -> State:
+    """Return the state without one sample."""
+    return {name: torch.cat([values[:index], values[index + 1 :]]) for name, values in state.items()}
+
+
+def stalled(state: State) -> Tensor:
+    """Return, per sample, whether no better canvas can be found."""
+    return state["rejections"] >= REJECTIONS_TO_STOP
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015) with the published constants; the learning rate is in pixel values.
+
+    Departure: the stabiliser is 1e-16 instead of 1e-8, since the gradient of a mean over a large picture is itself near
+    1e-8. An evaluation that is not finite halves the learning rate and goes back to the last finite canvas.
+    """
+
+    first_decay = 0.9
+    second_decay = 0.999
+
+    def start(self, canvas: Float[Tensor, "1 3 height width"], learning_rate: float, history: int) -> State:
+        """See :class:`Optimizer`; ``history`` is not used."""
+        del history
+        zeros = torch.zeros_like(canvas)
+        return {
+            **_common(canvas, learning_rate),
+            "first_moment": zeros,
+            "second_moment": zeros.clone(),
+            "updates": canvas.new_zeros(1),
+        }
+
+    def update(
+        self, state: State, terms: Float[Tensor, "batch terms"], gradient: Float[Tensor, "batch 3 height width"]
+    ) -> None:
+        """See :class:`Optimizer`."""
+        finite = _finite(terms, gradient)
+        each = finite.view(-1, 1, 1, 1)
+        state["canvas"] = torch.where(each, state["trial"], state["canvas"])
+        state["terms"] = torch.where(finite[:, None], terms, state["terms"])
+        state["rejections"] = torch.where(finite, 0, state["rejections"] + 1)
+        state["learning_rate"] = torch.where(finite, state["learning_rate"], state["learning_rate"] / 2)
+        state["updates"] = state["updates"] + finite
+        first = torch.lerp(gradient, state["first_moment"], self.first_decay)
+        second = torch.lerp(gradient.square(), state["second_moment"], self.second_decay)
+        state["first_moment"] = torch.where(each, first, state["first_moment"])
+        state["second_moment"] = torch.where(each, second, state["second_moment"])
+        updates = state["updates"].clamp_min(1)
+        first_scale = state["learning_rate"] / (1 - self.first_decay**updates)
+        second_scale = 1 / (1 - self.second_decay**updates)
+        size = (state["second_moment"] * second_scale.view(-1, 1, 1, 1)).sqrt_().add_(1e-16)
+        state["trial"] = state["canvas"] - state["first_moment"] / size * first_scale.view(-1, 1, 1, 1)
+
+
+class LBFGS:
+    r"""Limited-memory BFGS (Nocedal 1980) without a line search, guarded per sample.
+
+    Directions come from the compact form of the two-loop recursion: with the history's steps ``S`` and gradient changes
+    ``Y`` as rows in order of age, and :math:`R_{ij} = s_i \cdot y_j` for :math:`i \le j`,
+
+    .. math:: R a = S g, \quad r = \gamma (g - Y^T a), \quad R^T c = \mathrm{diag}(R)\, a - Y r, \quad d = -(r + S^T c)
+
+    which is four passes over the history and two small triangular solves, whatever the batch.
+
+    Guards, which ``torch.optim.LBFGS`` lacks: a trial that does not lower the loss is taken back and the step halved; steps
+    are capped in pixel values; the curvature test is relative; a history that keeps failing is dropped.
+    """
+
+    def start(self, canvas: Float[Tensor, "1 3 height width"], learning_rate: float, history: int) -> State:
+        """See :class:`Optimizer`."""
+        pairs = canvas.new_zeros(1, history, canvas[0].numel())
+        zero = torch.zeros(1, dtype=torch.int64, device=canvas.device)
+        return {
+            **_common(canvas, learning_rate),
+            "gradient": torch.zeros_like(canvas),
+            "direction": torch.zeros_like(canvas),
+            "length": canvas.new_ones(1),
+            "steps": pairs,
+            "changes": pairs.clone(),
+            "products": torch.zeros(1, history, history, dtype=torch.float64, device=canvas.device),
+            "scale": canvas.new_zeros(1),
+            "count": zero,
+            "next": zero.clone(),
+            "history": zero + history,
+        }
+
+    def update(
+        self, state: State, terms: Float[Tensor, "batch terms"], gradient: Float[Tensor, "batch 3 height width"]
+    ) -> None:
+        """See :class:`Optimizer`."""
+        loss = terms.sum(dim=1)
+        before = state["terms"].sum(dim=1)
+        accepted = _finite(terms, gradient) & (loss <= before)
+        self._remember(state, gradient, accepted & before.isfinite())
+        each = accepted.view(-1, 1, 1, 1)
+        state["canvas"] = torch.where(each, state["trial"], state["canvas"])
+        state["gradient"] = torch.where(each, gradient, state["gradient"])
+        state["terms"] = torch.where(accepted[:, None], terms, state["terms"])
+        state["rejections"] = torch.where(accepted, 0, state["rejections"] + 1)
+        restart = state["rejections"] == REJECTIONS_TO_RESTART
+        state["count"] = torch.where(restart, 0, state["count"])
+        state["length"] = torch.where(accepted | restart, 1.0, state["length"] / 2)
+        fresh = (accepted | restart).view(-1, 1, 1, 1)
+        state["direction"] = torch.where(fresh, self._direction(state), state["direction"])
+        length = (state["length"] * state["learning_rate"]).view(-1, 1, 1, 1)
+        state["trial"] = state["canvas"] + length * state["direction"]
+
+    def _remember(self, state: State, gradient: Tensor, eligible: Tensor) -> None:
+        """Write the newest pair over the oldest, where it shows curvature."""
+        step = (state["trial"] - state["canvas"]).flatten(1)
+        change = (gradient - state["gradient"]).flatten(1)
+        curvature = (step * change).sum(dim=1)
+        change_square = change.square().sum(dim=1)
+        size = (step.square().sum(dim=1) * change_square).sqrt()
+        kept = eligible & (curvature > MIN_CURVATURE * size)
+        samples = torch.arange(len(kept), device=kept.device)
+        slot = state["next"]
+        for name, values in (("steps", step), ("changes", change)):
+            state[name][samples, slot] = torch.where(kept[:, None], values, state[name][samples, slot])
+        column = torch.bmm(state["steps"], change[:, :, None])[:, :, 0].double()
+        old = state["products"][samples, :, slot]
+        state["products"][samples, :, slot] = torch.where(kept[:, None], column, old)
+        state["scale"] = torch.where(kept, curvature / change_square, state["scale"])
+        state["next"] = torch.where(kept, (slot + 1) % state["history"], slot)
+        state["count"] = torch.where(kept, (state["count"] + 1).minimum(state["history"]), state["count"])
+
+    def _direction(self, state: State) -> Tensor:
+        gradient = state["gradient"].flatten(1)
+        quasi_newton = self._quasi_newton(state, gradient)
+        steepest = -gradient * (FIRST_STEP_RMS / _rms(gradient))[:, None]
+        usable = (state["count"] > 0) & quasi_newton.isfinite().all(dim=1)
+        usable &= (quasi_newton * gradient).sum(dim=1) < 0
+        direction = torch.where(usable[:, None], quasi_newton, steepest)
+        capped = (MAX_STEP_RMS / _rms(direction)).clamp_max(1)
+        return (direction * capped[:, None]).view_as(state["canvas"])
+
+    def _quasi_newton(self, state: State, gradient: Tensor) -> Tensor:
+        steps, changes = state["steps"], state["changes"]
+        slots = steps.shape[1]
+        age = torch.arange(slots, device=steps.device)
+        count = state["count"][:, None]
+        valid = age < count
+        # Row k of the ordered history is the k-th oldest pair; rows beyond the count point anywhere and are masked.
+        order = torch.where(valid, (state["next"][:, None] - count + age) % state["history"][:, None], age)
+        products = state["products"].gather(1, order[:, :, None].expand(-1, -1, slots))
+        products = products.gather(2, order[:, None, :].expand(-1, slots, -1))
+        identity = torch.eye(slots, dtype=products.dtype, device=products.device)
+        upper = torch.where(valid[:, :, None] & valid[:, None, :], products.triu(), identity)
+
+        def along(history: Tensor, vector: Tensor) -> Tensor:
+            values = torch.bmm(history, vector[:, :, None])[:, :, 0].double().gather(1, order)
+            return torch.where(valid, values, 0)
+
+        def combine(history: Tensor, weights: Tensor) -> Tensor:
+            by_slot = torch.zeros_like(weights).scatter_add(1, order, torch.where(valid, weights, 0))
+            return torch.bmm(by_slot[:, None, :].to(history.dtype), history)[:, 0]
+
+        first = torch.linalg.solve_triangular(upper, along(steps, gradient)[:, :, None], upper=True)[:, :, 0]
+        rest = (gradient - combine(changes, first)) * state["scale"][:, None]
+        right = upper.diagonal(dim1=1, dim2=2) * first - along(changes, rest)
+        second = torch.linalg.solve_triangular(upper.transpose(1, 2), right[:, :, None], upper=False)[:, :, 0]
+        return -(rest + combine(steps, second))
+
+
+OPTIMIZERS: Mapping[str, Optimizer] = {"lbfgs": LBFGS(), "adam": Adam()}
+
+
+def _common(canvas: Tensor, learning_rate: float) -> State:
+    return {
+        "canvas": canvas.clone(),
+        "trial": canvas.clone(),
+        "terms": canvas.new_full((1, 3), torch.inf),
+        "learning_rate": canvas.new_full((1,), learning_rate),
+        "rejections": torch.zeros(1, dtype=torch.int64, device=canvas.device),
+    }
+
+
+def _finite(terms: Tensor, gradient: Tensor) -> Tensor:
+    return terms.isfinite().all(dim=1) & gradient.flatten(1).isfinite().all(dim=1)
+
+
+def _rms(values: Tensor) -> Tensor:
+    return values.square().mean(dim=1).sqrt().clamp_min(torch.finfo(values.dtype).tiny)
+
+
+def _pad(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Grow every axis but the first to the longest, with zeros."""
+    longest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    padded = []
+    for part in parts:
+        fresh = part.new_zeros(len(part), *longest)
+        fresh[(slice(None), *(slice(size) for size in part.shape[1:]))] = part
+        padded.append(fresh)
+    return padded

@@ -1,0 +1,174 @@
+"""Every number a job can choose, the presets that choose them, and the one place where they are checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal
+
+OptimizerName = Literal["lbfgs", "adam"]
+Init = Literal["content", "noise"]
+Pooling = Literal["average", "max"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Arithmetic = Literal["float32", "bfloat16"]
+"""What a network computes with, once ``auto`` is decided."""
+Normalization = Literal["target", "gatys"]
+"""How the layers' raw errors are made comparable.
+
+``target``: each layer's squared error is divided by the squared norm of its target, so that every layer starts near one
+whatever its width, depth or filters. ``gatys``: the factors of the paper, 1/2 for content (eq. 1) and 1/4 of the mean
+over the Gram matrix for style (eq. 4: 1 / (4 N^2 M^2) on sums over positions).
+"""
+
+MIN_SIZE_PX = 16
+MAX_STEPS = 10_000
+MAX_HISTORY = 100
+MAX_WEIGHT = 1e15
+MAX_LEARNING_RATE = 100.0
+
+FIRST_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+
+
+def _equal(layers: tuple[str, ...]) -> Mapping[str, float]:
+    return {layer: 1 / len(layers) for layer in layers}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How one canvas is painted. The defaults are the preset ``default``.
+
+    Attributes:
+        content_layers: Weight of each layer that the content is compared at.
+        style_layers: Weight of each layer that the style is compared at.
+        content_weight: Multiplies the content loss; zero leaves the content out.
+        style_weight: Multiplies the style loss; zero leaves the styles out.
+        total_variation_weight: Multiplies the mean squared difference of neighbouring pixels (values in [0, 1]).
+        normalization: How the layers' errors are made comparable, see :data:`Normalization`.
+        size_px: Longer side of the canvas; the aspect is the content's (of the first style without a content).
+        steps: Optimizer steps; each costs one evaluation (one forward and one backward pass).
+        optimizer: ``lbfgs`` or ``adam``.
+        learning_rate: Length of an L-BFGS step in units of its own estimate (1 is the textbook's), or Adam's step in pixel
+            values, where [0, 1] spans black to white.
+        history: Pairs that L-BFGS remembers.
+        init: What the canvas starts from.
+        seed: Of the noise; the same seed gives the same start on every device.
+        pooling: ``average`` or ``max``.
+        precision: Of the network's features; Gram sums, losses and the optimizer are always float32. ``auto`` is bfloat16
+            where the device computes with it faster (:func:`~impasto_engine.devices.auto_precision`).
+    """
+
+    content_layers: Mapping[str, float] = field(default_factory=lambda: _equal(("relu4_2",)))
+    style_layers: Mapping[str, float] = field(default_factory=lambda: _equal(FIRST_LAYERS))
+    content_weight: float = 0.02
+    style_weight: float = 1.0
+    total_variation_weight: float = 0.5
+    normalization: Normalization = "target"
+    size_px: int = 512
+    steps: int = 100
+    optimizer: OptimizerName = "lbfgs"
+    learning_rate: float = 1.0
+    history: int = 20
+    init: Init = "content"
+    seed: int = 0
+    pooling: Pooling = "average"
+    precision: Precision = "auto"
+
+
+_CAFFE_UNIT = 57.6
+"""How much stronger filters for 0-255 pixels answer than the features this engine reports (WeightsInfo.unit)."""
+
+PRESETS: Mapping[str, Parameters] = MappingProxyType(
+    {
+        "default": Parameters(),
+        # The student's report: white noise, L-BFGS at learning rate 1 for 20 epochs of torch's 20 iterations, the layers'
+        # errors evened out by hand: 1e4 for the first, 1e1 for the others, alpha 1e-3, beta 1e3.
+        "seed": Parameters(
+            style_layers={layer: 1e4 if layer == "relu1_1" else 1e1 for layer in FIRST_LAYERS},
+            content_weight=1e-3,
+            style_weight=1e3,
+            total_variation_weight=0.0,
+            normalization="gatys",
+            size_px=256,
+            steps=400,
+            init="noise",
+            pooling="max",
+        ),
+        # Gatys et al. (CVPR 2016), section 3: alpha / beta = 1e-3, conv4_2, conv1_1 to conv5_1 at 1/5 each, average
+        # pooling, white noise. The weights are the paper's in the units of its filters, so with them its losses come out.
+        "gatys": Parameters(
+            content_layers=_equal(("conv4_2",)),
+            style_layers=_equal(("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")),
+            content_weight=1.0 * _CAFFE_UNIT**2,
+            style_weight=1e3 * _CAFFE_UNIT**4,
+            total_variation_weight=0.0,
+            normalization="gatys",
+            steps=500,
+            init="noise",
+        ),
+    }
+)
+"""Named sets of parameters: plain data."""
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One thing wrong with the parameters: which field, and what it should have been."""
+
+    field: str
+    description: str
+
+
+def violations(
+    parameters: Parameters, layers: Collection[str], max_size_px: int, *, has_content: bool, styles: int
+) -> Iterator[Violation]:
+    """Yield everything wrong with a job's parameters, not only the first.
+
+    Args:
+        parameters: What to check.
+        layers: Names of the network's layers.
+        max_size_px: Largest canvas side allowed here.
+        has_content: Whether the job has a content image.
+        styles: How many style images the job has.
+    """
+    for name in ("content_weight", "style_weight", "total_variation_weight"):
+        yield from _weight(name, getattr(parameters, name))
+    for name in ("content_layers", "style_layers"):
+        for layer, weight in getattr(parameters, name).items():
+            if layer not in layers:
+                yield Violation(name, f"no layer {layer!r}; the network has {', '.join(layers)}")
+            yield from _weight(f"{name}[{layer}].weight", weight)
+    yield from _range("size_px", parameters.size_px, MIN_SIZE_PX, max_size_px)
+    yield from _range("steps", parameters.steps, 1, MAX_STEPS)
+    yield from _range("history", parameters.history, 1, MAX_HISTORY)
+    yield from _range("seed", parameters.seed, 0, 2**63 - 1)
+    if not (math.isfinite(parameters.learning_rate) and 0 < parameters.learning_rate <= MAX_LEARNING_RATE):
+        yield Violation(
+            "learning_rate", f"must be above 0 and at most {MAX_LEARNING_RATE:g}, got {parameters.learning_rate:g}"
+        )
+    if parameters.init == "content" and not has_content:
+        yield Violation("init", "cannot start from the content: the job has none; use noise")
+    reads_content = has_content and _positive(parameters.content_weight, parameters.content_layers)
+    reads_style = styles > 0 and _positive(parameters.style_weight, parameters.style_layers)
+    if not reads_content and not reads_style:
+        yield Violation("style_weight", "nothing to optimise: give an image whose weight and layer weights are above zero")
+
+
+def without_content(parameters: Parameters) -> Parameters:
+    """Return the parameters of a texture: a job without a content image starts from noise."""
+    return replace(parameters, init="noise")
+
+
+def _positive(weight: float, layers: Mapping[str, float]) -> bool:
+    return weight > 0 and any(layer_weight > 0 for layer_weight in layers.values())
+
+
+def _weight(name: str, value: float) -> Iterator[Violation]:
+    if not (math.isfinite(value) and 0 <= value <= MAX_WEIGHT):
+        yield Violation(name, f"must be a finite number from 0 to {MAX_WEIGHT:g}, got {value:g}")
+
+
+def _range(name: str, value: int, low: int, high: int) -> Iterator[Violation]:
+    if not low <= value <= high:
+        yield Violation(name, f"must be from {low} to {high}, got {value}")

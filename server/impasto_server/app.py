@@ -1,0 +1,146 @@
+"""Puts the server together, and takes it apart again in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from impasto.v1 import style_transfer_pb2 as pb
+from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
+from impasto_server.config import ConfigError, ServerConfig
+from impasto_server.dispatcher import Dispatcher
+from impasto_server.protocol import WorkerSettings
+from impasto_server.service import StyleTransferService
+from impasto_server.store import MemoryStore
+from impasto_server.workers import ProcessWorker, WorkerHandle
+
+logger = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["StyleTransferService"].full_name
+STOP_GRACE_S = 2.0
+"""For answers that are on their way when all jobs have ended."""
+
+
+class StartError(Exception):
+    """The server cannot serve; the message says why."""
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that accepts calls.
+
+    Attributes:
+        address: HOST:PORT that it listens on.
+        dispatcher: Owns the jobs.
+    """
+
+    address: str
+    dispatcher: Dispatcher
+
+
+def options(config: ServerConfig) -> list[tuple[str, int]]:
+    """Return the channel arguments. Without the two limits on pending requests a burst of streams is CANCELLED."""
+    return [
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_send_message_length", config.max_message_bytes),
+        ("grpc.server.max_pending_requests", 1_000_000),
+        ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+@contextlib.asynccontextmanager
+async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> AsyncIterator[RunningServer]:
+    """Serve until the block is left, then drain and stop.
+
+    Health answers at once, and says SERVING as soon as a worker is ready.
+
+    Raises:
+        StartError: If the address cannot be had.
+    """
+    dispatcher = Dispatcher(config, MemoryStore(config.retention_s, config.max_ended_jobs), workers)
+    server = grpc.aio.server(options=options(config))
+    service = StyleTransferService(dispatcher, config, importlib.metadata.version("impasto"))
+    pb_grpc.add_StyleTransferServiceServicer_to_server(service, server)
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    host = config.listen.rpartition(":")[0]
+    try:
+        port = server.add_insecure_port(config.listen)
+    except RuntimeError:
+        raise StartError(f"cannot listen on {config.listen}: is another server there?") from None
+    await _set_health(servicer, serving=False)
+    await server.start()
+    dispatcher.start()
+    watcher = asyncio.create_task(_follow_readiness(dispatcher, servicer))
+    logger.info("listening on %s:%d", host, port)
+    try:
+        yield RunningServer(f"{host}:{port}", dispatcher)
+    finally:
+        watcher.cancel()
+        await servicer.enter_graceful_shutdown()
+        await dispatcher.drain()
+        await server.stop(STOP_GRACE_S)
+        await dispatcher.stop()
+
+
+async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Args:
+        config: The settings.
+        devices: One worker each.
+        on_ready: Told the address once a worker is ready.
+
+    Raises:
+        StartError: If the address or a worker cannot be had.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    workers = [ProcessWorker(WorkerSettings(device, config.weights)) for device in devices]
+    async with serving(config, workers) as running:
+        ready = asyncio.create_task(running.dispatcher.ready.wait())
+        stopped = asyncio.create_task(stop.wait())
+        broken = running.dispatcher.broken
+        await asyncio.wait({ready, stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            on_ready(running.address)
+        await asyncio.wait({stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        stopped.cancel()
+        if broken.done():
+            raise StartError(broken.result())
+        logger.info("stopping")
+
+
+async def _follow_readiness(dispatcher: Dispatcher, servicer: health.aio.HealthServicer) -> None:
+    was_ready = False
+    while True:
+        if dispatcher.accepting != was_ready:
+            was_ready = dispatcher.accepting
+            await _set_health(servicer, serving=was_ready)
+        await asyncio.sleep(0.1)
+
+
+async def _set_health(servicer: health.aio.HealthServicer, *, serving: bool) -> None:
+    statuses = health_pb2.HealthCheckResponse
+    for name in ("", SERVICE):
+        await servicer.set(name, statuses.SERVING if serving else statuses.NOT_SERVING)
+
+
+__all__ = ["ConfigError", "RunningServer", "StartError", "run", "serving"]

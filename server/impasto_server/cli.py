@@ -1,0 +1,132 @@
+"""The server's commands: ``impasto serve`` and ``impasto weights``. The client's command line finds them by entry point."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from impasto_server.config import ConfigError, ServerConfig
+
+_DEFAULTS = ServerConfig()
+
+
+def _option(flag: str, text: str, **extra: Any) -> Any:
+    """Return an option of serve: its default is the configuration's, its variable IMPASTO_ and its name."""
+    name = flag.strip("-").replace("-", "_")
+    default = getattr(_DEFAULTS, name)
+    return click.option(
+        flag, name, default=default, show_default=True, show_envvar=True, envvar=f"IMPASTO_{name.upper()}", help=text, **extra
+    )
+
+
+@click.command()
+@_option("--listen", "Address to serve on, HOST:PORT; port 0 takes a free one.")
+@_option("--device", "auto, cpu, cuda, or a list such as cuda:0,cuda:1. One worker each.")
+@_option("--weights", "auto, builtin, imagenet, imagenet-v1, or the path of a VGG16 state dict.")
+@_option("--max-queued-jobs", "More waiting jobs are refused.")
+@_option("--max-running-jobs", "Jobs that share a device at once; 0 for 1 on a CPU and 16 on a GPU.")
+@_option("--max-size-px", "Largest canvas side.")
+@_option("--max-image-pixels", "Largest picture that is decoded.")
+@_option("--max-message-bytes", "Largest message in either direction.")
+@_option("--max-styles", "Most styles of a job.")
+@_option("--heartbeat-s", "Silence after which a watcher gets a heartbeat.")
+@_option("--grace-s", "How long running jobs may take to end after SIGTERM.")
+@_option("--retention-s", "How long an ended job and its picture are kept.")
+@_option("--max-ended-jobs", "How many ended jobs are kept at most.")
+@click.option("--log-level", default="info", show_default=True, envvar="IMPASTO_LOG_LEVEL", show_envvar=True,
+              type=click.Choice(["debug", "info", "warning", "error"]), help="How much to log, to stderr.")
+def serve(log_level: str, **settings: Any) -> None:
+    """Run the server until SIGTERM or Ctrl-C; running jobs may then end within the grace time."""
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    # Imported here: `impasto serve --help` need not wait for torch.
+    from impasto_engine.devices import find_devices  # noqa: PLC0415
+    from impasto_engine.weights import resolve  # noqa: PLC0415
+    from impasto_server.app import StartError, run  # noqa: PLC0415
+
+    try:
+        config = ServerConfig(**settings)
+        devices = find_devices(config.device)
+        if config.weights == "auto" and resolve("auto") == "builtin":
+            logging.getLogger(__name__).warning(
+                "no ImageNet weights in the cache: using the built-in filters; 'impasto weights download' fetches the papers'"
+            )
+        asyncio.run(run(config, devices, lambda address: click.echo(f"impasto is serving on {address}", err=True)))
+    except (ConfigError, StartError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+@click.group()
+def weights() -> None:
+    """Download, list and verify the networks' filters."""
+
+
+@weights.command()
+@click.argument("name", default="imagenet")
+def download(name: str) -> None:
+    """Fetch published filters into the cache and check their SHA-256.
+
+    NAME is imagenet (the papers' original filters, the default) or imagenet-v1 (torchvision's own training).
+    """
+    from impasto_engine import weights as store  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar, _one_line_errors():
+        task = bar.add_task(name, total=None)
+        path = store.download(name, lambda done, total: bar.update(task, completed=done, total=total or None))
+    click.echo(str(path))
+
+
+@weights.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_weights(as_json: bool) -> None:
+    """Show which filters are here, and which 'auto' would choose."""
+    import json  # noqa: PLC0415
+
+    from impasto_engine import weights as store  # noqa: PLC0415
+
+    chosen = store.resolve("auto")
+    rows = [{"name": "builtin", "here": True, "auto": chosen == "builtin", "path": "in the package"}]
+    for name in store.IMAGENET:
+        path = store.cached_file(name)
+        rows.append({"name": name, "here": path.exists(), "auto": chosen == name, "path": str(path)})
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        marks = ("here" if row["here"] else "not downloaded") + (", chosen by auto" if row["auto"] else "")
+        click.echo(f"{row['name']:<12} {marks:<28} {row['path']}")
+
+
+@weights.command()
+@click.argument("names", nargs=-1)
+def verify(names: tuple[str, ...]) -> None:
+    """Check cached filters against the SHA-256 recorded when they were written (all that are cached, or NAMES)."""
+    from impasto_engine import weights as store  # noqa: PLC0415
+
+    chosen = names or tuple(name for name in store.IMAGENET if store.cached_file(name).exists())
+    if not chosen:
+        click.echo("the cache is empty; the built-in filters need no check")
+    for name in chosen:
+        with _one_line_errors():
+            click.echo(f"{name}: {store.verify(name)} OK")
+
+
+class _one_line_errors:  # noqa: N801 - reads as the statement it is
+    """Turns an error of the weights into one line and exit code 1."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        from impasto_engine.weights import WeightsError  # noqa: PLC0415
+
+        if isinstance(error, WeightsError):
+            raise click.ClickException(str(error)) from None

@@ -1,0 +1,58 @@
+"""What an operator can set. Plain data, checked once at start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+MIB = 1 << 20
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be; the message names it."""
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Settings of one server process.
+
+    Attributes:
+        listen: Address to serve on; port 0 takes a free one.
+        device: ``auto``, ``cpu``, ``cuda`` or a list such as ``cuda:0,cuda:1``.
+        weights: ``auto``, ``builtin``, ``imagenet``, ``imagenet-v1`` or a path.
+        max_queued_jobs: More waiting jobs are refused.
+        max_running_jobs: Jobs that share a device at once; 0 for 1 on a CPU and 16 on a GPU.
+        max_size_px: Largest canvas side.
+        max_image_pixels: Largest picture that is decoded.
+        max_message_bytes: Largest message in either direction.
+        max_styles: Most styles of a job.
+        heartbeat_s: Silence after which a watcher gets a heartbeat.
+        grace_s: How long running jobs may take to end after SIGTERM.
+        retention_s: How long an ended job and its picture are kept.
+        max_ended_jobs: How many ended jobs are kept at most.
+    """
+
+    listen: str = "127.0.0.1:50051"
+    device: str = "auto"
+    weights: str = "auto"
+    max_queued_jobs: int = 256
+    max_running_jobs: int = 0
+    max_size_px: int = 2048
+    max_image_pixels: int = 64_000_000
+    max_message_bytes: int = 64 * MIB
+    max_styles: int = 8
+    heartbeat_s: float = 5.0
+    grace_s: float = 30.0
+    retention_s: float = 3600.0
+    max_ended_jobs: int = 500
+
+    def __post_init__(self) -> None:
+        host, separator, port = self.listen.rpartition(":")
+        if not separator or not host or not port.isdigit() or int(port) > 65535:
+            raise ConfigError(f"listen must be HOST:PORT, got {self.listen!r}")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            low = 0 if item.name in ("max_running_jobs", "grace_s") else 1e-3
+            if isinstance(value, (int, float)) and not value >= low:
+                raise ConfigError(f"{item.name} must be {'at least 0' if low == 0 else 'above 0'}, got {value}")
+        if not 16 <= self.max_size_px <= 8192:
+            raise ConfigError(f"max_size_px must be from 16 to 8192, got {self.max_size_px}")

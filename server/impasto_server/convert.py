@@ -1,0 +1,263 @@
+"""Between protobuf and the server's own types. Protobuf goes no further than here and the service."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from impasto.v1 import style_transfer_pb2 as pb
+from impasto_engine.parameters import PRESETS, Parameters, Violation
+from impasto_server import jobs
+from impasto_server.dispatcher import WorkerStatus
+from impasto_server.jobs import Heartbeat, Job, JobState, OutputOptions, Started, Stepped, StopReason
+from impasto_server.validation import Draft
+
+Key = TypeVar("Key")
+
+OPTIMIZERS: Final = {pb.OPTIMIZER_LBFGS: "lbfgs", pb.OPTIMIZER_ADAM: "adam"}
+INITS: Final = {pb.INIT_CONTENT: "content", pb.INIT_NOISE: "noise"}
+POOLINGS: Final = {pb.POOLING_AVERAGE: "average", pb.POOLING_MAX: "max"}
+NORMALIZATIONS: Final = {pb.NORMALIZATION_TARGET: "target", pb.NORMALIZATION_GATYS: "gatys"}
+PRECISIONS: Final = {pb.PRECISION_AUTO: "auto", pb.PRECISION_FLOAT32: "float32", pb.PRECISION_BFLOAT16: "bfloat16"}
+FORMATS: Final = {
+    pb.IMAGE_FORMAT_UNSPECIFIED: "png",
+    pb.IMAGE_FORMAT_PNG: "png",
+    pb.IMAGE_FORMAT_JPEG: "jpeg",
+    pb.IMAGE_FORMAT_WEBP: "webp",
+}
+STATES: Final = {
+    pb.JOB_STATE_QUEUED: JobState.QUEUED,
+    pb.JOB_STATE_RUNNING: JobState.RUNNING,
+    pb.JOB_STATE_SUCCEEDED: JobState.SUCCEEDED,
+    pb.JOB_STATE_FAILED: JobState.FAILED,
+    pb.JOB_STATE_CANCELLED: JobState.CANCELLED,
+}
+STOP_REASONS: Final = {
+    StopReason.STEPS: pb.STOP_REASON_STEPS,
+    StopReason.STALLED: pb.STOP_REASON_STALLED,
+    StopReason.CANCELLED: pb.STOP_REASON_CANCELLED,
+    StopReason.FAILED: pb.STOP_REASON_FAILED,
+}
+_ENUMS: Final[tuple[tuple[str, str, Mapping[Any, str]], ...]] = (
+    ("optimizer", "optimizer", OPTIMIZERS),
+    ("init", "init", INITS),
+    ("pooling", "pooling", POOLINGS),
+    ("normalization", "normalization", NORMALIZATIONS),
+    ("precision", "precision", PRECISIONS),
+)
+_SCALARS: Final = (
+    "content_weight",
+    "style_weight",
+    "total_variation_weight",
+    "size_px",
+    "steps",
+    "learning_rate",
+    "history",
+    "seed",
+)
+_OUTPUT_QUALITY, _PREVIEW_SIZE_PX = OutputOptions.quality, OutputOptions.preview_size_px
+
+
+def draft(spec: pb.JobSpec) -> Draft:
+    """Return a job as the client wrote it, with its preset filled in and what is already wrong about it."""
+    found: list[Violation] = []
+    parameters = _parameters(spec.parameters, found)
+    content = spec.content.data if spec.HasField("content") else None
+    if content is not None and spec.content.WhichOneof("source") is None:
+        found.append(Violation("content", "has no data"))
+    styles = []
+    for index, style in enumerate(spec.styles):
+        if style.image.WhichOneof("source") is None:
+            found.append(Violation(f"styles[{index}].image", "has no data"))
+        styles.append((style.image.data, style.weight if style.HasField("weight") else 1.0))
+    init_given = spec.parameters.init != pb.INIT_UNSPECIFIED
+    digest = hashlib.sha256(spec.SerializeToString(deterministic=True)).hexdigest()
+    return Draft(content, tuple(styles), parameters, init_given, _output(spec.output, found), tuple(found), digest)
+
+
+def _parameters(message: pb.Parameters, found: list[Violation]) -> Parameters:
+    preset = message.preset or "default"
+    if preset not in PRESETS:
+        found.append(Violation("parameters.preset", f"there is no preset {preset!r}; there are {', '.join(PRESETS)}"))
+        preset = "default"
+    changes: dict[str, Any] = {name: getattr(message, name) for name in _SCALARS if message.HasField(name)}
+    for name in ("content_layers", "style_layers"):
+        if message.HasField(name):
+            changes[name] = _layers(getattr(message, name).layers, f"parameters.{name}", found)
+    for source, target, values in _ENUMS:
+        number = getattr(message, source)
+        if number in values:
+            changes[target] = values[number]
+        elif number != 0:
+            found.append(Violation(f"parameters.{source}", f"has no value {number}"))
+    if changes.get("optimizer", PRESETS[preset].optimizer) == "adam" and "learning_rate" not in changes:
+        changes["learning_rate"] = ADAM_LEARNING_RATE
+    return replace(PRESETS[preset], **changes)
+
+
+ADAM_LEARNING_RATE: Final = 0.02
+"""Where a client asks for Adam and says no rate: in pixel values. The presets' rates are L-BFGS's."""
+
+
+def _layers(weights: Iterable[pb.LayerWeight], name: str, found: list[Violation]) -> dict[str, float]:
+    layers: dict[str, float] = {}
+    for item in weights:
+        if item.layer in layers:
+            found.append(Violation(name, f"names {item.layer!r} twice"))
+        layers[item.layer] = item.weight
+    return layers
+
+
+def _output(message: pb.OutputOptions, found: list[Violation]) -> OutputOptions:
+    image_format = FORMATS.get(message.format)
+    if image_format is None:
+        found.append(Violation("output.format", f"has no value {message.format}"))
+    return OutputOptions(
+        image_format or "png",  # type: ignore[arg-type]
+        message.quality if message.HasField("quality") else _OUTPUT_QUALITY,
+        message.preview_every_steps,
+        message.preview_size_px if message.HasField("preview_size_px") else _PREVIEW_SIZE_PX,
+    )
+
+
+def parameters_message(parameters: Parameters, preset: str = "") -> pb.Parameters:
+    """Return parameters with everything filled in."""
+    numbers = {target: _reverse(values)[getattr(parameters, target)] for _, target, values in _ENUMS}
+    return pb.Parameters(
+        preset=preset,
+        content_layers=_layers_message(parameters.content_layers),
+        style_layers=_layers_message(parameters.style_layers),
+        **{name: getattr(parameters, name) for name in _SCALARS},
+        **numbers,
+    )
+
+
+def _layers_message(weights: Mapping[str, float]) -> pb.LayerWeights:
+    return pb.LayerWeights(layers=[pb.LayerWeight(layer=layer, weight=weight) for layer, weight in weights.items()])
+
+
+def states(numbers: Iterable[int]) -> list[JobState]:
+    """Return the states that a filter names.
+
+    Raises:
+        ServiceError: If one is not a state.
+    """
+    found = []
+    for number in numbers:
+        if number not in STATES:
+            raise jobs.invalid(("states", f"{number} is not a state"))
+        found.append(STATES[number])  # type: ignore[index]
+    return found
+
+
+def job_message(job: Job, queue_position: int = 0) -> pb.Job:
+    """Return a job as it stands."""
+    parameters = job.spec.parameters
+    if job.arithmetic is not None:
+        parameters = replace(parameters, precision=job.arithmetic)
+    return pb.Job(
+        job_id=job.job_id,
+        request_id=job.request_id,
+        state=state_number(job.state),
+        create_time=_timestamp(job.created),
+        start_time=_timestamp(job.started),
+        end_time=_timestamp(job.ended),
+        step=job.step,
+        evaluations=job.step,
+        losses=losses_message(job.losses),
+        parameters=parameters_message(parameters),
+        width_px=job.spec.width,
+        height_px=job.spec.height,
+        network=network_message(job.network),
+        device=job.device,
+        stop_reason=STOP_REASONS[job.stop_reason] if job.stop_reason else pb.STOP_REASON_UNSPECIFIED,
+        error=pb.JobError(reason=job.error.reason, message=job.error.message) if job.error else None,
+        timings=pb.Timings(
+            queue=_duration(job.queue_s), optimize=_duration(job.optimize_s), encode=_duration(job.encode_s)
+        ),
+        queue_position=queue_position,
+        attempts=job.attempts,
+    )
+
+
+def state_number(state: JobState) -> pb.JobState:
+    """Return a state as the contract numbers it."""
+    return _reverse(STATES)[state]
+
+
+def result_message(job: Job, picture: bytes | None) -> pb.JobResult:
+    """Return an ended job with its picture, if it has one."""
+    return pb.JobResult(job=job_message(job), image=pb.Image(data=picture) if picture is not None else None)
+
+
+def losses_message(losses: jobs.Losses | None) -> pb.Losses | None:
+    """Return losses, or nothing before the first step."""
+    if losses is None:
+        return None
+    return pb.Losses(
+        total=losses.total, content=losses.content, style=losses.style, total_variation=losses.total_variation
+    )
+
+
+def network_message(network: jobs.NetworkDescription | None) -> pb.NetworkInfo | None:
+    """Return what a network is."""
+    if network is None:
+        return None
+    return pb.NetworkInfo(
+        name=network.name, weights=network.weights, weights_sha256=network.weights_sha256, layers=network.layers
+    )
+
+
+def device_message(status: WorkerStatus) -> pb.Device:
+    """Return what a worker's device is."""
+    ready = status.ready
+    return pb.Device(
+        name=status.handle.name,
+        description=ready.description if ready else "",
+        ready=ready is not None,
+        restarts=status.restarts,
+        auto_precision=_reverse(PRECISIONS)[ready.arithmetic] if ready else pb.PRECISION_UNSPECIFIED,
+    )
+
+
+def progress_message(sequence: int, event: Started | Stepped | Heartbeat, job: Job, position: int) -> pb.ProgressResponse:
+    """Return an event that is neither the first nor the last."""
+    if isinstance(event, Started):
+        start = pb.StartEvent(device=event.device, attempt=event.attempt)
+        return pb.ProgressResponse(sequence=sequence, start=start)
+    if isinstance(event, Heartbeat):
+        heartbeat = pb.HeartbeatEvent(state=state_number(job.state), queue_position=position)
+        return pb.ProgressResponse(sequence=sequence, heartbeat=heartbeat)
+    step = pb.StepEvent(
+        step=event.step,
+        steps=event.steps,
+        evaluations=event.step,
+        losses=losses_message(event.losses),
+        elapsed=_duration(event.elapsed_s),
+        remaining=_duration(event.remaining_s),
+        preview=pb.Image(data=event.preview) if event.preview is not None else None,
+    )
+    return pb.ProgressResponse(sequence=sequence, step=step)
+
+
+def _reverse(mapping: Mapping[Any, Key]) -> dict[Key, Any]:
+    return {value: key for key, value in reversed(mapping.items())}  # type: ignore[call-overload,misc]
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
+
+
+def _timestamp(seconds: float | None) -> Timestamp | None:
+    if seconds is None:
+        return None
+    timestamp = Timestamp()
+    timestamp.FromNanoseconds(round(seconds * 1e9))
+    return timestamp

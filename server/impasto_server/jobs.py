@@ -1,0 +1,224 @@
+"""Jobs as the server knows them: frozen dataclasses, no protobuf, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+from impasto_engine.parameters import Arithmetic, Parameters
+
+ImageFormat = Literal["png", "jpeg", "webp"]
+
+
+class JobState(Enum):
+    """Where a job is in its life."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to the job."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+class StopReason(Enum):
+    """Why a job's optimization ended."""
+
+    STEPS = "steps"
+    STALLED = "stalled"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A decoded picture: 8-bit sRGB, rows from the top."""
+
+    width: int
+    height: int
+    rgb: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class StylePicture:
+    """One style at its size on the canvas; the digest names its pixels."""
+
+    picture: Raster
+    weight: float
+    digest: str
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """How pictures are encoded for the client."""
+
+    format: ImageFormat = "png"
+    quality: int = 95
+    preview_every_steps: int = 0
+    preview_size_px: int = 256
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """Everything a worker needs: pictures at canvas size, and how to paint."""
+
+    width: int
+    height: int
+    content: Raster | None
+    styles: tuple[StylePicture, ...]
+    parameters: Parameters
+    output: OutputOptions
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weighted losses of a canvas."""
+
+    content: float
+    style: float
+    total_variation: float
+
+    @property
+    def total(self) -> float:
+        """What the optimizer lowers."""
+        return self.content + self.style + self.total_variation
+
+
+@dataclass(frozen=True)
+class NetworkDescription:
+    """Which filters painted a picture."""
+
+    name: str
+    weights: str
+    weights_sha256: str
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class JobError:
+    """Why a job failed: a stable reason, and words for a person."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as it stands. Times are seconds since the epoch; spans are measured by a monotonic clock.
+
+    Attributes:
+        number: Counts accepted jobs; orders pages.
+        digest: Hash of the request's spec: the same ``request_id`` with another one is refused.
+        detached: Whether the job goes on when nobody waits for it.
+    """
+
+    job_id: str
+    number: int
+    request_id: str
+    digest: str
+    detached: bool
+    spec: JobSpec
+    created: float
+    state: JobState = JobState.QUEUED
+    started: float | None = None
+    ended: float | None = None
+    step: int = 0
+    losses: Losses | None = None
+    network: NetworkDescription | None = None
+    device: str = ""
+    arithmetic: Arithmetic | None = None
+    stop_reason: StopReason | None = None
+    error: JobError | None = None
+    queue_s: float = 0.0
+    optimize_s: float = 0.0
+    encode_s: float = 0.0
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class Started:
+    """A job's first step is about to begin, for the ``attempt``-th time."""
+
+    device: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """One step of a job; the preview is an encoded JPEG."""
+
+    step: int
+    steps: int
+    losses: Losses
+    elapsed_s: float
+    remaining_s: float
+    preview: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The job is over; the newest record says how."""
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """Nothing happened for a while."""
+
+
+Event = Started | Stepped | Ended
+
+
+class ServiceError(Exception):
+    """A request that cannot be served, in the terms of AIP-193.
+
+    Attributes:
+        code: Name of the gRPC status code.
+        reason: Stable, UPPER_SNAKE_CASE.
+        violations: Field and description of everything wrong with the request.
+        metadata: The message's variable parts.
+        retry_s: When to try again, for overload.
+        resource: Type and name of what was not found.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        reason: str,
+        message: str,
+        *,
+        violations: tuple[tuple[str, str], ...] = (),
+        metadata: Mapping[str, str] | None = None,
+        retry_s: float | None = None,
+        resource: tuple[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.violations = violations
+        self.metadata = dict(metadata or {})
+        self.retry_s = retry_s
+        self.resource = resource
+
+
+def invalid(*violations: tuple[str, str]) -> ServiceError:
+    """Return the error for a request with fields that are wrong; all of them are named."""
+    message = "; ".join(f"{field}: {description}" for field, description in violations)
+    return ServiceError("INVALID_ARGUMENT", "INVALID_FIELD", message, violations=violations)
+
+
+def not_found(job_id: str) -> ServiceError:
+    """Return the error for a job that is not there, or not any more."""
+    return ServiceError(
+        "NOT_FOUND",
+        "JOB_NOT_FOUND",
+        f"there is no job {job_id!r}, or it ended long ago",
+        metadata={"job_id": job_id},
+        resource=("impasto.v1.Job", job_id),
+    )

@@ -1,0 +1,242 @@
+"""The gRPC edge: convert, call, convert. Decisions are made below."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from impasto.v1 import style_transfer_pb2 as pb
+from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
+from impasto_engine.parameters import MAX_STEPS, PRESETS
+from impasto_server import convert, validation
+from impasto_server.config import ServerConfig
+from impasto_server.dispatcher import Dispatcher
+from impasto_server.jobs import Ended, Job, JobSpec, JobState, ServiceError, invalid
+
+logger = logging.getLogger(__name__)
+
+DOMAIN = "impasto"
+JOB_ID_METADATA = "impasto-job-id"
+DEFAULT_PAGE, MAX_PAGE = 50, 500
+CONCURRENT_DECODES = 2
+
+Context = grpc.aio.ServicerContext
+
+
+class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
+    """Serves the contract.
+
+    Args:
+        dispatcher: Owns the jobs.
+        config: The server's settings.
+        version: Told by GetServerInfo.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, config: ServerConfig, version: str) -> None:
+        self._dispatcher = dispatcher
+        self._config = config
+        self._version = version
+        # Each picture being decoded may take 4 bytes for each of its pixels, twice.
+        self._decoding = asyncio.Semaphore(CONCURRENT_DECODES)
+
+    async def Stylize(self, request: pb.StylizeRequest, context: Context) -> pb.StylizeResponse:  # type: ignore[override]
+        """See the contract."""
+        async with _errors(context):
+            job = await self._submit(request.spec, request.request_id, detached=False)
+            await context.send_initial_metadata(((JOB_ID_METADATA, job.job_id),))
+            job = await self._dispatcher.wait(job)
+            if job.state is not JobState.SUCCEEDED:
+                raise _unsuccessful(job)
+            picture = self._dispatcher.result(job.job_id)
+            return pb.StylizeResponse(result=convert.result_message(job, picture))
+        raise AssertionError  # _errors aborts the call
+
+    async def Progress(  # type: ignore[override]
+        self, request: pb.ProgressRequest, context: Context
+    ) -> AsyncIterator[pb.ProgressResponse]:
+        """See the contract."""
+        async with _errors(context):
+            which = request.WhichOneof("job")
+            if which is None:
+                raise invalid(("job_id", "give a job_id or a request_id"))
+            by_id = which == "job_id"
+            job = self._dispatcher.get(request.job_id) if by_id else self._dispatcher.by_request(request.request_id)
+            sequence = request.resume_after_sequence if request.HasField("resume_after_sequence") else None
+            if sequence is not None and sequence < 0:
+                raise invalid(("resume_after_sequence", f"must be 0 or more, got {sequence}"))
+            async with contextlib.aclosing(self._dispatcher.watch(job, sequence)) as events:
+                async for number, event in events:
+                    yield self._progress(request, number, event, job.job_id)
+
+    async def SubmitJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.SubmitJobResponse:  # type: ignore[override]
+        """See the contract."""
+        async with _errors(context):
+            return pb.SubmitJobResponse(job=self._message(await self._submit(request.spec, request.request_id, detached=True)))
+        raise AssertionError
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:  # type: ignore[override]
+        """See the contract."""
+        async with _errors(context):
+            return pb.GetJobResponse(job=self._message(self._dispatcher.get(request.job_id)))
+        raise AssertionError
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:  # type: ignore[override]
+        """See the contract."""
+        async with _errors(context):
+            if request.page_size < 0:
+                raise invalid(("page_size", f"must be 0 or more, got {request.page_size}"))
+            size = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
+            before = _page_start(request.page_token)
+            jobs = self._dispatcher.page(before, size + 1, convert.states(request.states))
+            token = _page_token(jobs[size - 1]) if len(jobs) > size else ""
+            return pb.ListJobsResponse(jobs=[self._message(job) for job in jobs[:size]], next_page_token=token)
+        raise AssertionError
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:  # type: ignore[override]
+        """See the contract."""
+        async with _errors(context):
+            return pb.CancelJobResponse(job=self._message(self._dispatcher.cancel(request.job_id)))
+        raise AssertionError
+
+    async def GetResult(self, request: pb.GetResultRequest, context: Context) -> pb.GetResultResponse:  # type: ignore[override]
+        """See the contract."""
+        async with _errors(context):
+            picture = self._dispatcher.result(request.job_id)
+            job = self._dispatcher.get(request.job_id)
+            return pb.GetResultResponse(result=convert.result_message(job, picture))
+        raise AssertionError
+
+    async def GetServerInfo(  # type: ignore[override]
+        self, request: pb.GetServerInfoRequest, context: Context
+    ) -> pb.GetServerInfoResponse:
+        """See the contract."""
+        del request
+        async with _errors(context):
+            return self._info()
+        raise AssertionError
+
+    async def _submit(self, spec: pb.JobSpec, request_id: str, *, detached: bool) -> Job:
+        draft = convert.draft(spec)
+        known = self._dispatcher.check_admission(request_id, draft.digest)
+        if known is not None:
+            return known
+        network = self._dispatcher.network
+        layers = network.layers if network else ()
+        draft = validation.check_numbers(draft, request_id, layers, self._config)
+        async with self._decoding:
+            job_spec: JobSpec = await asyncio.to_thread(validation.open_pictures, draft, self._config)
+        return self._dispatcher.submit(job_spec, request_id, draft.digest, detached=detached)
+
+    def _progress(self, request: pb.ProgressRequest, number: int, event: object, job_id: str) -> pb.ProgressResponse:
+        job = self._dispatcher.get(job_id)
+        if isinstance(event, Job):
+            return pb.ProgressResponse(sequence=number, snapshot=self._message(event))
+        if isinstance(event, Ended):
+            picture = None
+            if request.include_image and job.state is JobState.SUCCEEDED:
+                picture = self._dispatcher.result(job_id)
+            return pb.ProgressResponse(sequence=number, result=convert.result_message(job, picture))
+        message = convert.progress_message(number, event, job, self._dispatcher.position(job_id))  # type: ignore[arg-type]
+        if not request.include_previews and message.HasField("step"):
+            message.step.ClearField("preview")
+        return message
+
+    def _message(self, job: Job) -> pb.Job:
+        return convert.job_message(job, self._dispatcher.position(job.job_id))
+
+    def _info(self) -> pb.GetServerInfoResponse:
+        config, dispatcher = self._config, self._dispatcher
+        network = convert.network_message(dispatcher.network)
+        return pb.GetServerInfoResponse(
+            version=self._version,
+            accepting=dispatcher.accepting,
+            devices=[convert.device_message(status) for status in dispatcher.workers],
+            networks=[network] if network else [],
+            presets=[
+                pb.Preset(name=name, parameters=convert.parameters_message(parameters, name))
+                for name, parameters in PRESETS.items()
+            ],
+            limits=pb.Limits(
+                max_message_bytes=config.max_message_bytes,
+                max_image_pixels=config.max_image_pixels,
+                max_size_px=config.max_size_px,
+                max_steps=MAX_STEPS,
+                max_styles=config.max_styles,
+                max_queued_jobs=config.max_queued_jobs,
+            ),
+            queue=pb.Queue(queued=dispatcher.queued, running=dispatcher.running),
+        )
+
+
+@contextlib.asynccontextmanager
+async def _errors(context: Context) -> AsyncIterator[None]:
+    """End the call with a status that says what was wrong, in the form of AIP-193."""
+    try:
+        yield
+    except ServiceError as error:
+        await _abort(context, error)
+    except (asyncio.CancelledError, grpc.aio.AbortError, GeneratorExit):
+        raise
+    except Exception:
+        logger.exception("a handler failed")
+        await _abort(context, ServiceError("INTERNAL", "INTERNAL", "the server made a mistake; its log says more"))
+
+
+async def _abort(context: Context, error: ServiceError) -> None:
+    details = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
+    if error.violations:
+        violation = error_details_pb2.BadRequest.FieldViolation
+        fields = [violation(field=field, description=text) for field, text in error.violations]
+        details.append(error_details_pb2.BadRequest(field_violations=fields))
+    if error.retry_s is not None:
+        delay = Duration()
+        delay.FromNanoseconds(round(error.retry_s * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if error.resource is not None:
+        kind, name = error.resource
+        details.append(error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name))
+    packed = []
+    for detail in details:
+        packed.append(AnyMessage())
+        packed[-1].Pack(detail)
+    code = code_pb2.Code.Value(error.code)
+    status = rpc_status.to_status(status_pb2.Status(code=code, message=error.message, details=packed))
+    await context.abort(status.code, status.details, status.trailing_metadata)
+
+
+def _unsuccessful(job: Job) -> ServiceError:
+    """Return the error that Stylize ends with when its job did not succeed."""
+    if job.state is JobState.CANCELLED:
+        message = f"job {job.job_id} was cancelled"
+        return ServiceError("CANCELLED", "JOB_CANCELLED", message, metadata={"job_id": job.job_id})
+    error = job.error
+    reason, text = (error.reason, error.message) if error else ("UNKNOWN", "it failed")
+    metadata = {"job_id": job.job_id}
+    code = "RESOURCE_EXHAUSTED" if reason == "OUT_OF_MEMORY" else "ABORTED" if reason == "WORKER_LOST" else "INTERNAL"
+    return ServiceError(code, reason, f"job {job.job_id} failed: {text}", metadata=metadata)
+
+
+def _page_token(job: Job) -> str:
+    return base64.urlsafe_b64encode(b"n%d" % job.number).decode()
+
+
+def _page_start(token: str) -> int | None:
+    if not token:
+        return None
+    try:
+        text = base64.urlsafe_b64decode(token.encode())
+        if not text.startswith(b"n"):
+            raise ValueError(token)
+        return int(text[1:])
+    except (ValueError, binascii.Error):
+        raise invalid(("page_token", "is not one that ListJobs gave")) from None
