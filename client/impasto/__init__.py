@@ -1,10 +1,10 @@
 """impasto paints one picture in the style of another, as a service. This is its Python client.
 
-    import impasto
+import impasto
 
-    with impasto.Client("localhost:50051") as client:
-        result = client.stylize("photo.jpg", "painting.jpg", size_px=512, steps=100)
-        result.save("out.png")
+with impasto.Client("localhost:50051") as client:
+result = client.stylize("photo.jpg", "painting.jpg", size_px=512, steps=100)
+result.save("out.png")
 """
 
 from impasto.aio import AsyncClient, AsyncJob

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -113,7 +113,7 @@ class AsyncClient:
     async def health(self, timeout_s: float = 5.0) -> str:
         """Return ``serving`` or ``not_serving``."""
         response = await self._call(self._health.Check, health_pb2.HealthCheckRequest(), timeout_s)
-        return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status).lower()
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)).lower()
 
     async def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
         try:
@@ -136,7 +136,7 @@ class AsyncJob:
     async def info(self) -> JobInfo:
         """Return the job as it stands."""
         client = self._client
-        response = await client._call(client._stub.GetJob, pb.GetJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)  # noqa: SLF001
+        response = await client._call(client._stub.GetJob, pb.GetJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)
         return results.job_info(response.job)
 
     async def progress(
@@ -146,12 +146,12 @@ class AsyncJob:
         previews: bool = False,
         image: bool = False,
         timeout_s: float | None = None,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         """Yield what happens; see :meth:`impasto.Job.progress`."""
         request = pb.ProgressRequest(
             job_id=self.job_id, resume_after_sequence=resume_after, include_previews=previews, include_image=image
         )
-        call = self._client._stub.Progress(request, timeout=timeout_s)  # noqa: SLF001
+        call = self._client._stub.Progress(request, timeout=timeout_s)
         try:
             async for message in call:
                 yield results.event(message)
@@ -172,14 +172,14 @@ class AsyncJob:
         """Return the picture of a job that has succeeded, without waiting; see :meth:`impasto.Job.fetch`."""
         client = self._client
         request = pb.GetResultRequest(job_id=self.job_id)
-        response = await client._call(client._stub.GetResult, request, CALL_TIMEOUT_S)  # noqa: SLF001
+        response = await client._call(client._stub.GetResult, request, CALL_TIMEOUT_S)
         return Result(response.result.image.data, results.job_info(response.result.job))
 
     async def cancel(self) -> JobInfo:
         """Ask the job to stop; it does at its next step."""
         client = self._client
         request = pb.CancelJobRequest(job_id=self.job_id)
-        return results.job_info((await client._call(client._stub.CancelJob, request, CALL_TIMEOUT_S)).job)  # noqa: SLF001
+        return results.job_info((await client._call(client._stub.CancelJob, request, CALL_TIMEOUT_S)).job)
 
     async def cancel_quietly(self) -> None:
         """Cancel while another error is on its way."""

@@ -40,9 +40,7 @@ class Client:
         """Return the client itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Close the connection."""
         self.close()
 
@@ -149,7 +147,7 @@ class Client:
             ImpastoError: See :mod:`impasto.errors`.
         """
         response = self._call(self._health.Check, health_pb2.HealthCheckRequest(), timeout_s)
-        return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status).lower()
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)).lower()
 
     def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
         try:
@@ -179,8 +177,8 @@ class Job:
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
-        stub = self._client._stub  # noqa: SLF001 - one module
-        response = self._client._call(stub.GetJob, pb.GetJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)  # noqa: SLF001
+        stub = self._client._stub
+        response = self._client._call(stub.GetJob, pb.GetJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)
         return results.job_info(response.job)
 
     def progress(
@@ -207,7 +205,7 @@ class Job:
         request = pb.ProgressRequest(
             job_id=self.job_id, resume_after_sequence=resume_after, include_previews=previews, include_image=image
         )
-        call = self._client._stub.Progress(request, timeout=timeout_s)  # noqa: SLF001
+        call = self._client._stub.Progress(request, timeout=timeout_s)
         try:
             for message in call:
                 yield results.event(message)
@@ -237,8 +235,8 @@ class Job:
             NotReady: If it has not.
             ImpastoError: See :mod:`impasto.errors`.
         """
-        stub = self._client._stub  # noqa: SLF001
-        response = self._client._call(stub.GetResult, pb.GetResultRequest(job_id=self.job_id), CALL_TIMEOUT_S)  # noqa: SLF001
+        stub = self._client._stub
+        response = self._client._call(stub.GetResult, pb.GetResultRequest(job_id=self.job_id), CALL_TIMEOUT_S)
         return Result(response.result.image.data, results.job_info(response.result.job))
 
     def cancel(self) -> JobInfo:
@@ -247,8 +245,8 @@ class Job:
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
-        stub = self._client._stub  # noqa: SLF001
-        response = self._client._call(stub.CancelJob, pb.CancelJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)  # noqa: SLF001
+        stub = self._client._stub
+        response = self._client._call(stub.CancelJob, pb.CancelJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)
         return results.job_info(response.job)
 
     def cancel_quietly(self) -> None:

@@ -1,15 +1,15 @@
 """What can go wrong, as exceptions.
 
-    ImpastoError
-    |-- InvalidRequest     the request is wrong; .violations names every field
-    |-- NotFound           no such job
-    |-- NotReady           the job has no picture (yet)
-    |-- Overloaded         the queue is full; .retry_after_s says when to try again
-    |-- Unavailable        no server there, or it is starting or shutting down
-    |-- DeadlineExceeded   the time given was not enough; the job was cancelled
-    |-- JobCancelled       somebody cancelled the job
-    |-- JobFailed          the job could not be finished; .reason says why
-    `-- ServerError        anything else; a bug, most likely the server's
+ImpastoError
+|-- InvalidRequest     the request is wrong; .violations names every field
+|-- NotFound           no such job
+|-- NotReady           the job has no picture (yet)
+|-- Overloaded         the queue is full; .retry_after_s says when to try again
+|-- Unavailable        no server there, or it is starting or shutting down
+|-- DeadlineExceeded   the time given was not enough; the job was cancelled
+|-- JobCancelled       somebody cancelled the job
+|-- JobFailed          the job could not be finished; .reason says why
+`-- ServerError        anything else; a bug, most likely the server's
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def to_bytes(picture: Picture, field: str) -> bytes:
             return Path(picture).read_bytes()
         data = picture.read()
     except OSError as error:
-        text = f"cannot be read: {error.strerror or error}: {picture}"
+        text = f"cannot be read: {error.strerror or error}: {error.filename or 'the file given'}"
         raise InvalidRequest(f"{field}: {text}", reason="UNREADABLE", violations=(Violation(field, text),)) from None
     if not isinstance(data, bytes):
         text = "the file is not open in binary mode"

@@ -73,9 +73,7 @@ _ENUMS: Mapping[str, tuple[Any, str]] = {
     "format": (pb.ImageFormat, "IMAGE_FORMAT_"),
 }
 _OUTPUT = ("format", "quality", "preview_every_steps", "preview_size_px")
-_JOB_STATES = {
-    name.removeprefix("JOB_STATE_").lower(): number for name, number in pb.JobState.items() if number
-}
+_JOB_STATES: Mapping[str, pb.JobState] = {name.removeprefix("JOB_STATE_").lower(): number for name, number in pb.JobState.items() if number}  # type: ignore[misc]
 
 
 def server_address(server: str | None) -> str:
@@ -108,7 +106,7 @@ def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any])
     return spec
 
 
-def job_states(states: Sequence[str]) -> list[int]:
+def job_states(states: Sequence[str]) -> list[pb.JobState]:
     """Return states by number.
 
     Raises:
@@ -125,10 +123,7 @@ def _styles(style: Styles) -> list[tuple[Picture, float | None]]:
         return []
     if not isinstance(style, list | tuple):
         return [(style, None)]  # type: ignore[list-item]
-    pairs: list[tuple[Picture, float | None]] = []
-    for item in style:
-        pairs.append((item[0], float(item[1])) if isinstance(item, tuple) else (item, None))
-    return pairs
+    return [(item[0], float(item[1])) if isinstance(item, tuple) else (item, None) for item in style]
 
 
 def _set(target: Any, name: str, value: Any) -> None:

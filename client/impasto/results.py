@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -161,8 +161,7 @@ class Result:
         if not ending or ending in _EXTENSIONS.get(self.image.format or "", ()):
             target.write_bytes(self.data)
         else:
-            quality = {"quality": 95} if ending in (".jpg", ".jpeg", ".webp") else {}
-            self.image.save(target, **quality)
+            self.image.save(target, quality=95)
         return target
 
 
@@ -368,4 +367,4 @@ def _word(kind: Any, prefix: str, number: int) -> str:
 
 
 def _moment(timestamp: Timestamp) -> datetime:
-    return timestamp.ToDatetime(tzinfo=timezone.utc)
+    return timestamp.ToDatetime(tzinfo=UTC)

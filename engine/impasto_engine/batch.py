@@ -173,7 +173,7 @@ class RunningBatch:
             trial = torch.cat(trials) if len(trials) > 1 else trials[0]
             evaluation = objectives.evaluate(self.network, trial, self.key.pooling, self.key.precision)
             sizes = [len(part) for part in trials]
-            parts = zip(evaluation.terms.split(sizes), evaluation.gradient.split(sizes), strict=True)
+            parts = zip(torch.split(evaluation.terms, sizes), torch.split(evaluation.gradient, sizes), strict=True)
             for group, (terms, gradient) in zip(groups, parts, strict=True):
                 OPTIMIZERS[group.optimizer].update(group.state, terms, gradient)
         return self._report()
@@ -210,9 +210,7 @@ class RunningBatch:
             raise ValueError(f"canvas of {shape} cannot join a batch of {(self.key.height, self.key.width)}")
         if member.name in self:
             raise ValueError(f"{member.name!r} is in the batch already")
-        group = next(
-            (g for g in self._groups if g.optimizer == optimizer and len(g.members) < self._group_size), None
-        )
+        group = next((g for g in self._groups if g.optimizer == optimizer and len(g.members) < self._group_size), None)
         if group is None:
             group = _Group(optimizer)
             self._groups.append(group)

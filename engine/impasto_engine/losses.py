@@ -85,6 +85,7 @@ class ContentLoss(torch.autograd.Function):
         target: Float[Tensor, "batch channels height width"],
         coefficient: Float[Tensor, " batch"],
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """Return the features as they are, and each sample's error."""
         difference = features.to(target.dtype) - target
         loss = coefficient * difference.square().sum(dim=(1, 2, 3))
         ctx.save_for_backward(difference, coefficient)
@@ -94,6 +95,7 @@ class ContentLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, None]:
+        """Return the gradient from deeper layers with the loss's own added."""
         passing, upstream = gradients
         if upstream is None:
             return passing, None, None
@@ -123,6 +125,7 @@ class StyleLoss(torch.autograd.Function):
         coefficient: Float[Tensor, " batch"],
         remainder: Float[Tensor, " batch"],
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """Return the features as they are, and each sample's error."""
         difference = _gram_error(features, target)
         loss = coefficient * difference.square().sum(dim=(1, 2)) + remainder
         ctx.save_for_backward(features, difference, coefficient)
@@ -131,6 +134,7 @@ class StyleLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, None, None]:
+        """Return the gradient from deeper layers with the loss's own added."""
         passing, upstream = gradients
         if upstream is None:
             return passing, None, None, None

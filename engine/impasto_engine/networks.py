@@ -60,7 +60,8 @@ def layer_names(features: nn.Sequential) -> tuple[str, ...]:
 
 def empty_vgg16() -> nn.Sequential:
     """Return torchvision's VGG16 feature stack (configuration D) without its classifier."""
-    return torchvision_vgg.make_layers(torchvision_vgg.cfgs["D"], batch_norm=False)
+    features: nn.Sequential = torchvision_vgg.make_layers(torchvision_vgg.cfgs["D"], batch_norm=False)
+    return features
 
 
 class Network:
@@ -142,7 +143,7 @@ class Network:
         layers: tuple[str, ...],
         pooling: Pooling = "max",
         precision: Arithmetic = "float32",
-    ) -> dict[str, Float[Tensor, "batch channels height width"]]:
+    ) -> dict[str, Float[Tensor, "batch _ _ _"]]:
         """Return the float32 features of a batch at the named layers, without a gradient."""
         seen: dict[str, Tensor] = {}
 

@@ -49,7 +49,7 @@ class Objective:
 
 
 def content_targets(
-    features: Mapping[str, Float[Tensor, "1 channels height width"]],
+    features: Mapping[str, Float[Tensor, "1 _ _ _"]],
     weights: Mapping[str, float],
     weight: float,
     normalization: Normalization,
@@ -64,14 +64,14 @@ def content_targets(
 
 
 def style_grams(
-    features: Mapping[str, Float[Tensor, "1 channels height width"]],
-) -> dict[str, Float[Tensor, "channels channels"]]:
+    features: Mapping[str, Float[Tensor, "1 _ _ _"]],
+) -> dict[str, Float[Tensor, "_ _"]]:
     """Return the Gram matrix of one picture at each layer: all that is kept of a style."""
     return {layer: gram(seen)[0] for layer, seen in features.items()}
 
 
 def style_targets(
-    grams: Sequence[Mapping[str, Float[Tensor, "channels channels"]]],
+    grams: Sequence[Mapping[str, Float[Tensor, "_ _"]]],
     shares: Sequence[float],
     weights: Mapping[str, float],
     weight: float,
@@ -173,10 +173,10 @@ class StackedObjectives:
         def tap_at(layer: str) -> Tap:
             def tap(features: Tensor) -> Tensor:
                 if layer in self._style:
-                    features, loss = StyleLoss.apply(features, *self._style[layer])  # type: ignore[no-untyped-call]
+                    features, loss = StyleLoss.apply(features, *self._style[layer])
                     style.append(loss)
                 if layer in self._content:
-                    features, loss = ContentLoss.apply(features, *self._content[layer])  # type: ignore[no-untyped-call]
+                    features, loss = ContentLoss.apply(features, *self._content[layer])
                     content.append(loss)
                 return features
 

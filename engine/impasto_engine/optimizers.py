@@ -153,7 +153,7 @@ class LBFGS:
         """See :class:`Optimizer`."""
         loss = terms.sum(dim=1)
         before = state["terms"].sum(dim=1)
-        accepted = _finite(terms, gradient) & (loss <= before)
+        accepted = _finite(terms, gradient) & (loss < before)
         self._remember(state, gradient, accepted & before.isfinite())
         each = accepted.view(-1, 1, 1, 1)
         state["canvas"] = torch.where(each, state["trial"], state["canvas"])

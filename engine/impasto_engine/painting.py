@@ -132,9 +132,7 @@ def join(batch: RunningBatch, name: str, job: Job, cache: StyleCache | None = No
     )
 
 
-def paint(
-    network: Network, job: Job, progress: Callable[[Step], bool | None] = lambda _step: None
-) -> tuple[Pixels, Step]:
+def paint(network: Network, job: Job, progress: Callable[[Step], bool | None] = lambda _step: None) -> tuple[Pixels, Step]:
     """Run one job to its end and return the picture and its last step.
 
     Args:

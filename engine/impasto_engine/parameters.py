@@ -144,9 +144,7 @@ def violations(
     yield from _range("history", parameters.history, 1, MAX_HISTORY)
     yield from _range("seed", parameters.seed, 0, 2**63 - 1)
     if not (math.isfinite(parameters.learning_rate) and 0 < parameters.learning_rate <= MAX_LEARNING_RATE):
-        yield Violation(
-            "learning_rate", f"must be above 0 and at most {MAX_LEARNING_RATE:g}, got {parameters.learning_rate:g}"
-        )
+        yield Violation("learning_rate", f"must be above 0 and at most {MAX_LEARNING_RATE:g}, got {parameters.learning_rate:g}")
     if parameters.init == "content" and not has_content:
         yield Violation("init", "cannot start from the content: the job has none; use noise")
     reads_content = has_content and _positive(parameters.content_weight, parameters.content_layers)

@@ -207,9 +207,7 @@ def _features_of(state: Mapping[str, Tensor], origin: str) -> nn.Sequential:
         if value is None:
             raise WeightsError(f"{origin}: has no features.{key}; it is not a VGG16 in torchvision's naming")
         if value.shape != empty.shape:
-            raise WeightsError(
-                f"{origin}: features.{key} has shape {list(value.shape)}, VGG16 has {list(empty.shape)}"
-            )
+            raise WeightsError(f"{origin}: features.{key} has shape {list(value.shape)}, VGG16 has {list(empty.shape)}")
         if not bool(torch.isfinite(value).all()):
             raise WeightsError(f"{origin}: features.{key} holds values that are not finite")
         filled[key] = value.float()

@@ -9,6 +9,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -114,18 +115,22 @@ async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[
         loop.add_signal_handler(number, stop.set)
     workers = [ProcessWorker(WorkerSettings(device, config.weights)) for device in devices]
     async with serving(config, workers) as running:
-        ready = asyncio.create_task(running.dispatcher.ready.wait())
-        stopped = asyncio.create_task(stop.wait())
-        broken = running.dispatcher.broken
-        await asyncio.wait({ready, stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
-        if ready.done():
-            on_ready(running.address)
+        announce = asyncio.create_task(_announce(running, on_ready))
+        stopped: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
+        broken: asyncio.Future[Any] = running.dispatcher.broken
         await asyncio.wait({stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
+        announce.cancel()
         stopped.cancel()
         if broken.done():
             raise StartError(broken.result())
-        logger.info("stopping")
+        logger.info("stopping; once more stops at once")
+        loop.add_signal_handler(signal.SIGINT, running.dispatcher.cut_grace)
+        loop.add_signal_handler(signal.SIGTERM, running.dispatcher.cut_grace)
+
+
+async def _announce(running: RunningServer, on_ready: Callable[[str], None]) -> None:
+    await running.dispatcher.ready.wait()
+    on_ready(running.address)
 
 
 async def _follow_readiness(dispatcher: Dispatcher, servicer: health.aio.HealthServicer) -> None:

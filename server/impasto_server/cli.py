@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -14,14 +15,21 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from impasto_server.config import ConfigError, ServerConfig
 
 _DEFAULTS = ServerConfig()
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def _option(flag: str, text: str, **extra: Any) -> Any:
+def _option(flag: str, text: str) -> Callable[[Command], Command]:
     """Return an option of serve: its default is the configuration's, its variable IMPASTO_ and its name."""
     name = flag.strip("-").replace("-", "_")
     default = getattr(_DEFAULTS, name)
     return click.option(
-        flag, name, default=default, show_default=True, show_envvar=True, envvar=f"IMPASTO_{name.upper()}", help=text, **extra
+        flag,
+        name,
+        default=default,
+        show_default=True,
+        show_envvar=True,
+        envvar=f"IMPASTO_{name.upper()}",
+        help=text,
     )
 
 
@@ -39,13 +47,18 @@ def _option(flag: str, text: str, **extra: Any) -> Any:
 @_option("--grace-s", "How long running jobs may take to end after SIGTERM.")
 @_option("--retention-s", "How long an ended job and its picture are kept.")
 @_option("--max-ended-jobs", "How many ended jobs are kept at most.")
-@click.option("--log-level", default="info", show_default=True, envvar="IMPASTO_LOG_LEVEL", show_envvar=True,
-              type=click.Choice(["debug", "info", "warning", "error"]), help="How much to log, to stderr.")
+@click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    envvar="IMPASTO_LOG_LEVEL",
+    show_envvar=True,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="How much to log, to stderr.",
+)
 def serve(log_level: str, **settings: Any) -> None:
     """Run the server until SIGTERM or Ctrl-C; running jobs may then end within the grace time."""
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # Imported here: `impasto serve --help` need not wait for torch.
     from impasto_engine.devices import find_devices  # noqa: PLC0415
     from impasto_engine.weights import resolve  # noqa: PLC0415
@@ -77,7 +90,13 @@ def download(name: str) -> None:
     """
     from impasto_engine import weights as store  # noqa: PLC0415
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar, _one_line_errors():
         task = bar.add_task(name, total=None)
         path = store.download(name, lambda done, total: bar.update(task, completed=done, total=total or None))

@@ -177,9 +177,7 @@ def job_message(job: Job, queue_position: int = 0) -> pb.Job:
         device=job.device,
         stop_reason=STOP_REASONS[job.stop_reason] if job.stop_reason else pb.STOP_REASON_UNSPECIFIED,
         error=pb.JobError(reason=job.error.reason, message=job.error.message) if job.error else None,
-        timings=pb.Timings(
-            queue=_duration(job.queue_s), optimize=_duration(job.optimize_s), encode=_duration(job.encode_s)
-        ),
+        timings=pb.Timings(queue=_duration(job.queue_s), optimize=_duration(job.optimize_s), encode=_duration(job.encode_s)),
         queue_position=queue_position,
         attempts=job.attempts,
     )
@@ -187,7 +185,8 @@ def job_message(job: Job, queue_position: int = 0) -> pb.Job:
 
 def state_number(state: JobState) -> pb.JobState:
     """Return a state as the contract numbers it."""
-    return _reverse(STATES)[state]
+    number: pb.JobState = _reverse(STATES)[state]
+    return number
 
 
 def result_message(job: Job, picture: bytes | None) -> pb.JobResult:
@@ -199,9 +198,7 @@ def losses_message(losses: jobs.Losses | None) -> pb.Losses | None:
     """Return losses, or nothing before the first step."""
     if losses is None:
         return None
-    return pb.Losses(
-        total=losses.total, content=losses.content, style=losses.style, total_variation=losses.total_variation
-    )
+    return pb.Losses(total=losses.total, content=losses.content, style=losses.style, total_variation=losses.total_variation)
 
 
 def network_message(network: jobs.NetworkDescription | None) -> pb.NetworkInfo | None:
@@ -246,7 +243,7 @@ def progress_message(sequence: int, event: Started | Stepped | Heartbeat, job: J
 
 
 def _reverse(mapping: Mapping[Any, Key]) -> dict[Key, Any]:
-    return {value: key for key, value in reversed(mapping.items())}  # type: ignore[call-overload,misc]
+    return {value: key for key, value in reversed(list(mapping.items()))}
 
 
 def _duration(seconds: float) -> Duration:

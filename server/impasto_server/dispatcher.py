@@ -9,8 +9,9 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from impasto_engine.parameters import Arithmetic
 from impasto_server import images
@@ -94,6 +95,7 @@ class Dispatcher:
         self._numbers = 0
         self._draining = False
         self._stopping = False
+        self._impatience = asyncio.Event()
         self.ready = asyncio.Event()
         self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -242,7 +244,7 @@ class Dispatcher:
                 self.cancel(job.job_id)
         return self._known(job.job_id)
 
-    async def watch(self, job: Job, sequence: int | None) -> AsyncIterator[tuple[int, Job | Event | Heartbeat]]:
+    async def watch(self, job: Job, sequence: int | None) -> AsyncGenerator[tuple[int, Job | Event | Heartbeat]]:
         """Yield the job, then its events after a sequence number (None for the newest), then nothing after its end."""
         live = self._live.get(job.job_id)
         if live is None:
@@ -279,14 +281,19 @@ class Dispatcher:
         waiting = [live.ended.wait() for live in self._live.values() if not live.ended.is_set()]
         if waiting:
             logger.info("draining: %d jobs have %.0f s to end", len(waiting), self._config.grace_s)
-            gathered = asyncio.gather(*waiting)
-            try:
-                await asyncio.wait_for(gathered, self._config.grace_s)
-            except TimeoutError:
-                for job_id in list(self._live):
-                    if not self._known(job_id).state.ended:
-                        logger.warning("job %s is cancelled: the server shuts down", job_id)
-                        self.cancel(job_id)
+            ended: asyncio.Future[Any] = asyncio.gather(*waiting)
+            impatient: asyncio.Future[Any] = asyncio.ensure_future(self._impatience.wait())
+            await asyncio.wait({ended, impatient}, timeout=self._config.grace_s, return_when=asyncio.FIRST_COMPLETED)
+            impatient.cancel()
+            for job_id in list(self._live):
+                if not self._known(job_id).state.ended:
+                    logger.warning("job %s is cancelled: the server shuts down", job_id)
+                    self.cancel(job_id)
+            await ended
+
+    def cut_grace(self) -> None:
+        """Cancel at once what is still running while draining."""
+        self._impatience.set()
 
     async def stop(self) -> None:
         """End the workers."""
@@ -416,7 +423,7 @@ class Dispatcher:
         for job_id in self._store.expire(time.time()):
             self._live.pop(job_id, None)
 
-    def _spawn(self, work: object) -> None:
-        task = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -6,12 +6,15 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import functools
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -30,7 +33,24 @@ JOB_ID_METADATA = "impasto-job-id"
 DEFAULT_PAGE, MAX_PAGE = 50, 500
 CONCURRENT_DECODES = 2
 
-Context = grpc.aio.ServicerContext
+Context = grpc.aio.ServicerContext[Any, Any]
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+def _unary(
+    handler: Callable[[Any, Request, Context], Awaitable[Response]],
+) -> Callable[[Any, Request, Context], Awaitable[Response]]:
+    """End a call that fails with a status that says what was wrong."""
+
+    @functools.wraps(handler)
+    async def call(service: Any, request: Request, context: Context) -> Response:
+        try:
+            return await handler(service, request, context)
+        except Exception as error:
+            return await _abort(context, error)
+
+    return call
 
 
 class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
@@ -49,81 +69,76 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         # Each picture being decoded may take 4 bytes for each of its pixels, twice.
         self._decoding = asyncio.Semaphore(CONCURRENT_DECODES)
 
-    async def Stylize(self, request: pb.StylizeRequest, context: Context) -> pb.StylizeResponse:  # type: ignore[override]
+    @_unary
+    async def Stylize(self, request: pb.StylizeRequest, context: Context) -> pb.StylizeResponse:
         """See the contract."""
-        async with _errors(context):
-            job = await self._submit(request.spec, request.request_id, detached=False)
-            await context.send_initial_metadata(((JOB_ID_METADATA, job.job_id),))
-            job = await self._dispatcher.wait(job)
-            if job.state is not JobState.SUCCEEDED:
-                raise _unsuccessful(job)
-            picture = self._dispatcher.result(job.job_id)
-            return pb.StylizeResponse(result=convert.result_message(job, picture))
-        raise AssertionError  # _errors aborts the call
+        job = await self._submit(request.spec, request.request_id, detached=False)
+        await context.send_initial_metadata(((JOB_ID_METADATA, job.job_id),))
+        job = await self._dispatcher.wait(job)
+        if job.state is not JobState.SUCCEEDED:
+            raise _unsuccessful(job)
+        picture = self._dispatcher.result(job.job_id)
+        return pb.StylizeResponse(result=convert.result_message(job, picture))
 
-    async def Progress(  # type: ignore[override]
-        self, request: pb.ProgressRequest, context: Context
-    ) -> AsyncIterator[pb.ProgressResponse]:
+    async def Progress(self, request: pb.ProgressRequest, context: Context) -> AsyncIterator[pb.ProgressResponse]:
         """See the contract."""
-        async with _errors(context):
-            which = request.WhichOneof("job")
-            if which is None:
-                raise invalid(("job_id", "give a job_id or a request_id"))
-            by_id = which == "job_id"
-            job = self._dispatcher.get(request.job_id) if by_id else self._dispatcher.by_request(request.request_id)
-            sequence = request.resume_after_sequence if request.HasField("resume_after_sequence") else None
-            if sequence is not None and sequence < 0:
-                raise invalid(("resume_after_sequence", f"must be 0 or more, got {sequence}"))
+        try:
+            job, sequence = self._watched(request)
             async with contextlib.aclosing(self._dispatcher.watch(job, sequence)) as events:
                 async for number, event in events:
                     yield self._progress(request, number, event, job.job_id)
+        except Exception as error:
+            await _abort(context, error)
 
-    async def SubmitJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.SubmitJobResponse:  # type: ignore[override]
+    @_unary
+    async def SubmitJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.SubmitJobResponse:
         """See the contract."""
-        async with _errors(context):
-            return pb.SubmitJobResponse(job=self._message(await self._submit(request.spec, request.request_id, detached=True)))
-        raise AssertionError
+        job = await self._submit(request.spec, request.request_id, detached=True)
+        return pb.SubmitJobResponse(job=self._message(job))
 
-    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:  # type: ignore[override]
+    @_unary
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         """See the contract."""
-        async with _errors(context):
-            return pb.GetJobResponse(job=self._message(self._dispatcher.get(request.job_id)))
-        raise AssertionError
+        return pb.GetJobResponse(job=self._message(self._dispatcher.get(request.job_id)))
 
-    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:  # type: ignore[override]
+    @_unary
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         """See the contract."""
-        async with _errors(context):
-            if request.page_size < 0:
-                raise invalid(("page_size", f"must be 0 or more, got {request.page_size}"))
-            size = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
-            before = _page_start(request.page_token)
-            jobs = self._dispatcher.page(before, size + 1, convert.states(request.states))
-            token = _page_token(jobs[size - 1]) if len(jobs) > size else ""
-            return pb.ListJobsResponse(jobs=[self._message(job) for job in jobs[:size]], next_page_token=token)
-        raise AssertionError
+        if request.page_size < 0:
+            raise invalid(("page_size", f"must be 0 or more, got {request.page_size}"))
+        size = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
+        before = _page_start(request.page_token)
+        jobs = self._dispatcher.page(before, size + 1, convert.states(request.states))
+        token = _page_token(jobs[size - 1]) if len(jobs) > size else ""
+        return pb.ListJobsResponse(jobs=[self._message(job) for job in jobs[:size]], next_page_token=token)
 
-    async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:  # type: ignore[override]
+    @_unary
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         """See the contract."""
-        async with _errors(context):
-            return pb.CancelJobResponse(job=self._message(self._dispatcher.cancel(request.job_id)))
-        raise AssertionError
+        return pb.CancelJobResponse(job=self._message(self._dispatcher.cancel(request.job_id)))
 
-    async def GetResult(self, request: pb.GetResultRequest, context: Context) -> pb.GetResultResponse:  # type: ignore[override]
+    @_unary
+    async def GetResult(self, request: pb.GetResultRequest, context: Context) -> pb.GetResultResponse:
         """See the contract."""
-        async with _errors(context):
-            picture = self._dispatcher.result(request.job_id)
-            job = self._dispatcher.get(request.job_id)
-            return pb.GetResultResponse(result=convert.result_message(job, picture))
-        raise AssertionError
+        picture = self._dispatcher.result(request.job_id)
+        job = self._dispatcher.get(request.job_id)
+        return pb.GetResultResponse(result=convert.result_message(job, picture))
 
-    async def GetServerInfo(  # type: ignore[override]
-        self, request: pb.GetServerInfoRequest, context: Context
-    ) -> pb.GetServerInfoResponse:
+    @_unary
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """See the contract."""
-        del request
-        async with _errors(context):
-            return self._info()
-        raise AssertionError
+        return self._info()
+
+    def _watched(self, request: pb.ProgressRequest) -> tuple[Job, int | None]:
+        which = request.WhichOneof("job")
+        if which is None:
+            raise invalid(("job_id", "give a job_id or a request_id"))
+        by_id = which == "job_id"
+        job = self._dispatcher.get(request.job_id) if by_id else self._dispatcher.by_request(request.request_id)
+        sequence = request.resume_after_sequence if request.HasField("resume_after_sequence") else None
+        if sequence is not None and sequence < 0:
+            raise invalid(("resume_after_sequence", f"must be 0 or more, got {sequence}"))
+        return job, sequence
 
     async def _submit(self, spec: pb.JobSpec, request_id: str, *, detached: bool) -> Job:
         draft = convert.draft(spec)
@@ -178,22 +193,20 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         )
 
 
-@contextlib.asynccontextmanager
-async def _errors(context: Context) -> AsyncIterator[None]:
-    """End the call with a status that says what was wrong, in the form of AIP-193."""
-    try:
-        yield
-    except ServiceError as error:
-        await _abort(context, error)
-    except (asyncio.CancelledError, grpc.aio.AbortError, GeneratorExit):
-        raise
-    except Exception:
-        logger.exception("a handler failed")
-        await _abort(context, ServiceError("INTERNAL", "INTERNAL", "the server made a mistake; its log says more"))
+async def _abort(context: Context, error: Exception) -> NoReturn:
+    """End a call with the status of an error; one that nobody foresaw goes to the log, not to the client."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if not isinstance(error, ServiceError):
+        logger.error("a handler failed", exc_info=error)
+        error = ServiceError("INTERNAL", "INTERNAL", "the server made a mistake; its log says more")
+    status = rpc_status.to_status(_status(error))
+    await context.abort(status.code, status.details, status.trailing_metadata)
 
 
-async def _abort(context: Context, error: ServiceError) -> None:
-    details = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
+def _status(error: ServiceError) -> status_pb2.Status:
+    """Return the error in the form of AIP-193."""
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
     if error.violations:
         violation = error_details_pb2.BadRequest.FieldViolation
         fields = [violation(field=field, description=text) for field, text in error.violations]
@@ -205,13 +218,10 @@ async def _abort(context: Context, error: ServiceError) -> None:
     if error.resource is not None:
         kind, name = error.resource
         details.append(error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name))
-    packed = []
-    for detail in details:
-        packed.append(AnyMessage())
-        packed[-1].Pack(detail)
-    code = code_pb2.Code.Value(error.code)
-    status = rpc_status.to_status(status_pb2.Status(code=code, message=error.message, details=packed))
-    await context.abort(status.code, status.details, status.trailing_metadata)
+    packed = [AnyMessage() for _ in details]
+    for target, detail in zip(packed, details, strict=True):
+        target.Pack(detail)
+    return status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message, details=packed)
 
 
 def _unsuccessful(job: Job) -> ServiceError:

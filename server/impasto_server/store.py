@@ -102,9 +102,7 @@ class MemoryStore:
         """See :class:`JobStore`."""
         ended = sorted((job for job in self._jobs.values() if job.ended is not None), key=lambda job: job.ended or 0.0)
         surplus = max(0, len(ended) - self._max_ended)
-        gone = [
-            job for index, job in enumerate(ended) if index < surplus or (job.ended or 0.0) + self._retention_s < now
-        ]
+        gone = [job for index, job in enumerate(ended) if index < surplus or (job.ended or 0.0) + self._retention_s < now]
         for job in gone:
             del self._jobs[job.job_id]
             self._results.pop(job.job_id, None)

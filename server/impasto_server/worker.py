@@ -19,6 +19,7 @@ from impasto_engine import painting
 from impasto_engine.batch import BatchKey, RunningBatch, Step
 from impasto_engine.devices import auto_precision, describe, keep_freed_memory
 from impasto_engine.networks import Network
+from impasto_engine.objective import to_pixels
 from impasto_engine.weights import WeightsError, load_network
 from impasto_server import images
 from impasto_server.jobs import JobSpec, Losses, NetworkDescription, Raster, StopReason
@@ -219,5 +220,5 @@ def _pixels(picture: Raster) -> torch.Tensor:
 
 
 def _raster(canvas: torch.Tensor) -> Raster:
-    pixels = painting.to_pixels(canvas)
+    pixels = to_pixels(canvas)
     return Raster(pixels.shape[1], pixels.shape[0], pixels.numpy().tobytes())

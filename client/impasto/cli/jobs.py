@@ -10,7 +10,7 @@ import click
 from impasto.cli.output import JSON, SERVER, ProgressBar, check_output, job_line, print_json, summary, write_picture
 from impasto.client import Client
 from impasto.errors import from_job
-from impasto.results import Finished
+from impasto.results import Finished, Step
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 
@@ -61,7 +61,7 @@ def watch(job_id: str, server: str, as_json: bool) -> None:
     """Watch a job to its end; leaving does not disturb it. With --json, a line for every step."""
     with Client(server) as client, ProgressBar(quiet=as_json) as display:
         for event in client.job(job_id).progress():
-            if as_json and hasattr(event, "losses"):
+            if as_json and isinstance(event, Step):
                 losses = event.losses
                 line = {"step": event.step, "steps": event.steps, "loss": losses.total, "content": losses.content}
                 click.echo(json.dumps({**line, "style": losses.style, "remaining_s": event.remaining_s}))

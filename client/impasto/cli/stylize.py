@@ -16,7 +16,7 @@ from impasto.results import Finished, Result
 DEFAULT_PREVIEW_EVERY = 10
 
 
-class LayerWeights(click.ParamType):
+class LayerWeights(click.ParamType[dict[str, float]]):
     """``relu1_1=1,relu2_1=0.5``; a layer without a number weighs 1."""
 
     name = "LAYER[=WEIGHT],..."

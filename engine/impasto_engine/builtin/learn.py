@@ -85,7 +85,8 @@ def whitening(patches: Tensor, components: int) -> Tensor:
     covariance = patches.T @ patches / len(patches)
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     kept = eigenvalues[-components:].clamp_min(eigenvalues[-1] * 1e-6)
-    return (eigenvectors[:, -components:] / (kept + 0.01 * kept.mean()).sqrt()).T
+    scaled: Tensor = eigenvectors[:, -components:] / (kept + 0.01 * kept.mean()).sqrt()
+    return scaled.T
 
 
 def spherical_kmeans(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:

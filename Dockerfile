@@ -1,0 +1,103 @@
+# The impasto server. How to build and run it, and every build argument: docs/DOCKER.md.
+# Plain `docker build .` makes the image for NVIDIA GPUs with the built-in filters.
+
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+
+# The wheel, and the list of what it needs. Neither depends on the variant.
+FROM ${BASE_IMAGE} AS build
+ARG PIP_ARGS=""
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY client client
+COPY engine engine
+COPY server server
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m pip wheel --no-deps --wheel-dir /dist ${PIP_ARGS} .
+RUN python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+    print(*p['dependencies'], *p['optional-dependencies']['server'], sep='\n')" > /requirements.txt
+
+
+# A venv with all requirements. It is rebuilt only when the list changes, not with every line of source.
+FROM ${BASE_IMAGE} AS deps
+ARG VARIANT=gpu
+ARG TORCH_REQUIREMENTS="torch torchvision"
+ARG TORCH_INDEX_URL=""
+ARG TORCH_PIP_ARGS=""
+ARG PIP_ARGS=""
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+RUN python3 -m venv --without-pip /opt/venv
+COPY --from=build /requirements.txt /requirements.txt
+# torch comes first and alone (--no-deps), so that an index of torch builds need not hold anything else, and nothing
+# else is ever taken from it. The second step finds torch installed and adds the rest from the usual index.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    set -eu; \
+    case "${VARIANT}" in \
+        gpu) ;; \
+        cpu) if [ -z "${TORCH_INDEX_URL}${TORCH_PIP_ARGS}" ]; then \
+                echo "VARIANT=cpu needs TORCH_INDEX_URL or TORCH_PIP_ARGS: where torch's CPU builds are" >&2; exit 1; \
+            fi ;; \
+        *) echo "VARIANT must be gpu or cpu, got '${VARIANT}'" >&2; exit 1 ;; \
+    esac; \
+    pip="python3 -m pip --python /opt/venv/bin/python install ${PIP_ARGS}"; \
+    ${pip} --no-deps ${TORCH_INDEX_URL:+--index-url "${TORCH_INDEX_URL}"} ${TORCH_PIP_ARGS} ${TORCH_REQUIREMENTS}; \
+    ${pip} --requirement /requirements.txt
+# The build stops here if the second step replaced torch, or if torch and torchvision do not fit together.
+RUN /opt/venv/bin/python -c "import torch, torchvision; v = 'gpu' if torch.version.cuda else 'cpu'; \
+    print('torch', torch.__version__, 'torchvision', torchvision.__version__, 'for the', v); \
+    v == '${VARIANT}' or exit('torch is built for the ' + v + ', VARIANT is ${VARIANT}')"
+
+
+# impasto itself, in a folder of its own that is laid over the venv: a small layer.
+FROM deps AS app
+COPY --from=build /dist /dist
+RUN python3 -m pip --python /opt/venv/bin/python install --no-deps --no-index --prefix /app /dist/*.whl
+
+
+# The filters. `builtin` is in the package already; other names are downloaded and checked.
+FROM deps AS weights
+ARG WEIGHTS=builtin
+ENV IMPASTO_CACHE=/var/cache/impasto
+COPY --from=app /app /opt/venv
+RUN set -eu; mkdir -p "${IMPASTO_CACHE}"; \
+    for name in ${WEIGHTS}; do \
+        [ "${name}" = builtin ] || /opt/venv/bin/impasto weights download "${name}"; \
+    done; \
+    chmod -R u=rwX,go=rX "${IMPASTO_CACHE}"
+
+
+FROM ${BASE_IMAGE} AS runtime
+RUN groupadd --gid 10001 impasto \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin impasto
+COPY --from=deps /opt/venv /opt/venv
+COPY --from=weights --chown=10001:10001 /var/cache/impasto /var/cache/impasto
+COPY --from=app /app /opt/venv
+
+# HOME is /tmp: the one place that a library may write to when the root filesystem is read-only.
+# NVIDIA_DRIVER_CAPABILITIES says what of the driver is wanted; it asks for no GPU.
+ENV PATH=/opt/venv/bin:${PATH} \
+    HOME=/tmp \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    IMPASTO_CACHE=/var/cache/impasto \
+    IMPASTO_LISTEN=0.0.0.0:50051
+
+ARG VERSION=dev
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="impasto" \
+      org.opencontainers.image.description="Neural style transfer as a service, over gRPC" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+USER 10001:10001
+WORKDIR /tmp
+EXPOSE 50051
+STOPSIGNAL SIGTERM
+# Follows the port of IMPASTO_LISTEN, and never goes through a proxy that the environment names.
+HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \
+    CMD no_grpc_proxy=127.0.0.1 impasto health --server "127.0.0.1:${IMPASTO_LISTEN##*:}"
+ENTRYPOINT ["impasto"]
+CMD ["serve"]

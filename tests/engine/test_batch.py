@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from impasto_engine import painting
+from impasto_engine.batch import BatchKey, RunningBatch
+from impasto_engine.networks import Network
+from impasto_engine.painting import Job, Style, StyleCache, first_canvas, paint
+from impasto_engine.parameters import Parameters
+
+HEIGHT, WIDTH = 32, 48
+PLAIN = Parameters(size_px=48, steps=6, precision="float32", history=4)
+
+
+def pixels(seed: int, height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    small = torch.rand(1, 3, 6, 6, generator=generator)
+    smooth = torch.nn.functional.interpolate(small, (height, width), mode="bicubic").clamp(0, 1)
+    return (smooth[0].permute(1, 2, 0) * 255).to(torch.uint8).contiguous()
+
+
+JOBS = {
+    "plain": Job(HEIGHT, WIDTH, pixels(1), [Style(pixels(2))], PLAIN),
+    "noise": Job(HEIGHT, WIDTH, pixels(3), [Style(pixels(4))], replace(PLAIN, init="noise", seed=5)),
+    "adam": Job(HEIGHT, WIDTH, pixels(1), [Style(pixels(2))], replace(PLAIN, optimizer="adam", learning_rate=0.02)),
+    "texture": Job(HEIGHT, WIDTH, None, [Style(pixels(2)), Style(pixels(4), 3.0)], replace(PLAIN, init="noise", history=7)),
+    "content": Job(HEIGHT, WIDTH, pixels(3), [], replace(PLAIN, init="noise", content_layers={"relu2_2": 1.0})),
+}
+KEY = JOBS["plain"].key(torch.device("cpu"))
+
+
+def alone(network: Network, job: Job, steps: int = 6) -> torch.Tensor:
+    batch = RunningBatch(network, KEY)
+    painting.join(batch, "job", job)
+    for _ in range(steps):
+        batch.step()
+    return batch.canvas("job").clone()
+
+
+def test_a_job_is_the_same_bit_for_bit_whoever_shares_its_batch(network: Network) -> None:
+    """On a CPU: other optimizers, objectives, late arrivals and early leavers change no bit of any canvas."""
+    batch = RunningBatch(network, KEY)
+    names = list(JOBS)
+    for step in range(10):
+        if step < len(names):
+            painting.join(batch, names[step], JOBS[names[step]])
+        reports = batch.step()
+        for name in [name for name, report in reports.items() if report.step == 6]:
+            assert torch.equal(batch.canvas(name), alone(network, JOBS[name])), name
+            batch.leave(name)
+    assert len(batch) == 0
+
+
+def test_one_pass_for_all_gives_the_same_pictures_within_rounding(network: Network) -> None:
+    """As on a GPU: five canvases in one pass, two optimizers, other layers each; sums are rounded in another order."""
+    batch = RunningBatch(network, KEY, group_size=8)
+    for name, job in JOBS.items():
+        painting.join(batch, name, job)
+    for _ in range(4):
+        batch.step()
+    for name, job in JOBS.items():
+        torch.testing.assert_close(batch.canvas(name), alone(network, job, 4), rtol=0, atol=2e-3, msg=name)
+
+
+@pytest.mark.parametrize("name", ["plain", "adam", "noise"])
+def test_going_on_from_an_exported_state_is_going_on(network: Network, name: str) -> None:
+    """A canvas that moves to another batch in the middle ends bit for bit like one that stayed."""
+    job = JOBS[name]
+    first = RunningBatch(network, KEY)
+    painting.join(first, "job", job)
+    for _ in range(3):
+        first.step()
+    state = first.export("job")
+    second = RunningBatch(network, KEY)
+    second.resume("other name", painting.objective(network, job), state)
+    for _ in range(3):
+        report = second.step()["other name"]
+    assert report.step == 6
+    assert torch.equal(second.canvas("other name"), alone(network, job))
+
+
+def test_an_exported_state_is_a_copy(network: Network) -> None:
+    """Stepping on does not change what was exported."""
+    batch = RunningBatch(network, KEY)
+    painting.join(batch, "job", JOBS["plain"])
+    batch.step()
+    state = batch.export("job")
+    kept = {key: value.clone() for key, value in state.tensors.items()}
+    batch.step()
+    assert all(torch.equal(kept[key], value) for key, value in state.tensors.items())
+
+
+def test_reported_losses_are_those_of_the_canvas(network: Network) -> None:
+    """The losses of a step belong to the canvas that would be handed out then, and never rise under L-BFGS."""
+    from impasto_engine.objective import StackedObjectives
+
+    batch, job = RunningBatch(network, KEY), JOBS["plain"]
+    painting.join(batch, "job", job)
+    objective = StackedObjectives([painting.objective(network, job)], network)
+    before = float("inf")
+    for _ in range(5):
+        losses = batch.step()["job"].losses
+        canvas = batch.canvas("job")[None]
+        terms = objective.evaluate(network, canvas, KEY.pooling, KEY.precision).terms[0].tolist()
+        assert [losses.content, losses.style, losses.total_variation] == pytest.approx(terms, rel=1e-4, abs=1e-7)
+        assert losses.total <= before
+        before = losses.total
+
+
+def test_wrong_shapes_and_taken_names_are_refused(network: Network) -> None:
+    """Both errors say what was given and leave the batch as it was."""
+    batch = RunningBatch(network, KEY)
+    painting.join(batch, "job", JOBS["plain"])
+    with pytest.raises(ValueError, match="in the batch already"):
+        painting.join(batch, "job", JOBS["plain"])
+    wide = Job(16, 64, pixels(1, 16, 64), [], PLAIN)
+    with pytest.raises(ValueError, match=r"\(16, 64\) cannot join a batch of \(32, 48\)"):
+        painting.join(batch, "wide", wide)
+    assert len(batch) == 1
+
+
+def test_painting_lowers_the_loss_and_keeps_the_seed(network: Network) -> None:
+    """The same seed gives the same picture; another seed another; the loss falls by half in 20 steps from noise."""
+    losses: list[float] = []
+    job = replace(JOBS["noise"], parameters=replace(JOBS["noise"].parameters, steps=20))
+    first, _ = paint(network, job, lambda step: losses.append(step.losses.total))
+    again, last = paint(network, job)
+    other, _ = paint(network, replace(job, parameters=replace(job.parameters, seed=6)))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert losses[-1] == last.losses.total
+    assert losses[-1] < losses[0] / 2
+
+
+def test_the_callback_can_stop_the_painting(network: Network) -> None:
+    """Returning True ends the job at that step."""
+    _, last = paint(network, JOBS["plain"], lambda step: step.step == 2)
+    assert last.step == 2
+
+
+def test_a_job_that_asks_for_bfloat16_is_scored_nearly_like_float32(network: Network) -> None:
+    """The loss that a half-width network reports differs by a few per cent at most."""
+    _, full = paint(network, JOBS["plain"])
+    half_job = replace(JOBS["plain"], parameters=replace(PLAIN, precision="bfloat16"))
+    _, half = paint(network, half_job)
+    assert half.losses.total == pytest.approx(full.losses.total, rel=0.1)
+
+
+def test_a_style_goes_through_the_network_once(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache answers for the same pixels, layers and pooling, and for nothing else."""
+    passes = []
+    original = Network.features
+    monkeypatch.setattr(Network, "features", lambda self, *args, **kw: passes.append(1) or original(self, *args, **kw))
+    cache, style = StyleCache(2), Style(pixels(2), digest="a")
+    first = cache.grams(network, style, PLAIN)
+    assert cache.grams(network, style, PLAIN) is first
+    cache.grams(network, style, replace(PLAIN, pooling="max"))
+    cache.grams(network, Style(pixels(4), digest="b"), PLAIN)
+    cache.grams(network, style, PLAIN)
+    assert len(passes) == 4
+
+
+def test_noise_is_the_same_on_every_device_and_centred() -> None:
+    """White noise around mid-grey, drawn on the CPU."""
+    canvas = first_canvas(JOBS["noise"], torch.device("cpu"))
+    assert float(canvas.mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(canvas.std()) == pytest.approx(0.15, abs=0.02)
+
+
+@pytest.mark.gpu
+def test_a_gpu_paints_what_the_cpu_paints(network: Network) -> None:
+    """A few steps on CUDA come out within rounding of the CPU's, also in one pass for all."""
+    from impasto_engine.weights import load_network
+
+    device = torch.device("cuda")
+    batch = RunningBatch(load_network("builtin", device), BatchKey(HEIGHT, WIDTH, "average", "float32"))
+    for name, job in JOBS.items():
+        painting.join(batch, name, job)
+    for _ in range(4):
+        batch.step()
+    for name, job in JOBS.items():
+        torch.testing.assert_close(batch.canvas(name).cpu(), alone(network, job, 4), rtol=0, atol=1e-2, msg=name)

@@ -1,0 +1,89 @@
+import pytest
+import torch
+from torch import nn
+from torchvision.models import vgg16
+
+from impasto_engine.networks import Network, WeightsInfo, empty_vgg16, layer_names
+from impasto_engine.objective import StackedObjectives
+
+CANVAS = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(3))
+
+
+def test_layers_carry_the_papers_names() -> None:
+    """Thirteen convolutions in five blocks, each with its rectifier, five poolings."""
+    names = layer_names(empty_vgg16())
+    assert names[:5] == ("conv1_1", "relu1_1", "conv1_2", "relu1_2", "pool1")
+    assert names[-3:] == ("conv5_3", "relu5_3", "pool5")
+    assert len(names) == 31
+
+
+def test_features_are_torchvisions(network: Network) -> None:
+    """With the same filters, every layer answers as torchvision's VGG16 does to the normalized picture."""
+    torch.manual_seed(0)
+    model = vgg16(weights=None).features.eval()
+    ours = Network(model, WeightsInfo("random", ""), torch.device("cpu"))
+    mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+    wanted = (CANVAS - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    layers = ("conv1_1", "relu2_2", "pool3", "relu5_3")
+    found = ours.features(CANVAS, layers)
+    for name, module in zip(ours.layers, model, strict=True):
+        wanted = module(wanted.clone()).detach()
+        if name in layers:
+            torch.testing.assert_close(found[name], wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_a_tapped_convolution_is_not_overwritten_by_its_rectifier(network: Network) -> None:
+    """The features before the non-linearity still have their negative values after the pass."""
+    found = network.features(CANVAS, ("conv2_1", "relu2_1"))
+    assert (found["conv2_1"] < 0).any()
+    torch.testing.assert_close(found["conv2_1"].relu(), found["relu2_1"])
+
+
+def test_filters_for_0_to_255_pixels_are_reported_in_common_units() -> None:
+    """Caffe filters (deviation 1/255, unit 57.6) and the same filters for unit deviation give the same features."""
+    torch.manual_seed(0)
+    stack = empty_vgg16()
+    zero = (0.0, 0.0, 0.0)
+    plain = Network(stack, WeightsInfo("plain", "", mean=zero, std=(57.6 / 255,) * 3), torch.device("cpu"))
+    caffe_stack = empty_vgg16()
+    caffe_stack.load_state_dict(stack.state_dict())
+    for module in caffe_stack:
+        if isinstance(module, nn.Conv2d):
+            module.bias.data *= 57.6
+    caffe = Network(caffe_stack, WeightsInfo("caffe", "", mean=zero, std=(1 / 255,) * 3, unit=57.6), torch.device("cpu"))
+    layers = ("relu1_1", "relu3_2")
+    for layer in layers:
+        torch.testing.assert_close(
+            plain.features(CANVAS, layers)[layer], caffe.features(CANVAS, layers)[layer], rtol=1e-3, atol=1e-5
+        )
+
+
+def test_pooling_changes_only_what_lies_after_it(network: Network) -> None:
+    """Max and average pooling agree before the first pooling layer and differ after."""
+    layers = ("relu1_2", "relu2_1")
+    maximum, average = (network.features(CANVAS, layers, pooling) for pooling in ("max", "average"))
+    assert torch.equal(maximum["relu1_2"], average["relu1_2"])
+    assert not torch.allclose(maximum["relu2_1"], average["relu2_1"])
+
+
+def test_bfloat16_is_close_to_float32(network: Network) -> None:
+    """Half-width features differ by a few per cent at the deepest layer."""
+    layer = ("relu5_1",)
+    full = network.features(CANVAS, layer)["relu5_1"]
+    half = network.features(CANVAS, layer, precision="bfloat16")["relu5_1"]
+    assert float((full - half).norm() / full.norm()) < 0.05
+
+
+def test_an_unknown_layer_is_named_with_those_that_are(network: Network) -> None:
+    """The error lists the layers."""
+    with pytest.raises(ValueError, match=r"no layer 'relu9_9'; it has conv1_1"):
+        network.features(CANVAS, ("relu9_9",))
+
+
+def test_an_empty_objective_costs_no_pass(network: Network) -> None:
+    """Without layers nothing is carried through the network and the gradient is zero."""
+    from impasto_engine.objective import Objective
+
+    evaluation = StackedObjectives([Objective({}, {}, 0.0)] * 2, network).evaluate(network, CANVAS, "max", "float32")
+    assert not evaluation.gradient.any()
+    assert not evaluation.terms.any()

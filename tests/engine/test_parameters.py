@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import math
+import pickle
+from dataclasses import replace
+
+import pytest
+
+from impasto_engine.networks import empty_vgg16, layer_names
+from impasto_engine.parameters import PRESETS, Parameters, violations
+
+LAYERS = layer_names(empty_vgg16())
+
+
+def wrong(parameters: Parameters, *, has_content: bool = True, styles: int = 1) -> dict[str, str]:
+    found = violations(parameters, LAYERS, 2048, has_content=has_content, styles=styles)
+    return {violation.field: violation.description for violation in found}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_plain_data(name: str) -> None:
+    """Every preset passes its own validation and can be sent to a worker."""
+    assert wrong(PRESETS[name]) == {}
+    assert pickle.loads(pickle.dumps(PRESETS[name])) == PRESETS[name]  # noqa: S301
+
+
+def test_the_seed_preset_is_the_reports() -> None:
+    """White noise, L-BFGS, learning rate 1, alpha 1e-3, beta 1e3, factors 1e4 and 1e1, 256 px."""
+    seed = PRESETS["seed"]
+    assert (seed.init, seed.optimizer, seed.learning_rate, seed.size_px) == ("noise", "lbfgs", 1.0, 256)
+    assert (seed.content_weight, seed.style_weight) == (1e-3, 1e3)
+    assert list(seed.style_layers.values()) == [1e4, 1e1, 1e1, 1e1, 1e1]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 0),
+        ("steps", 10_001),
+        ("size_px", 15),
+        ("size_px", 2049),
+        ("history", 0),
+        ("history", 101),
+        ("seed", -1),
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("learning_rate", math.inf),
+        ("content_weight", -1.0),
+        ("style_weight", math.nan),
+        ("total_variation_weight", math.inf),
+        ("content_layers", {"relu9_1": 1.0}),
+        ("style_layers", {"relu1_1": 1.0, "nonsense": 1.0}),
+    ],
+)
+def test_each_field_is_named_when_it_is_wrong(field: str, value: object) -> None:
+    """One field wrong, one violation, and it carries the field's name."""
+    assert list(wrong(replace(Parameters(), **{field: value}))) == [field]
+
+
+def test_a_wrong_layer_weight_names_the_layer() -> None:
+    """NaN at one layer of several."""
+    assert list(wrong(replace(Parameters(), style_layers={"relu1_1": math.nan, "relu2_1": 1.0}))) == [
+        "style_layers[relu1_1].weight"
+    ]
+
+
+def test_all_violations_are_told_at_once() -> None:
+    """Not only the first."""
+    assert set(wrong(replace(Parameters(), steps=0, size_px=1, seed=-1))) == {"steps", "size_px", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "has_content", "styles"),
+    [
+        (Parameters(content_weight=0.0, style_weight=0.0), True, 1),
+        (Parameters(content_weight=0.0), True, 0),
+        (Parameters(style_layers={}, init="noise"), False, 1),
+        (Parameters(content_weight=0.0, style_layers={"relu1_1": 0.0}), True, 1),
+    ],
+)
+def test_a_job_with_nothing_to_optimize_is_refused(parameters: Parameters, has_content: bool, styles: int) -> None:
+    """Weights of zero, or a picture that is missing, may leave nothing over."""
+    assert "style_weight" in wrong(parameters, has_content=has_content, styles=styles)
+
+
+def test_a_texture_cannot_start_from_its_content() -> None:
+    """There is none."""
+    assert list(wrong(Parameters(), has_content=False)) == ["init"]
