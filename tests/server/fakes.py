@@ -1,0 +1,74 @@
+"""A worker without a network: it counts steps, so that tests of the service take milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from impasto_engine.networks import empty_vgg16, layer_names
+from impasto_engine.parameters import Parameters
+from impasto_server.jobs import JobSpec, Losses, NetworkDescription, OutputOptions, Raster, StopReason
+from impasto_server.protocol import Cancel, Command, JobFailed, JobPainted, JobStarted, JobStepped, Ready, Report, Start
+
+NETWORK = NetworkDescription("vgg16", "builtin", "00", layer_names(empty_vgg16()))
+
+
+def spec(steps: int = 3, preview_every: int = 0, width: int = 32, height: int = 24) -> JobSpec:
+    picture = Raster(width, height, bytes(width * height * 3))
+    output = OutputOptions(preview_every_steps=preview_every)
+    return JobSpec(width, height, picture, (), Parameters(steps=steps), output)
+
+
+@dataclass
+class FakeWorker:
+    """Does each job's steps at its own pace; can be told to fail, to hang and to die."""
+
+    name: str = "cpu"
+    step_s: float = 0.001
+    ready: bool = True
+    fail_with: tuple[str, str] | None = None
+    hang: bool = False
+    commands: list[Command] = field(default_factory=list)
+    births: int = 0
+    most_at_once: int = 0
+
+    def start(self, on_report: Callable[[Report], None], on_exit: Callable[[str], None]) -> None:
+        self.births += 1
+        self._on_report, self._on_exit = on_report, on_exit
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        if self.ready:
+            asyncio.get_running_loop().call_soon(on_report, Ready("a fake", NETWORK, "float32"))
+
+    def send(self, command: Command) -> None:
+        self.commands.append(command)
+        if isinstance(command, Start):
+            self._tasks[command.job_id] = asyncio.get_running_loop().create_task(self._paint(command))
+            self.most_at_once = max(self.most_at_once, sum(not task.done() for task in self._tasks.values()))
+        elif isinstance(command, Cancel) and command.job_id in self._tasks:
+            self._tasks[command.job_id].cancel()
+
+    async def stop(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+
+    def die(self, cause: str = "killed by signal 9") -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        self._on_exit(cause)
+
+    async def _paint(self, command: Start) -> None:
+        self._on_report(JobStarted(command.job_id, "float32"))
+        parameters, output = command.spec.parameters, command.spec.output
+        if self.fail_with:
+            self._on_report(JobFailed(command.job_id, *self.fail_with))
+            return
+        for step in range(1, parameters.steps + 1):
+            await asyncio.sleep(3600 if self.hang else self.step_s)
+            wanted = output.preview_every_steps and step % output.preview_every_steps == 0
+            preview = b"preview %d" % step if wanted else None
+            losses = Losses(1 / step, 0.5 / step, 0.0)
+            left = (parameters.steps - step) * self.step_s
+            self._on_report(JobStepped(command.job_id, step, losses, step * self.step_s, left, preview))
+        picture = Raster(command.spec.width, command.spec.height, bytes(command.spec.width * command.spec.height * 3))
+        self._on_report(JobPainted(command.job_id, StopReason.STEPS, picture))

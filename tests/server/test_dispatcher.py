@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from impasto_server.config import ServerConfig
+from impasto_server.dispatcher import MAX_ATTEMPTS, Dispatcher
+from impasto_server.jobs import Ended, Heartbeat, Job, JobState, ServiceError, Started, Stepped, StopReason
+from impasto_server.store import MemoryStore
+
+from .fakes import FakeWorker, spec
+
+
+@asynccontextmanager
+async def dispatching(*workers: FakeWorker, **settings: object) -> AsyncIterator[Dispatcher]:
+    config = ServerConfig(**{"heartbeat_s": 0.05, "grace_s": 0.5, **settings})
+    dispatcher = Dispatcher(config, MemoryStore(config.retention_s, config.max_ended_jobs), workers)
+    dispatcher.start()
+    if any(worker.ready for worker in workers):
+        await asyncio.wait_for(dispatcher.ready.wait(), 1)
+    yield dispatcher
+    await dispatcher.stop()
+
+
+def submit(dispatcher: Dispatcher, request_id: str = "", digest: str = "d", detached: bool = True, steps: int = 3) -> Job:
+    return dispatcher.submit(spec(steps), request_id, digest, detached=detached)
+
+
+async def ended(dispatcher: Dispatcher, job: Job) -> Job:
+    return await asyncio.wait_for(dispatcher.wait(job), 5)
+
+
+async def test_a_job_runs_to_its_picture() -> None:
+    """Queued, running, succeeded; with losses, device, network and a PNG."""
+    async with dispatching(FakeWorker()) as dispatcher:
+        job = submit(dispatcher)
+        assert job.state is JobState.RUNNING
+        job = await ended(dispatcher, job)
+        assert (job.state, job.stop_reason, job.step, job.attempts) == (JobState.SUCCEEDED, StopReason.STEPS, 3, 1)
+        assert job.losses
+        assert job.losses.total == pytest.approx(0.5)
+        assert job.network
+        assert job.network.weights == "builtin"
+        assert dispatcher.result(job.job_id).startswith(b"\x89PNG")
+        assert dispatcher.running == dispatcher.queued == 0
+
+
+async def test_watching_tells_everything_once_and_in_order() -> None:
+    """Snapshot, start, every step, the end last; numbers without gap or duplicate, also when watching resumes."""
+    async with dispatching(FakeWorker()) as dispatcher:
+        job = submit(dispatcher, steps=5)
+        first = [item async for item in dispatcher.watch(job, 0)]
+        assert isinstance(first[0][1], Job)
+        numbers = [number for number, event in first[1:] if not isinstance(event, Heartbeat)]
+        assert numbers == list(range(1, 8))
+        assert isinstance(first[1][1], Started)
+        assert [event.step for _, event in first if isinstance(event, Stepped)] == [1, 2, 3, 4, 5]
+        assert isinstance(first[-1][1], Ended)
+        rest = [number async for number, event in dispatcher.watch(job, 4) if not isinstance(event, Job)]
+        assert rest == [5, 6, 7]
+        late = [event async for _, event in dispatcher.watch(job, None)]
+        assert [type(event) for event in late] == [Job, Ended]
+
+
+async def test_silence_is_filled_with_heartbeats() -> None:
+    """They repeat the number before them."""
+    async with dispatching(FakeWorker(hang=True)) as dispatcher:
+        job = submit(dispatcher)
+        seen = []
+        async for number, event in dispatcher.watch(job, None):
+            seen.append((number, type(event)))
+            if len(seen) == 4:
+                break
+        assert seen[-2:] == [(1, Heartbeat), (1, Heartbeat)]
+
+
+async def test_cancelling_works_in_every_state_and_only_once() -> None:
+    """Waiting and running jobs end; ended ones stay as they are; the worker is told, and the next job starts."""
+    worker = FakeWorker(hang=True)
+    async with dispatching(worker, max_running_jobs=1) as dispatcher:
+        running, waiting, third = (submit(dispatcher) for _ in range(3))
+        assert dispatcher.get(waiting.job_id).state is JobState.QUEUED
+        assert dispatcher.position(third.job_id) == 1
+        assert dispatcher.cancel(waiting.job_id).state is JobState.CANCELLED
+        assert dispatcher.cancel(running.job_id).stop_reason is StopReason.CANCELLED
+        assert dispatcher.get(third.job_id).state is JobState.RUNNING
+        ended_at = dispatcher.get(running.job_id).ended
+        assert dispatcher.cancel(running.job_id).ended == ended_at
+        with pytest.raises(ServiceError, match="cancelled"):
+            dispatcher.result(running.job_id)
+
+
+async def test_a_job_that_nobody_waits_for_is_cancelled_unless_detached() -> None:
+    """A Stylize whose client goes away does not burn the device; a second waiter keeps it alive."""
+    async with dispatching(FakeWorker(hang=True)) as dispatcher:
+        job = submit(dispatcher, "r", detached=False)
+        first, second = (asyncio.create_task(dispatcher.wait(job)) for _ in range(2))
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.sleep(0.01)
+        assert dispatcher.get(job.job_id).state is JobState.RUNNING
+        second.cancel()
+        await asyncio.sleep(0.01)
+        assert dispatcher.get(job.job_id).state is JobState.CANCELLED
+
+
+async def test_a_repeated_request_is_the_same_job() -> None:
+    """Same id and body: the job that runs; another body: refused with the field's name."""
+    async with dispatching(FakeWorker()) as dispatcher:
+        job = submit(dispatcher, "id", "body")
+        assert submit(dispatcher, "id", "body").job_id == job.job_id
+        with pytest.raises(ServiceError) as caught:
+            submit(dispatcher, "id", "other body")
+        assert caught.value.violations[0][0] == "request_id"
+        await ended(dispatcher, job)
+        assert submit(dispatcher, "id", "body").state is JobState.SUCCEEDED
+
+
+async def test_a_full_queue_says_so_with_figures() -> None:
+    """RESOURCE_EXHAUSTED, how many wait, and when to come back."""
+    async with dispatching(FakeWorker(hang=True), max_running_jobs=1, max_queued_jobs=2) as dispatcher:
+        for _ in range(3):
+            submit(dispatcher)
+        with pytest.raises(ServiceError) as caught:
+            submit(dispatcher)
+        assert (caught.value.code, caught.value.reason) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
+        assert caught.value.metadata == {"queued": "2", "running": "1"}
+        assert caught.value.retry_s
+
+
+async def test_the_jobs_of_a_lost_worker_start_again() -> None:
+    """On the next worker, with a new start in the journal; the watcher sees it all."""
+    worker = FakeWorker(step_s=0.02)
+    async with dispatching(worker) as dispatcher:
+        job = submit(dispatcher)
+        await asyncio.sleep(0.03)
+        worker.die()
+        assert dispatcher.get(job.job_id).state is JobState.QUEUED
+        events = [event async for _, event in dispatcher.watch(job, 0)]
+        assert [event.attempt for event in events if isinstance(event, Started)] == [1, 2]
+        job = dispatcher.get(job.job_id)
+        assert (job.state, job.attempts, worker.births) == (JobState.SUCCEEDED, 2, 2)
+
+
+async def test_a_job_that_kills_its_worker_again_and_again_fails() -> None:
+    """After three attempts, with the reason; the server goes on."""
+    worker = FakeWorker(hang=True)
+    async with dispatching(worker) as dispatcher:
+        job = submit(dispatcher)
+        for attempt in range(MAX_ATTEMPTS):
+            while dispatcher.get(job.job_id).attempts <= attempt:
+                await asyncio.sleep(0.01)
+            worker.die("killed by signal 11")
+        job = await ended(dispatcher, job)
+        assert job.state is JobState.FAILED
+        assert job.error
+        assert job.error.reason == "WORKER_LOST"
+        assert "signal 11" in job.error.message
+        worker.hang = False
+        while not dispatcher.accepting:
+            await asyncio.sleep(0.01)
+        assert (await ended(dispatcher, submit(dispatcher))).state is JobState.SUCCEEDED
+
+
+async def test_a_failed_job_carries_the_workers_reason() -> None:
+    """And leaves no trace in the queue."""
+    async with dispatching(FakeWorker(fail_with=("OUT_OF_MEMORY", "too large"))) as dispatcher:
+        job = await ended(dispatcher, submit(dispatcher))
+        assert job.state is JobState.FAILED
+        assert job.error
+        assert (job.error.reason, dispatcher.running) == ("OUT_OF_MEMORY", 0)
+
+
+async def test_without_a_ready_worker_nothing_is_accepted() -> None:
+    """UNAVAILABLE with a time to come back."""
+    async with dispatching(FakeWorker(ready=False)) as dispatcher:
+        assert not dispatcher.accepting
+        with pytest.raises(ServiceError) as caught:
+            submit(dispatcher)
+        assert (caught.value.code, caught.value.reason) == ("UNAVAILABLE", "STARTING")
+
+
+async def test_draining_lets_jobs_end_and_cancels_those_that_do_not() -> None:
+    """No new ones; what ends within the grace time has its picture, the rest is cancelled."""
+    slow = FakeWorker("slow", hang=True)
+    async with dispatching(FakeWorker("quick", step_s=0.02), slow, max_running_jobs=1, grace_s=0.3) as dispatcher:
+        jobs = [submit(dispatcher) for _ in range(2)]
+        draining = asyncio.create_task(dispatcher.drain())
+        await asyncio.sleep(0.01)
+        with pytest.raises(ServiceError, match="shutting down"):
+            submit(dispatcher)
+        await asyncio.wait_for(draining, 2)
+        states = {dispatcher.get(job.job_id).state for job in jobs}
+        assert states == {JobState.SUCCEEDED, JobState.CANCELLED}
+
+
+async def test_jobs_share_a_device_up_to_its_slots() -> None:
+    """Three at once where three may; the others wait."""
+    worker = FakeWorker(step_s=0.01)
+    async with dispatching(worker, max_running_jobs=3) as dispatcher:
+        jobs = [submit(dispatcher) for _ in range(7)]
+        assert dispatcher.queued == 4
+        for job in jobs:
+            assert (await ended(dispatcher, job)).state is JobState.SUCCEEDED
+        assert worker.most_at_once == 3
+
+
+async def test_ended_jobs_are_forgotten_in_time() -> None:
+    """And asking for one says what may have happened."""
+    async with dispatching(FakeWorker(), max_ended_jobs=1) as dispatcher:
+        first = await ended(dispatcher, submit(dispatcher))
+        await ended(dispatcher, submit(dispatcher))
+        with pytest.raises(ServiceError, match="ended long ago") as caught:
+            dispatcher.get(first.job_id)
+        assert caught.value.resource == ("impasto.v1.Job", first.job_id)

@@ -1,0 +1,126 @@
+"""The worker driven by hand, with the real engine at a tiny size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from impasto_engine.networks import Network
+from impasto_engine.parameters import Parameters
+from impasto_engine.weights import load_network
+from impasto_server.images import open_image
+from impasto_server.jobs import JobSpec, OutputOptions, Raster, StopReason, StylePicture
+from impasto_server.protocol import Cancel, JobFailed, JobPainted, JobStarted, JobStepped, Report, Start
+from impasto_server.worker import Worker
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load_network("builtin", torch.device("cpu"))
+
+
+def raster(seed: int, width: int = 32, height: int = 24) -> Raster:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 255, (height, width, 3), generator=generator, dtype=torch.uint8)
+    return Raster(width, height, pixels.numpy().tobytes())
+
+
+def spec(steps: int = 3, **output: object) -> JobSpec:
+    parameters = Parameters(steps=steps, precision="float32", size_px=32)
+    style = StylePicture(raster(2), 1.0, "digest")
+    return JobSpec(32, 24, raster(1), (style,), parameters, OutputOptions(**output))
+
+
+def run(worker: Worker, limit: int = 30) -> None:
+    for _ in range(limit):
+        if worker.idle:
+            return
+        worker.step()
+    raise AssertionError("the worker is still busy")
+
+
+def test_a_job_is_reported_from_start_to_picture(network: Network) -> None:
+    """Started, each step with its losses, the picture last and at its size."""
+    reports: list[Report] = []
+    worker = Worker(network, reports.append)
+    worker.handle(Start("a", spec()))
+    run(worker)
+    assert [type(report) for report in reports] == [JobStarted, JobStepped, JobStepped, JobStepped, JobPainted]
+    steps = [report for report in reports if isinstance(report, JobStepped)]
+    assert [report.step for report in steps] == [1, 2, 3]
+    assert steps[-1].losses.total < steps[0].losses.total
+    assert steps[-1].remaining_s == 0
+    painted = reports[-1]
+    assert isinstance(painted, JobPainted)
+    assert painted.stop_reason is StopReason.STEPS
+    assert len(painted.picture.rgb) == 32 * 24 * 3
+
+
+def test_previews_come_when_asked_for_and_no_larger(network: Network) -> None:
+    """Every second step, at most 20 px."""
+    reports: list[Report] = []
+    worker = Worker(network, reports.append)
+    worker.handle(Start("a", spec(4, preview_every_steps=2, preview_size_px=20)))
+    run(worker)
+    previews = [report.preview for report in reports if isinstance(report, JobStepped)]
+    assert [bool(preview) for preview in previews] == [False, True, False, True]
+    assert previews[1]
+    assert max(open_image(previews[1], 10_000).size) == 20
+
+
+def test_jobs_join_and_leave_between_steps(network: Network) -> None:
+    """A cancelled job does nothing more; another size runs beside; the pictures are those of jobs alone."""
+    alone: list[Report] = []
+    worker = Worker(network, alone.append)
+    worker.handle(Start("a", spec(4)))
+    run(worker)
+    reports: list[Report] = []
+    worker = Worker(network, reports.append)
+    wide = replace(spec(2), width=48, height=24, content=raster(3, 48, 24))
+    worker.handle(Start("a", spec(4)))
+    worker.step()
+    worker.handle(Start("b", spec(9)))
+    worker.handle(Start("wide", wide))
+    worker.step()
+    worker.handle(Cancel("b"))
+    worker.handle(Cancel("never heard of"))
+    run(worker)
+    assert max(report.step for report in reports if isinstance(report, JobStepped) and report.job_id == "b") == 1
+    pictures = {report.job_id: report.picture for report in reports if isinstance(report, JobPainted)}
+    assert pictures.keys() == {"a", "wide"}
+    assert pictures["a"] == next(report.picture for report in alone if isinstance(report, JobPainted))
+
+
+def test_a_job_that_cannot_start_fails_alone(network: Network) -> None:
+    """An error of the engine is that job's; the worker and the others go on."""
+    reports: list[Report] = []
+    worker = Worker(network, reports.append)
+    broken = replace(spec(), parameters=replace(spec().parameters, style_layers={"relu9_9": 1.0}))
+    worker.handle(Start("good", spec()))
+    worker.handle(Start("broken", broken))
+    run(worker)
+    failed = [report for report in reports if isinstance(report, JobFailed)]
+    assert [(report.job_id, report.reason) for report in failed] == [("broken", "ENGINE_ERROR")]
+    assert "relu9_9" in failed[0].message
+    assert [report.job_id for report in reports if isinstance(report, JobPainted)] == ["good"]
+
+
+def test_running_out_of_memory_is_told_apart(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job fails with its own reason, and the next one runs."""
+    reports: list[Report] = []
+    worker = Worker(network, reports.append)
+
+    def explode(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("impasto_engine.objective.StackedObjectives.evaluate", explode)
+        worker.handle(Start("big", spec()))
+        worker.step()
+    assert isinstance(reports[-1], JobFailed)
+    assert reports[-1].reason == "OUT_OF_MEMORY"
+    worker.handle(Start("next", spec()))
+    run(worker)
+    assert isinstance(reports[-1], JobPainted)
