@@ -17,7 +17,7 @@ from impasto.client import CALL_TIMEOUT_S, _result
 from impasto.pictures import Picture
 from impasto.requests import Options, Styles, job_spec, job_states, server_address
 from impasto.results import Event, Finished, JobInfo, Result, ServerInfo, Step
-from impasto.transport import CHANNEL_OPTIONS, check_size, error_of
+from impasto.transport import channel_options, check_size, error_of
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 
@@ -31,7 +31,7 @@ class AsyncClient:
 
     def __init__(self, server: str | None = None) -> None:
         self.server = server_address(server)
-        self._channel = grpc.aio.insecure_channel(self.server, options=CHANNEL_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(self.server, options=channel_options(self.server))
         self._stub: Any = pb_grpc.StyleTransferServiceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 

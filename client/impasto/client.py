@@ -15,7 +15,7 @@ from impasto import errors, results
 from impasto.pictures import Picture
 from impasto.requests import Options, Styles, job_spec, job_states, server_address
 from impasto.results import Event, Finished, JobInfo, Result, ServerInfo, Step
-from impasto.transport import CHANNEL_OPTIONS, check_size, error_of
+from impasto.transport import channel_options, check_size, error_of
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 
@@ -32,7 +32,7 @@ class Client:
 
     def __init__(self, server: str | None = None) -> None:
         self.server = server_address(server)
-        self._channel = grpc.insecure_channel(self.server, options=CHANNEL_OPTIONS)
+        self._channel = grpc.insecure_channel(self.server, options=channel_options(self.server))
         self._stub = pb_grpc.StyleTransferServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 

@@ -22,6 +22,13 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 0),
 ]
+_LOOPBACK = ("localhost", "127.", "[::1]", "::1")
+
+
+def channel_options(server: str) -> list[tuple[str, int]]:
+    """Return the channel arguments; a server on this machine is not sought behind an HTTP proxy."""
+    local = server.startswith(_LOOPBACK)
+    return [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)] if local else CHANNEL_OPTIONS
 
 
 def error_of(call: grpc.RpcError, target: str) -> errors.ImpastoError:

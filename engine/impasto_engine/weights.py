@@ -220,6 +220,7 @@ def _write_cached(target: Path, features: nn.Sequential, source_sha256: str) -> 
     save_file({f"features.{key}": value for key, value in features.state_dict().items()}, fresh)
     record = {"sha256": _sha256(fresh), "source_sha256": source_sha256}
     target.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    fresh.chmod(0o644)  # a cache filled by one user serves others
     fresh.replace(target)
 
 

@@ -1,0 +1,157 @@
+"""What callers give, and what becomes of it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import error_details_pb2, status_pb2
+from PIL import Image
+
+import impasto
+from impasto import errors, results
+from impasto.requests import job_spec, job_states, server_address
+from impasto.transport import channel_options, check_size
+from impasto.v1 import style_transfer_pb2 as pb
+
+
+def test_pictures_are_taken_as_callers_have_them(png: Callable[..., bytes], tmp_path: Path) -> None:
+    """A path, a string, bytes, an open file and a PIL image all arrive as a picture."""
+    data = png()
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        for picture in (path, str(path), data, file):
+            assert job_spec(picture, None, {}).content.data == data
+    sent = job_spec(Image.open(path), None, {}).content.data
+    assert Image.open(io.BytesIO(sent)).tobytes() == Image.open(path).tobytes()
+    sent = job_spec(Image.new("CMYK", (4, 4)), None, {}).content.data
+    assert Image.open(io.BytesIO(sent)).mode == "RGB"
+
+
+def test_styles_come_alone_or_several_with_or_without_weights() -> None:
+    """None, one, a list, pairs; a weight not given stays not given."""
+    assert not job_spec(b"c", None, {}).styles
+    assert [style.image.data for style in job_spec(b"c", b"s", {}).styles] == [b"s"]
+    mixed = job_spec(b"c", [b"s", (b"t", 0.3)], {}).styles
+    assert [(style.image.data, style.weight if style.HasField("weight") else None) for style in mixed] == [
+        (b"s", None),
+        (b"t", 0.3),
+    ]
+
+
+def test_options_land_in_their_fields_and_what_is_left_out_stays_out() -> None:
+    """Numbers, words, layers and output options; zero is not the same as not given."""
+    spec = job_spec(
+        b"c",
+        b"s",
+        {"content_weight": 0.0, "optimizer": "adam", "style_layers": {"relu1_1": 2.0}, "format": "jpeg", "quality": 90},
+    )
+    assert spec.parameters.HasField("content_weight")
+    assert not spec.parameters.HasField("steps")
+    assert spec.parameters.optimizer == pb.OPTIMIZER_ADAM
+    assert spec.parameters.style_layers.layers[0].weight == 2.0
+    assert (spec.output.format, spec.output.quality) == (pb.IMAGE_FORMAT_JPEG, 90)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"optimizer": "sgd"}, "parameters.optimizer"),
+        ({"steps": "many"}, "parameters.steps"),
+        ({"steps": 2**40}, "parameters.steps"),
+        ({"style_layers": {"relu1_1": "much"}}, "parameters.style_layers"),
+        ({"format": "gif"}, "output.format"),
+    ],
+)
+def test_options_of_the_wrong_kind_name_their_field(options: dict[str, object], field: str) -> None:
+    """Before anything travels."""
+    with pytest.raises(impasto.InvalidRequest) as caught:
+        job_spec(b"c", b"s", options)
+    assert [violation.field for violation in caught.value.violations] == [field]
+
+
+def test_unknown_options_are_a_type_error_that_lists_the_known() -> None:
+    """As for any keyword argument."""
+    with pytest.raises(TypeError, match=r"unknown option sise; there are preset, .*size_px"):
+        job_spec(b"c", b"s", {"sise": 3})
+
+
+def test_pictures_that_cannot_be_read_name_their_field(tmp_path: Path) -> None:
+    """A missing file, and a file open in text mode."""
+    with pytest.raises(impasto.InvalidRequest, match=r"styles\[1\]\.image: cannot be read: No such file"):
+        job_spec(b"c", [b"s", tmp_path / "none.png"], {})
+    (tmp_path / "text.png").write_text("x")
+    with (tmp_path / "text.png").open() as file, pytest.raises(impasto.InvalidRequest, match="binary mode"):
+        job_spec(file, None, {})
+
+
+def test_requests_too_large_for_any_server_stay_here() -> None:
+    """With the field and both sizes."""
+    with pytest.raises(impasto.InvalidRequest, match="67108864"):
+        check_size(pb.JobSpec(content=pb.Image(data=bytes(70 << 20))))
+
+
+def test_the_servers_address_comes_from_three_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The argument, the environment, the default; a local one is not sought behind a proxy."""
+    monkeypatch.delenv("IMPASTO_SERVER", raising=False)
+    assert server_address(None) == "localhost:50051"
+    monkeypatch.setenv("IMPASTO_SERVER", "there:1")
+    assert server_address(None) == "there:1"
+    assert server_address("here:2") == "here:2"
+    assert ("grpc.enable_http_proxy", 0) in channel_options("127.0.0.1:5")
+    assert ("grpc.enable_http_proxy", 0) not in channel_options("there:1")
+
+
+def test_states_are_words() -> None:
+    """And a word that is none lists those that are."""
+    assert job_states(["queued", "failed"]) == [pb.JOB_STATE_QUEUED, pb.JOB_STATE_FAILED]
+    with pytest.raises(impasto.InvalidRequest, match="no state 'sleeping'; there are queued, running"):
+        job_states(["sleeping"])
+
+
+def test_every_error_of_the_table_is_caught_by_the_base_class() -> None:
+    """Each status code gives its own exception; unknown codes give ServerError."""
+    kinds = set()
+    for code in grpc.StatusCode:
+        error = errors.from_status(code, "text", None, "there:1")
+        assert isinstance(error, impasto.ImpastoError)
+        assert "text" in str(error)
+        kinds.add(type(error))
+    assert {impasto.InvalidRequest, impasto.NotFound, impasto.Unavailable, impasto.ServerError} <= kinds
+
+
+def test_details_of_a_status_become_attributes() -> None:
+    """Reason, metadata, violations and the time to come back."""
+    status = status_pb2.Status(code=8, message="full")
+    info = error_details_pb2.ErrorInfo(reason="QUEUE_FULL", domain="impasto", metadata={"queued": "7"})
+    retry, bad = error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
+    retry.retry_delay.FromMilliseconds(1500)
+    bad.field_violations.add(field="f", description="d")
+    for detail in (info, retry, bad):
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    error = errors.from_status(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", status.SerializeToString(), "there:1")
+    assert isinstance(error, impasto.Overloaded)
+    assert (error.reason, error.metadata, error.retry_after_s) == ("QUEUE_FULL", {"queued": "7"}, 1.5)
+    assert error.violations == (errors.Violation("f", "d"),)
+
+
+def test_a_result_saves_as_it_is_or_converted(png: Callable[..., bytes], tmp_path: Path) -> None:
+    """The same ending writes the very bytes; another converts; one that Pillow cannot write is a ValueError."""
+    result = impasto.Result(png(), results.job_info(pb.Job()))
+    assert result.save(tmp_path / "a.png").read_bytes() == png()
+    assert Image.open(result.save(tmp_path / "a.jpg")).format == "JPEG"
+    with pytest.raises(ValueError, match="unknown file extension"):
+        result.save(tmp_path / "a.nonsense")
+
+
+def test_numbers_from_a_newer_server_do_not_break_an_older_client() -> None:
+    """An enum value that this client does not know stays a number."""
+    message = pb.Job.FromString(pb.Job(job_id="x").SerializeToString() + b"\x18\x63")
+    assert results.job_info(message).state == "99"
