@@ -38,6 +38,13 @@ def encoded(image: Image.Image, image_format: str = "PNG", **options: object) ->
     return out.getvalue()
 
 
+def opened(path: Path) -> tuple[str, tuple[int, int]]:
+    """Return a picture file's format and size, and leave no file open."""
+    with Image.open(path) as image:
+        image.load()
+        return image.format or "", image.size
+
+
 # Image.effect_noise has no seed: draw the base pictures once, so that a session's pictures are the same.
 _DRAWN = {seed: encoded(picture(64, 64, seed)) for seed in range(6)}
 
@@ -66,7 +73,8 @@ class ServerProcess:
         )
         self.log: list[str] = []
         self.address = self._wait_for_address()
-        threading.Thread(target=self._keep_reading, daemon=True).start()
+        self._reader = threading.Thread(target=self._keep_reading, daemon=True)
+        self._reader.start()
 
     def _wait_for_address(self) -> str:
         assert self.process.stderr
@@ -78,13 +86,16 @@ class ServerProcess:
 
     def _keep_reading(self) -> None:
         assert self.process.stderr
-        self.log.extend(self.process.stderr)
+        with self.process.stderr as lines:
+            self.log.extend(lines)
 
     def stop(self) -> int:
         """Send SIGTERM, and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(40)
+            code = self.process.wait(40)
+            self._reader.join(5)
+            return code
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise

@@ -19,7 +19,7 @@ from PIL import Image
 
 import impasto
 
-from ..conftest import ROOT, ServerProcess
+from ..conftest import ROOT, ServerProcess, opened
 
 NODE = ROOT / "tests/contract/node"
 SMALL = {"size_px": 48, "steps": 4}
@@ -161,7 +161,7 @@ def test_stylize_from_the_command_line(real_server: ServerProcess, files: Path) 
     assert set(told["losses"]) == {"total", "content", "style", "total_variation"}
     assert (told["evaluations"], told["network"]["weights"], told["state"]) == (4, "builtin", "succeeded")
     assert told["timings"]["optimize_s"] > 0
-    assert Image.open(out).size == (48, 40)
+    assert opened(out) == ("PNG", (48, 40))
     assert {path.name for path in previews.iterdir()} <= {"step-00002.jpg", "step-00004.jpg"}
     assert (previews / "step-00004.jpg").exists()
 
@@ -182,7 +182,7 @@ def test_detached_jobs_from_the_command_line(real_server: ServerProcess, files: 
     out = files / "fetched.webp"
     fetched = cli("jobs", "result", job_id, "--wait", "-o", str(out), server=real_server)
     assert fetched.returncode == 0, fetched.stderr
-    assert Image.open(out).format == "WEBP"
+    assert opened(out)[0] == "WEBP"
     assert b"builtin weights" in fetched.stderr
     assert json.loads(cli("jobs", "show", job_id, "--json", server=real_server).stdout)["step"] == 5
     listed = cli("jobs", "list", "--state", "succeeded", server=real_server).stdout.decode()

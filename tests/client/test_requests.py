@@ -18,6 +18,8 @@ from impasto.requests import job_spec, job_states, server_address
 from impasto.transport import channel_options, check_size
 from impasto.v1 import style_transfer_pb2 as pb
 
+from ..conftest import opened
+
 
 def test_pictures_are_taken_as_callers_have_them(png: Callable[..., bytes], tmp_path: Path) -> None:
     """A path, a string, bytes, an open file and a PIL image all arrive as a picture."""
@@ -27,8 +29,9 @@ def test_pictures_are_taken_as_callers_have_them(png: Callable[..., bytes], tmp_
     with path.open("rb") as file:
         for picture in (path, str(path), data, file):
             assert job_spec(picture, None, {}).content.data == data
-    sent = job_spec(Image.open(path), None, {}).content.data
-    assert Image.open(io.BytesIO(sent)).tobytes() == Image.open(path).tobytes()
+    with Image.open(path) as image:
+        sent = job_spec(image, None, {}).content.data
+        assert Image.open(io.BytesIO(sent)).tobytes() == image.tobytes()
     sent = job_spec(Image.new("CMYK", (4, 4)), None, {}).content.data
     assert Image.open(io.BytesIO(sent)).mode == "RGB"
 
@@ -146,7 +149,7 @@ def test_a_result_saves_as_it_is_or_converted(png: Callable[..., bytes], tmp_pat
     """The same ending writes the very bytes; another converts; one that Pillow cannot write is a ValueError."""
     result = impasto.Result(png(), results.job_info(pb.Job()))
     assert result.save(tmp_path / "a.png").read_bytes() == png()
-    assert Image.open(result.save(tmp_path / "a.jpg")).format == "JPEG"
+    assert opened(result.save(tmp_path / "a.jpg"))[0] == "JPEG"
     with pytest.raises(ValueError, match="unknown file extension"):
         result.save(tmp_path / "a.nonsense")
 
