@@ -64,7 +64,7 @@ test-gpu: setup ## Run the tests that need a CUDA device
 bench: setup ## Measure the engine; writes benchmarks/results/
 	$(BIN)/python benchmarks/engine.py
 
-docs-pictures: setup ## Repeat the report's experiment: Adam against L-BFGS, with pictures, into docs/build/
+docs-pictures: setup ## Repeat the report: Adam against L-BFGS, table and pictures into docs/build/
 	$(BIN)/python benchmarks/report.py
 
 samples: setup ## Paint the sample styles again

@@ -36,7 +36,9 @@ def paint(address: str) -> impasto.Result:
 
     def tell(step: impasto.Step) -> None:
         if step.step == 1 or step.step % 10 == 0:
-            print(f"  step {step.step:3d}/{step.steps}  loss {step.losses.total:.4f}  {step.remaining_s:.0f} s left", flush=True)
+            print(
+                f"  step {step.step:3d}/{step.steps}  loss {step.losses.total:.4f}  {step.remaining_s:.0f} s left", flush=True
+            )
 
     with impasto.Client(address) as client:
         return client.stylize(CONTENT, STYLE, size_px=SIZE_PX, steps=STEPS, on_step=tell)

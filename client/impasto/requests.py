@@ -73,7 +73,13 @@ _ENUMS: Mapping[str, tuple[Any, str]] = {
     "format": (pb.ImageFormat, "IMAGE_FORMAT_"),
 }
 _OUTPUT = ("format", "quality", "preview_every_steps", "preview_size_px")
-_JOB_STATES: Mapping[str, pb.JobState] = {name.removeprefix("JOB_STATE_").lower(): number for name, number in pb.JobState.items() if number}  # type: ignore[misc]
+_JOB_STATES: Mapping[str, pb.JobState] = {
+    "queued": pb.JOB_STATE_QUEUED,
+    "running": pb.JOB_STATE_RUNNING,
+    "succeeded": pb.JOB_STATE_SUCCEEDED,
+    "failed": pb.JOB_STATE_FAILED,
+    "cancelled": pb.JOB_STATE_CANCELLED,
+}
 
 
 def server_address(server: str | None) -> str:

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+SYMMETRIC_FROM_CHANNELS = 256
+
 
 def gram(features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels channels"]:
     r"""Return how strongly every pair of channels fires together.
@@ -25,8 +27,20 @@ def gram(features: Float[Tensor, "batch channels height width"]) -> Float[Tensor
     flat = features.flatten(2)
     if flat.dtype not in (torch.float32, torch.float64):
         flat = flat.float()
-    positions = flat.shape[-1]
-    return torch.bmm(flat, flat.transpose(1, 2)) / positions
+    return _self_product(flat) / flat.shape[-1]
+
+
+def _self_product(
+    flat: Float[Tensor, "batch channels positions"],
+) -> Float[Tensor, "batch channels channels"]:
+    """Return ``F F^T``. On a CPU, without a gradient, a large one's lower left quarter is mirrored, not computed."""
+    channels = flat.shape[1]
+    if channels < SYMMETRIC_FROM_CHANNELS or flat.device.type != "cpu" or flat.requires_grad:
+        return torch.bmm(flat, flat.transpose(1, 2))
+    half = channels // 2
+    upper = torch.bmm(flat[:, :half], flat.transpose(1, 2))
+    lower = torch.bmm(flat[:, half:], flat[:, half:].transpose(1, 2))
+    return torch.cat([upper, torch.cat([upper[:, :, half:].transpose(1, 2), lower], dim=2)], dim=1)
 
 
 def total_variation(

@@ -169,7 +169,9 @@ def test_stylize_from_the_command_line(real_server: ServerProcess, files: Path) 
 def test_pipes_work(real_server: ServerProcess, files: Path) -> None:
     """The content from stdin, the picture to stdout."""
     content = (files / "content.png").read_bytes()
-    done = cli("stylize", "-", str(files / "style.png"), "-o", "-", "--size", "48", "--steps", "2", server=real_server, input=content)
+    done = cli(
+        "stylize", "-", str(files / "style.png"), "-o", "-", "--size", "48", "--steps", "2", server=real_server, input=content
+    )
     assert done.returncode == 0, done.stderr
     assert Image.open(io.BytesIO(done.stdout)).format == "PNG"
 

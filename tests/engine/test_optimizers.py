@@ -63,7 +63,9 @@ def test_lbfgs_beats_adam_for_the_same_evaluations() -> None:
     """The report's finding, on a problem that both can solve."""
     by_lbfgs = loss_of(run("lbfgs", start("lbfgs"), [quadratic(2, conditioning=300)], 60))[0]
     rates = [0.01, 0.03, 0.1]
-    by_adam = min(loss_of(run("adam", start("adam", learning_rate=rate), [quadratic(2, conditioning=300)], 60))[0] for rate in rates)
+    by_adam = min(
+        loss_of(run("adam", start("adam", learning_rate=rate), [quadratic(2, conditioning=300)], 60))[0] for rate in rates
+    )
     assert by_lbfgs < by_adam / 10
 
 

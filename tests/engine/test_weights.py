@@ -69,9 +69,7 @@ def test_the_built_in_filters_are_the_recorded_ones_and_small() -> None:
     assert (network.weights.name, network.weights.sha256) == ("builtin", recorded)
 
 
-def test_auto_prefers_the_papers_filters_and_never_hides_its_choice(
-    mirror: weights.ImageNetWeights, cache: Path
-) -> None:
+def test_auto_prefers_the_papers_filters_and_never_hides_its_choice(mirror: weights.ImageNetWeights, cache: Path) -> None:
     """Built-in with an empty cache; imagenet as soon as it is there; the network says which."""
     assert weights.resolve("auto") == "builtin"
     seen: list[tuple[int, int]] = []
