@@ -61,6 +61,20 @@ def resolve_precision(precision: Precision, device: torch.device) -> Arithmetic:
     return auto_precision(device) if precision == "auto" else precision
 
 
+def prepare(device: torch.device) -> None:
+    """Set a process up for its device, once, before the first network is loaded.
+
+    On a GPU float32 means float32 (no TF32 in the convolutions, which is torch's default), sums of bfloat16 products stay
+    float32, and cuDNN does not choose its algorithms by stopwatch. On a CPU freed memory is kept.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    else:
+        keep_freed_memory()
+
+
 def keep_freed_memory() -> None:
     """Ask glibc to keep freed blocks for the next step instead of giving them back to the system.
 

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
-from impasto_server.config import ConfigError, ServerConfig
+from impasto_server.config import ServerConfig
 from impasto_server.dispatcher import Dispatcher
 from impasto_server.protocol import WorkerSettings
 from impasto_server.service import StyleTransferService
@@ -146,6 +146,3 @@ async def _set_health(servicer: health.aio.HealthServicer, *, serving: bool) -> 
     statuses = health_pb2.HealthCheckResponse
     for name in ("", SERVICE):
         await servicer.set(name, statuses.SERVING if serving else statuses.NOT_SERVING)
-
-
-__all__ = ["ConfigError", "RunningServer", "StartError", "run", "serving"]

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from impasto_engine import painting
 from impasto_engine.batch import BatchKey, RunningBatch, Step
-from impasto_engine.devices import auto_precision, describe, keep_freed_memory
+from impasto_engine.devices import auto_precision, describe, prepare
 from impasto_engine.networks import Network
 from impasto_engine.objective import to_pixels
 from impasto_engine.weights import WeightsError, load_network
@@ -160,9 +160,10 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
     # The server decides when to stop: it closes the pipe. A Ctrl-C at the terminal reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    keep_freed_memory()
+    device = torch.device(settings.device)
+    prepare(device)
     try:
-        network = load_network(settings.weights, torch.device(settings.device))
+        network = load_network(settings.weights, device)
         ready = _warm_up(network)
     except (WeightsError, RuntimeError) as error:
         connection.send(CannotStart(str(error)))

@@ -1,0 +1,65 @@
+"""What is written is true: commands stand in the README with help, its Python runs, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import get_type_hints
+
+import click
+import pytest
+
+import impasto
+from impasto.cli.main import cli
+from impasto.requests import Options
+
+from ..conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command
+        yield (*path, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), list(commands(cli)), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
+def test_every_command_has_help_and_stands_in_the_readme(path: tuple[str, ...], command: click.Command) -> None:
+    """And so has every option."""
+    assert command.help
+    line = next((line for line in README.splitlines() if f"impasto {path[0]} " in line), "")
+    assert line, f"impasto {path[0]} is not in the README"
+    assert path[-1] in README
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.name != "help":
+            assert parameter.help, f"{' '.join(path)} {parameter.opts} has no help"
+
+
+def test_the_readmes_python_compiles_and_uses_what_there_is() -> None:
+    """Every name of the package that the examples use exists."""
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        compile(block, "README.md", "exec")
+        for name in re.findall(r"\bimpasto\.(\w+)", block):
+            assert hasattr(impasto, name), name
+
+
+def test_every_option_is_documented() -> None:
+    """In the docstring that users read."""
+    for name in get_type_hints(Options):
+        assert f"{name}:" in (Options.__doc__ or ""), name
+
+
+def test_links_lead_somewhere() -> None:
+    """Relative links of the README and the documents."""
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
