@@ -163,7 +163,7 @@ class Dispatcher:
         """
         known = self.check_admission(request_id, digest)
         if known is not None:
-            return known
+            return self.join(known, detached=detached)
         self._expire()
         self._numbers += 1
         job = Job(secrets.token_hex(8), self._numbers, request_id, digest, detached, spec, created=time.time())
@@ -173,6 +173,12 @@ class Dispatcher:
         self._scheduler.submit(Ticket(job.job_id, spec.width * spec.height, now))
         logger.info("job %s accepted: %d x %d, %d steps", job.job_id, spec.width, spec.height, spec.parameters.steps)
         self._dispatch()
+        return self._known(job.job_id)
+
+    def join(self, job: Job, *, detached: bool) -> Job:
+        """Let another request share a job. If one of them does not wait, the job goes on without the others."""
+        if detached and not job.detached:
+            self._store.put(replace(job, detached=True))
         return self._known(job.job_id)
 
     def get(self, job_id: str) -> Job:
@@ -240,7 +246,8 @@ class Dispatcher:
             await live.ended.wait()
         finally:
             live.waiters -= 1
-            if not job.detached and live.waiters == 0 and job.job_id in self._live:
+            current = self._store.get(job.job_id)
+            if current is not None and not current.detached and live.waiters == 0:
                 self.cancel(job.job_id)
         return self._known(job.job_id)
 

@@ -144,7 +144,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         draft = convert.draft(spec)
         known = self._dispatcher.check_admission(request_id, draft.digest)
         if known is not None:
-            return known
+            return self._dispatcher.join(known, detached=detached)
         network = self._dispatcher.network
         layers = network.layers if network else ()
         draft = validation.check_numbers(draft, request_id, layers, self._config)

@@ -107,6 +107,18 @@ async def test_a_job_that_nobody_waits_for_is_cancelled_unless_detached() -> Non
         assert dispatcher.get(job.job_id).state is JobState.CANCELLED
 
 
+async def test_a_job_that_was_also_submitted_outlives_the_call_that_waits() -> None:
+    """Stylize and SubmitJob under one id: the second was promised that the job goes on."""
+    async with dispatching(FakeWorker(hang=True)) as dispatcher:
+        job = submit(dispatcher, "r", detached=False)
+        waiting = asyncio.create_task(dispatcher.wait(job))
+        await asyncio.sleep(0.01)
+        assert submit(dispatcher, "r", detached=True).job_id == job.job_id
+        waiting.cancel()
+        await asyncio.sleep(0.01)
+        assert dispatcher.get(job.job_id).state is JobState.RUNNING
+
+
 async def test_a_repeated_request_is_the_same_job() -> None:
     """Same id and body: the job that runs; another body: refused with the field's name."""
     async with dispatching(FakeWorker()) as dispatcher:
