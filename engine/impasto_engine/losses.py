@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-SYMMETRIC_FROM_CHANNELS = 256
+SYMMETRIC_FROM_CHANNELS = 128
 
 
 def gram(features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels channels"]:

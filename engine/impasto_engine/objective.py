@@ -191,7 +191,8 @@ def _sum(losses: list[Tensor], zero: Tensor) -> Tensor:
 
 def to_canvas(pixels: UInt8[Tensor, "height width 3"], device: torch.device) -> Float[Tensor, "1 3 height width"]:
     """Return 8-bit sRGB pixels as a float canvas with values in [0, 1]."""
-    return pixels.to(device).permute(2, 0, 1)[None].float() / 255
+    # Contiguous: torch keeps strides, and channels-last features would be copied before every Gram product.
+    return (pixels.to(device).permute(2, 0, 1)[None].float() / 255).contiguous()
 
 
 def to_pixels(canvas: Float[Tensor, "3 height width"]) -> UInt8[Tensor, "height width 3"]:
