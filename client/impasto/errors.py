@@ -105,6 +105,7 @@ _BY_REASON: Mapping[str, type[ImpastoError]] = {
     "OUT_OF_MEMORY": JobFailed,
     "WORKER_LOST": JobFailed,
     "ENGINE_ERROR": JobFailed,
+    "ENCODE_ERROR": JobFailed,
 }
 
 

@@ -385,9 +385,17 @@ class Dispatcher:
         self._dispatch()
         output = job.spec.output
         began = time.monotonic()
-        picture = await asyncio.to_thread(images.encode, report.picture, output.format, output.quality)
+        picture, error = None, None
+        try:
+            picture = await asyncio.to_thread(images.encode, report.picture, output.format, output.quality)
+        except (OSError, ValueError, MemoryError) as cause:
+            error = JobError("ENCODE_ERROR", f"its picture could not be encoded as {output.format}: {cause}")
         job = self._known(job.job_id)
-        if not job.state.ended:
+        if job.state.ended:
+            return
+        if picture is None:
+            self._end(job, JobState.FAILED, StopReason.FAILED, error)
+        else:
             self._store.put_result(job.job_id, picture)
             job = replace(job, encode_s=time.monotonic() - began)
             self._end(job, JobState.SUCCEEDED, report.stop_reason)

@@ -186,6 +186,19 @@ async def test_a_failed_job_carries_the_workers_reason() -> None:
         assert (job.error.reason, dispatcher.running) == ("OUT_OF_MEMORY", 0)
 
 
+async def test_a_picture_that_cannot_be_encoded_fails_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of leaving it running for ever."""
+
+    def refuse(*_: object) -> bytes:
+        raise OSError("broken encoder")
+
+    monkeypatch.setattr("impasto_server.images.encode", refuse)
+    async with dispatching(FakeWorker()) as dispatcher:
+        job = await ended(dispatcher, submit(dispatcher))
+        assert job.error
+        assert (job.state, job.error.reason) == (JobState.FAILED, "ENCODE_ERROR")
+
+
 async def test_without_a_ready_worker_nothing_is_accepted() -> None:
     """UNAVAILABLE with a time to come back."""
     async with dispatching(FakeWorker(ready=False)) as dispatcher:
