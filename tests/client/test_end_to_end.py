@@ -267,19 +267,24 @@ def test_without_the_servers_packages_the_client_says_what_to_install() -> None:
     """A machine without torch: `impasto serve` and `weights` explain; the rest works, and nothing imports torch."""
     code = (
         "import sys\n"
+        "BLOCKED = sys.argv.pop().split(',')\n"
         "class Block:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('torch', 'torchvision', 'impasto_server', 'impasto_engine', 'numpy'):\n"
+        "        if name.split('.')[0] in BLOCKED:\n"
         "            raise ModuleNotFoundError(name, name=name)\n"
         "sys.meta_path.insert(0, Block())\n"
         "from impasto.cli import main; main()"
     )
-    for command in ("serve", "weights"):
-        done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, check=False)
-        assert done.returncode == 1
-        assert b"pip install 'impasto[server]'" in done.stderr
-        assert b"Traceback" not in done.stderr
-    done = subprocess.run([sys.executable, "-c", code, "info", "--server", "localhost:1"], capture_output=True, check=False)
+    libraries = "torch,torchvision,safetensors,jaxtyping,numpy,grpc_reflection"
+    for blocked in (libraries, libraries + ",impasto_server,impasto_engine"):
+        for command in (["serve"], ["weights", "list"]):
+            done = subprocess.run([sys.executable, "-c", code, *command, blocked], capture_output=True, check=False)
+            assert done.returncode == 1
+            assert b"torch" in done.stderr or b"impasto_server" in done.stderr
+            assert b"pip install 'impasto[server]'" in done.stderr
+            assert b"Traceback" not in done.stderr
+    asking = [sys.executable, "-c", code, "info", "--server", "localhost:1", libraries]
+    done = subprocess.run(asking, capture_output=True, check=False)
     assert b"no impasto server answers" in done.stderr
 
 

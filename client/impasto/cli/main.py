@@ -40,8 +40,12 @@ def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
 
 
+def _needs_server(error: ImportError) -> str:
+    return f"this command needs the server's packages ({error.name} is missing): pip install 'impasto[server]'"
+
+
 def _missing(name: str, error: ImportError) -> click.Command:
-    text = f"'impasto {name}' needs the server's packages ({error.name} is missing): pip install 'impasto[server]'"
+    text = _needs_server(error)
 
     @click.command(name, short_help="Needs: pip install 'impasto[server]'.", context_settings={"ignore_unknown_options": True})
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -71,6 +75,10 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        # Our own libraries are always here; only a command that joined by entry point can miss some.
+        click.echo(f"Error: {_needs_server(error)}", err=True)
+        sys.exit(1)
     except ImpastoError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
