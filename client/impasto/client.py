@@ -223,7 +223,20 @@ class Job:
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
-        for event in self.progress(image=True, timeout_s=timeout_s):
+        return self.follow(lambda _: None, timeout_s)
+
+    def follow(self, on_event: Callable[[Event], None], timeout_s: float | None = None) -> Result:
+        """Watch the job to its end, previews and all, and return its picture, which comes with the last event.
+
+        Args:
+            on_event: Called with every event.
+            timeout_s: How long to watch; the job goes on if it passes.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        for event in self.progress(previews=True, image=True, timeout_s=timeout_s):
+            on_event(event)
             if isinstance(event, Finished):
                 return _result(event)
         raise errors.ServerError("the progress stream ended without a result")

@@ -6,7 +6,7 @@ ImpastoError
 |-- NotReady           the job has no picture (yet)
 |-- Overloaded         the queue is full; .retry_after_s says when to try again
 |-- Unavailable        no server there, or it is starting or shutting down
-|-- DeadlineExceeded   the time given was not enough; the job was cancelled
+|-- DeadlineExceeded   the time given was not enough
 |-- JobCancelled       somebody cancelled the job
 |-- JobFailed          the job could not be finished; .reason says why
 `-- ServerError        anything else; a bug, most likely the server's
@@ -76,7 +76,7 @@ class Unavailable(ImpastoError):
 
 
 class DeadlineExceeded(ImpastoError):
-    """The time given was not enough; the job was cancelled."""
+    """The time given was not enough. What ``stylize`` asked for is cancelled; a submitted job goes on."""
 
 
 class JobCancelled(ImpastoError):
@@ -130,6 +130,8 @@ def from_status(code: grpc.StatusCode, message: str, details: bytes | None, targ
     kind = _BY_REASON.get(info.reason) or _BY_CODE.get(code, ServerError)
     if kind is Unavailable and not info.reason:
         message = f"no impasto server answers at {target} ({message})"
+    if kind is DeadlineExceeded and not info.reason:
+        message = "not done within the time given"
     if kind is Overloaded and not info.reason:
         # gRPC says so of messages above the limit, before any server code sees them.
         kind = InvalidRequest

@@ -35,6 +35,8 @@ def to_bytes(picture: Picture, field: str) -> bytes:
             return out.getvalue()
         if isinstance(picture, str | os.PathLike):
             return Path(picture).read_bytes()
+        if not hasattr(picture, "read"):
+            raise TypeError(f"{field} must be a path, bytes, a PIL image or an open file, not {type(picture).__name__}")
         data = picture.read()
     except OSError as error:
         text = f"cannot be read: {error.strerror or error}: {error.filename or 'the file given'}"

@@ -27,6 +27,8 @@ from impasto_server.workers import ProcessWorker, WorkerHandle
 logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["StyleTransferService"].full_name
+LINGER_S = 2.0
+"""How long the pictures of jobs that ended while draining can still be fetched."""
 STOP_GRACE_S = 2.0
 """For answers that are on their way when all jobs have ended."""
 
@@ -93,7 +95,8 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     finally:
         watcher.cancel()
         await servicer.enter_graceful_shutdown()
-        await dispatcher.drain()
+        if await dispatcher.drain():
+            await asyncio.sleep(LINGER_S)
         await server.stop(STOP_GRACE_S)
         await dispatcher.stop()
 

@@ -282,8 +282,12 @@ class Dispatcher:
         for status in self._workers.values():
             self._start(status)
 
-    async def drain(self) -> None:
-        """Take no new jobs, let the others end for the grace time, then cancel what is left."""
+    async def drain(self) -> bool:
+        """Take no new jobs, let the others end for the grace time, then cancel what is left.
+
+        Returns:
+            Whether there was anything to wait for.
+        """
         self._draining = True
         waiting = [live.ended.wait() for live in self._live.values() if not live.ended.is_set()]
         if waiting:
@@ -297,6 +301,7 @@ class Dispatcher:
                     logger.warning("job %s is cancelled: the server shuts down", job_id)
                     self.cancel(job_id)
             await ended
+        return bool(waiting)
 
     def cut_grace(self) -> None:
         """Cancel at once what is still running while draining."""

@@ -7,10 +7,10 @@ import json
 
 import click
 
-from impasto.cli.output import JSON, SERVER, ProgressBar, check_output, job_line, print_json, summary, write_picture
-from impasto.client import Client
-from impasto.errors import from_job
-from impasto.results import Finished, Step
+from impasto.cli.output import JSON, SECONDS, SERVER, ProgressBar, check_output, job_line, print_json, summary, write_picture
+from impasto.client import Client, Job
+from impasto.errors import NotReady, from_job
+from impasto.results import Finished, Result, Step
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 
@@ -91,7 +91,7 @@ def cancel(job_id: str, server: str, as_json: bool) -> None:
 @click.argument("job_id")
 @click.option("-o", "--output", "out", required=True, help="Where the picture goes: .png, .jpg, .webp, or - for stdout.")
 @click.option("--wait", is_flag=True, help="Wait until the job ends.")
-@click.option("--timeout", type=float, help="Seconds to wait at most; the job goes on.")
+@click.option("--timeout", type=SECONDS, help="Seconds to wait at most; the job goes on.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 @SERVER
 @JSON
@@ -104,11 +104,18 @@ def result(job_id: str, out: str, wait: bool, timeout: float | None, quiet: bool
         job = client.job(job_id)
         if wait:
             with ProgressBar(quiet=quiet) as display:
-                for event in job.progress(timeout_s=timeout):
-                    display(event)
-        fetched = job.fetch()
+                fetched = job.follow(display, timeout)
+        else:
+            fetched = _fetch(job)
     write_picture(fetched, out)
     if as_json:
         print_json({**fetched.job.to_dict(), "output": out})
     else:
         click.echo(summary(fetched), err=True)
+
+
+def _fetch(job: Job) -> Result:
+    try:
+        return job.fetch()
+    except NotReady as error:
+        raise click.ClickException(f"{error}; --wait waits for a job that has not ended") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import signal
 import sys
 
 import click
@@ -68,10 +69,20 @@ cli.add_command(info)
 cli.add_command(health)
 
 
+def _interrupt(number: int, frame: object) -> None:
+    """End as after Ctrl-C, so that a painting under way is cancelled."""
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command line; errors are one line on stderr and a non-zero exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         cli.main(standalone_mode=False)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "impasto"
+        click.echo(f"Error: {error.format_message()} (see '{path} --help')", err=True)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

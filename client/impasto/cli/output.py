@@ -23,6 +23,7 @@ SERVER = click.option(
     show_default=True,
     help="Address of the server, HOST:PORT.",
 )
+SECONDS = click.FloatRange(min=0, min_open=True)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
 
 
@@ -69,8 +70,9 @@ def check_output(out: str) -> None:
 def summary(result: Result) -> str:
     """Return one line on how a picture came about."""
     losses, job = result.losses, result.job
+    early = f" of {job.steps} (no better canvas could be found)" if job.stop_reason == "stalled" else ""
     return (
-        f"{job.width_px} x {job.height_px}, {job.step} steps in {result.timings.optimize_s:.1f} s on {job.device}"
+        f"{job.width_px} x {job.height_px}, {job.step} steps{early} in {result.timings.optimize_s:.1f} s on {job.device}"
         f" with {result.weights} weights; loss {losses.total:.4g}"
         f" (content {losses.content:.4g}, style {losses.style:.4g}, variation {losses.total_variation:.4g})"
     )

@@ -8,10 +8,20 @@ from typing import Any
 
 import click
 
-from impasto.cli.output import JSON, SERVER, ProgressBar, check_output, print_json, read_picture, summary, write_picture
+from impasto.cli.output import (
+    JSON,
+    SECONDS,
+    SERVER,
+    ProgressBar,
+    check_output,
+    print_json,
+    read_picture,
+    summary,
+    write_picture,
+)
 from impasto.client import Client, Job
-from impasto.errors import ImpastoError, from_job
-from impasto.results import Finished, Result
+from impasto.errors import ImpastoError
+from impasto.results import Result
 
 DEFAULT_PREVIEW_EVERY = 10
 
@@ -44,7 +54,7 @@ def painting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--preset", help="Set of parameters to start from; see 'impasto info'."),
         click.option("--size", "size_px", type=int, help="Longer side of the canvas in pixels."),
-        click.option("--steps", type=int, help="Optimizer steps."),
+        click.option("--steps", type=int, help="Optimizer steps at most; a job ends earlier if no better canvas can be found."),
         click.option("--content-weight", type=float, help="Multiplies the content loss."),
         click.option("--style-weight", type=float, help="Multiplies the style loss."),
         click.option("--tv-weight", "total_variation_weight", type=float, help="Multiplies the total variation."),
@@ -72,7 +82,7 @@ def painting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--style-shares", help="Weight of each style, by commas; equal by default.")
 @click.option("--preview-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures on the way.")
 @click.option("--preview-every", type=int, help=f"Steps between previews; {DEFAULT_PREVIEW_EVERY} with --preview-dir.")
-@click.option("--timeout", type=float, help="Seconds after which the job is cancelled.")
+@click.option("--timeout", type=SECONDS, help="Seconds after which the job is cancelled.")
 @click.option("--detach", is_flag=True, help="Submit, print the job's id, and leave.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 @painting_options
@@ -93,6 +103,12 @@ def stylize(
     **options: Any,
 ) -> None:
     """Repaint CONTENT in the style of one or several STYLE pictures; - reads one of them from stdin."""
+    if detach and out is not None:
+        raise click.UsageError(
+            "--detach leaves before there is a picture; fetch it with 'impasto jobs result ID --wait -o OUT'"
+        )
+    if preview_every is not None and preview_dir is None:
+        raise click.UsageError("--preview-every needs --preview-dir to put the previews into")
     if out is None and not detach:
         raise click.UsageError("say where the picture goes with -o, or use --detach")
     if out is not None and not detach:
@@ -129,12 +145,7 @@ def follow(job: Job, bar: ProgressBar, timeout_s: float | None) -> Result:
     """
     try:
         with bar as show:
-            for event in job.progress(previews=True, timeout_s=timeout_s):
-                show(event)
-                if isinstance(event, Finished) and event.job.state != "succeeded":
-                    ended = event.job
-                    raise from_job(ended.job_id, ended.state, ended.error_reason, ended.error_message)
-        return job.fetch()
+            return job.follow(show, timeout_s)
     except (KeyboardInterrupt, ImpastoError):
         job.cancel_quietly()
         raise
