@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 import re
@@ -108,13 +107,3 @@ def real_server() -> Iterator[ServerProcess]:
     yield server
     if server.process.poll() is None:
         assert server.stop() == 0
-
-
-@pytest.fixture
-def free_loop_errors() -> Iterator[list[object]]:
-    """Collect what the event loop would only have logged."""
-    found: list[object] = []
-    loop = asyncio.get_event_loop()
-    loop.set_exception_handler(lambda _loop, context: found.append(context))
-    yield found
-    assert not found

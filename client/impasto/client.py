@@ -81,15 +81,10 @@ class Client:
         job = self.submit(content, style, request_id=request_id, timeout_s=timeout_s, **options)
         try:
             left = None if deadline is None else max(0.001, deadline - time.monotonic())
-            for event in job.progress(previews=True, image=True, timeout_s=left):
-                if isinstance(event, Step):
-                    on_step(event)
-                elif isinstance(event, Finished):
-                    return _result(event)
+            return job.follow(lambda event: on_step(event) if isinstance(event, Step) else None, left)
         except BaseException:
             job.cancel_quietly()
             raise
-        raise errors.ServerError("the progress stream ended without a result")
 
     def submit(
         self,

@@ -10,7 +10,6 @@ from impasto import errors
 from impasto.v1 import style_transfer_pb2 as pb
 
 MAX_MESSAGE_BYTES = 64 << 20
-JOB_ID_METADATA = "impasto-job-id"
 _DETAILS_KEY = "grpc-status-details-bin"
 
 CHANNEL_OPTIONS: list[tuple[str, int]] = [

@@ -18,8 +18,6 @@ Tap = Callable[[Tensor], Tensor]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-CANVAS_MULTIPLE_PX = 16
-"""Four poolings: a canvas smaller than this on either side has no relu5 features."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +103,6 @@ class Network:
             return self.layers.index(layer)
         except ValueError:
             raise ValueError(f"{self.name} has no layer {layer!r}; it has {', '.join(self.layers)}") from None
-
-    def to(self, precision: Arithmetic) -> None:
-        """Make the filters of a precision resident, so that the first job does not wait for them."""
-        self._resident(precision)
 
     def forward(
         self,

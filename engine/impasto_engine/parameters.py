@@ -27,6 +27,8 @@ MAX_STEPS = 10_000
 MAX_HISTORY = 100
 MAX_WEIGHT = 1e15
 MAX_LEARNING_RATE = 100.0
+ADAM_LEARNING_RATE = 0.02
+"""Where Adam is asked for and no rate is given, in pixel values: the presets' rates are L-BFGS's."""
 
 FIRST_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 

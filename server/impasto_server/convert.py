@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from impasto.v1 import style_transfer_pb2 as pb
-from impasto_engine.parameters import PRESETS, Parameters, Violation
+from impasto_engine.parameters import ADAM_LEARNING_RATE, PRESETS, Parameters, Violation
 from impasto_server import jobs
 from impasto_server.dispatcher import WorkerStatus
 from impasto_server.jobs import Heartbeat, Job, JobState, OutputOptions, Started, Stepped, StopReason
@@ -98,10 +98,6 @@ def _parameters(message: pb.Parameters, found: list[Violation]) -> Parameters:
     if changes.get("optimizer", PRESETS[preset].optimizer) == "adam" and "learning_rate" not in changes:
         changes["learning_rate"] = ADAM_LEARNING_RATE
     return replace(PRESETS[preset], **changes)
-
-
-ADAM_LEARNING_RATE: Final = 0.02
-"""Where a client asks for Adam and says no rate: in pixel values. The presets' rates are L-BFGS's."""
 
 
 def _layers(weights: Iterable[pb.LayerWeight], name: str, found: list[Violation]) -> dict[str, float]:

@@ -141,7 +141,8 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         return job, sequence
 
     async def _submit(self, spec: pb.JobSpec, request_id: str, *, detached: bool) -> Job:
-        draft = convert.draft(spec)
+        # On a thread: hashing a request of many megabytes would hold up every other call.
+        draft = await asyncio.to_thread(convert.draft, spec)
         known = self._dispatcher.check_admission(request_id, draft.digest)
         if known is not None:
             return self._dispatcher.join(known, detached=detached)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from impasto_engine.parameters import Parameters, Violation, violations, without_content
 from impasto_server import images
@@ -74,7 +74,7 @@ def check_numbers(draft: Draft, request_id: str, layers: Collection[str], config
             found.append(Violation(f"styles[{index}].weight", f"must be above 0 and at most 1e6, got {weight:g}"))
     found += _output_violations(draft.output)
     _raise(found)
-    return Draft(draft.content, draft.styles, parameters, draft.init_given, draft.output, digest=draft.digest)
+    return replace(draft, parameters=parameters)
 
 
 def open_pictures(draft: Draft, config: ServerConfig) -> JobSpec:

@@ -6,7 +6,7 @@ filter is a centroid taken back through the whitening, scaled and shifted so tha
 zero mean and unit deviation. Departure from VGG16 while learning: average pooling between the blocks, which keeps the
 statistics of the photographs (the finished filters serve either pooling).
 
-Run it as ``make builtin-weights`` (about five minutes on two cores; needs scikit-image, whose wheel holds the
+Run it as ``make builtin-weights`` (about two minutes on two cores; needs scikit-image, whose wheel holds the
 photographs). The file it writes is what the package ships; its SHA-256 stands in SHA256SUMS beside it.
 """
 
