@@ -9,7 +9,7 @@ NODE_DIR := tests/contract/node
 # The last landed commit, which the contract must not break: origin's main where there is one, else this one.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup demo serve proto lint format test test-gpu bench docs-pictures samples builtin-weights docker clean
+.PHONY: help setup demo serve proto lint format test test-gpu bench bench-service docs-pictures samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -63,6 +63,9 @@ test-gpu: setup ## Run the tests that need a CUDA device
 
 bench: setup ## Measure the engine; writes benchmarks/results/
 	$(BIN)/python benchmarks/engine.py
+
+bench-service: setup ## Measure the service: jobs per minute, control under load, memory
+	$(BIN)/python benchmarks/service.py
 
 docs-pictures: setup ## Repeat the report: Adam against L-BFGS, table and pictures into docs/build/
 	$(BIN)/python benchmarks/report.py

@@ -35,11 +35,13 @@ class Options(TypedDict, total=False):
         init: ``content`` or ``noise``.
         seed: Of the noise.
         pooling: ``average`` or ``max``.
+        levels: Sizes painted at, each twice the one before; 1 for ``size_px`` only, 0 lets the server choose.
         precision: ``auto``, ``float32`` or ``bfloat16``.
         format: ``png``, ``jpeg`` or ``webp``.
         quality: Of JPEG and WebP, 1 to 100.
         preview_every_steps: A preview every so many steps; 0 for none.
         preview_size_px: Longer side of previews.
+        priority: From -10 to 10; higher starts first and takes the place of lower ones, which go on later. 0 by default.
     """
 
     preset: str
@@ -57,11 +59,13 @@ class Options(TypedDict, total=False):
     init: Literal["content", "noise"]
     seed: int
     pooling: Literal["average", "max"]
+    levels: int
     precision: Literal["auto", "float32", "bfloat16"]
     format: Literal["png", "jpeg", "webp"]
     quality: int
     preview_every_steps: int
     preview_size_px: int
+    priority: int
 
 
 _ENUMS: Mapping[str, tuple[Any, str]] = {
@@ -73,6 +77,7 @@ _ENUMS: Mapping[str, tuple[Any, str]] = {
     "format": (pb.ImageFormat, "IMAGE_FORMAT_"),
 }
 _OUTPUT = ("format", "quality", "preview_every_steps", "preview_size_px")
+_SPEC = ("priority",)
 _JOB_STATES: Mapping[str, pb.JobState] = {
     "queued": pb.JOB_STATE_QUEUED,
     "running": pb.JOB_STATE_RUNNING,
@@ -107,7 +112,7 @@ def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any])
             added.weight = weight
     for name, value in options.items():
         if value is not None:
-            target = spec.output if name in _OUTPUT else spec.parameters
+            target = spec if name in _SPEC else spec.output if name in _OUTPUT else spec.parameters
             _set(target, name, value)
     return spec
 
@@ -133,13 +138,13 @@ def _styles(style: Styles) -> list[tuple[Picture, float | None]]:
 
 
 def _set(target: Any, name: str, value: Any) -> None:
-    parent = "output" if name in _OUTPUT else "parameters"
+    path = name if name in _SPEC else f"output.{name}" if name in _OUTPUT else f"parameters.{name}"
     try:
         if name in _ENUMS:
             kind, prefix = _ENUMS[name]
             words = {key.removeprefix(prefix).lower(): number for key, number in kind.items() if number}
             if value not in words:
-                raise _invalid(f"{parent}.{name}", f"must be one of {', '.join(words)}, got {value!r}")
+                raise _invalid(path, f"must be one of {', '.join(words)}, got {value!r}")
             setattr(target, name, words[value])
         elif name.endswith("_layers"):
             layers = getattr(target, name)
@@ -148,7 +153,7 @@ def _set(target: Any, name: str, value: Any) -> None:
         else:
             setattr(target, name, value)
     except (TypeError, ValueError, AttributeError) as error:
-        raise _invalid(f"{parent}.{name}", f"cannot be {value!r}: {error}") from None
+        raise _invalid(path, f"cannot be {value!r}: {error}") from None
 
 
 def _invalid(field: str, text: str) -> InvalidRequest:

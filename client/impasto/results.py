@@ -66,6 +66,8 @@ class JobInfo:
         parameters: How it paints, with everything filled in.
         queue_position: Jobs that will start before it, while it waits.
         attempts: How often it was started; above 1 if a worker was lost.
+        priority: As asked for.
+        preemptions: How often it made room for a job of higher priority.
     """
 
     job_id: str
@@ -88,6 +90,8 @@ class JobInfo:
     timings: Timings
     queue_position: int
     attempts: int
+    priority: int
+    preemptions: int
     parameters: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -175,11 +179,21 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Started:
-    """The job's first step is about to begin, for the ``attempt``-th time."""
+    """The job is about to be painted, for the ``attempt``-th time; ``step`` steps are done already."""
 
     sequence: int
     device: str
     attempt: int
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Paused:
+    """The job stopped for a while and keeps its steps; ``reason`` is ``preempted``: it made room for another one."""
+
+    sequence: int
+    reason: str
+    step: int
 
 
 @dataclass(frozen=True)
@@ -214,7 +228,7 @@ class Finished:
     data: bytes | None = field(default=None, repr=False)
 
 
-Event = Snapshot | Started | Step | Heartbeat | Finished
+Event = Snapshot | Started | Step | Paused | Heartbeat | Finished
 
 
 @dataclass(frozen=True)
@@ -273,6 +287,8 @@ def job_info(message: pb.Job) -> JobInfo:
         ),
         queue_position=message.queue_position,
         attempts=message.attempts,
+        priority=message.priority,
+        preemptions=message.preemptions,
         parameters=_parameters(message.parameters),
     )
 
@@ -283,7 +299,9 @@ def event(message: pb.ProgressResponse) -> Event:
     if kind == "snapshot":
         return Snapshot(sequence, job_info(message.snapshot))
     if kind == "start":
-        return Started(sequence, message.start.device, message.start.attempt)
+        return Started(sequence, message.start.device, message.start.attempt, message.start.step)
+    if kind == "pause":
+        return Paused(sequence, _word(pb.PauseReason, "PAUSE_REASON_", message.pause.reason), message.pause.step)
     if kind == "step":
         step = message.step
         return Step(

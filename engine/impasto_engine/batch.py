@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,6 +77,34 @@ class _Member:
     name: str
     objective: Objective
     step: int
+    steps: int
+    gone: bool = False
+
+
+class _Reading:
+    """What a step did, on its way from the device to the host."""
+
+    def __init__(self, members: list[_Member], values: Tensor) -> None:
+        self._who = [(member, member.step) for member in members]
+        self._arrived: torch.cuda.Event | None = None
+        if values.device.type == "cuda":
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+        else:
+            self._values = values
+
+    def read(self) -> list[tuple[str, Step]]:
+        """Return the reports; waits for the device if it is not so far yet."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        rows = zip(self._who, self._values.tolist(), strict=True)
+        return [
+            (member.name, Step(step, step, Losses(content, style, variation), bool(stuck)))
+            for (member, step), (content, style, variation, stuck) in rows
+            if not member.gone
+        ]
 
 
 class _Group:
@@ -95,6 +124,11 @@ class _Group:
         self.state = without(self.state, index) if self.members else {}
 
 
+def default_group_size(device: torch.device) -> int:
+    """Return how many canvases go through the network in one pass on a device."""
+    return 1 if device.type == "cpu" else 64
+
+
 class RunningBatch:
     """Steps any number of canvases of one shape; each has its own objective, optimizer, history and safeguards.
 
@@ -104,12 +138,16 @@ class RunningBatch:
         group_size: How many canvases go through the network in one pass. On a GPU as many as there are (the default); on a
             CPU one, where a bigger pass gains nothing worth having (5 % at 128 px) and the order of sums inside it would
             depend on the neighbours: one by one, a sample's result is the same bit for bit whoever shares the batch.
+        lag: How many steps later their reports are read. On a GPU one (the default), so that the device begins the next step
+            while the host reads the last; on a CPU none.
     """
 
-    def __init__(self, network: Network, key: BatchKey, group_size: int | None = None) -> None:
+    def __init__(self, network: Network, key: BatchKey, group_size: int | None = None, lag: int | None = None) -> None:
         self.network = network
         self.key = key
-        self._group_size = group_size or (1 if network.device.type == "cpu" else 64)
+        self._group_size = group_size or default_group_size(network.device)
+        self._lag = lag if lag is not None else (0 if network.device.type == "cpu" else 1)
+        self._readings: deque[_Reading] = deque()
         self._groups: list[_Group] = []
         self._passes: list[tuple[list[_Group], StackedObjectives]] = []
 
@@ -121,6 +159,11 @@ class RunningBatch:
         """Return whether a canvas of that name is in the batch."""
         return any(member.name == name for group in self._groups for member in group.members)
 
+    @property
+    def largest_pass(self) -> int:
+        """How many canvases go through the network at once, at most."""
+        return max((sum(len(group.members) for group in groups) for groups, _ in self._plan()), default=0)
+
     def join(
         self,
         name: str,
@@ -129,23 +172,35 @@ class RunningBatch:
         optimizer: OptimizerName,
         learning_rate: float,
         history: int,
+        steps: int,
+        done: int = 0,
     ) -> None:
-        """Add a canvas that has not been stepped yet.
+        """Add a canvas for whose optimizer everything begins.
+
+        Args:
+            name: Of the canvas in this batch.
+            objective: What it is judged by.
+            canvas: Where it starts.
+            optimizer: How it moves.
+            learning_rate: Of the optimizer.
+            history: Pairs that L-BFGS remembers.
+            steps: Number of its last step here, whose report is never late.
+            done: Steps counted before this one.
 
         Raises:
             ValueError: If the canvas has another shape, or the name is taken.
         """
         state = OPTIMIZERS[optimizer].start(canvas.to(self.network.device), learning_rate, history)
-        self._admit(_Member(name, objective, 0), optimizer, state)
+        self._admit(_Member(name, objective, done, steps), optimizer, state)
 
-    def resume(self, name: str, objective: Objective, state: SampleState) -> None:
+    def resume(self, name: str, objective: Objective, state: SampleState, steps: int) -> None:
         """Add a canvas where :meth:`export` left it.
 
         Raises:
             ValueError: If the canvas has another shape, or the name is taken.
         """
         tensors = {key: value.to(self.network.device) for key, value in state.tensors.items()}
-        self._admit(_Member(name, objective, state.step), state.optimizer, tensors)
+        self._admit(_Member(name, objective, state.step, steps), state.optimizer, tensors)
 
     def export(self, name: str) -> SampleState:
         """Return a canvas's whole state, on the CPU; the canvas stays in the batch."""
@@ -156,6 +211,7 @@ class RunningBatch:
     def leave(self, name: str) -> None:
         """Take a canvas out; the others do not notice."""
         group, index = self._find(name)
+        group.members[index].gone = True
         group.remove(index)
         if not group.members:
             self._groups.remove(group)
@@ -166,27 +222,47 @@ class RunningBatch:
         group, index = self._find(name)
         return group.state["canvas"][index]
 
-    def step(self) -> dict[str, Step]:
-        """Move every canvas by one optimizer step, at the cost of one evaluation each."""
-        for groups, objectives in self._plan():
+    def step(self) -> list[tuple[str, Step]]:
+        """Move every canvas by one optimizer step, at the cost of one evaluation each.
+
+        A pass for which the device has not the memory is tried again in halves.
+
+        Returns:
+            What the steps did, by name: of this step, or of the one before where reports are late, or both.
+        """
+        stepped: set[int] = set()
+        while remaining := [plan for plan in self._plan() if id(plan[0][0]) not in stepped]:
+            groups, objectives = remaining[0]
             trials = [group.state["trial"] for group in groups]
             trial = torch.cat(trials) if len(trials) > 1 else trials[0]
-            evaluation = objectives.evaluate(self.network, trial, self.key.pooling, self.key.precision)
+            try:
+                evaluation = objectives.evaluate(self.network, trial, self.key.pooling, self.key.precision)
+            except torch.OutOfMemoryError:
+                if len(trial) == 1:
+                    raise
+                self._halve(groups, len(trial))
+                continue
             sizes = [len(part) for part in trials]
             parts = zip(torch.split(evaluation.terms, sizes), torch.split(evaluation.gradient, sizes), strict=True)
             for group, (terms, gradient) in zip(groups, parts, strict=True):
                 OPTIMIZERS[group.optimizer].update(group.state, terms, gradient)
+                stepped.add(id(group))
         return self._report()
 
-    def _report(self) -> dict[str, Step]:
-        reports = {}
+    def _report(self) -> list[tuple[str, Step]]:
+        rows, members = [], []
         for group in self._groups:
             flags = stalled(group.state).to(group.state["terms"].dtype)
-            values = torch.cat([group.state["terms"], flags[:, None]], dim=1).tolist()
-            for member, (content, style, variation, stuck) in zip(group.members, values, strict=True):
-                member.step += 1
-                losses = Losses(content, style, variation)
-                reports[member.name] = Step(member.step, member.step, losses, bool(stuck))
+            rows.append(torch.cat([group.state["terms"], flags[:, None]], dim=1))
+            members += group.members
+        for member in members:
+            member.step += 1
+        if members:
+            self._readings.append(_Reading(members, torch.cat(rows)))
+        late = 0 if any(member.step >= member.steps for member in members) else self._lag
+        reports: list[tuple[str, Step]] = []
+        while len(self._readings) > late:
+            reports += self._readings.popleft().read()
         return reports
 
     def _plan(self) -> list[tuple[list[_Group], StackedObjectives]]:
@@ -203,6 +279,18 @@ class RunningBatch:
                 objectives = [member.objective for group in groups for member in group.members]
                 self._passes.append((groups, StackedObjectives(objectives, self.network)))
         return self._passes
+
+    def _halve(self, groups: Sequence[_Group], canvases: int) -> None:
+        """Let half as many canvases go through the network at once from now on: the device has not the memory for more."""
+        self._group_size = max(1, canvases // 2)
+        for group in groups:
+            while len(group.members) > self._group_size:
+                last = len(group.members) - 1
+                apart = _Group(group.optimizer)
+                apart.add(group.members[last], row(group.state, last))
+                group.remove(last)
+                self._groups.append(apart)
+        self._passes = []
 
     def _admit(self, member: _Member, optimizer: OptimizerName, state: Mapping[str, Tensor]) -> None:
         shape = tuple(state["canvas"].shape[2:])

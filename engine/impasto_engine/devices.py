@@ -75,6 +75,74 @@ def prepare(device: torch.device) -> None:
         keep_freed_memory()
 
 
+class PeakMemory:
+    """Measures what a block of code takes of a device's memory at most, beyond what is in use when it begins.
+
+    On a GPU by the allocator's own books. On a CPU by the process's largest resident size, which sees only what was never
+    taken before: zero means "not more than earlier", not "nothing".
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before = 0
+        self.taken = 0
+
+    def __enter__(self) -> PeakMemory:
+        """Begin."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+        else:
+            _reset_peak_resident()
+            self._before = _status_bytes("VmRSS")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Measure: ``taken`` holds the bytes."""
+        cuda = self._device.type == "cuda"
+        now = torch.cuda.max_memory_allocated(self._device) if cuda else _status_bytes("VmHWM")
+        self.taken = max(0, now - self._before)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return how many bytes a device could still give, within the container's limit on a CPU; None if that is unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    figures = [_status_bytes("MemAvailable", "/proc/meminfo"), *_container_room()]
+    known = [figure for figure in figures if figure > 0]
+    return min(known, default=None)
+
+
+def _container_room() -> list[int]:
+    """Return what a control group's limit leaves, for version 2 and 1."""
+    root = Path("/sys/fs/cgroup")
+    rooms = []
+    for limit, usage in (
+        (root / "memory.max", root / "memory.current"),
+        (root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            rooms.append(int(limit.read_text()) - int(usage.read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return rooms
+
+
+def _reset_peak_resident() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # not Linux, or not allowed: the peak is then that of the process's whole life
+        return
+
+
+def _status_bytes(name: str, file: str = "/proc/self/status") -> int:
+    """Return a figure that the kernel tells in kB; 0 if it does not."""
+    path = Path(file)
+    lines = path.read_text().splitlines() if path.exists() else []
+    figure = next((line.split()[1] for line in lines if line.startswith(f"{name}:")), "0")
+    return int(figure) * 1024
+
+
 def keep_freed_memory() -> None:
     """Ask glibc to keep freed blocks for the next step instead of giving them back to the system.
 

@@ -24,10 +24,17 @@ def gram(features: Float[Tensor, "batch channels height width"]) -> Float[Tensor
     the style weight to the image size. Formed in float32 whatever the features' precision (float64 stays): sums of
     half-precision products lose the small differences that a nearly finished canvas still has to make.
     """
-    flat = features.flatten(2)
+    flat = _flat(features)
     if flat.dtype not in (torch.float32, torch.float64):
         flat = flat.float()
     return _self_product(flat) / flat.shape[-1]
+
+
+def _flat(features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels positions"]:
+    """Return the features as a matrix without copying them, whichever way they lie in memory."""
+    if features.is_contiguous():
+        return features.flatten(2)
+    return features.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2)
 
 
 def _self_product(
@@ -76,7 +83,7 @@ def _gram_error(
     """
     if features.dtype != torch.bfloat16:
         return gram(features).sub_(target)
-    flat = features.flatten(2)
+    flat = _flat(features)
     coarse = target.to(torch.bfloat16)
     error = torch.baddbmm(coarse, flat, flat.transpose(1, 2), beta=-1, alpha=1 / flat.shape[-1])
     return error.to(target.dtype).sub_(target - coarse.to(target.dtype))
@@ -119,6 +126,12 @@ class ContentLoss(torch.autograd.Function):
         return own if passing is None else own.add_(passing), None, None
 
 
+def _like(flat: Float[Tensor, "batch channels positions"], features: Tensor) -> Tensor:
+    """Return a matrix as features, lying in memory as those do."""
+    layout = torch.contiguous_format if features.is_contiguous() else torch.channels_last
+    return flat.view_as(features).contiguous(memory_format=layout)
+
+
 class StyleLoss(torch.autograd.Function):
     r"""Reads features in passing: returns them unchanged, and each sample's weighted style error.
 
@@ -153,9 +166,12 @@ class StyleLoss(torch.autograd.Function):
         if upstream is None:
             return passing, None, None, None
         features, difference, coefficient = ctx.saved_tensors
-        flat = features.flatten(2)
+        flat = _flat(features)
         scale = (4 / flat.shape[-1] * coefficient * upstream).view(-1, 1, 1)
         step = (difference * scale).to(flat.dtype)
         # In place: the chain of layers hands each gradient to one reader only.
-        own = torch.bmm(step, flat) if passing is None else passing.flatten(2).baddbmm_(step, flat)
-        return own.view_as(features), None, None, None
+        if passing is not None and passing.stride() == features.stride():
+            _flat(passing).baddbmm_(step, flat)
+            return passing, None, None, None
+        own = _like(torch.bmm(step, flat), features)
+        return own if passing is None else own.add_(passing), None, None, None

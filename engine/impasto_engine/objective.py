@@ -160,8 +160,7 @@ class StackedObjectives:
             gradient = torch.autograd.grad(sum(losses, start=leaf.new_zeros(())).sum(), leaf)[0] if losses else None
         zero = canvas.new_zeros(len(canvas))
         smoothness = zero
-        if gradient is None:
-            gradient = torch.zeros_like(canvas)
+        gradient = torch.zeros_like(canvas) if gradient is None else gradient.contiguous()
         if self._smooths:
             value, slope = total_variation(canvas)
             smoothness = self._variation * value

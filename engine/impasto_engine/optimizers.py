@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from impasto_engine.spectral import scales, spectrum
+
 State = dict[str, Tensor]
 
 FIRST_STEP_RMS = 0.02
@@ -26,6 +28,8 @@ MAX_STEP_RMS = 0.1
 MIN_CURVATURE = 1e-9
 """A pair is kept if the cosine between step and gradient change exceeds this. Relative, so that scaling the loss changes
 nothing; torch.optim.LBFGS compares ``y . s`` with 1e-10 and stops moving when the loss is small."""
+MOMENTS_DECAY = 0.95
+"""How much of what is known of the curvature by frequency and colour the next pair leaves."""
 REJECTIONS_TO_RESTART = 6
 """After so many halvings in a row the history is dropped: it no longer describes the surface."""
 REJECTIONS_TO_STOP = 18
@@ -121,9 +125,10 @@ class LBFGS:
     Directions come from the compact form of the two-loop recursion: with the history's steps ``S`` and gradient changes
     ``Y`` as rows in order of age, and :math:`R_{ij} = s_i \cdot y_j` for :math:`i \le j`,
 
-    .. math:: R a = S g, \quad r = \gamma (g - Y^T a), \quad R^T c = \mathrm{diag}(R)\, a - Y r, \quad d = -(r + S^T c)
+    .. math:: R a = S g, \quad r = H_0 (g - Y^T a), \quad R^T c = \mathrm{diag}(R)\, a - Y r, \quad d = -(r + S^T c)
 
-    which is four passes over the history and two small triangular solves, whatever the batch.
+    which is four passes over the history and two small triangular solves, whatever the batch. The first guess :math:`H_0` has
+    a scale for each octave of spatial frequency and each colour (:mod:`impasto_engine.spectral`).
 
     Guards, which ``torch.optim.LBFGS`` lacks: a trial that does not lower the loss is taken back and the step halved; steps
     are capped in pixel values; the curvature test is relative; a history that keeps failing is dropped.
@@ -141,7 +146,7 @@ class LBFGS:
             "steps": pairs,
             "changes": pairs.clone(),
             "products": torch.zeros(1, history, history, dtype=torch.float64, device=canvas.device),
-            "scale": canvas.new_zeros(1),
+            "moments": canvas.new_zeros(1, 2, 3, spectrum(*canvas.shape[2:], canvas.device).count),
             "count": zero,
             "next": zero.clone(),
             "history": zero + history,
@@ -162,6 +167,7 @@ class LBFGS:
         state["rejections"] = torch.where(accepted, 0, state["rejections"] + 1)
         restart = state["rejections"] == REJECTIONS_TO_RESTART
         state["count"] = torch.where(restart, 0, state["count"])
+        state["moments"] = torch.where(restart.view(-1, 1, 1, 1), 0.0, state["moments"])
         state["length"] = torch.where(accepted | restart, 1.0, state["length"] / 2)
         fresh = (accepted | restart).view(-1, 1, 1, 1)
         state["direction"] = torch.where(fresh, self._direction(state), state["direction"])
@@ -170,8 +176,9 @@ class LBFGS:
 
     def _remember(self, state: State, gradient: Tensor, eligible: Tensor) -> None:
         """Write the newest pair over the oldest, where it shows curvature."""
-        step = (state["trial"] - state["canvas"]).flatten(1)
-        change = (gradient - state["gradient"]).flatten(1)
+        moved, turned = state["trial"] - state["canvas"], gradient - state["gradient"]
+        moments = spectrum(*moved.shape[2:], moved.device).moments(moved, turned)
+        step, change = moved.flatten(1), turned.flatten(1)
         curvature = (step * change).sum(dim=1)
         change_square = change.square().sum(dim=1)
         size = (step.square().sum(dim=1) * change_square).sqrt()
@@ -183,7 +190,9 @@ class LBFGS:
         column = torch.bmm(state["steps"], change[:, :, None])[:, :, 0].double()
         old = state["products"][samples, :, slot]
         state["products"][samples, :, slot] = torch.where(kept[:, None], column, old)
-        state["scale"] = torch.where(kept, curvature / change_square, state["scale"])
+        # Each pair counts alike, however long its step was.
+        mixed = MOMENTS_DECAY * state["moments"] + moments / change_square.view(-1, 1, 1, 1)
+        state["moments"] = torch.where(kept.view(-1, 1, 1, 1), mixed, state["moments"])
         state["next"] = torch.where(kept, (slot + 1) % state["history"], slot)
         state["count"] = torch.where(kept, (state["count"] + 1).minimum(state["history"]), state["count"])
 
@@ -219,7 +228,8 @@ class LBFGS:
             return torch.bmm(by_slot[:, None, :].to(history.dtype), history)[:, 0]
 
         first = torch.linalg.solve_triangular(upper, along(steps, gradient)[:, :, None], upper=True)[:, :, 0]
-        rest = (gradient - combine(changes, first)) * state["scale"][:, None]
+        rest = (gradient - combine(changes, first)).view_as(state["canvas"])
+        rest = spectrum(*rest.shape[2:], rest.device).scale(rest, scales(state["moments"])).flatten(1)
         right = upper.diagonal(dim1=1, dim2=2) * first - along(changes, rest)
         second = torch.linalg.solve_triangular(upper.transpose(1, 2), right[:, :, None], upper=False)[:, :, 0]
         return -(rest + combine(steps, second))

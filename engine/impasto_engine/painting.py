@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
-from impasto_engine.batch import BatchKey, RunningBatch, Step
+from impasto_engine.batch import BatchKey, RunningBatch, SampleState, Step
 from impasto_engine.devices import resolve_precision
 from impasto_engine.networks import Network
 from impasto_engine.objective import (
@@ -21,8 +22,10 @@ from impasto_engine.objective import (
     to_canvas,
     to_pixels,
 )
-from impasto_engine.parameters import Parameters
+from impasto_engine.parameters import Parameters, level_sizes, level_steps
 
+MIN_SIDE_PX = 16
+"""Of any canvas or picture, so that the network's deepest layers still have positions."""
 NOISE_MEAN, NOISE_DEVIATION = 0.5, 0.15
 Pixels = UInt8[Tensor, "height width 3"]
 
@@ -119,17 +122,97 @@ def first_canvas(job: Job, device: torch.device) -> Float[Tensor, "1 3 height wi
     return (noise * NOISE_DEVIATION + NOISE_MEAN).to(device)
 
 
-def join(batch: RunningBatch, name: str, job: Job, cache: StyleCache | None = None) -> None:
-    """Prepare a job and let it join a running batch."""
-    parameters = job.parameters
+@dataclass(frozen=True)
+class Level:
+    """A job at one of the sizes that it is painted at.
+
+    Attributes:
+        job: With its pictures at this size.
+        done: Steps of the coarser levels.
+        last: Number of the last step here.
+    """
+
+    job: Job
+    done: int
+    last: int
+
+
+def levels(job: Job) -> list[Level]:
+    """Return the job at each of its sizes, from the coarsest."""
+    found = []
+    done = 0
+    for size, steps in zip(level_sizes(job.parameters), level_steps(job.parameters), strict=True):
+        found.append(Level(_scaled(job, size / job.parameters.size_px), done, done + steps))
+        done += steps
+    return found
+
+
+def _scaled(job: Job, scale: float) -> Job:
+    if scale == 1:
+        return job
+    content = None if job.content is None else _smaller(job.content, scale)
+    styles = tuple(replace(style, pixels=_smaller(style.pixels, scale)) for style in job.styles)
+    height, width = (max(MIN_SIDE_PX, round(side * scale)) for side in (job.height, job.width))
+    return replace(job, height=height, width=width, content=content, styles=styles)
+
+
+def _smaller(pixels: UInt8[Tensor, "_ _ 3"], scale: float) -> UInt8[Tensor, "_ _ 3"]:
+    size = [max(MIN_SIDE_PX, round(side * scale)) for side in pixels.shape[:2]]
+    return to_pixels(_resized(to_canvas(pixels, torch.device("cpu")), size)[0])
+
+
+def _resized(canvas: Float[Tensor, "1 3 _ _"], size: Sequence[int]) -> Float[Tensor, "1 3 _ _"]:
+    return F.interpolate(canvas, size=list(size), mode="bicubic", antialias=True)
+
+
+def next_canvas(
+    coarse: Float[Tensor, "3 _ _"], before: Job, job: Job, device: torch.device
+) -> Float[Tensor, "1 3 height width"]:
+    """Return what a level starts from: the canvas of the one before, enlarged, with the content's detail put back.
+
+    What is enlarged is how far the canvas moved away from the content, so that edges which the coarse canvas could not hold
+    are sharp from the start. A texture is enlarged as it is.
+    """
+    size = (job.height, job.width)
+    if job.content is None or before.content is None:
+        return _resized(coarse[None], size).contiguous()
+    moved = coarse[None] - to_canvas(before.content, device)
+    return (to_canvas(job.content, device) + _resized(moved, size)).contiguous()
+
+
+def join(
+    batch: RunningBatch,
+    name: str,
+    level: Level,
+    cache: StyleCache | None = None,
+    canvas: Float[Tensor, "1 3 height width"] | None = None,
+) -> None:
+    """Prepare a job at one level and let it join a running batch.
+
+    Args:
+        batch: Of the level's shape.
+        name: Of the job in the batch.
+        level: What to paint.
+        cache: Of Gram matrices.
+        canvas: Where to start; the job's own first canvas if none is given.
+    """
+    parameters = level.job.parameters
+    device = batch.network.device
     batch.join(
         name,
-        objective(batch.network, job, cache),
-        first_canvas(job, batch.network.device),
+        objective(batch.network, level.job, cache),
+        first_canvas(level.job, device) if canvas is None else canvas,
         parameters.optimizer,
         parameters.learning_rate,
         parameters.history,
+        level.last,
+        level.done,
     )
+
+
+def resume(batch: RunningBatch, name: str, level: Level, state: SampleState, cache: StyleCache | None = None) -> None:
+    """Prepare a job at one level and let it go on in a running batch where its state was exported."""
+    batch.resume(name, objective(batch.network, level.job, cache), state, level.last)
 
 
 def paint(network: Network, job: Job, progress: Callable[[Step], bool | None] = lambda _step: None) -> tuple[Pixels, Step]:
@@ -140,9 +223,22 @@ def paint(network: Network, job: Job, progress: Callable[[Step], bool | None] = 
         job: What to paint.
         progress: Called after every step; returning True stops there.
     """
-    batch = RunningBatch(network, job.key(network.device))
-    join(batch, "job", job)
+    plan = levels(job)
+    start: Tensor | None = None
+    for level, following in zip(plan, (*plan[1:], None), strict=True):
+        batch = RunningBatch(network, level.job.key(network.device))
+        join(batch, "job", level, canvas=start)
+        step, enough = _run(batch, level.last, progress)
+        if enough or following is None:
+            break
+        start = next_canvas(batch.canvas("job"), level.job, following.job, network.device)
+    return to_pixels(batch.canvas("job")), step
+
+
+def _run(batch: RunningBatch, last: int, progress: Callable[[Step], bool | None]) -> tuple[Step, bool]:
+    """Step to a level's end, or until the canvas cannot be bettered there or the caller has enough."""
     while True:
-        step = batch.step()["job"]
-        if progress(step) or step.stalled or step.step >= job.parameters.steps:
-            return to_pixels(batch.canvas("job")), step
+        for _, step in batch.step():
+            enough = bool(progress(step))
+            if enough or step.stalled or step.step >= last:
+                return step, enough

@@ -25,6 +25,11 @@ over the Gram matrix for style (eq. 4: 1 / (4 N^2 M^2) on sums over positions).
 MIN_SIZE_PX = 16
 MAX_STEPS = 10_000
 MAX_HISTORY = 100
+MAX_LEVELS = 8
+COARSEST_PX = 256
+"""Where ``levels`` is 0, no canvas is painted smaller than this first: below, nothing is gained (measured)."""
+COARSE_SHARE = 0.4
+"""Of a job's steps, how many are done at the coarser levels together."""
 MAX_WEIGHT = 1e15
 MAX_LEARNING_RATE = 100.0
 ADAM_LEARNING_RATE = 0.02
@@ -57,6 +62,8 @@ class Parameters:
         init: What the canvas starts from.
         seed: Of the noise; the same seed gives the same start on every device.
         pooling: ``average`` or ``max``.
+        levels: Sizes that the canvas is painted at, each twice the one before, the last being ``size_px``; 1 for that one only,
+            0 for as many as keep the first at 256 px or more. Coarse steps are cheap and bring large structures soon.
         precision: Of the network's features; Gram sums, losses and the optimizer are always float32. ``auto`` is bfloat16
             where the device computes with it faster (:func:`~impasto_engine.devices.auto_precision`).
     """
@@ -71,10 +78,11 @@ class Parameters:
     steps: int = 100
     optimizer: OptimizerName = "lbfgs"
     learning_rate: float = 1.0
-    history: int = 20
+    history: int = 40
     init: Init = "content"
     seed: int = 0
     pooling: Pooling = "average"
+    levels: int = 0
     precision: Precision = "auto"
 
 
@@ -96,6 +104,7 @@ PRESETS: Mapping[str, Parameters] = MappingProxyType(
             steps=400,
             init="noise",
             pooling="max",
+            levels=1,
         ),
         # Gatys et al. (CVPR 2016), section 3: alpha / beta = 1e-3, conv4_2, conv1_1 to conv5_1 at 1/5 each, average
         # pooling, white noise. The weights are the paper's in the units of its filters, so with them its losses come out.
@@ -108,6 +117,7 @@ PRESETS: Mapping[str, Parameters] = MappingProxyType(
             normalization="gatys",
             steps=500,
             init="noise",
+            levels=1,
         ),
     }
 )
@@ -145,6 +155,7 @@ def violations(
     yield from _range("steps", parameters.steps, 1, MAX_STEPS)
     yield from _range("history", parameters.history, 1, MAX_HISTORY)
     yield from _range("seed", parameters.seed, 0, 2**63 - 1)
+    yield from _range("levels", parameters.levels, 0, MAX_LEVELS)
     if not (math.isfinite(parameters.learning_rate) and 0 < parameters.learning_rate <= MAX_LEARNING_RATE):
         yield Violation("learning_rate", f"must be above 0 and at most {MAX_LEARNING_RATE:g}, got {parameters.learning_rate:g}")
     if parameters.init == "content" and not has_content:
@@ -153,6 +164,25 @@ def violations(
     reads_style = styles > 0 and _positive(parameters.style_weight, parameters.style_layers)
     if not reads_content and not reads_style:
         yield Violation("style_weight", "nothing to optimise: give an image whose weight and layer weights are above zero")
+
+
+def level_sizes(parameters: Parameters) -> tuple[int, ...]:
+    """Return the longer side of the canvas at each level, from the coarsest; none is below :data:`MIN_SIZE_PX`."""
+    sizes = [parameters.size_px]
+    coarsest = COARSEST_PX if parameters.levels == 0 else MIN_SIZE_PX
+    count = parameters.levels or MAX_LEVELS
+    while len(sizes) < min(count, parameters.steps) and sizes[0] // 2 >= coarsest:
+        sizes.insert(0, sizes[0] // 2)
+    return tuple(sizes)
+
+
+def level_steps(parameters: Parameters) -> tuple[int, ...]:
+    """Return how many of the steps are done at each level: the coarser ones share two fifths equally."""
+    coarse = len(level_sizes(parameters)) - 1
+    if not coarse:
+        return (parameters.steps,)
+    each = max(1, round(parameters.steps * COARSE_SHARE / coarse))
+    return (*(each for _ in range(coarse)), parameters.steps - each * coarse)
 
 
 def without_content(parameters: Parameters) -> Parameters:

@@ -7,8 +7,10 @@ import contextlib
 import importlib.metadata
 import logging
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -72,7 +74,8 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     Raises:
         StartError: If the address cannot be had.
     """
-    dispatcher = Dispatcher(config, MemoryStore(config.retention_s, config.max_ended_jobs), workers)
+    parked = tempfile.TemporaryDirectory(prefix="impasto-", ignore_cleanup_errors=True)
+    dispatcher = Dispatcher(config, MemoryStore(config.retention_s, config.max_ended_jobs), workers, Path(parked.name))
     server = grpc.aio.server(options=options(config))
     service = StyleTransferService(dispatcher, config, importlib.metadata.version("impasto"))
     pb_grpc.add_StyleTransferServiceServicer_to_server(service, server)
@@ -99,6 +102,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
             await asyncio.sleep(LINGER_S)
         await server.stop(STOP_GRACE_S)
         await dispatcher.stop()
+        parked.cleanup()
 
 
 async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[str], None]) -> None:

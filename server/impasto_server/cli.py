@@ -39,6 +39,7 @@ def _option(flag: str, text: str) -> Callable[[Command], Command]:
 @_option("--weights", "auto, builtin, imagenet, imagenet-v1, or the path of a VGG16 state dict.")
 @_option("--max-queued-jobs", "More waiting jobs are refused.")
 @_option("--max-running-jobs", "Jobs that share a device at once; 0 for 1 on a CPU and 16 on a GPU.")
+@_option("--max-memory-mib", "Memory that a device's jobs may take together; 0 for 80 % of what is free at start.")
 @_option("--max-size-px", "Largest canvas side.")
 @_option("--max-image-pixels", "Largest picture that is decoded.")
 @_option("--max-message-bytes", "Largest message in either direction.")

@@ -21,6 +21,7 @@ class ServerConfig:
         weights: ``auto``, ``builtin``, ``imagenet``, ``imagenet-v1`` or a path.
         max_queued_jobs: More waiting jobs are refused.
         max_running_jobs: Jobs that share a device at once; 0 for 1 on a CPU and 16 on a GPU.
+        max_memory_mib: Memory that the jobs on a device may take together; 0 for 80 % of what is free when its worker starts.
         max_size_px: Largest canvas side.
         max_image_pixels: Largest picture that is decoded.
         max_message_bytes: Largest message in either direction.
@@ -36,6 +37,7 @@ class ServerConfig:
     weights: str = "auto"
     max_queued_jobs: int = 256
     max_running_jobs: int = 0
+    max_memory_mib: int = 0
     max_size_px: int = 2048
     max_image_pixels: int = 64_000_000
     max_message_bytes: int = 64 * MIB
@@ -51,7 +53,7 @@ class ServerConfig:
             raise ConfigError(f"listen must be HOST:PORT, got {self.listen!r}")
         for item in fields(self):
             value = getattr(self, item.name)
-            low = 0 if item.name in ("max_running_jobs", "grace_s") else 1e-3
+            low = 0 if item.name in ("max_running_jobs", "max_memory_mib", "grace_s") else 1e-3
             if isinstance(value, (int, float)) and not value >= low:
                 raise ConfigError(f"{item.name} must be {'at least 0' if low == 0 else 'above 0'}, got {value}")
         if not 16 <= self.max_size_px <= 8192:

@@ -14,7 +14,7 @@ from impasto.v1 import style_transfer_pb2 as pb
 from impasto_engine.parameters import ADAM_LEARNING_RATE, PRESETS, Parameters, Violation
 from impasto_server import jobs
 from impasto_server.dispatcher import WorkerStatus
-from impasto_server.jobs import Heartbeat, Job, JobState, OutputOptions, Started, Stepped, StopReason
+from impasto_server.jobs import Heartbeat, Job, JobState, OutputOptions, Paused, PauseReason, Started, Stepped, StopReason
 from impasto_server.validation import Draft
 
 Key = TypeVar("Key")
@@ -43,6 +43,7 @@ STOP_REASONS: Final = {
     StopReason.CANCELLED: pb.STOP_REASON_CANCELLED,
     StopReason.FAILED: pb.STOP_REASON_FAILED,
 }
+PAUSE_REASONS: Final = {PauseReason.PREEMPTED: pb.PAUSE_REASON_PREEMPTED}
 _ENUMS: Final[tuple[tuple[str, str, Mapping[Any, str]], ...]] = (
     ("optimizer", "optimizer", OPTIMIZERS),
     ("init", "init", INITS),
@@ -59,6 +60,7 @@ _SCALARS: Final = (
     "learning_rate",
     "history",
     "seed",
+    "levels",
 )
 _OUTPUT_QUALITY, _PREVIEW_SIZE_PX = OutputOptions.quality, OutputOptions.preview_size_px
 
@@ -77,7 +79,8 @@ def draft(spec: pb.JobSpec) -> Draft:
         styles.append((style.image.data, style.weight if style.HasField("weight") else 1.0))
     init_given = spec.parameters.init != pb.INIT_UNSPECIFIED
     digest = hashlib.sha256(spec.SerializeToString(deterministic=True)).hexdigest()
-    return Draft(content, tuple(styles), parameters, init_given, _output(spec.output, found), tuple(found), digest)
+    output = _output(spec.output, found)
+    return Draft(content, tuple(styles), parameters, init_given, output, tuple(found), digest, spec.priority)
 
 
 def _parameters(message: pb.Parameters, found: list[Violation]) -> Parameters:
@@ -176,6 +179,8 @@ def job_message(job: Job, queue_position: int = 0) -> pb.Job:
         timings=pb.Timings(queue=_duration(job.queue_s), optimize=_duration(job.optimize_s), encode=_duration(job.encode_s)),
         queue_position=queue_position,
         attempts=job.attempts,
+        priority=job.spec.priority,
+        preemptions=job.preemptions,
     )
 
 
@@ -218,11 +223,16 @@ def device_message(status: WorkerStatus) -> pb.Device:
     )
 
 
-def progress_message(sequence: int, event: Started | Stepped | Heartbeat, job: Job, position: int) -> pb.ProgressResponse:
+def progress_message(
+    sequence: int, event: Started | Stepped | Paused | Heartbeat, job: Job, position: int
+) -> pb.ProgressResponse:
     """Return an event that is neither the first nor the last."""
     if isinstance(event, Started):
-        start = pb.StartEvent(device=event.device, attempt=event.attempt)
+        start = pb.StartEvent(device=event.device, attempt=event.attempt, step=event.step)
         return pb.ProgressResponse(sequence=sequence, start=start)
+    if isinstance(event, Paused):
+        pause = pb.PauseEvent(reason=PAUSE_REASONS[event.reason], step=event.step)
+        return pb.ProgressResponse(sequence=sequence, pause=pause)
     if isinstance(event, Heartbeat):
         heartbeat = pb.HeartbeatEvent(state=state_number(job.state), queue_position=position)
         return pb.ProgressResponse(sequence=sequence, heartbeat=heartbeat)

@@ -11,9 +11,9 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from impasto_engine.parameters import Arithmetic
 from impasto_server import images
 from impasto_server.config import ServerConfig
 from impasto_server.jobs import (
@@ -25,6 +25,8 @@ from impasto_server.jobs import (
     JobSpec,
     JobState,
     NetworkDescription,
+    Paused,
+    PauseReason,
     ServiceError,
     Started,
     Stepped,
@@ -38,19 +40,25 @@ from impasto_server.protocol import (
     CannotStart,
     JobFailed,
     JobPainted,
+    JobParked,
     JobStarted,
     JobStepped,
+    Park,
+    PassMeasured,
     Ready,
     Report,
     Start,
 )
-from impasto_server.scheduler import Scheduler, Ticket
+from impasto_server.scheduler import Assignment, Capacity, Demand, Scheduler, Ticket
 from impasto_server.store import JobStore
 from impasto_server.workers import WorkerHandle
 
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
+MEMORY_SHARE = 0.8
+"""How much of what is free on a device its jobs may take."""
+MIB = 1 << 20
 GPU_SLOTS = 16
 RESTART_DELAYS_S = (0.1, 1.0, 5.0)
 """A worker that dies is started again after the first delay; one that dies again before it was ready, after the next."""
@@ -64,6 +72,7 @@ class _Live:
     journal: Journal = field(default_factory=Journal)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     waiters: int = 0
+    parked: bool = False
 
 
 @dataclass
@@ -83,11 +92,13 @@ class Dispatcher:
         config: The server's settings.
         store: Where jobs are kept.
         workers: Handles of workers that are not started yet.
+        folder: Where the states of jobs are kept that make room for others.
     """
 
-    def __init__(self, config: ServerConfig, store: JobStore, workers: Sequence[WorkerHandle]) -> None:
+    def __init__(self, config: ServerConfig, store: JobStore, workers: Sequence[WorkerHandle], folder: Path) -> None:
         self._config = config
         self._store = store
+        self._folder = folder
         self._scheduler = Scheduler(config.max_queued_jobs)
         self._workers = {handle.name: WorkerStatus(handle) for handle in workers}
         self._live: dict[str, _Live] = {}
@@ -164,13 +175,14 @@ class Dispatcher:
         known = self.check_admission(request_id, digest)
         if known is not None:
             return self.join(known, detached=detached)
+        ticket = self._ticket(spec)
         self._expire()
         self._numbers += 1
         job = Job(secrets.token_hex(8), self._numbers, request_id, digest, detached, spec, created=time.time())
         now = time.monotonic()
         self._store.add(job)
         self._live[job.job_id] = _Live(accepted=now)
-        self._scheduler.submit(Ticket(job.job_id, spec.width * spec.height, now))
+        self._scheduler.submit(replace(ticket, job_id=job.job_id, arrived=now))
         logger.info("job %s accepted: %d x %d, %d steps", job.job_id, spec.width, spec.height, spec.parameters.steps)
         self._dispatch()
         return self._known(job.job_id)
@@ -324,11 +336,17 @@ class Dispatcher:
         if isinstance(report, Ready):
             status = self._workers[name]
             status.ready, status.failures = report, 0
-            slots = self._config.max_running_jobs or (1 if name == "cpu" else GPU_SLOTS)
-            self._scheduler.worker_ready(name, slots)
+            self._scheduler.worker_ready(name, self._capacity(name, report))
             self.ready.set()
             logger.info("worker %s ready: %s with %s weights", name, report.network.name, report.network.weights)
             self._dispatch()
+            self._give_up_hopeless()
+            return
+        if isinstance(report, PassMeasured):
+            ready = self._workers[name].ready
+            if ready:
+                learned = ready.memory.learn(report.arithmetic, report.pixels, report.taken)
+                self._workers[name].ready = replace(ready, memory=learned)
             return
         if isinstance(report, CannotStart):
             if not self.broken.done():
@@ -336,9 +354,13 @@ class Dispatcher:
             return
         job = self._store.get(report.job_id)
         if job is None or job.state is not JobState.RUNNING or job.device != name:
+            if isinstance(report, JobParked):
+                self._checkpoint(report.job_id).unlink(missing_ok=True)
             return  # cancelled meanwhile, or given to another worker
         if isinstance(report, JobStarted):
-            self._on_started(job, report.arithmetic)
+            self._on_started(job, report)
+        elif isinstance(report, JobParked):
+            self._on_parked(job, report.step)
         elif isinstance(report, JobStepped):
             self._on_step(job, report)
         elif isinstance(report, JobPainted):
@@ -361,6 +383,7 @@ class Dispatcher:
                 error = JobError("WORKER_LOST", f"its worker was lost {job.attempts} times (last: {cause})")
                 self._end(job, JobState.FAILED, StopReason.FAILED, error)
             else:
+                self._live[job_id].parked = False
                 self._store.put(replace(job, state=JobState.QUEUED, device="", step=0, losses=None))
         delay = RESTART_DELAYS_S[min(status.failures, len(RESTART_DELAYS_S) - 1)]
         status.failures += 1
@@ -372,11 +395,23 @@ class Dispatcher:
         await asyncio.sleep(delay_s)
         self._start(status)
 
-    def _on_started(self, job: Job, arithmetic: Arithmetic) -> None:
+    def _on_started(self, job: Job, report: JobStarted) -> None:
         live = self._live[job.job_id]
-        waited = time.monotonic() - live.accepted
-        self._store.put(replace(job, started=time.time(), arithmetic=arithmetic, queue_s=waited))
-        live.journal.append(Started(job.device, job.attempts))
+        if job.started is None or not report.step:
+            waited = time.monotonic() - live.accepted
+            job = replace(job, started=time.time(), queue_s=waited, step=0, losses=None)
+        self._store.put(replace(job, arithmetic=report.arithmetic))
+        live.journal.append(Started(job.device, job.attempts, report.step))
+
+    def _on_parked(self, job: Job, step: int) -> None:
+        live = self._live[job.job_id]
+        live.parked = True
+        preemptions = job.preemptions + 1
+        self._store.put(replace(job, state=JobState.QUEUED, device="", preemptions=preemptions))
+        live.journal.append(Paused(PauseReason.PREEMPTED, step))
+        logger.info("job %s made room after %d steps", job.job_id, step)
+        self._scheduler.parked(job.job_id)
+        self._dispatch()
 
     def _on_step(self, job: Job, report: JobStepped) -> None:
         self._store.put(replace(job, step=report.step, losses=report.losses, optimize_s=report.elapsed_s))
@@ -413,27 +448,65 @@ class Dispatcher:
             raise not_found(job_id)
         return job
 
+    def _ticket(self, spec: JobSpec) -> Ticket:
+        """Return what the scheduler needs to know of a job, except who and when.
+
+        Raises:
+            ServiceError: INVALID_ARGUMENT if no device that is there could hold it.
+        """
+        parameters = spec.parameters
+        shape = (spec.height, spec.width, parameters.pooling, parameters.precision)
+        demands = []
+        for ready in (status.ready for status in self._workers.values() if status.ready):
+            arithmetic = ready.arithmetic if parameters.precision == "auto" else parameters.precision
+            demands.append(ready.memory.demand(spec, arithmetic))
+        demand = max(demands, key=lambda demand: demand.held + demand.passing, default=Demand())
+        ticket = Ticket("", spec.width * spec.height, 0.0, spec.priority, shape, demand)
+        if not self._scheduler.could_hold(ticket):
+            needed = -(-(demand.held + demand.passing) // MIB)
+            text = f"a canvas of {spec.width} x {spec.height} px needs about {needed} MiB, which no device here has for jobs"
+            raise invalid(("parameters.size_px", f"{text}; a smaller history takes less"))
+        return ticket
+
+    def _capacity(self, name: str, ready: Ready) -> Capacity:
+        slots = self._config.max_running_jobs or (1 if name == "cpu" else GPU_SLOTS)
+        memory = None if ready.free_bytes is None else int(ready.free_bytes * MEMORY_SHARE)
+        if self._config.max_memory_mib:
+            memory = self._config.max_memory_mib * MIB
+        return Capacity(slots, memory, ready.group)
+
+    def _checkpoint(self, job_id: str) -> Path:
+        return self._folder / f"{job_id}.checkpoint"
+
     def _dispatch(self) -> None:
-        """Start what the scheduler says."""
-        for assignment in self._scheduler.assign():
-            job = self._known(assignment.job_id)
-            status = self._workers[assignment.worker]
+        """Do what the scheduler decides."""
+        for decision in self._scheduler.decide():
+            job = self._known(decision.job_id)
+            status = self._workers[decision.worker]
+            path = str(self._checkpoint(job.job_id))
+            if not isinstance(decision, Assignment):
+                status.handle.send(Park(job.job_id, path))
+                continue
+            live = self._live[job.job_id]
+            parked, live.parked = live.parked, False
             network = status.ready.network if status.ready else None
-            self._store.put(
-                replace(
-                    job,
-                    state=JobState.RUNNING,
-                    device=assignment.worker,
-                    network=network,
-                    attempts=job.attempts + 1,
-                )
-            )
-            status.handle.send(Start(job.job_id, job.spec))
+            attempts = job.attempts + (not parked)
+            self._store.put(replace(job, state=JobState.RUNNING, device=decision.worker, network=network, attempts=attempts))
+            status.handle.send(Start(job.job_id, job.spec, path if parked else "", job.optimize_s if parked else 0.0))
+
+    def _give_up_hopeless(self) -> None:
+        """Fail jobs that waited for a worker which came back with less memory than it had."""
+        if all(status.ready for status in self._workers.values()):
+            for job_id in self._scheduler.hopeless():
+                error = JobError("OUT_OF_MEMORY", "no device has the memory for it any more")
+                self._end(self._known(job_id), JobState.FAILED, StopReason.FAILED, error)
 
     def _end(self, job: Job, state: JobState, reason: StopReason, error: JobError | None = None) -> None:
         self._store.put(replace(job, state=state, stop_reason=reason, error=error, ended=time.time()))
         self._scheduler.remove(job.job_id)
         live = self._live[job.job_id]
+        if job.preemptions:
+            self._checkpoint(job.job_id).unlink(missing_ok=True)
         live.journal.append(Ended())
         live.ended.set()
         logger.info("job %s %s after %d steps", job.job_id, state.value, job.step)

@@ -74,6 +74,7 @@ class JobSpec:
     styles: tuple[StylePicture, ...]
     parameters: Parameters
     output: OutputOptions
+    priority: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,14 +140,30 @@ class Job:
     optimize_s: float = 0.0
     encode_s: float = 0.0
     attempts: int = 0
+    preemptions: int = 0
+
+
+class PauseReason(Enum):
+    """Why a job stopped for a while."""
+
+    PREEMPTED = "preempted"
 
 
 @dataclass(frozen=True)
 class Started:
-    """A job's first step is about to begin, for the ``attempt``-th time."""
+    """A job is about to be painted, for the ``attempt``-th time; ``step`` steps are done already."""
 
     device: str
     attempt: int
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A job stopped for a while; its steps are kept."""
+
+    reason: PauseReason
+    step: int
 
 
 @dataclass(frozen=True)
@@ -171,7 +188,7 @@ class Heartbeat:
     """Nothing happened for a while."""
 
 
-Event = Started | Stepped | Ended
+Event = Started | Stepped | Paused | Ended
 
 
 class ServiceError(Exception):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from impasto_engine.parameters import Arithmetic
 from impasto_server.jobs import JobSpec, Losses, NetworkDescription, Raster, StopReason
+from impasto_server.memory import MemoryModel
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,17 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class Start:
-    """Let a job join the running batch at the next step."""
+    """Let a job join the running batch at the next step.
+
+    Attributes:
+        checkpoint: File to go on from; empty to begin.
+        elapsed_s: What the steps in it took.
+    """
 
     job_id: str
     spec: JobSpec
+    checkpoint: str = ""
+    elapsed_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -31,16 +39,36 @@ class Cancel:
     job_id: str
 
 
-Command = Start | Cancel
+@dataclass(frozen=True)
+class Park:
+    """Write a job's state to a file and take it out; a job that is not there is no error."""
+
+    job_id: str
+    checkpoint: str
+
+
+Command = Start | Cancel | Park
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The network is resident and warm."""
+    """The network is resident and warm.
+
+    Attributes:
+        description: The device's name by its maker.
+        network: What is resident.
+        arithmetic: What precision ``auto`` stands for here.
+        group: Canvases of one shape that go through the network in one pass.
+        memory: What the network was measured to take for each canvas.
+        free_bytes: Memory that jobs may take together; None if unknown.
+    """
 
     description: str
     network: NetworkDescription
     arithmetic: Arithmetic
+    group: int = 1
+    memory: MemoryModel = field(default_factory=MemoryModel)
+    free_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,10 +80,11 @@ class CannotStart:
 
 @dataclass(frozen=True)
 class JobStarted:
-    """A job's targets are ready and its first step begins."""
+    """A job's targets are ready and its next step begins; ``step`` steps are done already."""
 
     job_id: str
     arithmetic: Arithmetic
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +97,23 @@ class JobStepped:
     elapsed_s: float
     remaining_s: float
     preview: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class PassMeasured:
+    """What a pass through the network took of the device's memory, for canvases of so many pixels together."""
+
+    arithmetic: Arithmetic
+    pixels: int
+    taken: int
+
+
+@dataclass(frozen=True)
+class JobParked:
+    """A job left with its state in the file that was named."""
+
+    job_id: str
+    step: int
 
 
 @dataclass(frozen=True)
@@ -88,4 +134,4 @@ class JobFailed:
     message: str
 
 
-Report = Ready | CannotStart | JobStarted | JobStepped | JobPainted | JobFailed
+Report = Ready | CannotStart | JobStarted | JobStepped | PassMeasured | JobParked | JobPainted | JobFailed

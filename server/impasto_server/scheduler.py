@@ -1,13 +1,39 @@
-"""Which job runs where, next. Pure: no torch, no clock of its own, no asyncio; it can be simulated by the million steps.
+"""Which job runs where, next. Pure: no torch, no clock of its own, no asyncio; it is simulated by the million steps.
 
-First come, first served, onto the ready worker with the least work. A later issue adds priorities, a memory budget and
-preemption behind the same calls.
+- **Order**: priority, then age, in one number: a level of priority is worth so many seconds of age. The number never changes
+  while a job waits, so whoever waits long enough is first, and nobody starves.
+- **Room**: a worker takes a job if it has a slot and its memory budget holds what its jobs keep plus what its largest pass
+  takes (:func:`memory`).
+- **No overtaking of large jobs**: the first job that finds no room anywhere has one worker kept free for it; later jobs go
+  to the other workers only.
+- **Preemption**: for a job of higher priority, running ones of lower priority that would stand behind it in the queue are
+  asked to leave. They wait again at their old place, with their state kept by the caller.
+- **Suspects**: whoever ran on a worker that was lost runs alone from then on, so that a job that kills its workers does not
+  take others with it again and again.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, field
+import bisect
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+AGING_S = 60.0
+"""How many seconds of age a level of priority is worth."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a job takes of a device's memory, in bytes.
+
+    Attributes:
+        held: As long as it runs: optimizer's state and targets.
+        passing: While its canvas goes through the network.
+    """
+
+    held: int = 0
+    passing: int = 0
 
 
 @dataclass(frozen=True)
@@ -16,43 +42,118 @@ class Ticket:
 
     Attributes:
         job_id: Names it.
-        pixels: Size of its canvas: the measure of its work per step and of its memory.
+        pixels: Size of its canvas: the measure of its work per step.
         arrived: When it was accepted, in the caller's seconds.
+        priority: Higher goes first.
+        shape: Jobs of equal shape share their passes.
+        demand: What it takes of a device's memory.
+        alone: Whether it must not share a worker.
     """
 
     job_id: str
     pixels: int
     arrived: float
+    priority: int = 0
+    shape: Hashable = None
+    demand: Demand = Demand()
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a worker can take.
+
+    Attributes:
+        slots: Jobs at once.
+        memory: Bytes that jobs may take together; None for no limit.
+        group: Canvases of one shape that go through the network in one pass.
+    """
+
+    slots: int
+    memory: int | None = None
+    group: int = 1
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A job shall start on a worker."""
+    """A job shall start, or go on, on a worker."""
 
     job_id: str
     worker: str
 
 
+@dataclass(frozen=True)
+class Preemption:
+    """A job shall leave its worker; the caller says :meth:`Scheduler.parked` when it has."""
+
+    job_id: str
+    worker: str
+
+
+Decision = Assignment | Preemption
+_Place = tuple[float, int]
+
+
+@dataclass
+class _Entry:
+    ticket: Ticket
+    place: _Place
+    leaving: bool = False
+
+
 @dataclass
 class _Worker:
-    slots: int
-    running: dict[str, Ticket] = field(default_factory=dict)
+    name: str
+    capacity: Capacity
+    running: dict[str, _Entry] = field(default_factory=dict)
 
     @property
     def pixels(self) -> int:
-        return sum(ticket.pixels for ticket in self.running.values())
+        return sum(entry.ticket.pixels for entry in self.running.values())
+
+    def takes(self, ticket: Ticket, without: Iterable[str] = ()) -> bool:
+        """Whether there is room, were those others gone."""
+        gone = set(without)
+        others = [entry.ticket for job_id, entry in self.running.items() if job_id not in gone]
+        if len(others) >= self.capacity.slots or (others and (ticket.alone or any(other.alone for other in others))):
+            return False
+        return self.capacity.memory is None or memory([*others, ticket], self.capacity.group) <= self.capacity.memory
+
+    def shares(self, ticket: Ticket) -> bool:
+        return any(entry.ticket.shape == ticket.shape for entry in self.running.values())
+
+    def leaving(self) -> list[str]:
+        return [job_id for job_id, entry in self.running.items() if entry.leaving]
+
+
+def memory(tickets: Iterable[Ticket], group: int) -> int:
+    """Return the bytes that jobs take together on one device: what all hold, and the largest pass.
+
+    Batches of different shapes are evaluated one after the other, so only the most demanding counts, with at most ``group``
+    canvases in a pass.
+    """
+    held = 0
+    passes: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for ticket in tickets:
+        held += ticket.demand.held
+        passes[ticket.shape].append(ticket.demand.passing)
+    return held + max((sum(sorted(sizes, reverse=True)[:group]) for sizes in passes.values()), default=0)
 
 
 class Scheduler:
-    """Admission, order and placement.
+    """Admission, order, placement and preemption.
 
     Args:
         max_queued: More waiting jobs are not admitted.
+        aging_s: How many seconds of age a level of priority is worth.
     """
 
-    def __init__(self, max_queued: int) -> None:
+    def __init__(self, max_queued: int, aging_s: float = AGING_S) -> None:
         self._max_queued = max_queued
-        self._waiting: OrderedDict[str, Ticket] = OrderedDict()
+        self._aging_s = aging_s
+        self._submitted = 0
+        self._order: list[tuple[_Place, str]] = []
+        self._waiting: dict[str, _Entry] = {}
         self._workers: dict[str, _Worker] = {}
 
     @property
@@ -74,42 +175,129 @@ class Scheduler:
         """Let a job wait; False if the queue is full."""
         if self.full:
             return False
-        self._waiting[ticket.job_id] = ticket
+        self._submitted += 1
+        self._wait(_Entry(ticket, (ticket.arrived - ticket.priority * self._aging_s, self._submitted)))
         return True
 
+    def could_hold(self, ticket: Ticket) -> bool:
+        """Whether one of the present workers could hold a job, were it empty; True if none is there."""
+        workers = self._workers.values()
+        return not workers or any(worker.takes(ticket, without=worker.running) for worker in workers)
+
+    def hopeless(self) -> tuple[str, ...]:
+        """Return the waiting jobs that none of the present workers could hold, were it empty."""
+        workers = self._workers.values()
+        return tuple(
+            job_id
+            for _, job_id in self._order
+            if not any(worker.takes(self._waiting[job_id].ticket, without=worker.running) for worker in workers)
+        )
+
     def position(self, job_id: str) -> int:
-        """Return how many jobs will start before this one; 0 if it does not wait."""
-        return next((index for index, waiting in enumerate(self._waiting) if waiting == job_id), 0)
+        """Return how many waiting jobs stand before this one; 0 if it does not wait."""
+        entry = self._waiting.get(job_id)
+        return bisect.bisect_left(self._order, (entry.place, job_id)) if entry else 0
 
     def remove(self, job_id: str) -> None:
         """Forget a job: it ended, or need not start. Unknown ones are fine."""
-        self._waiting.pop(job_id, None)
+        self._take(job_id)
         for worker in self._workers.values():
             worker.running.pop(job_id, None)
 
-    def worker_ready(self, name: str, slots: int) -> None:
-        """A worker can take that many jobs at once."""
-        self._workers[name] = _Worker(slots)
+    def worker_ready(self, name: str, capacity: Capacity) -> None:
+        """A worker can take jobs."""
+        self._workers[name] = _Worker(name, capacity)
 
     def worker_lost(self, name: str) -> tuple[str, ...]:
-        """A worker is gone: its jobs wait again, at the front, in their order. Returns which."""
+        """A worker is gone: its jobs wait again at their old places, and run alone from now on. Returns which."""
         worker = self._workers.pop(name, None)
         if worker is None:
             return ()
-        for job_id, ticket in sorted(worker.running.items(), key=lambda item: item[1].arrived, reverse=True):
-            self._waiting[job_id] = ticket
-            self._waiting.move_to_end(job_id, last=False)
+        for entry in worker.running.values():
+            self._wait(_Entry(replace(entry.ticket, alone=True), entry.place))
         return tuple(worker.running)
 
-    def assign(self) -> list[Assignment]:
-        """Return which waiting jobs start now, and where; they count as running from here on."""
-        assignments = []
-        while self._waiting:
-            free = [(worker.pixels, name) for name, worker in self._workers.items() if len(worker.running) < worker.slots]
-            if not free:
+    def parked(self, job_id: str) -> bool:
+        """A job has left its worker and waits again at its old place; False if it did not run."""
+        for worker in self._workers.values():
+            if job_id in worker.running:
+                entry = worker.running.pop(job_id)
+                self._wait(_Entry(entry.ticket, entry.place))
+                return True
+        return False
+
+    def decide(self) -> list[Decision]:
+        """Return which waiting jobs start now, and where, and which running ones shall make room for others.
+
+        A job that is assigned counts as running from here on, one that shall leave until :meth:`parked` or :meth:`remove`.
+        """
+        decisions: list[Decision] = []
+        open_workers = {name: worker for name, worker in self._workers.items() if worker.capacity.slots}
+        for _, job_id in list(self._order):
+            if not open_workers:
                 break
-            job_id, ticket = self._waiting.popitem(last=False)
-            _, name = min(free)
-            self._workers[name].running[job_id] = ticket
-            assignments.append(Assignment(job_id, name))
-        return assignments
+            entry = self._waiting[job_id]
+            worker = self._roomiest(entry.ticket, open_workers.values())
+            if worker is not None:
+                self._take(job_id)
+                worker.running[job_id] = entry
+                decisions.append(Assignment(job_id, worker.name))
+                continue
+            worker, victims = self._reserve(entry, open_workers.values())
+            if worker is not None:
+                del open_workers[worker.name]
+                for victim in victims:
+                    worker.running[victim].leaving = True
+                    decisions.append(Preemption(victim, worker.name))
+        return decisions
+
+    def _roomiest(self, ticket: Ticket, workers: Iterable[_Worker]) -> _Worker | None:
+        """Return the least loaded worker with room. One that runs canvases of this shape may carry this one's work more."""
+        fitting = [worker for worker in workers if worker.takes(ticket)]
+        return min(fitting, key=lambda w: (w.pixels - (ticket.pixels if w.shares(ticket) else 0), w.name), default=None)
+
+    def _reserve(self, entry: _Entry, workers: Iterable[_Worker]) -> tuple[_Worker | None, list[str]]:
+        """Return the worker that shall be kept free for a job without room, and who must leave it."""
+        able = [worker for worker in workers if worker.takes(entry.ticket, without=worker.running)]
+        for worker in able:
+            if worker.takes(entry.ticket, without=worker.leaving()):
+                return worker, []
+        options = [(victims, worker) for worker in able if (victims := self._victims(entry, worker))]
+        if options:
+            victims, worker = min(options, key=lambda option: (len(option[0]), option[1].name))
+            return worker, victims
+        return min(able, key=lambda worker: (worker.pixels, worker.name), default=None), []
+
+    def _victims(self, entry: _Entry, worker: _Worker) -> list[str]:
+        """Return the fewest jobs whose leaving makes room, last in line first; none if that is not possible."""
+        lower = [
+            (other.place, job_id)
+            for job_id, other in worker.running.items()
+            if not other.leaving and other.ticket.priority < entry.ticket.priority and other.place > entry.place
+        ]
+        victims: list[str] = []
+        for _, job_id in sorted(lower, reverse=True):
+            victims.append(job_id)
+            if worker.takes(entry.ticket, without=[*worker.leaving(), *victims]):
+                return list(self._needed(entry.ticket, worker, victims))
+        return []
+
+    @staticmethod
+    def _needed(ticket: Ticket, worker: _Worker, victims: list[str]) -> Iterator[str]:
+        """Yield the victims without whom there would be no room; an early small one may turn out to be spared."""
+        kept = list(victims)
+        for victim in victims:
+            others = [job_id for job_id in kept if job_id != victim]
+            if worker.takes(ticket, without=[*worker.leaving(), *others]):
+                kept = others
+            else:
+                yield victim
+
+    def _wait(self, entry: _Entry) -> None:
+        self._waiting[entry.ticket.job_id] = entry
+        bisect.insort(self._order, (entry.place, entry.ticket.job_id))
+
+    def _take(self, job_id: str) -> None:
+        entry = self._waiting.pop(job_id, None)
+        if entry is not None:
+            del self._order[bisect.bisect_left(self._order, (entry.place, job_id))]

@@ -15,6 +15,7 @@ from impasto_server.jobs import JobSpec, OutputOptions, Raster, StylePicture, in
 MAX_REQUEST_ID = 128
 MAX_PREVIEW_PX = 1024
 MIN_PREVIEW_PX = 16
+MAX_PRIORITY = 10
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Draft:
         init_given: Whether the client chose the start itself.
         output: How pictures are encoded for the client.
         found: What converting the message already found wrong.
+        priority: Higher goes first.
     """
 
     content: bytes | None
@@ -37,6 +39,7 @@ class Draft:
     output: OutputOptions
     found: tuple[Violation, ...] = ()
     digest: str = field(default="", compare=False)
+    priority: int = 0
 
 
 def check_numbers(draft: Draft, request_id: str, layers: Collection[str], config: ServerConfig) -> Draft:
@@ -72,6 +75,8 @@ def check_numbers(draft: Draft, request_id: str, layers: Collection[str], config
     for index, (_, weight) in enumerate(draft.styles):
         if not (math.isfinite(weight) and 0 < weight <= 1e6):
             found.append(Violation(f"styles[{index}].weight", f"must be above 0 and at most 1e6, got {weight:g}"))
+    if abs(draft.priority) > MAX_PRIORITY:
+        found.append(Violation("priority", f"must be from {-MAX_PRIORITY} to {MAX_PRIORITY}, got {draft.priority}"))
     found += _output_violations(draft.output)
     _raise(found)
     return replace(draft, parameters=parameters)
@@ -111,7 +116,7 @@ def open_pictures(draft: Draft, config: ServerConfig) -> JobSpec:
     _raise(found)
     if size is None:
         raise invalid(("content", "give a content image, styles, or both"))
-    return JobSpec(size[0], size[1], content, tuple(styles), draft.parameters, draft.output)
+    return JobSpec(size[0], size[1], content, tuple(styles), draft.parameters, draft.output, draft.priority)
 
 
 def _too_thin(name: str, size: tuple[int, int]) -> list[Violation]:

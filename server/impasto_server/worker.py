@@ -9,28 +9,36 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from impasto_engine import painting
-from impasto_engine.batch import BatchKey, RunningBatch, Step
-from impasto_engine.devices import auto_precision, describe, prepare
+from impasto_engine.batch import BatchKey, RunningBatch, SampleState, Step, default_group_size
+from impasto_engine.devices import PeakMemory, auto_precision, describe, free_memory, prepare
 from impasto_engine.networks import Network
-from impasto_engine.objective import to_pixels
+from impasto_engine.objective import StackedObjectives, to_pixels
+from impasto_engine.parameters import Arithmetic, Parameters
 from impasto_engine.weights import WeightsError, load_network
-from impasto_server import images
+from impasto_server import checkpoints, images
+from impasto_server.checkpoints import Checkpoint, CheckpointError
 from impasto_server.jobs import JobSpec, Losses, NetworkDescription, Raster, StopReason
+from impasto_server.memory import MemoryModel
 from impasto_server.protocol import (
     Cancel,
     CannotStart,
     Command,
     JobFailed,
     JobPainted,
+    JobParked,
     JobStarted,
     JobStepped,
+    Park,
+    PassMeasured,
     Ready,
     Report,
     Start,
@@ -38,15 +46,32 @@ from impasto_server.protocol import (
 )
 
 logger = logging.getLogger(__name__)
-WARM_UP_SIDE_PX = 64
+WARM_UP_SIDE_PX = 256
 PREVIEW_QUALITY = 85
+_OTHER_ARITHMETIC: dict[Arithmetic, tuple[Arithmetic, float]] = {"bfloat16": ("float32", 2.0), "float32": ("bfloat16", 0.5)}
 
 
 @dataclass
 class _Running:
     spec: JobSpec
+    owner: str
+    levels: list[painting.Level]
+    index: int
     batch: RunningBatch
     began: float
+
+    @property
+    def level(self) -> painting.Level:
+        return self.levels[self.index]
+
+    def remaining_s(self, step: int, elapsed_s: float) -> float:
+        """Estimate the time to the last step: a step's time goes with its pixels."""
+        done = work = 0.0
+        for level in self.levels:
+            pixels = level.job.height * level.job.width
+            work += (level.last - level.done) * pixels
+            done += (min(max(step, level.done), level.last) - level.done) * pixels
+        return elapsed_s / done * (work - done) if done else 0.0
 
 
 class Worker:
@@ -54,14 +79,23 @@ class Worker:
 
     Args:
         network: Resident on the device.
-        send: Takes each report.
+        send: Takes each report; must bear being called from the thread that ``later`` uses.
+        later: Runs what would hold the device up, such as writing a file; at once by default.
     """
 
-    def __init__(self, network: Network, send: Callable[[Report], None]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        send: Callable[[Report], None],
+        later: Callable[[Callable[[], None]], object] = lambda work: work(),
+    ) -> None:
         self._network = network
         self._send = send
+        self._later = later
         self._styles = painting.StyleCache()
         self._batches: dict[BatchKey, RunningBatch] = {}
+        self._measured: dict[BatchKey, int] = {}
+        self._kept: dict[str, SampleState] = {}
         self._jobs: dict[str, _Running] = {}
 
     @property
@@ -71,43 +105,108 @@ class Worker:
 
     def handle(self, command: Command) -> None:
         """Let a job join or leave; takes effect before the next step."""
-        if isinstance(command, Cancel):
-            if command.job_id in self._jobs:
-                self._leave(command.job_id)
-            return
-        with self._failures((command.job_id,)):
-            self._join(command)
+        if isinstance(command, Start):
+            with self._failures((command.job_id,)):
+                self._join(command)
+        elif command.job_id not in self._jobs:
+            self._kept.pop(command.job_id, None)
+        elif isinstance(command, Cancel):
+            self._leave(command.job_id)
+        else:
+            self._park(command)
 
     def step(self) -> None:
         """Move every job by one step, batch by batch, and report."""
         for batch in list(self._batches.values()):
             names = tuple(name for name, running in self._jobs.items() if running.batch is batch)
             with self._failures(names):
-                for job_id, step in batch.step().items():
+                for job_id, step in self._measure(batch):
                     self._report(job_id, step)
+
+    def _measure(self, batch: RunningBatch) -> list[tuple[str, Step]]:
+        """Step a batch; where its pass is larger than any before, tell what that took."""
+        canvases = batch.largest_pass
+        if canvases <= self._measured.get(batch.key, 0):
+            return batch.step()
+        with PeakMemory(self._network.device) as peak:
+            reports = batch.step()
+        self._measured[batch.key] = canvases
+        pixels = canvases * batch.key.height * batch.key.width
+        self._send(PassMeasured(batch.key.precision, pixels, peak.taken))
+        return reports
 
     def _join(self, command: Start) -> None:
         job = _to_engine(command.spec)
         key = job.key(self._network.device)
-        batch = self._batches.setdefault(key, RunningBatch(self._network, key))
-        painting.join(batch, command.job_id, job, self._styles)
-        self._jobs[command.job_id] = _Running(command.spec, batch, time.monotonic())
-        self._send(JobStarted(command.job_id, key.precision))
+        owner = f"{command.job_id} {self._network.weights.sha256} {key.precision}"
+        state = self._kept.pop(command.job_id, None)
+        if command.checkpoint and state is None:
+            try:
+                state = checkpoints.read(Path(command.checkpoint), owner)
+            except CheckpointError as error:
+                logger.warning("job %s starts from the beginning: %s", command.job_id, error)
+        plan = painting.levels(job)
+        done = state.step if state else 0
+        index = next((index for index, level in enumerate(plan) if done < level.last), len(plan) - 1)
+        batch = self._batch(plan[index])
+        if state is None:
+            painting.join(batch, command.job_id, plan[index], self._styles)
+        else:
+            painting.resume(batch, command.job_id, plan[index], state, self._styles)
+        elapsed = command.elapsed_s if state else 0.0
+        self._jobs[command.job_id] = _Running(command.spec, owner, plan, index, batch, time.monotonic() - elapsed)
+        self._send(JobStarted(command.job_id, key.precision, done))
+
+    def _batch(self, level: painting.Level) -> RunningBatch:
+        key = level.job.key(self._network.device)
+        return self._batches.setdefault(key, RunningBatch(self._network, key))
+
+    def _climb(self, job_id: str) -> None:
+        """Let a job go on at its next level, from an enlarged canvas."""
+        running = self._jobs[job_id]
+        before, canvas = running.level, running.batch.canvas(job_id).clone()
+        self._leave_batch(job_id)
+        running.index += 1
+        running.batch = self._batch(running.level)
+        canvas = painting.next_canvas(canvas, before.job, running.level.job, self._network.device)
+        painting.join(running.batch, job_id, running.level, self._styles, canvas)
+
+    def _park(self, command: Park) -> None:
+        running = self._jobs[command.job_id]
+        state = running.batch.export(command.job_id)
+        path, checkpoint = Path(command.checkpoint), Checkpoint(running.owner, state)
+        self._leave(command.job_id)
+
+        def write() -> None:
+            try:
+                checkpoints.write(path, checkpoint)
+            except OSError as error:
+                logger.warning("job %s is parked in memory, for there is no room on disk: %s", command.job_id, error)
+                self._kept[command.job_id] = state
+            self._send(JobParked(command.job_id, state.step))
+
+        self._later(write)
 
     def _report(self, job_id: str, step: Step) -> None:
-        running = self._jobs[job_id]
+        running = self._jobs.get(job_id)
+        if running is None:
+            return
         steps = running.spec.parameters.steps
         elapsed = time.monotonic() - running.began
         losses = Losses(step.losses.content, step.losses.style, step.losses.total_variation)
-        remaining = elapsed / step.step * (steps - step.step)
         every = running.spec.output.preview_every_steps
         wanted = bool(every) and step.step % every == 0
         preview = self._preview(running, job_id) if wanted else None
-        self._send(JobStepped(job_id, step.step, losses, elapsed, remaining, preview))
-        if step.stalled or step.step >= steps:
-            picture = _raster(running.batch.canvas(job_id))
-            self._leave(job_id)
-            self._send(JobPainted(job_id, StopReason.STEPS if step.step >= steps else StopReason.STALLED, picture))
+        self._send(JobStepped(job_id, step.step, losses, elapsed, running.remaining_s(step.step, elapsed), preview))
+        if not step.stalled and step.step < running.level.last:
+            return
+        if running.level is not running.levels[-1]:
+            with self._failures((job_id,)):
+                self._climb(job_id)
+            return
+        picture = _raster(running.batch.canvas(job_id))
+        self._leave(job_id)
+        self._send(JobPainted(job_id, StopReason.STEPS if step.step >= steps else StopReason.STALLED, picture))
 
     def _preview(self, running: _Running, job_id: str) -> bytes:
         canvas = running.batch.canvas(job_id)
@@ -118,11 +217,15 @@ class Worker:
         return images.encode(_raster(canvas), "jpeg", PREVIEW_QUALITY)
 
     def _leave(self, job_id: str) -> None:
-        running = self._jobs.pop(job_id)
-        if job_id in running.batch:
-            running.batch.leave(job_id)
-        if not len(running.batch):
-            self._batches.pop(running.batch.key, None)
+        self._leave_batch(job_id)
+        del self._jobs[job_id]
+
+    def _leave_batch(self, job_id: str) -> None:
+        batch = self._jobs[job_id].batch
+        if job_id in batch:
+            batch.leave(job_id)
+        if not len(batch):
+            self._batches.pop(batch.key, None)
 
     def _failures(self, job_ids: tuple[str, ...]) -> _Failures:
         return _Failures(self, job_ids)
@@ -168,10 +271,16 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
     except (WeightsError, RuntimeError) as error:
         connection.send(CannotStart(str(error)))
         return
-    connection.send(ready)
+    sending = threading.Lock()
+
+    def send(report: Report) -> None:
+        with sending:
+            connection.send(report)
+
+    send(ready)
     commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, commands), daemon=True).start()
-    worker = Worker(network, connection.send)
+    worker = Worker(network, send, ThreadPoolExecutor(1, "writer").submit)
     while True:
         for command in _drain(commands, wait=worker.idle):
             worker.handle(command)
@@ -197,13 +306,25 @@ def _drain(commands: queue.SimpleQueue[Command], *, wait: bool) -> Iterator[Comm
 
 
 def _warm_up(network: Network) -> Ready:
-    """Put a small picture through the network, so that the first job does not pay for the libraries' first calls."""
-    arithmetic = auto_precision(network.device)
-    canvas = torch.zeros(1, 3, WARM_UP_SIDE_PX, WARM_UP_SIDE_PX, device=network.device)
-    network.features(canvas, (network.layers[-1],), precision=arithmetic)
+    """Evaluate a canvas, so that the first job does not pay for the libraries' first calls, and measure what it takes."""
+    device = network.device
+    arithmetic = auto_precision(device)
+    side = WARM_UP_SIDE_PX
+    grey = torch.full((side, side, 3), 128, dtype=torch.uint8)
+    job = painting.Job(side, side, grey, (painting.Style(grey),), Parameters(size_px=side))
+    objectives = StackedObjectives([painting.objective(network, job)], network)
+    canvas = painting.first_canvas(job, device)
+    with PeakMemory(device) as peak:
+        objectives.evaluate(network, canvas, job.parameters.pooling, arithmetic)
+    memory = MemoryModel()
+    if peak.taken:
+        other, factor = _OTHER_ARITHMETIC[arithmetic]
+        measured = peak.taken / side**2
+        memory = MemoryModel({arithmetic: measured, other: measured * factor})
     weights = network.weights
     description = NetworkDescription(network.name, weights.name, weights.sha256, network.layers)
-    return Ready(describe(network.device), description, arithmetic)
+    group = default_group_size(device)
+    return Ready(describe(device), description, arithmetic, group, memory, free_memory(device))
 
 
 def _to_engine(spec: JobSpec) -> painting.Job:

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from impasto_engine import painting
-from impasto_engine.batch import BatchKey, RunningBatch
+from impasto_engine.batch import BatchKey, RunningBatch, Step
 from impasto_engine.networks import Network
-from impasto_engine.painting import Job, Style, StyleCache, first_canvas, paint
+from impasto_engine.objective import Evaluation, StackedObjectives
+from impasto_engine.painting import Job, Level, Style, StyleCache, first_canvas, levels, next_canvas, paint
 from impasto_engine.parameters import Parameters
 
 HEIGHT, WIDTH = 32, 48
@@ -32,9 +33,14 @@ JOBS = {
 KEY = JOBS["plain"].key(torch.device("cpu"))
 
 
+def only(job: Job) -> Level:
+    (level,) = levels(job)
+    return level
+
+
 def alone(network: Network, job: Job, steps: int = 6) -> torch.Tensor:
     batch = RunningBatch(network, KEY)
-    painting.join(batch, "job", job)
+    painting.join(batch, "job", only(job))
     for _ in range(steps):
         batch.step()
     return batch.canvas("job").clone()
@@ -46,8 +52,8 @@ def test_a_job_is_the_same_bit_for_bit_whoever_shares_its_batch(network: Network
     names = list(JOBS)
     for step in range(10):
         if step < len(names):
-            painting.join(batch, names[step], JOBS[names[step]])
-        reports = batch.step()
+            painting.join(batch, names[step], only(JOBS[names[step]]))
+        reports = dict(batch.step())
         for name in [name for name, report in reports.items() if report.step == 6]:
             assert torch.equal(batch.canvas(name), alone(network, JOBS[name])), name
             batch.leave(name)
@@ -58,11 +64,55 @@ def test_one_pass_for_all_gives_the_same_pictures_within_rounding(network: Netwo
     """As on a GPU: five canvases in one pass, two optimizers, other layers each; sums are rounded in another order."""
     batch = RunningBatch(network, KEY, group_size=8)
     for name, job in JOBS.items():
-        painting.join(batch, name, job)
+        painting.join(batch, name, only(job))
     for _ in range(4):
         batch.step()
     for name, job in JOBS.items():
         torch.testing.assert_close(batch.canvas(name), alone(network, job, 4), rtol=0, atol=2e-3, msg=name)
+
+
+def test_a_pass_without_memory_is_done_in_halves(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Down to one canvas at a time; every canvas does every step once, and only one that is too large alone fails."""
+    evaluate = StackedObjectives.evaluate
+    limit = 2
+
+    def scarce(self: StackedObjectives, network: Network, canvas: torch.Tensor, *more: object) -> Evaluation:
+        if len(canvas) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return evaluate(self, network, canvas, *more)
+
+    monkeypatch.setattr(StackedObjectives, "evaluate", scarce)
+    batch = RunningBatch(network, KEY, group_size=8)
+    for name, job in JOBS.items():
+        painting.join(batch, name, only(job))
+    for step in range(1, 4):
+        assert {name: report.step for name, report in batch.step()} == dict.fromkeys(JOBS, step)
+    assert batch.largest_pass == 2
+    for name, job in JOBS.items():
+        torch.testing.assert_close(batch.canvas(name), alone(network, job, 3), rtol=0, atol=2e-3, msg=name)
+    limit = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        batch.step()
+
+
+def test_late_reports_tell_the_same(network: Network) -> None:
+    """As on a GPU, where the host reads a step while the device does the next: the last is in time, leavers are silent."""
+
+    def run(lag: int) -> list[tuple[str, Step]]:
+        batch = RunningBatch(network, KEY, lag=lag)
+        painting.join(batch, "stays", only(JOBS["plain"]))
+        painting.join(batch, "leaves", only(JOBS["noise"]))
+        heard = []
+        for step in range(1, 7):
+            heard += batch.step()
+            if step == 3:
+                batch.leave("leaves")
+        return heard
+
+    on_time, late = run(0), run(1)
+    assert [step for name, step in late if name == "stays"] == [step for name, step in on_time if name == "stays"]
+    assert [step.step for name, step in late if name == "stays"] == [1, 2, 3, 4, 5, 6]
+    assert [step.step for name, step in late if name == "leaves"] == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["plain", "adam", "noise"])
@@ -70,14 +120,14 @@ def test_going_on_from_an_exported_state_is_going_on(network: Network, name: str
     """A canvas that moves to another batch in the middle ends bit for bit like one that stayed."""
     job = JOBS[name]
     first = RunningBatch(network, KEY)
-    painting.join(first, "job", job)
+    painting.join(first, "job", only(job))
     for _ in range(3):
         first.step()
     state = first.export("job")
     second = RunningBatch(network, KEY)
-    second.resume("other name", painting.objective(network, job), state)
+    painting.resume(second, "other name", only(job), state)
     for _ in range(3):
-        report = second.step()["other name"]
+        report = dict(second.step())["other name"]
     assert report.step == 6
     assert torch.equal(second.canvas("other name"), alone(network, job))
 
@@ -85,7 +135,7 @@ def test_going_on_from_an_exported_state_is_going_on(network: Network, name: str
 def test_an_exported_state_is_a_copy(network: Network) -> None:
     """Stepping on does not change what was exported."""
     batch = RunningBatch(network, KEY)
-    painting.join(batch, "job", JOBS["plain"])
+    painting.join(batch, "job", only(JOBS["plain"]))
     batch.step()
     state = batch.export("job")
     kept = {key: value.clone() for key, value in state.tensors.items()}
@@ -98,11 +148,11 @@ def test_reported_losses_are_those_of_the_canvas(network: Network) -> None:
     from impasto_engine.objective import StackedObjectives
 
     batch, job = RunningBatch(network, KEY), JOBS["plain"]
-    painting.join(batch, "job", job)
+    painting.join(batch, "job", only(job))
     objective = StackedObjectives([painting.objective(network, job)], network)
     before = float("inf")
     for _ in range(5):
-        losses = batch.step()["job"].losses
+        losses = dict(batch.step())["job"].losses
         canvas = batch.canvas("job")[None]
         terms = objective.evaluate(network, canvas, KEY.pooling, KEY.precision).terms[0].tolist()
         assert [losses.content, losses.style, losses.total_variation] == pytest.approx(terms, rel=1e-4, abs=1e-7)
@@ -113,12 +163,12 @@ def test_reported_losses_are_those_of_the_canvas(network: Network) -> None:
 def test_wrong_shapes_and_taken_names_are_refused(network: Network) -> None:
     """Both errors say what was given and leave the batch as it was."""
     batch = RunningBatch(network, KEY)
-    painting.join(batch, "job", JOBS["plain"])
+    painting.join(batch, "job", only(JOBS["plain"]))
     with pytest.raises(ValueError, match="in the batch already"):
-        painting.join(batch, "job", JOBS["plain"])
+        painting.join(batch, "job", only(JOBS["plain"]))
     wide = Job(16, 64, pixels(1, 16, 64), [], PLAIN)
     with pytest.raises(ValueError, match=r"\(16, 64\) cannot join a batch of \(32, 48\)"):
-        painting.join(batch, "wide", wide)
+        painting.join(batch, "wide", only(wide))
     assert len(batch) == 1
 
 
@@ -178,8 +228,42 @@ def test_a_gpu_paints_what_the_cpu_paints(network: Network) -> None:
     device = torch.device("cuda")
     batch = RunningBatch(load_network("builtin", device), BatchKey(HEIGHT, WIDTH, "average", "float32"))
     for name, job in JOBS.items():
-        painting.join(batch, name, job)
+        painting.join(batch, name, only(job))
     for _ in range(4):
         batch.step()
     for name, job in JOBS.items():
         torch.testing.assert_close(batch.canvas(name).cpu(), alone(network, job, 4), rtol=0, atol=1e-2, msg=name)
+
+
+@pytest.mark.parametrize("name", ["plain", "texture"])
+def test_a_job_climbs_from_level_to_level(network: Network, name: str) -> None:
+    """Steps are counted through, each level starts near where the last one ended, and the picture has the full size."""
+    job = replace(JOBS[name], parameters=replace(JOBS[name].parameters, steps=30, levels=2))
+    coarse, fine = levels(job)
+    assert (coarse.job.height, coarse.job.width, coarse.last, fine.last) == (HEIGHT // 2, WIDTH // 2, 12, 30)
+    steps: list[Step] = []
+    picture, last = paint(network, job, steps.append)
+    assert [step.step for step in steps] == list(range(1, 31))
+    assert picture.shape == (HEIGHT, WIDTH, 3)
+    from_start = replace(job, parameters=replace(job.parameters, levels=1))
+    first: list[Step] = []
+    paint(network, from_start, lambda step: first.append(step) is None and step.step == 1)
+    assert steps[12].losses.total < first[0].losses.total / 2
+    assert last.losses.total < steps[12].losses.total
+
+
+def test_detail_of_the_content_comes_back_at_the_next_level(network: Network) -> None:
+    """A coarse canvas that did not move is the content again, bit for bit as a first canvas."""
+    job = replace(JOBS["plain"], parameters=replace(PLAIN, levels=2))
+    coarse, fine = levels(job)
+    still = first_canvas(coarse.job, network.device)[0]
+    again = next_canvas(still, coarse.job, fine.job, network.device)
+    torch.testing.assert_close(again, first_canvas(fine.job, network.device))
+
+
+def test_stopping_at_a_coarse_level_still_gives_a_picture(network: Network) -> None:
+    """Of that level's size: the caller had enough."""
+    job = replace(JOBS["plain"], parameters=replace(PLAIN, levels=2, steps=10))
+    picture, last = paint(network, job, lambda step: step.step == 2)
+    assert last.step == 2
+    assert picture.shape == (HEIGHT // 2, WIDTH // 2, 3)

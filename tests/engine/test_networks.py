@@ -5,6 +5,8 @@ from torchvision.models import vgg16
 
 from impasto_engine.networks import Network, WeightsInfo, empty_vgg16, layer_names
 from impasto_engine.objective import StackedObjectives
+from impasto_engine.painting import Job, Style, objective
+from impasto_engine.parameters import Arithmetic, Parameters
 
 CANVAS = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(3))
 
@@ -30,6 +32,29 @@ def test_features_are_torchvisions(network: Network) -> None:
         wanted = module(wanted.clone()).detach()
         if name in layers:
             torch.testing.assert_close(found[name], wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_channels_may_lie_last_in_memory(network: Network, precision: Arithmetic) -> None:
+    """As on a GPU: the losses and the gradient are the same within rounding, and no gradient leaves in another layout."""
+    last = Network(builtin_stack(), network.weights, torch.device("cpu"), channels_last=True)
+    first = Network(builtin_stack(), network.weights, torch.device("cpu"))
+    pixels = (CANVAS[0].permute(1, 2, 0) * 255).to(torch.uint8)
+    job = Job(32, 48, pixels, [Style(pixels.flip(0, 2))], Parameters())
+    noise = CANVAS[1:]
+    found, wanted = (
+        StackedObjectives([objective(each, job)] * 2, each).evaluate(each, torch.cat([noise, noise]), "average", precision)
+        for each in (last, first)
+    )
+    rounding = 1e-4 if precision == "float32" else 5e-2
+    torch.testing.assert_close(found.terms, wanted.terms, rtol=rounding, atol=0)
+    assert found.gradient.is_contiguous()
+    assert float((found.gradient - wanted.gradient).norm() / wanted.gradient.norm()) < rounding
+
+
+def builtin_stack() -> nn.Sequential:
+    torch.manual_seed(1)
+    return empty_vgg16()
 
 
 def test_a_tapped_convolution_is_not_overwritten_by_its_rectifier(network: Network) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from impasto_engine.optimizers import LBFGS, MAX_STEP_RMS, OPTIMIZERS, Adam, State, row, stack, stalled, without
+from impasto_engine.spectral import scales, spectrum
 
 Loss = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 SHAPE = (3, 4, 5)
@@ -82,8 +83,8 @@ def test_the_direction_is_that_of_the_two_loop_recursion() -> None:
     for step, change in reversed(pairs):
         weights.append((step @ vector) / (step @ change))
         vector = vector - weights[-1] * change
-    step, change = pairs[-1]
-    vector = vector * (step @ change) / (change @ change)
+    bands = spectrum(*SHAPE[1:], torch.device("cpu"))
+    vector = bands.scale(vector.float().view(1, *SHAPE), scales(state["moments"])).flatten().double()
     for (step, change), weight in zip(pairs, reversed(weights), strict=True):
         vector = vector + step * (weight - (change @ vector) / (step @ change))
     found = LBFGS()._quasi_newton(state, state["gradient"].flatten(1))[0].double()

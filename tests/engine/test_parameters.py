@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from impasto_engine.networks import empty_vgg16, layer_names
-from impasto_engine.parameters import PRESETS, Parameters, violations
+from impasto_engine.parameters import PRESETS, Parameters, level_sizes, level_steps, violations
 
 LAYERS = layer_names(empty_vgg16())
 
@@ -86,3 +86,26 @@ def test_a_job_with_nothing_to_optimize_is_refused(parameters: Parameters, has_c
 def test_a_texture_cannot_start_from_its_content() -> None:
     """There is none."""
     assert list(wrong(Parameters(), has_content=False)) == ["init"]
+
+
+@pytest.mark.parametrize(
+    ("size_px", "levels", "steps", "sizes", "shares"),
+    [
+        (256, 0, 100, (256,), (100,)),
+        (511, 0, 100, (511,), (100,)),
+        (512, 0, 100, (256, 512), (40, 60)),
+        (2048, 0, 100, (256, 512, 1024, 2048), (13, 13, 13, 61)),
+        (512, 1, 100, (512,), (100,)),
+        (100, 3, 10, (25, 50, 100), (2, 2, 6)),
+        (40, 8, 10, (20, 40), (4, 6)),
+        (512, 0, 1, (512,), (1,)),
+        (512, 4, 2, (256, 512), (1, 1)),
+    ],
+)
+def test_a_canvas_is_painted_from_coarse_to_fine(
+    size_px: int, levels: int, steps: int, sizes: tuple[int, ...], shares: tuple[int, ...]
+) -> None:
+    """The steps are shared out whole, every level has one, the last size is the one that was asked for."""
+    parameters = Parameters(size_px=size_px, levels=levels, steps=steps)
+    assert level_sizes(parameters) == sizes
+    assert level_steps(parameters) == shares

@@ -5,19 +5,36 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from impasto_engine.networks import empty_vgg16, layer_names
 from impasto_engine.parameters import Parameters
 from impasto_server.jobs import JobSpec, Losses, NetworkDescription, OutputOptions, Raster, StopReason
-from impasto_server.protocol import Cancel, Command, JobFailed, JobPainted, JobStarted, JobStepped, Ready, Report, Start
+from impasto_server.memory import MemoryModel
+from impasto_server.protocol import (
+    Command,
+    JobFailed,
+    JobPainted,
+    JobParked,
+    JobStarted,
+    JobStepped,
+    Park,
+    Ready,
+    Report,
+    Start,
+)
 
 NETWORK = NetworkDescription("vgg16", "builtin", "00", layer_names(empty_vgg16()))
 
 
-def spec(steps: int = 3, preview_every: int = 0, width: int = 32, height: int = 24) -> JobSpec:
+def spec(steps: int = 3, preview_every: int = 0, width: int = 32, height: int = 24, priority: int = 0) -> JobSpec:
     picture = Raster(width, height, bytes(width * height * 3))
     output = OutputOptions(preview_every_steps=preview_every)
-    return JobSpec(width, height, picture, (), Parameters(steps=steps), output)
+    return JobSpec(width, height, picture, (), Parameters(steps=steps), output, priority)
+
+
+def steps_in(checkpoint: str) -> int:
+    return int(Path(checkpoint).read_text())
 
 
 @dataclass
@@ -29,6 +46,7 @@ class FakeWorker:
     ready: bool = True
     fail_with: tuple[str, str] | None = None
     hang: bool = False
+    free_bytes: int | None = None
     commands: list[Command] = field(default_factory=list)
     births: int = 0
     most_at_once: int = 0
@@ -37,16 +55,26 @@ class FakeWorker:
         self.births += 1
         self._on_report, self._on_exit = on_report, on_exit
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._steps: dict[str, int] = {}
         if self.ready:
-            asyncio.get_running_loop().call_soon(on_report, Ready("a fake", NETWORK, "float32"))
+            asyncio.get_running_loop().call_soon(
+                on_report, Ready("a fake", NETWORK, "float32", 1, MemoryModel(), self.free_bytes)
+            )
 
     def send(self, command: Command) -> None:
         self.commands.append(command)
         if isinstance(command, Start):
             self._tasks[command.job_id] = asyncio.get_running_loop().create_task(self._paint(command))
             self.most_at_once = max(self.most_at_once, sum(not task.done() for task in self._tasks.values()))
-        elif isinstance(command, Cancel) and command.job_id in self._tasks:
+        elif command.job_id in self._tasks:
             self._tasks[command.job_id].cancel()
+            if isinstance(command, Park):
+                Path(command.checkpoint).write_text(str(self._steps[command.job_id]))
+                parked = JobParked(command.job_id, self._steps[command.job_id])
+                asyncio.get_running_loop().call_soon(self._on_report, parked)
+
+    def report(self, report: Report) -> None:
+        self._on_report(report)
 
     async def stop(self) -> None:
         for task in self._tasks.values():
@@ -58,17 +86,20 @@ class FakeWorker:
         self._on_exit(cause)
 
     async def _paint(self, command: Start) -> None:
-        self._on_report(JobStarted(command.job_id, "float32"))
+        done = steps_in(command.checkpoint) if command.checkpoint else 0
+        self._steps[command.job_id] = done
+        self._on_report(JobStarted(command.job_id, "float32", done))
         parameters, output = command.spec.parameters, command.spec.output
         if self.fail_with:
             self._on_report(JobFailed(command.job_id, *self.fail_with))
             return
-        for step in range(1, parameters.steps + 1):
+        for step in range(done + 1, parameters.steps + 1):
             await asyncio.sleep(3600 if self.hang else self.step_s)
             wanted = output.preview_every_steps and step % output.preview_every_steps == 0
             preview = b"preview %d" % step if wanted else None
             losses = Losses(1 / step, 0.5 / step, 0.0)
             left = (parameters.steps - step) * self.step_s
+            self._steps[command.job_id] = step
             self._on_report(JobStepped(command.job_id, step, losses, step * self.step_s, left, preview))
         picture = Raster(command.spec.width, command.spec.height, bytes(command.spec.width * command.spec.height * 3))
         self._on_report(JobPainted(command.job_id, StopReason.STEPS, picture))

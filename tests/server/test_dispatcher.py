@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from impasto_server.config import ServerConfig
 from impasto_server.dispatcher import MAX_ATTEMPTS, Dispatcher
-from impasto_server.jobs import Ended, Heartbeat, Job, JobState, ServiceError, Started, Stepped, StopReason
+from impasto_server.jobs import Ended, Heartbeat, Job, JobState, Paused, ServiceError, Started, Stepped, StopReason
+from impasto_server.protocol import PassMeasured
 from impasto_server.store import MemoryStore
 
 from .fakes import FakeWorker, spec
@@ -17,16 +21,19 @@ from .fakes import FakeWorker, spec
 @asynccontextmanager
 async def dispatching(*workers: FakeWorker, **settings: object) -> AsyncIterator[Dispatcher]:
     config = ServerConfig(**{"heartbeat_s": 0.05, "grace_s": 0.5, **settings})
-    dispatcher = Dispatcher(config, MemoryStore(config.retention_s, config.max_ended_jobs), workers)
-    dispatcher.start()
-    if any(worker.ready for worker in workers):
-        await asyncio.wait_for(dispatcher.ready.wait(), 1)
-    yield dispatcher
-    await dispatcher.stop()
+    with tempfile.TemporaryDirectory() as folder:
+        store = MemoryStore(config.retention_s, config.max_ended_jobs)
+        dispatcher = Dispatcher(config, store, workers, Path(folder))
+        dispatcher.start()
+        if any(worker.ready for worker in workers):
+            await asyncio.wait_for(dispatcher.ready.wait(), 1)
+        yield dispatcher
+        await dispatcher.stop()
+        assert os.listdir(folder) == [], "a parked job's file is left behind"
 
 
-def submit(dispatcher: Dispatcher, request_id: str = "", digest: str = "d", detached: bool = True, steps: int = 3) -> Job:
-    return dispatcher.submit(spec(steps), request_id, digest, detached=detached)
+def submit(dispatcher: Dispatcher, request_id: str = "", digest: str = "d", detached: bool = True, **of_spec: int) -> Job:
+    return dispatcher.submit(spec(**of_spec), request_id, digest, detached=detached)
 
 
 async def ended(dispatcher: Dispatcher, job: Job) -> Job:
@@ -231,6 +238,61 @@ async def test_jobs_share_a_device_up_to_its_slots() -> None:
         for job in jobs:
             assert (await ended(dispatcher, job)).state is JobState.SUCCEEDED
         assert worker.most_at_once == 3
+
+
+async def test_a_job_of_higher_priority_takes_the_place_of_a_running_one() -> None:
+    """Which waits, goes on at its step afterwards, and tells its watchers; that does not count as another attempt."""
+    async with dispatching(FakeWorker(step_s=0.01), max_running_jobs=1) as dispatcher:
+        job = submit(dispatcher, steps=20)
+        await asyncio.sleep(0.05)
+        urgent = submit(dispatcher, steps=2, priority=1)
+        assert (await ended(dispatcher, urgent)).state is JobState.SUCCEEDED
+        waiting = dispatcher.get(job.job_id)
+        assert waiting.preemptions == 1
+        assert 0 < waiting.step < 20
+        events = [event async for _, event in dispatcher.watch(job, 0)]
+        assert [event.step for event in events if isinstance(event, Stepped)] == list(range(1, 21))
+        paused = next(event for event in events if isinstance(event, Paused))
+        starts = [event for event in events if isinstance(event, Started)]
+        assert [(start.attempt, start.step) for start in starts] == [(1, 0), (1, paused.step)]
+        job = dispatcher.get(job.job_id)
+        assert (job.state, job.attempts, job.step) == (JobState.SUCCEEDED, 1, 20)
+
+
+async def test_a_job_can_be_cancelled_while_it_makes_room() -> None:
+    """Between being asked to leave and having left; the other one starts all the same, and no file stays."""
+    async with dispatching(FakeWorker(step_s=0.01), max_running_jobs=1) as dispatcher:
+        job = submit(dispatcher, steps=500)
+        await asyncio.sleep(0.03)
+        urgent = submit(dispatcher, steps=2, priority=1)
+        dispatcher.cancel(job.job_id)
+        assert (await ended(dispatcher, urgent)).state is JobState.SUCCEEDED
+        again = submit(dispatcher, steps=500)
+        await asyncio.sleep(0.03)
+        urgent = submit(dispatcher, steps=30, priority=1)
+        await asyncio.sleep(0.03)
+        assert dispatcher.get(again.job_id).state is JobState.QUEUED
+        dispatcher.cancel(again.job_id)
+        assert (await ended(dispatcher, urgent)).state is JobState.SUCCEEDED
+
+
+async def test_a_job_that_no_device_could_hold_is_refused_with_figures() -> None:
+    """By what the job needs against what the largest device has."""
+    async with dispatching(FakeWorker(free_bytes=200 << 20)) as dispatcher:
+        submit(dispatcher)
+        with pytest.raises(ServiceError, match=r"640 x 480 px needs about \d+ MiB") as caught:
+            submit(dispatcher, width=640, height=480)
+        assert caught.value.violations[0][0] == "parameters.size_px"
+
+
+async def test_what_a_pass_was_seen_to_take_counts_for_the_next_jobs() -> None:
+    """A job that would have fitted by the first guess is refused when the device has shown that it takes more."""
+    worker = FakeWorker(free_bytes=64 << 20)
+    async with dispatching(worker) as dispatcher:
+        submit(dispatcher, width=64, height=64)
+        worker.report(PassMeasured("float32", 64 * 64, 60 << 20))
+        with pytest.raises(ServiceError, match="MiB"):
+            submit(dispatcher, width=64, height=64)
 
 
 async def test_ended_jobs_are_forgotten_in_time() -> None:

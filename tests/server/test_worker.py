@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,18 @@ from impasto_engine.parameters import Parameters
 from impasto_engine.weights import load_network
 from impasto_server.images import open_image
 from impasto_server.jobs import JobSpec, OutputOptions, Raster, StopReason, StylePicture
-from impasto_server.protocol import Cancel, JobFailed, JobPainted, JobStarted, JobStepped, Report, Start
+from impasto_server.protocol import (
+    Cancel,
+    JobFailed,
+    JobPainted,
+    JobParked,
+    JobStarted,
+    JobStepped,
+    Park,
+    PassMeasured,
+    Report,
+    Start,
+)
 from impasto_server.worker import Worker
 
 
@@ -47,7 +59,9 @@ def test_a_job_is_reported_from_start_to_picture(network: Network) -> None:
     worker = Worker(network, reports.append)
     worker.handle(Start("a", spec()))
     run(worker)
-    assert [type(report) for report in reports] == [JobStarted, JobStepped, JobStepped, JobStepped, JobPainted]
+    kinds = [type(report) for report in reports if not isinstance(report, PassMeasured)]
+    assert kinds == [JobStarted, JobStepped, JobStepped, JobStepped, JobPainted]
+    assert [report.pixels for report in reports if isinstance(report, PassMeasured)] == [32 * 24]
     steps = [report for report in reports if isinstance(report, JobStepped)]
     assert [report.step for report in steps] == [1, 2, 3]
     assert steps[-1].losses.total < steps[0].losses.total
@@ -91,6 +105,71 @@ def test_jobs_join_and_leave_between_steps(network: Network) -> None:
     pictures = {report.job_id: report.picture for report in reports if isinstance(report, JobPainted)}
     assert pictures.keys() == {"a", "wide"}
     assert pictures["a"] == next(report.picture for report in alone if isinstance(report, JobPainted))
+
+
+@pytest.mark.parametrize("disk", ["well", "full", "damaged"])
+def test_a_parked_job_goes_on_at_its_step(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str) -> None:
+    """And ends in the same picture as one left alone; without a disk its state is kept in memory, a bad file starts it over."""
+    alone: list[Report] = []
+    worker = Worker(network, alone.append)
+    worker.handle(Start("a", spec(5)))
+    run(worker)
+    reports: list[Report] = []
+    worker = Worker(network, reports.append)
+    worker.handle(Start("a", spec(5)))
+    worker.step()
+    worker.step()
+    path = tmp_path / "a"
+    with monkeypatch.context() as patch:
+        if disk == "full":
+            patch.setattr("impasto_server.checkpoints.write", full_disk)
+        worker.handle(Park("a", str(path)))
+        worker.handle(Park("never heard of", str(path)))
+    assert reports[-1] == JobParked("a", 2)
+    assert worker.idle
+    assert path.exists() is (disk != "full")
+    if disk == "damaged":
+        path.write_bytes(path.read_bytes()[:-1])
+    reports.clear()
+    worker.handle(Start("a", spec(5), str(path), 100.0))
+    run(worker)
+    first = 0 if disk == "damaged" else 2
+    assert reports[0] == JobStarted("a", "float32", first)
+    steps = [report for report in reports if isinstance(report, JobStepped)]
+    assert [report.step for report in steps] == list(range(first + 1, 6))
+    assert (steps[0].elapsed_s > 100) is (disk != "damaged")
+    pictures = [report.picture for report in (*alone, *reports) if isinstance(report, JobPainted)]
+    assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize("parked_after", [None, 2, 4, 6])
+def test_a_job_is_painted_from_coarse_to_fine(network: Network, tmp_path: Path, parked_after: int | None) -> None:
+    """Also when it is parked at any level, or at the step between two; time left counts pixels, not steps."""
+    job = replace(spec(10), parameters=replace(spec(10).parameters, levels=2))
+    reports: list[Report] = []
+    worker = Worker(network, reports.append)
+    worker.handle(Start("a", job))
+    for step in range(1, 11):
+        worker.step()
+        if step == parked_after:
+            worker.handle(Park("a", str(tmp_path / "a")))
+            assert worker.idle
+            worker.handle(Start("a", job, str(tmp_path / "a")))
+    steps = [report for report in reports if isinstance(report, JobStepped)]
+    assert [report.step for report in steps] == list(range(1, 11))
+    if parked_after is None:
+        assert steps[0].remaining_s > 12 * steps[0].elapsed_s
+    (painted,) = (report for report in reports if isinstance(report, JobPainted))
+    assert (painted.picture.width, painted.picture.height) == (32, 24)
+    alone: list[Report] = []
+    worker = Worker(network, alone.append)
+    worker.handle(Start("a", job))
+    run(worker)
+    assert painted == alone[-1]
+
+
+def full_disk(*_: object) -> int:
+    raise OSError(28, "No space left on device")
 
 
 def test_a_job_that_cannot_start_fails_alone(network: Network) -> None:

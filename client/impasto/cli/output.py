@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from impasto.pictures import Picture
-from impasto.results import Event, Heartbeat, JobInfo, Result, Snapshot, Started, Step
+from impasto.results import Event, Heartbeat, JobInfo, Paused, Result, Snapshot, Started, Step
 
 SERVER = click.option(
     "--server",
@@ -125,6 +125,8 @@ class ProgressBar:
             self._show_job(event.job)
         elif isinstance(event, Started):
             self._progress.update(self._task, description=f"painting on {event.device}")
+        elif isinstance(event, Paused):
+            self._progress.update(self._task, description=f"waiting ({event.reason} at step {event.step})")
         elif isinstance(event, Heartbeat) and event.state == "queued":
             self._progress.update(self._task, description=f"waiting, {event.queue_position} before it")
         elif isinstance(event, Step):

@@ -67,7 +67,9 @@ def painting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--init", type=choices(["content", "noise"]), help="What the canvas starts from."),
         click.option("--seed", type=int, help="Seed of the noise."),
         click.option("--pooling", type=choices(["average", "max"]), help="How the network pools."),
+        click.option("--levels", type=int, help="Sizes painted at, each twice the last; 1: the full one only, 0: automatic."),
         click.option("--precision", type=choices(["auto", "float32", "bfloat16"]), help="Arithmetic of the network."),
+        click.option("--priority", type=int, help="From -10 to 10; higher starts first and takes the place of lower ones."),
         click.option("--quality", type=int, help="Quality of JPEG and WebP, 1 to 100."),
     )
     for option in reversed(options):

@@ -1,0 +1,210 @@
+"""Jobs per minute with several in flight, how fast control answers under load, and memory against the scheduler's estimate.
+
+The server is the real one, in a process of its own; jobs come from the SDK. Rounds with different numbers in flight are
+interleaved. `make bench-service` runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import impasto
+from engine import ROOT, STYLE, about
+from impasto.results import Started, Step
+
+IN_FLIGHT = (1, 2, 4, 8, 16)
+CONTENT = ROOT / "samples" / "swirls.jpg"
+
+
+@contextlib.contextmanager
+def server(*options: str) -> Iterator[str]:
+    """Run a server; yields its address."""
+    command = [
+        str(Path(sys.executable).with_name("impasto")),
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--log-level",
+        "warning",
+        *options,
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if found := re.search(r"serving on (\S+)", line):
+                yield found[1]
+                return
+        raise SystemExit("the server did not start")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def throughput(size: int, steps: int, jobs: int, rounds: int) -> list[dict[str, Any]]:
+    """Paint so many jobs with 1, 2, 4, ... in flight at any time."""
+    rates: dict[int, list[float]] = {count: [] for count in IN_FLIGHT}
+    with server() as address, impasto.Client(address) as client:
+
+        def paint(index: int) -> None:
+            client.stylize(CONTENT, STYLE, size_px=size, steps=steps, seed=index)
+
+        paint(0)
+        for _ in range(rounds):
+            for count in IN_FLIGHT:
+                began = time.perf_counter()
+                with ThreadPoolExecutor(count) as pool:
+                    list(pool.map(paint, range(jobs)))
+                rates[count].append(60 * jobs / (time.perf_counter() - began))
+    alone = statistics.median(rates[1])
+    rows = []
+    for count, seen in rates.items():
+        rate = statistics.median(seen)
+        rows.append({"in_flight": count, "jobs_per_minute": round(rate, 1), "over_one_at_a_time": round(rate / alone, 3)})
+        print(f"{count:3d} in flight: {rate:6.1f} jobs/min, {rate / alone:.3f} of one at a time")
+    return rows
+
+
+async def control(size: int, cancels: int) -> dict[str, Any]:
+    """Cancel running jobs while others wait, and ask for health all the time."""
+    with server() as address:
+        async with impasto.AsyncClient(address) as client:
+            health: list[float] = []
+            gaps: list[float] = []
+            steps: list[float] = []
+            done = asyncio.Event()
+
+            async def ask() -> None:
+                while not done.is_set():
+                    began = time.perf_counter()
+                    await client.health()
+                    health.append(time.perf_counter() - began)
+                    await asyncio.sleep(0.01)
+
+            asking = asyncio.create_task(ask())
+            jobs = [await client.submit(CONTENT, STYLE, size_px=size, steps=1000) for _ in range(cancels + 1)]
+            for running, following in itertools.pairwise(jobs):
+                seen = 0
+                last = time.perf_counter()
+                async for event in running.progress():
+                    if isinstance(event, Step):
+                        seen += 1
+                        if seen > 1:
+                            steps.append(time.perf_counter() - last)
+                        last = time.perf_counter()
+                        if seen == 4:
+                            break
+                watching = following.progress()
+                await anext(watching)
+                await asyncio.sleep(steps[-1] * 0.3)
+                began = time.perf_counter()
+                await running.cancel()
+                async for event in watching:
+                    if isinstance(event, Step):
+                        raise SystemExit("a step before the start")
+                    if isinstance(event, Started):
+                        break
+                gaps.append(time.perf_counter() - began)
+            await jobs[-1].cancel()
+            done.set()
+            await asking
+    step = statistics.median(steps)
+    report = {
+        "size_px": size,
+        "step_s": round(step, 3),
+        "cancel_to_next_start_s": [round(gap, 3) for gap in gaps],
+        "worst_cancel_in_steps": round(max(gaps) / step, 2),
+        "health_calls": len(health),
+        "health_p50_ms": round(statistics.median(health) * 1e3, 2),
+        "health_p99_ms": round(sorted(health)[int(len(health) * 0.99)] * 1e3, 2),
+    }
+    print(report)
+    return report
+
+
+MEMORY_PROBE = """
+import json, sys
+from engine import CPU, make_job
+from impasto_engine.devices import PeakMemory, prepare
+from impasto_engine.weights import load_network
+from impasto_server import worker
+from impasto_server.jobs import JobSpec, OutputOptions, Raster, StylePicture
+from impasto_server.protocol import Start
+size, precision = int(sys.argv[1]), sys.argv[2]
+prepare(CPU)
+job = make_job(size, steps=5, precision=precision)
+raster = lambda pixels: Raster(size, size, pixels.numpy().tobytes())
+styles = (StylePicture(raster(job.styles[0].pixels), 1.0, ""),)
+spec = JobSpec(size, size, raster(job.content), styles, job.parameters, OutputOptions())
+network = load_network("builtin", CPU)
+ready = worker._warm_up(network)
+arithmetic = ready.arithmetic if precision == "auto" else precision
+demand = ready.memory.demand(spec, arithmetic)
+runner = worker.Worker(network, lambda report: None)
+with PeakMemory(CPU) as peak:
+    runner.handle(Start("job", spec))
+    while not runner.idle:
+        runner.step()
+kept = ready.memory.bytes_per_pixel[ready.arithmetic] * worker.WARM_UP_SIDE_PX**2
+row = {"size_px": size, "arithmetic": arithmetic, "taken": peak.taken + kept, "estimate": demand.held + demand.passing}
+print(json.dumps(row))
+"""
+
+
+def memory(sizes: list[int]) -> list[dict[str, Any]]:
+    """Compare what a job takes in a fresh worker with the estimate, which is made before it starts.
+
+    What the warm-up took stays with the process and is used again by the job, so it is added to what the job took anew.
+    """
+    rows = []
+    for precision in ("auto", "float32"):
+        for size in sizes:
+            command = [sys.executable, "-c", MEMORY_PROBE, str(size), precision]
+            result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+            row = json.loads(result.stdout.splitlines()[-1])
+            row["estimate_over_taken"] = round(row["estimate"] / row["taken"], 3)
+            rows.append(row)
+            mib = {name: row[name] / 2**20 for name in ("taken", "estimate")}
+            print(
+                f"{size:4d} px {row['arithmetic']:8s}: takes {mib['taken']:6.0f} MiB, estimate {mib['estimate']:6.0f} MiB, "
+                f"ratio {row['estimate_over_taken']:.3f}"
+            )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=["throughput", "control", "memory"])
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    report = about()
+    if arguments.only in (None, "memory"):
+        report["memory"] = memory([128, 256, 384, 512, 768])
+    if arguments.only in (None, "control"):
+        report["control"] = asyncio.run(control(256, 8))
+    if arguments.only in (None, "throughput"):
+        report["throughput"] = throughput(arguments.size, arguments.steps, arguments.jobs, arguments.rounds)
+    target = ROOT / "benchmarks" / "results" / "service.json"
+    before = json.loads(target.read_text()) if target.exists() and arguments.only else {}
+    target.write_text(json.dumps({**before, **report}, indent=1) + "\n")
+    print(target)
+
+
+if __name__ == "__main__":
+    main()

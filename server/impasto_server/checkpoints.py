@@ -1,0 +1,109 @@
+"""A canvas's state in a file: complete or not there, checked by hash, never code.
+
+A file is a magic word with the version, the SHA-256 of the rest, and a safetensors block whose metadata say what it belongs
+to. It is written beside its name, synced and renamed, so that a crash leaves the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from impasto_engine.batch import SampleState
+from impasto_engine.parameters import OptimizerName
+
+MAGIC = b"impasto checkpoint 1\n"
+_HASH_BYTES = 32
+
+
+class CheckpointError(Exception):
+    """A file that cannot be gone on from; the message says why."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A sample's state and what it belongs to.
+
+    Attributes:
+        owner: Names the job, its network and its arithmetic: whoever goes on must be the same.
+        state: Everything the sample needs.
+    """
+
+    owner: str
+    state: SampleState
+
+
+def write(path: Path, checkpoint: Checkpoint) -> int:
+    """Put a checkpoint in place of the one before; returns its bytes.
+
+    Raises:
+        OSError: If the disk does not take it; the one before is kept then.
+    """
+    state = checkpoint.state
+    about = {"owner": checkpoint.owner, "optimizer": state.optimizer, "step": str(state.step)}
+    block = save({name: tensor.contiguous() for name, tensor in state.tensors.items()}, metadata=about)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(MAGIC)
+            file.write(hashlib.sha256(block).digest())
+            file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+    return len(MAGIC) + _HASH_BYTES + len(block)
+
+
+def read(path: Path, owner: str) -> SampleState:
+    """Return the state in a file.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, of another version or of somebody else.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from None
+    if not data.startswith(MAGIC):
+        raise CheckpointError(f"{path.name} is not a checkpoint of this version")
+    start = len(MAGIC) + _HASH_BYTES
+    digest, block = data[len(MAGIC) : start], data[start:]
+    if hashlib.sha256(block).digest() != digest:
+        raise CheckpointError(f"{path.name} is damaged: its hash does not match")
+    try:
+        about = _metadata(block)
+        optimizer, step = about["optimizer"], int(about["step"])
+        tensors = load(block)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path.name} cannot be understood: {error}") from None
+    if about.get("owner") != owner:
+        raise CheckpointError(f"{path.name} belongs to {about.get('owner')}, not to {owner}")
+    if optimizer not in get_args(OptimizerName):
+        raise CheckpointError(f"{path.name} is of an unknown optimizer {optimizer!r}")
+    return SampleState(optimizer, step, tensors)  # type: ignore[arg-type]
+
+
+def _metadata(block: bytes) -> dict[str, str]:
+    """Return the metadata of a safetensors block; the library reads them from files only."""
+    length = int.from_bytes(block[:8], "little")
+    about: dict[str, str] = json.loads(block[8 : 8 + length])["__metadata__"]
+    return about
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
