@@ -158,17 +158,14 @@ with PeakMemory(CPU) as peak:
     runner.handle(Start("job", spec))
     while not runner.idle:
         runner.step()
-kept = ready.memory.bytes_per_pixel[ready.arithmetic] * worker.WARM_UP_SIDE_PX**2
-row = {"size_px": size, "arithmetic": arithmetic, "taken": peak.taken + kept, "estimate": demand.held + demand.passing}
+row = {"size_px": size, "arithmetic": arithmetic, "taken": peak.taken, "estimate": demand.held + demand.passing}
+row["passing_bytes_per_pixel"] = ready.memory.bytes_per_pixel[arithmetic]
 print(json.dumps(row))
 """
 
 
 def memory(sizes: list[int]) -> list[dict[str, Any]]:
-    """Compare what a job takes in a fresh worker with the estimate, which is made before it starts.
-
-    What the warm-up took stays with the process and is used again by the job, so it is added to what the job took anew.
-    """
+    """Compare what a job takes in a fresh worker with the estimate, which is made before it starts."""
     rows = []
     for precision in ("auto", "float32"):
         for size in sizes:
@@ -180,7 +177,7 @@ def memory(sizes: list[int]) -> list[dict[str, Any]]:
             mib = {name: row[name] / 2**20 for name in ("taken", "estimate")}
             print(
                 f"{size:4d} px {row['arithmetic']:8s}: takes {mib['taken']:6.0f} MiB, estimate {mib['estimate']:6.0f} MiB, "
-                f"ratio {row['estimate_over_taken']:.3f}"
+                f"ratio {row['estimate_over_taken']:.3f} (a pass: {row['passing_bytes_per_pixel']:.0f} B/px)"
             )
     return rows
 

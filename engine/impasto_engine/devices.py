@@ -78,8 +78,8 @@ def prepare(device: torch.device) -> None:
 class PeakMemory:
     """Measures what a block of code takes of a device's memory at most, beyond what is in use when it begins.
 
-    On a GPU by the allocator's own books. On a CPU by the process's largest resident size, which sees only what was never
-    taken before: zero means "not more than earlier", not "nothing".
+    On a GPU by the allocator's own books. On a CPU by the process's largest resident size, after what was freed earlier is
+    given back to the system; what the libraries keep from call to call is seen the first time only.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -93,6 +93,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before = torch.cuda.memory_allocated(self._device)
         else:
+            _give_freed_memory_back()
             _reset_peak_resident()
             self._before = _status_bytes("VmRSS")
         return self
@@ -126,6 +127,12 @@ def _container_room() -> list[int]:
         except (OSError, ValueError):  # no such group, or "max"
             continue
     return rooms
+
+
+def _give_freed_memory_back() -> None:
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _reset_peak_resident() -> None:

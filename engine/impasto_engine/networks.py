@@ -162,7 +162,7 @@ class Network:
 
         def keep(layer: str) -> Tap:
             def tap(features: Tensor) -> Tensor:
-                seen[layer] = features.float().clone()
+                seen[layer] = features.float()
                 return features
 
             return tap

@@ -12,6 +12,8 @@ from impasto_server.scheduler import Demand
 FLOAT, CHANNELS = 4, 3
 CANVASES = {"lbfgs": 6, "adam": 6}
 """Canvas-sized tensors of an optimizer besides its history: canvas, trial, gradients, directions and what an update needs."""
+OVERHEAD_BYTES = 24 << 20
+"""What the libraries set up for a canvas size besides, measured on a CPU from 128 to 768 px."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class MemoryModel:
         canvases = CANVASES[parameters.optimizer] + (2 * parameters.history if parameters.optimizer == "lbfgs" else 0)
         pictures = CHANNELS * pixels + sum(CHANNELS * s.picture.width * s.picture.height for s in spec.styles)
         targets = FLOAT * sum(values_per_pixel(layer) for layer in parameters.content_layers) * pixels if spec.content else 0
-        held = canvases * CHANNELS * FLOAT * pixels + round(targets) + pictures
+        held = canvases * CHANNELS * FLOAT * pixels + round(targets) + pictures + OVERHEAD_BYTES
         return Demand(held, round(self.bytes_per_pixel[arithmetic] * pixels))
 
     def learn(self, arithmetic: Arithmetic, pixels: int, taken: int) -> MemoryModel:

@@ -287,7 +287,7 @@ async def test_a_job_that_no_device_could_hold_is_refused_with_figures() -> None
 
 async def test_what_a_pass_was_seen_to_take_counts_for_the_next_jobs() -> None:
     """A job that would have fitted by the first guess is refused when the device has shown that it takes more."""
-    worker = FakeWorker(free_bytes=64 << 20)
+    worker = FakeWorker(free_bytes=96 << 20)
     async with dispatching(worker) as dispatcher:
         submit(dispatcher, width=64, height=64)
         worker.report(PassMeasured("float32", 64 * 64, 60 << 20))
