@@ -9,7 +9,7 @@ NODE_DIR := tests/contract/node
 # The last landed commit, which the contract must not break: origin's main where there is one, else this one.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup demo serve proto lint format test test-gpu bench bench-service docs-pictures samples builtin-weights docker clean
+.PHONY: help setup demo serve proto lint format test test-gpu soak bench bench-service docs-pictures samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -60,6 +60,9 @@ test: setup ## Run every test (under ten minutes on two cores)
 
 test-gpu: setup ## Run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu
+
+soak: setup ## Kill the server and its worker 200 times (about 20 minutes)
+	$(BIN)/python -m tests.soak.crashes
 
 bench: setup ## Measure the engine; writes benchmarks/results/
 	$(BIN)/python benchmarks/engine.py

@@ -62,13 +62,15 @@ def png() -> Callable[..., bytes]:
 class ServerProcess:
     """`impasto serve` as users start it, on a free port."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        if "--data-dir" not in arguments:
+            arguments = (*arguments, "--data-dir", ":memory:")
         command = [sys.executable, "-c", "from impasto.cli import main; main()", "serve", "--listen", "127.0.0.1:0"]
         self.process = subprocess.Popen(
             [*command, "--device", "cpu", "--weights", "builtin", *arguments],
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "2"},
+            env={**os.environ, "OMP_NUM_THREADS": "2", **environment},
         )
         self.log: list[str] = []
         self.address = self._wait_for_address()

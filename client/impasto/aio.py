@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
@@ -13,7 +14,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from impasto import errors, results
-from impasto.client import CALL_TIMEOUT_S, _result
+from impasto.client import CALL_TIMEOUT_S, QUIET_TIMEOUT_S, _result
+from impasto.patience import DEFAULT_S, Patience
 from impasto.pictures import Picture
 from impasto.requests import Options, Styles, job_spec, job_states, server_address
 from impasto.results import Event, Finished, JobInfo, Result, ServerInfo, Step
@@ -29,8 +31,10 @@ class AsyncClient:
         server: HOST:PORT; by default ``$IMPASTO_SERVER``, else localhost:50051.
     """
 
-    def __init__(self, server: str | None = None) -> None:
+    def __init__(self, server: str | None = None, *, patience_s: float = DEFAULT_S) -> None:
         self.server = server_address(server)
+        self.patience_s = patience_s
+        self._met = False
         self._channel = grpc.aio.insecure_channel(self.server, options=channel_options(self.server))
         self._stub: Any = pb_grpc.StyleTransferServiceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
@@ -66,7 +70,7 @@ class AsyncClient:
         if on_step is None:
             spec = await asyncio.to_thread(job_spec, content, style, options)
             check_size(spec)
-            request = pb.StylizeRequest(spec=spec, request_id=request_id)
+            request = pb.StylizeRequest(spec=spec, request_id=request_id or str(uuid.uuid4()))
             response = await self._call(self._stub.Stylize, request, timeout_s)
             return Result(response.result.image.data, results.job_info(response.result.job))
         try:
@@ -116,10 +120,17 @@ class AsyncClient:
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)).lower()
 
     async def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
-        try:
-            return await method(request, timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise error_of(error, self.server) from None
+        patience = Patience(self.patience_s, met=self._met)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left = None if deadline is None else max(0.001, deadline - time.monotonic())
+            try:
+                answer = await method(request, timeout=left)
+            except grpc.aio.AioRpcError as error:
+                await asyncio.sleep(patience.delay(error_of(error, self.server)))
+            else:
+                self._met = True
+                return answer
 
 
 class AsyncJob:
@@ -148,17 +159,30 @@ class AsyncJob:
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Event]:
         """Yield what happens; see :meth:`impasto.Job.progress`."""
-        request = pb.ProgressRequest(
-            job_id=self.job_id, resume_after_sequence=resume_after, include_previews=previews, include_image=image
-        )
-        call = self._client._stub.Progress(request, timeout=timeout_s)
-        try:
-            async for message in call:
-                yield results.event(message)
-        except grpc.aio.AioRpcError as error:
-            raise error_of(error, self._client.server) from None
-        finally:
-            call.cancel()
+        client = self._client
+        patience = Patience(client.patience_s, met=client._met)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        after, again = resume_after, False
+        while True:
+            request = pb.ProgressRequest(
+                job_id=self.job_id, resume_after_sequence=after, include_previews=previews, include_image=image
+            )
+            left = None if deadline is None else max(0.001, deadline - time.monotonic())
+            call = client._stub.Progress(request, timeout=left)
+            try:
+                async for message in call:
+                    client._met = True
+                    patience.answered()
+                    after = message.sequence
+                    if not (again and message.HasField("snapshot")):
+                        yield results.event(message)
+            except grpc.aio.AioRpcError as error:
+                again = again or after is not None
+                await asyncio.sleep(patience.delay(error_of(error, client.server)))
+            else:
+                return
+            finally:
+                call.cancel()
 
     async def result(self, timeout_s: float | None = None) -> Result:
         """Wait for the job's end and return its picture; see :meth:`impasto.Job.result`."""
@@ -181,10 +205,27 @@ class AsyncJob:
         request = pb.CancelJobRequest(job_id=self.job_id)
         return results.job_info((await client._call(client._stub.CancelJob, request, CALL_TIMEOUT_S)).job)
 
+    async def pause(self) -> JobInfo:
+        """Let the job stop for a while; see :meth:`impasto.Job.pause`."""
+        client = self._client
+        request = pb.PauseJobRequest(job_id=self.job_id)
+        return results.job_info((await client._call(client._stub.PauseJob, request, CALL_TIMEOUT_S)).job)
+
+    async def resume(self) -> JobInfo:
+        """Let a paused job go on where it stopped."""
+        client = self._client
+        request = pb.ResumeJobRequest(job_id=self.job_id)
+        return results.job_info((await client._call(client._stub.ResumeJob, request, CALL_TIMEOUT_S)).job)
+
+    async def delete(self) -> None:
+        """Cancel the job if it has not ended, and let the server forget it and its picture."""
+        client = self._client
+        await client._call(client._stub.DeleteJob, pb.DeleteJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)
+
     async def cancel_quietly(self) -> None:
         """Cancel while another error is on its way."""
-        with contextlib.suppress(errors.ImpastoError):
-            await self.cancel()
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await self._client._stub.CancelJob(pb.CancelJobRequest(job_id=self.job_id), timeout=QUIET_TIMEOUT_S)
 
 
 async def _follow(job: AsyncJob, on_step: Callable[[Step], Awaitable[None] | None]) -> Result:

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from impasto import errors, results
+from impasto.patience import DEFAULT_S, Patience
 from impasto.pictures import Picture
 from impasto.requests import Options, Styles, job_spec, job_states, server_address
 from impasto.results import Event, Finished, JobInfo, Result, ServerInfo, Step
@@ -21,6 +22,8 @@ from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 
 CALL_TIMEOUT_S = 30.0
 """Deadline of the calls that only ask or tell."""
+QUIET_TIMEOUT_S = 3.0
+"""Deadline of a cancel while another error is on its way."""
 
 
 class Client:
@@ -28,10 +31,13 @@ class Client:
 
     Args:
         server: HOST:PORT; by default ``$IMPASTO_SERVER``, else localhost:50051.
+        patience_s: How long a server that was there may be away, as for a restart, before a call gives up; 0 to try once.
     """
 
-    def __init__(self, server: str | None = None) -> None:
+    def __init__(self, server: str | None = None, *, patience_s: float = DEFAULT_S) -> None:
         self.server = server_address(server)
+        self.patience_s = patience_s
+        self._met = False
         self._channel = grpc.insecure_channel(self.server, options=channel_options(self.server))
         self._stub = pb_grpc.StyleTransferServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -74,7 +80,7 @@ class Client:
         if on_step is None:
             spec = job_spec(content, style, options)
             check_size(spec)
-            request = pb.StylizeRequest(spec=spec, request_id=request_id)
+            request = pb.StylizeRequest(spec=spec, request_id=request_id or str(uuid.uuid4()))
             response = self._call(self._stub.Stylize, request, timeout_s)
             return Result(response.result.image.data, results.job_info(response.result.job))
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -145,10 +151,18 @@ class Client:
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)).lower()
 
     def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
-        try:
-            return method(request, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise error_of(error, self.server) from None
+        """Call, and call again while the server is away; the timeout bounds all of it."""
+        patience = Patience(self.patience_s, met=self._met)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left = None if deadline is None else max(0.001, deadline - time.monotonic())
+            try:
+                answer = method(request, timeout=left)
+            except grpc.RpcError as error:
+                time.sleep(patience.delay(error_of(error, self.server)))
+            else:
+                self._met = True
+                return answer
 
 
 class Job:
@@ -186,7 +200,8 @@ class Job:
     ) -> Iterator[Event]:
         """Yield what happens: a :class:`Snapshot`, then steps and heartbeats, a :class:`Finished` last.
 
-        Leaving the loop does not disturb the job.
+        Leaving the loop does not disturb the job. A connection that is lost is made again, and events go on after the last
+        one, without gap or duplicate, for as long as the client has patience.
 
         Args:
             resume_after: Sequence number to go on after; by default only what happens from now on.
@@ -197,17 +212,30 @@ class Job:
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
-        request = pb.ProgressRequest(
-            job_id=self.job_id, resume_after_sequence=resume_after, include_previews=previews, include_image=image
-        )
-        call = self._client._stub.Progress(request, timeout=timeout_s)
-        try:
-            for message in call:
-                yield results.event(message)
-        except grpc.RpcError as error:
-            raise error_of(error, self._client.server) from None
-        finally:
-            call.cancel()
+        client = self._client
+        patience = Patience(client.patience_s, met=client._met)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        after, again = resume_after, False
+        while True:
+            request = pb.ProgressRequest(
+                job_id=self.job_id, resume_after_sequence=after, include_previews=previews, include_image=image
+            )
+            left = None if deadline is None else max(0.001, deadline - time.monotonic())
+            call = client._stub.Progress(request, timeout=left)
+            try:
+                for message in call:
+                    client._met = True
+                    patience.answered()
+                    after = message.sequence
+                    if not (again and message.HasField("snapshot")):
+                        yield results.event(message)
+            except grpc.RpcError as error:
+                again = again or after is not None
+                time.sleep(patience.delay(error_of(error, client.server)))
+            else:
+                return
+            finally:
+                call.cancel()
 
     def result(self, timeout_s: float | None = None) -> Result:
         """Wait for the job's end and return its picture.
@@ -257,11 +285,39 @@ class Job:
         response = self._client._call(stub.CancelJob, pb.CancelJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)
         return results.job_info(response.job)
 
+    def pause(self) -> JobInfo:
+        """Let the job stop for a while; a running one does at its next step, and keeps its steps.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        stub = self._client._stub
+        response = self._client._call(stub.PauseJob, pb.PauseJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)
+        return results.job_info(response.job)
+
+    def resume(self) -> JobInfo:
+        """Let a paused job go on where it stopped.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        stub = self._client._stub
+        response = self._client._call(stub.ResumeJob, pb.ResumeJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)
+        return results.job_info(response.job)
+
+    def delete(self) -> None:
+        """Cancel the job if it has not ended, and let the server forget it and its picture.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        self._client._call(self._client._stub.DeleteJob, pb.DeleteJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)
+
     def cancel_quietly(self) -> None:
         """Cancel while another error is on its way: what goes wrong here is of no interest any more."""
         try:
-            self.cancel()
-        except errors.ImpastoError:
+            self._client._stub.CancelJob(pb.CancelJobRequest(job_id=self.job_id), timeout=QUIET_TIMEOUT_S)
+        except grpc.RpcError:
             return
 
 

@@ -106,6 +106,7 @@ _BY_REASON: Mapping[str, type[ImpastoError]] = {
     "WORKER_LOST": JobFailed,
     "ENGINE_ERROR": JobFailed,
     "ENCODE_ERROR": JobFailed,
+    "DATA_LOST": JobFailed,
 }
 
 
@@ -146,6 +147,8 @@ def from_status(code: grpc.StatusCode, message: str, details: bytes | None, targ
 
 def from_job(job_id: str, state: str, reason: str, message: str) -> ImpastoError:
     """Return the exception for a job that ended without a picture."""
+    if reason == "DEADLINE_EXCEEDED":
+        return DeadlineExceeded(f"job {job_id} failed: {message}", reason=reason, metadata={"job_id": job_id})
     if state == "cancelled":
         return JobCancelled(f"job {job_id} was cancelled", reason="JOB_CANCELLED", metadata={"job_id": job_id})
     return JobFailed(f"job {job_id} failed: {message}", reason=reason, metadata={"job_id": job_id})

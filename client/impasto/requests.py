@@ -42,6 +42,10 @@ class Options(TypedDict, total=False):
         preview_every_steps: A preview every so many steps; 0 for none.
         preview_size_px: Longer side of previews.
         priority: From -10 to 10; higher starts first and takes the place of lower ones, which go on later. 0 by default.
+        time_limit_s: From acceptance to the end, waiting included; none by default.
+        on_deadline: ``fail`` (the default) or ``return_best``: what happens at the time limit, or shortly before the deadline
+            of a ``stylize`` call that has no time limit.
+        ttl_s: How long the job and its picture are kept after its end, within the server's retention.
     """
 
     preset: str
@@ -66,6 +70,9 @@ class Options(TypedDict, total=False):
     preview_every_steps: int
     preview_size_px: int
     priority: int
+    time_limit_s: float
+    on_deadline: Literal["fail", "return_best"]
+    ttl_s: float
 
 
 _ENUMS: Mapping[str, tuple[Any, str]] = {
@@ -75,15 +82,18 @@ _ENUMS: Mapping[str, tuple[Any, str]] = {
     "normalization": (pb.Normalization, "NORMALIZATION_"),
     "precision": (pb.Precision, "PRECISION_"),
     "format": (pb.ImageFormat, "IMAGE_FORMAT_"),
+    "on_deadline": (pb.OnDeadline, "ON_DEADLINE_"),
 }
 _OUTPUT = ("format", "quality", "preview_every_steps", "preview_size_px")
-_SPEC = ("priority",)
+_SPEC = ("priority", "time_limit_s", "on_deadline", "ttl_s")
+_SPANS = {"time_limit_s": "time_limit", "ttl_s": "ttl"}
 _JOB_STATES: Mapping[str, pb.JobState] = {
     "queued": pb.JOB_STATE_QUEUED,
     "running": pb.JOB_STATE_RUNNING,
     "succeeded": pb.JOB_STATE_SUCCEEDED,
     "failed": pb.JOB_STATE_FAILED,
     "cancelled": pb.JOB_STATE_CANCELLED,
+    "paused": pb.JOB_STATE_PAUSED,
 }
 
 
@@ -150,6 +160,9 @@ def _set(target: Any, name: str, value: Any) -> None:
             layers = getattr(target, name)
             layers.SetInParent()
             layers.layers.extend(pb.LayerWeight(layer=layer, weight=weight) for layer, weight in value.items())
+        elif name in _SPANS:
+            path = _SPANS[name]
+            getattr(target, path).FromNanoseconds(round(value * 1e9))
         else:
             setattr(target, name, value)
     except (TypeError, ValueError, AttributeError) as error:

@@ -60,8 +60,8 @@ class JobInfo:
     """A job as it stands.
 
     Attributes:
-        state: ``queued``, ``running``, ``succeeded``, ``failed`` or ``cancelled``.
-        stop_reason: ``steps``, ``stalled``, ``cancelled``, ``failed``, or empty while it has not ended.
+        state: ``queued``, ``running``, ``paused``, ``succeeded``, ``failed`` or ``cancelled``.
+        stop_reason: ``steps``, ``stalled``, ``deadline``, ``cancelled``, ``failed``, or empty while it has not ended.
         error_reason: Why it failed; stable, UPPER_SNAKE_CASE.
         parameters: How it paints, with everything filled in.
         queue_position: Jobs that will start before it, while it waits.
@@ -185,11 +185,17 @@ class Started:
     device: str
     attempt: int
     step: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Paused:
-    """The job stopped for a while and keeps its steps; ``reason`` is ``preempted``: it made room for another one."""
+    """The job stopped for a while and keeps its steps.
+
+    Attributes:
+        reason: ``preempted`` (it made room for another one) or ``requested`` (somebody paused it).
+        step: Steps that are done.
+    """
 
     sequence: int
     reason: str
@@ -299,7 +305,7 @@ def event(message: pb.ProgressResponse) -> Event:
     if kind == "snapshot":
         return Snapshot(sequence, job_info(message.snapshot))
     if kind == "start":
-        return Started(sequence, message.start.device, message.start.attempt, message.start.step)
+        return Started(sequence, message.start.device, message.start.attempt, message.start.step, message.start.note)
     if kind == "pause":
         return Paused(sequence, _word(pb.PauseReason, "PAUSE_REASON_", message.pause.reason), message.pause.step)
     if kind == "step":

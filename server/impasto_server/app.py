@@ -19,11 +19,12 @@ from grpc_reflection.v1alpha import reflection
 
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
-from impasto_server.config import ServerConfig
+from impasto_server.config import MIB, ServerConfig
 from impasto_server.dispatcher import Dispatcher
+from impasto_server.durable import DataError, DurableStore
 from impasto_server.protocol import WorkerSettings
 from impasto_server.service import StyleTransferService
-from impasto_server.store import MemoryStore
+from impasto_server.store import JobStore, MemoryStore
 from impasto_server.workers import ProcessWorker, WorkerHandle
 
 logger = logging.getLogger(__name__)
@@ -74,8 +75,13 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     Raises:
         StartError: If the address cannot be had.
     """
-    parked = tempfile.TemporaryDirectory(prefix="impasto-", ignore_cleanup_errors=True)
-    dispatcher = Dispatcher(config, MemoryStore(config.retention_s, config.max_ended_jobs), workers, Path(parked.name))
+    scratch = tempfile.TemporaryDirectory(prefix="impasto-", ignore_cleanup_errors=True)
+    try:
+        store = _store(config, Path(scratch.name))
+    except DataError as error:
+        scratch.cleanup()
+        raise StartError(str(error)) from None
+    dispatcher = Dispatcher(config, store, workers)
     server = grpc.aio.server(options=options(config))
     service = StyleTransferService(dispatcher, config, importlib.metadata.version("impasto"))
     pb_grpc.add_StyleTransferServiceServicer_to_server(service, server)
@@ -90,7 +96,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
         raise StartError(f"cannot listen on {config.listen}: is another server there?") from None
     await _set_health(servicer, serving=False)
     await server.start()
-    dispatcher.start()
+    dispatcher.fleet.start()
     watcher = asyncio.create_task(_follow_readiness(dispatcher, servicer))
     logger.info("listening on %s:%d", host, port)
     try:
@@ -102,7 +108,14 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
             await asyncio.sleep(LINGER_S)
         await server.stop(STOP_GRACE_S)
         await dispatcher.stop()
-        parked.cleanup()
+        scratch.cleanup()
+
+
+def _store(config: ServerConfig, scratch: Path) -> JobStore:
+    folder = config.data_folder
+    if folder is None:
+        return MemoryStore(config.retention_s, config.max_ended_jobs, scratch)
+    return DurableStore(folder, config.retention_s, config.max_ended_jobs, config.max_data_mib * MIB)
 
 
 async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[str], None]) -> None:
@@ -120,11 +133,11 @@ async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    workers = [ProcessWorker(WorkerSettings(device, config.weights)) for device in devices]
+    workers = [ProcessWorker(WorkerSettings(device, config.weights, config.checkpoint_interval_s)) for device in devices]
     async with serving(config, workers) as running:
         announce = asyncio.create_task(_announce(running, on_ready))
         stopped: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
-        broken: asyncio.Future[Any] = running.dispatcher.broken
+        broken: asyncio.Future[Any] = running.dispatcher.fleet.broken
         await asyncio.wait({stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
         announce.cancel()
         stopped.cancel()
@@ -136,7 +149,7 @@ async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[
 
 
 async def _announce(running: RunningServer, on_ready: Callable[[str], None]) -> None:
-    await running.dispatcher.ready.wait()
+    await running.dispatcher.fleet.ready.wait()
     on_ready(running.address)
 
 

@@ -1,7 +1,8 @@
 """A canvas's state in a file: complete or not there, checked by hash, never code.
 
 A file is a magic word with the version, the SHA-256 of the rest, and a safetensors block whose metadata say what it belongs
-to. It is written beside its name, synced and renamed, so that a crash leaves the old one or the new one.
+to. It is written beside its name, synced and renamed, so that a crash leaves the old one or the new one; the one before is
+kept, in case the disk loses the newest.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from safetensors.torch import load, save
 
 from impasto_engine.batch import SampleState
 from impasto_engine.parameters import OptimizerName
+from impasto_server.failpoints import hit
+from impasto_server.protocol import checkpoint_files
 
 MAGIC = b"impasto checkpoint 1\n"
 _HASH_BYTES = 32
@@ -34,20 +37,28 @@ class Checkpoint:
     Attributes:
         owner: Names the job, its network and its arithmetic: whoever goes on must be the same.
         state: Everything the sample needs.
+        elapsed_s: What its steps took.
     """
 
     owner: str
     state: SampleState
+    elapsed_s: float = 0.0
 
 
 def write(path: Path, checkpoint: Checkpoint) -> int:
-    """Put a checkpoint in place of the one before; returns its bytes.
+    """Put a checkpoint in place of the one before, which is kept beside it; returns its bytes.
 
     Raises:
         OSError: If the disk does not take it; the one before is kept then.
     """
     state = checkpoint.state
-    about = {"owner": checkpoint.owner, "optimizer": state.optimizer, "step": str(state.step)}
+    about = {
+        "owner": checkpoint.owner,
+        "optimizer": state.optimizer,
+        "step": str(state.step),
+        "elapsed_s": str(checkpoint.elapsed_s),
+    }
+    hit("checkpoint.before_write")
     block = save({name: tensor.contiguous() for name, tensor in state.tensors.items()}, metadata=about)
     partial = path.with_name(path.name + ".partial")
     try:
@@ -56,8 +67,14 @@ def write(path: Path, checkpoint: Checkpoint) -> int:
             file.write(hashlib.sha256(block).digest())
             file.write(block)
             file.flush()
+            hit("checkpoint.before_fsync")
             os.fsync(file.fileno())
-        partial.replace(path)
+        newest, before = checkpoint_files(path)
+        hit("checkpoint.before_rename")
+        if newest.exists():
+            newest.replace(before)
+        partial.replace(newest)
+        hit("checkpoint.after_rename")
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -65,8 +82,20 @@ def write(path: Path, checkpoint: Checkpoint) -> int:
     return len(MAGIC) + _HASH_BYTES + len(block)
 
 
-def read(path: Path, owner: str) -> SampleState:
-    """Return the state in a file.
+def latest(path: Path, owner: str) -> tuple[Checkpoint | None, str]:
+    """Return the newest state that can be gone on from, and what is to be said of those that cannot."""
+    notes: list[str] = []
+    for candidate in checkpoint_files(path):
+        if candidate.exists():
+            try:
+                return read(candidate, owner), "; ".join(notes)
+            except CheckpointError as error:
+                notes.append(str(error))
+    return None, "; ".join(notes)
+
+
+def read(path: Path, owner: str) -> Checkpoint:
+    """Return the checkpoint in a file.
 
     Raises:
         CheckpointError: If it is missing, damaged, of another version or of somebody else.
@@ -83,7 +112,7 @@ def read(path: Path, owner: str) -> SampleState:
         raise CheckpointError(f"{path.name} is damaged: its hash does not match")
     try:
         about = _metadata(block)
-        optimizer, step = about["optimizer"], int(about["step"])
+        optimizer, step, elapsed = about["optimizer"], int(about["step"]), float(about["elapsed_s"])
         tensors = load(block)
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path.name} cannot be understood: {error}") from None
@@ -91,7 +120,7 @@ def read(path: Path, owner: str) -> SampleState:
         raise CheckpointError(f"{path.name} belongs to {about.get('owner')}, not to {owner}")
     if optimizer not in get_args(OptimizerName):
         raise CheckpointError(f"{path.name} is of an unknown optimizer {optimizer!r}")
-    return SampleState(optimizer, step, tensors)  # type: ignore[arg-type]
+    return Checkpoint(owner, SampleState(optimizer, step, tensors), elapsed)  # type: ignore[arg-type]
 
 
 def _metadata(block: bytes) -> dict[str, str]:

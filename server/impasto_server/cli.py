@@ -48,6 +48,9 @@ def _option(flag: str, text: str) -> Callable[[Command], Command]:
 @_option("--grace-s", "How long running jobs may take to end after SIGTERM.")
 @_option("--retention-s", "How long an ended job and its picture are kept.")
 @_option("--max-ended-jobs", "How many ended jobs are kept at most.")
+@_option("--data-dir", "Where jobs are kept; :memory: for none. [default: impasto in $XDG_STATE_HOME or ~/.local/state]")
+@_option("--max-data-mib", "Most that the pictures there may take; new jobs are refused beyond it.")
+@_option("--checkpoint-interval-s", "How often the state of a running job is written.")
 @click.option(
     "--log-level",
     default="info",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 MIB = 1 << 20
+IN_MEMORY = ":memory:"
 
 
 class ConfigError(ValueError):
@@ -30,6 +33,9 @@ class ServerConfig:
         grace_s: How long running jobs may take to end after SIGTERM.
         retention_s: How long an ended job and its picture are kept.
         max_ended_jobs: How many ended jobs are kept at most.
+        data_dir: Where jobs are kept; ``:memory:`` for none, empty for the user's state folder.
+        max_data_mib: Most that the pictures there may take together; new jobs are refused beyond it.
+        checkpoint_interval_s: How often the state of a running job is written.
     """
 
     listen: str = "127.0.0.1:50051"
@@ -46,6 +52,9 @@ class ServerConfig:
     grace_s: float = 30.0
     retention_s: float = 3600.0
     max_ended_jobs: int = 500
+    data_dir: str = ""
+    max_data_mib: int = 4096
+    checkpoint_interval_s: float = 5.0
 
     def __post_init__(self) -> None:
         host, separator, port = self.listen.rpartition(":")
@@ -58,3 +67,12 @@ class ServerConfig:
                 raise ConfigError(f"{item.name} must be {'at least 0' if low == 0 else 'above 0'}, got {value}")
         if not 16 <= self.max_size_px <= 8192:
             raise ConfigError(f"max_size_px must be from 16 to 8192, got {self.max_size_px}")
+
+    @property
+    def data_folder(self) -> Path | None:
+        """Where jobs are kept, by the XDG base directory rules if nothing else is said; None for memory."""
+        if self.data_dir == IN_MEMORY:
+            return None
+        if self.data_dir:
+            return Path(self.data_dir).expanduser()
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "impasto"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto_engine.parameters import ADAM_LEARNING_RATE, PRESETS, Parameters, Violation
 from impasto_server import jobs
-from impasto_server.dispatcher import WorkerStatus
+from impasto_server.fleet import WorkerStatus
 from impasto_server.jobs import Heartbeat, Job, JobState, OutputOptions, Paused, PauseReason, Started, Stepped, StopReason
 from impasto_server.validation import Draft
 
@@ -36,14 +36,19 @@ STATES: Final = {
     pb.JOB_STATE_SUCCEEDED: JobState.SUCCEEDED,
     pb.JOB_STATE_FAILED: JobState.FAILED,
     pb.JOB_STATE_CANCELLED: JobState.CANCELLED,
+    pb.JOB_STATE_PAUSED: JobState.PAUSED,
 }
 STOP_REASONS: Final = {
     StopReason.STEPS: pb.STOP_REASON_STEPS,
     StopReason.STALLED: pb.STOP_REASON_STALLED,
     StopReason.CANCELLED: pb.STOP_REASON_CANCELLED,
     StopReason.FAILED: pb.STOP_REASON_FAILED,
+    StopReason.DEADLINE: pb.STOP_REASON_DEADLINE,
 }
-PAUSE_REASONS: Final = {PauseReason.PREEMPTED: pb.PAUSE_REASON_PREEMPTED}
+PAUSE_REASONS: Final = {
+    PauseReason.PREEMPTED: pb.PAUSE_REASON_PREEMPTED,
+    PauseReason.REQUESTED: pb.PAUSE_REASON_REQUESTED,
+}
 _ENUMS: Final[tuple[tuple[str, str, Mapping[Any, str]], ...]] = (
     ("optimizer", "optimizer", OPTIMIZERS),
     ("init", "init", INITS),
@@ -80,7 +85,26 @@ def draft(spec: pb.JobSpec) -> Draft:
     init_given = spec.parameters.init != pb.INIT_UNSPECIFIED
     digest = hashlib.sha256(spec.SerializeToString(deterministic=True)).hexdigest()
     output = _output(spec.output, found)
-    return Draft(content, tuple(styles), parameters, init_given, output, tuple(found), digest, spec.priority)
+    if spec.on_deadline not in pb.OnDeadline.values():
+        found.append(Violation("on_deadline", f"has no value {spec.on_deadline}"))
+    return Draft(
+        content,
+        tuple(styles),
+        parameters,
+        init_given,
+        output,
+        tuple(found),
+        digest,
+        spec.priority,
+        _seconds(spec, "time_limit"),
+        spec.on_deadline == pb.ON_DEADLINE_RETURN_BEST,
+        _seconds(spec, "ttl"),
+    )
+
+
+def _seconds(spec: pb.JobSpec, name: Literal["time_limit", "ttl"]) -> float | None:
+    duration: Duration = getattr(spec, name)
+    return duration.seconds + duration.nanos / 1e9 if spec.HasField(name) else None
 
 
 def _parameters(message: pb.Parameters, found: list[Violation]) -> Parameters:
@@ -228,7 +252,7 @@ def progress_message(
 ) -> pb.ProgressResponse:
     """Return an event that is neither the first nor the last."""
     if isinstance(event, Started):
-        start = pb.StartEvent(device=event.device, attempt=event.attempt, step=event.step)
+        start = pb.StartEvent(device=event.device, attempt=event.attempt, step=event.step, note=event.note)
         return pb.ProgressResponse(sequence=sequence, start=start)
     if isinstance(event, Paused):
         pause = pb.PauseEvent(reason=PAUSE_REASONS[event.reason], step=event.step)

@@ -1,6 +1,7 @@
 """The heart of the server: takes jobs in, lets the scheduler place them, and turns the workers' reports into history.
 
-Everything here runs on the event loop and returns at once; pictures are encoded on threads, networks live in the workers.
+Everything here runs on the event loop and returns at once; pictures are encoded on threads, records are written on the
+store's, networks live in the workers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from impasto_server import images
 from impasto_server.config import ServerConfig
+from impasto_server.fleet import MIB, Fleet
 from impasto_server.jobs import (
     Ended,
     Event,
@@ -24,7 +26,6 @@ from impasto_server.jobs import (
     JobError,
     JobSpec,
     JobState,
-    NetworkDescription,
     Paused,
     PauseReason,
     ServiceError,
@@ -37,52 +38,47 @@ from impasto_server.jobs import (
 from impasto_server.journal import Journal
 from impasto_server.protocol import (
     Cancel,
-    CannotStart,
-    JobFailed,
+    Finish,
     JobPainted,
     JobParked,
+    JobReport,
     JobStarted,
     JobStepped,
     Park,
-    PassMeasured,
-    Ready,
-    Report,
     Start,
+    checkpoint_files,
 )
-from impasto_server.scheduler import Assignment, Capacity, Demand, Scheduler, Ticket
+from impasto_server.scheduler import Assignment, Scheduler, Ticket
 from impasto_server.store import JobStore
 from impasto_server.workers import WorkerHandle
 
 logger = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3
-MEMORY_SHARE = 0.8
-"""How much of what is free on a device its jobs may take."""
-MIB = 1 << 20
-GPU_SLOTS = 16
-RESTART_DELAYS_S = (0.1, 1.0, 5.0)
-"""A worker that dies is started again after the first delay; one that dies again before it was ready, after the next."""
+MAX_LOSSES = 3
+"""A job whose worker dies so often under it fails."""
+PARKING_S = 10.0
+"""How long workers may take to write the states of their jobs when the server stops."""
 
 
 @dataclass
 class _Live:
-    """What a job has besides its record while somebody may care: clocks, events and who waits."""
+    """What a job has besides its record while somebody may care: clocks, events and who waits.
+
+    Attributes:
+        left: Set when the job has left its worker for good, or ended.
+        going_on: Whether the next start goes on after a pause, which does not count as an attempt.
+        pausing: Whether PauseJob asked for the job's leaving.
+        alarm: Rings at the time limit.
+    """
 
     accepted: float
     journal: Journal = field(default_factory=Journal)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
     waiters: int = 0
-    parked: bool = False
-
-
-@dataclass
-class WorkerStatus:
-    """One worker as GetServerInfo tells it."""
-
-    handle: WorkerHandle
-    ready: Ready | None = None
-    restarts: int = 0
-    failures: int = 0
+    going_on: bool = False
+    pausing: bool = False
+    alarm: asyncio.TimerHandle | None = None
 
 
 class Dispatcher:
@@ -90,32 +86,29 @@ class Dispatcher:
 
     Args:
         config: The server's settings.
-        store: Where jobs are kept.
+        store: Where jobs are kept; what an earlier process left there goes on.
         workers: Handles of workers that are not started yet.
-        folder: Where the states of jobs are kept that make room for others.
     """
 
-    def __init__(self, config: ServerConfig, store: JobStore, workers: Sequence[WorkerHandle], folder: Path) -> None:
+    def __init__(self, config: ServerConfig, store: JobStore, workers: Sequence[WorkerHandle]) -> None:
         self._config = config
         self._store = store
-        self._folder = folder
         self._scheduler = Scheduler(config.max_queued_jobs)
-        self._workers = {handle.name: WorkerStatus(handle) for handle in workers}
+        self.fleet = Fleet(config, workers, self._on_worker, self._on_report, self._on_lost)
         self._live: dict[str, _Live] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = 0
+        self._committing = 0
         self._draining = False
-        self._stopping = False
         self._impatience = asyncio.Event()
-        self.ready = asyncio.Event()
-        self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._restore()
 
     # What the service asks.
 
     @property
     def accepting(self) -> bool:
         """Whether new jobs are taken."""
-        return not self._draining and any(status.ready for status in self._workers.values())
+        return not self._draining and self.fleet.any_ready
 
     @property
     def queued(self) -> int:
@@ -126,16 +119,6 @@ class Dispatcher:
     def running(self) -> int:
         """Jobs that run."""
         return self._scheduler.running
-
-    @property
-    def workers(self) -> Collection[WorkerStatus]:
-        """All workers."""
-        return self._workers.values()
-
-    @property
-    def network(self) -> NetworkDescription | None:
-        """The network that is resident; every worker has the same."""
-        return next((status.ready.network for status in self._workers.values() if status.ready), None)
 
     def check_admission(self, request_id: str, digest: str) -> Job | None:
         """Say before the expensive part of a request whether it can be taken.
@@ -153,9 +136,9 @@ class Dispatcher:
             return known
         if self._draining:
             raise ServiceError("UNAVAILABLE", "DRAINING", "the server is shutting down; try another", retry_s=5.0)
-        if not any(status.ready for status in self._workers.values()):
+        if not self.fleet.any_ready:
             raise ServiceError("UNAVAILABLE", "STARTING", "no worker is ready yet", retry_s=1.0)
-        if self._scheduler.full:
+        if self._scheduler.queued + self._committing >= self._config.max_queued_jobs:
             waiting = self._scheduler.queued
             raise ServiceError(
                 "RESOURCE_EXHAUSTED",
@@ -164,31 +147,50 @@ class Dispatcher:
                 metadata={"queued": str(waiting), "running": str(self._scheduler.running)},
                 retry_s=5.0,
             )
+        self._store.check()
         return None
 
-    def submit(self, spec: JobSpec, request_id: str, digest: str, *, detached: bool) -> Job:
-        """Accept a job. Call :meth:`check_admission` first; what it said is checked again, for time has passed.
+    async def submit(self, spec: JobSpec, request_id: str, digest: str, *, detached: bool) -> Job:
+        """Accept a job; it is safe when this returns. What :meth:`check_admission` said is checked again: time has passed.
 
         Raises:
-            ServiceError: As :meth:`check_admission`.
+            ServiceError: As :meth:`check_admission`; or the job could run nowhere; or it cannot be kept.
         """
         known = self.check_admission(request_id, digest)
         if known is not None:
-            return self.join(known, detached=detached)
-        ticket = self._ticket(spec)
+            return await self.join(known, detached=detached)
+        ticket = self.fleet.ticket(spec)
+        self._check_memory(spec, ticket)
         self._expire()
         self._numbers += 1
         job = Job(secrets.token_hex(8), self._numbers, request_id, digest, detached, spec, created=time.time())
         now = time.monotonic()
         self._store.add(job)
         self._live[job.job_id] = _Live(accepted=now)
-        self._scheduler.submit(replace(ticket, job_id=job.job_id, arrived=now))
-        logger.info("job %s accepted: %d x %d, %d steps", job.job_id, spec.width, spec.height, spec.parameters.steps)
-        self._dispatch()
+        self._committing += 1
+        try:
+            await self._store.committed(job.job_id)
+        except ServiceError:
+            del self._live[job.job_id]
+            raise
+        finally:
+            self._committing -= 1
+        current = self._store.get(job.job_id)
+        if current is not None and current.state is JobState.QUEUED:  # nobody cancelled, paused or deleted it meanwhile
+            self._set_alarm(job)
+            self._scheduler.submit(replace(ticket, job_id=job.job_id, arrived=now), force=True)
+            logger.info("job %s accepted: %d x %d, %d steps", job.job_id, spec.width, spec.height, spec.parameters.steps)
+            self._dispatch()
         return self._known(job.job_id)
 
-    def join(self, job: Job, *, detached: bool) -> Job:
-        """Let another request share a job. If one of them does not wait, the job goes on without the others."""
+    async def join(self, job: Job, *, detached: bool) -> Job:
+        """Let another request share a job. If one of them does not wait, the job goes on without the others.
+
+        Raises:
+            ServiceError: If the job turns out not to be kept.
+        """
+        await self._store.committed(job.job_id)
+        job = self._known(job.job_id)
         if detached and not job.detached:
             self._store.put(replace(job, detached=True))
         return self._known(job.job_id)
@@ -244,11 +246,49 @@ class Dispatcher:
         """
         job = self.get(job_id)
         if not job.state.ended:
-            for status in self._workers.values():
-                if status.handle.name == job.device:
-                    status.handle.send(Cancel(job_id))
+            self.fleet.send(job.device, Cancel(job_id))
             self._end(job, JobState.CANCELLED, StopReason.CANCELLED)
         return self._known(job_id)
+
+    def pause(self, job_id: str) -> Job:
+        """Let a job stop for a while: a waiting one at once, a running one at its next step. One that has ended stays so.
+
+        Raises:
+            ServiceError: If it is not there.
+        """
+        job = self.get(job_id)
+        if job.state is JobState.QUEUED:
+            self._scheduler.remove(job_id)
+            self._pause(job, PauseReason.REQUESTED, job.step)
+        elif job.state is JobState.RUNNING:
+            self._live[job_id].pausing = True
+            self.fleet.send(job.device, Park(job_id))
+        self._dispatch()
+        return self._known(job_id)
+
+    def resume(self, job_id: str) -> Job:
+        """Let a paused job wait again, at its old place. Any other stays as it is.
+
+        Raises:
+            ServiceError: If it is not there.
+        """
+        job = self.get(job_id)
+        self._live[job_id].pausing = False
+        if job.state is JobState.PAUSED:
+            self._store.put(replace(job, state=JobState.QUEUED))
+            self._enqueue(job)
+            self._dispatch()
+        return self._known(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Cancel a job if it has not ended, and forget it.
+
+        Raises:
+            ServiceError: If it is not there.
+        """
+        self.cancel(job_id)
+        self._store.forget([job_id])
+        self._live.pop(job_id)
 
     async def wait(self, job: Job) -> Job:
         """Wait for a job's end. If the last waiter of a job that is not detached goes away, the job is cancelled."""
@@ -259,7 +299,8 @@ class Dispatcher:
         finally:
             live.waiters -= 1
             current = self._store.get(job.job_id)
-            if current is not None and not current.detached and live.waiters == 0:
+            left = live.waiters == 0 and not (self._draining and self._store.durable)
+            if left and current is not None and not current.detached:
                 self.cancel(job.job_id)
         return self._known(job.job_id)
 
@@ -289,73 +330,104 @@ class Dispatcher:
 
     # What the server's life asks.
 
-    def start(self) -> None:
-        """Bring the workers to life."""
-        for status in self._workers.values():
-            self._start(status)
-
     async def drain(self) -> bool:
-        """Take no new jobs, let the others end for the grace time, then cancel what is left.
+        """Take no new jobs and let the running ones end for the grace time.
+
+        What is left then is kept for the next process, with its state, where the store is durable; else it is cancelled.
 
         Returns:
             Whether there was anything to wait for.
         """
         self._draining = True
-        waiting = [live.ended.wait() for live in self._live.values() if not live.ended.is_set()]
-        if waiting:
-            logger.info("draining: %d jobs have %.0f s to end", len(waiting), self._config.grace_s)
-            ended: asyncio.Future[Any] = asyncio.gather(*waiting)
+        keeps = self._store.durable
+        open_jobs = [job_id for job_id, live in self._live.items() if not live.ended.is_set()]
+        waited_for = [job_id for job_id in open_jobs if not keeps or self._known(job_id).state is JobState.RUNNING]
+        if waited_for:
+            logger.info("draining: %d jobs have %.0f s to end", len(waited_for), self._config.grace_s)
+            ends = asyncio.gather(*(self._live[job_id].ended.wait() for job_id in waited_for))
+            ended: asyncio.Future[Any] = ends
             impatient: asyncio.Future[Any] = asyncio.ensure_future(self._impatience.wait())
             await asyncio.wait({ended, impatient}, timeout=self._config.grace_s, return_when=asyncio.FIRST_COMPLETED)
             impatient.cancel()
-            for job_id in list(self._live):
-                if not self._known(job_id).state.ended:
+            left = [job_id for job_id in waited_for if not self._live[job_id].ended.is_set()]
+            if keeps:
+                ended.cancel()
+                await self._park_all(left)
+            else:
+                for job_id in left:
                     logger.warning("job %s is cancelled: the server shuts down", job_id)
                     self.cancel(job_id)
-            await ended
-        return bool(waiting)
+                await ended
+        return bool(waited_for)
+
+    async def _park_all(self, job_ids: list[str]) -> None:
+        running = [self._known(job_id) for job_id in job_ids if self._known(job_id).state is JobState.RUNNING]
+        for job in running:
+            self.fleet.send(job.device, Park(job.job_id))
+        left = asyncio.gather(*(self._live[job.job_id].left.wait() for job in running))
+        try:
+            await asyncio.wait_for(left, PARKING_S)
+        except TimeoutError:
+            logger.warning("some jobs will go on from an older checkpoint: their states were not written in time")
 
     def cut_grace(self) -> None:
         """Cancel at once what is still running while draining."""
         self._impatience.set()
 
     async def stop(self) -> None:
-        """End the workers."""
-        self._draining = self._stopping = True
+        """End the workers, and the store when everything is in it."""
+        self._draining = True
+        await self.fleet.stop()
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*(status.handle.stop() for status in self._workers.values()))
+        for live in self._live.values():
+            if live.alarm:
+                live.alarm.cancel()
+        await self._store.close()
+
+    def _restore(self) -> None:
+        """Take up what an earlier process left: ended jobs can be asked for, the others wait again, in their old order."""
+        for restored in self._store.restore():
+            job = restored.job
+            self._numbers = max(self._numbers, job.number)
+            age = max(0.0, time.time() - job.created)
+            live = self._live[job.job_id] = _Live(time.monotonic() - age, Journal(restored.events))
+            if job.state.ended:
+                if not restored.events or not isinstance(restored.events[-1], Ended):
+                    self._store.put(job)
+                    self._tell(job.job_id, Ended())
+                live.ended.set()
+                self._drop_checkpoint(job.job_id)
+                continue
+            # Nobody of those who waited for it is there any more; whoever comes back finds it by its id.
+            state = JobState.PAUSED if job.state is JobState.PAUSED else JobState.QUEUED
+            job = replace(job, state=state, device="", detached=True)
+            self._store.put(job)
+            live.going_on = state is JobState.PAUSED
+            self._set_alarm(job)
+            if state is JobState.QUEUED:
+                self._enqueue(job)
+                logger.info("job %s is taken up again after %d steps", job.job_id, job.step)
+        known = {self._checkpoint(job_id).name for job_id, live in self._live.items() if not live.ended.is_set()}
+        for path in self._store.checkpoints.glob("*.checkpoint*"):
+            if path.name.split(".checkpoint")[0] + ".checkpoint" not in known:
+                path.unlink(missing_ok=True)
 
     # What the workers report.
 
-    def _start(self, status: WorkerStatus) -> None:
-        name = status.handle.name
-        status.handle.start(lambda report: self._on_report(name, report), lambda cause: self._on_exit(name, cause))
+    def _on_worker(self, name: str) -> None:
+        self._scheduler.worker_ready(name, self.fleet.capacity(name))
+        self._dispatch()
+        if self.fleet.all_ready:
+            for job_id in self._scheduler.hopeless():
+                error = JobError("OUT_OF_MEMORY", "no device has the memory for it any more")
+                self._end(self._known(job_id), JobState.FAILED, StopReason.FAILED, error)
 
-    def _on_report(self, name: str, report: Report) -> None:
-        if isinstance(report, Ready):
-            status = self._workers[name]
-            status.ready, status.failures = report, 0
-            self._scheduler.worker_ready(name, self._capacity(name, report))
-            self.ready.set()
-            logger.info("worker %s ready: %s with %s weights", name, report.network.name, report.network.weights)
-            self._dispatch()
-            self._give_up_hopeless()
-            return
-        if isinstance(report, PassMeasured):
-            ready = self._workers[name].ready
-            if ready:
-                learned = ready.memory.learn(report.arithmetic, report.pixels, report.taken)
-                self._workers[name].ready = replace(ready, memory=learned)
-            return
-        if isinstance(report, CannotStart):
-            if not self.broken.done():
-                self.broken.set_result(f"worker {name}: {report.message}")
-            return
+    def _on_report(self, name: str, report: JobReport) -> None:
         job = self._store.get(report.job_id)
         if job is None or job.state is not JobState.RUNNING or job.device != name:
             if isinstance(report, JobParked):
-                self._checkpoint(report.job_id).unlink(missing_ok=True)
+                self._drop_checkpoint(report.job_id)
             return  # cancelled meanwhile, or given to another worker
         if isinstance(report, JobStarted):
             self._on_started(job, report)
@@ -365,60 +437,56 @@ class Dispatcher:
             self._on_step(job, report)
         elif isinstance(report, JobPainted):
             self._spawn(self._finish(job, report))
-        elif isinstance(report, JobFailed):
+        else:
             self._end(job, JobState.FAILED, StopReason.FAILED, JobError(report.reason, report.message))
 
-    def _on_exit(self, name: str, cause: str) -> None:
-        if self._stopping:
-            return
-        status = self._workers[name]
-        status.ready = None
-        if not any(other.ready for other in self._workers.values()):
-            self.ready.clear()
+    def _on_lost(self, name: str, cause: str) -> None:
         lost = self._scheduler.worker_lost(name)
-        logger.error("worker %s %s; %d jobs start again", name, cause, len(lost))
         for job_id in lost:
             job = self._known(job_id)
-            if job.attempts >= MAX_ATTEMPTS:
-                error = JobError("WORKER_LOST", f"its worker was lost {job.attempts} times (last: {cause})")
+            job = replace(job, losses_of_worker=job.losses_of_worker + 1)
+            if job.losses_of_worker >= MAX_LOSSES:
+                error = JobError("WORKER_LOST", f"its worker was lost {job.losses_of_worker} times (last: {cause})")
                 self._end(job, JobState.FAILED, StopReason.FAILED, error)
             else:
-                self._live[job_id].parked = False
-                self._store.put(replace(job, state=JobState.QUEUED, device="", step=0, losses=None))
-        delay = RESTART_DELAYS_S[min(status.failures, len(RESTART_DELAYS_S) - 1)]
-        status.failures += 1
-        status.restarts += 1
-        self._spawn(self._restart(status, delay))
+                logger.warning("job %s goes on elsewhere from its last checkpoint", job_id)
+                self._store.put(replace(job, state=JobState.QUEUED, device=""))
         self._dispatch()
-
-    async def _restart(self, status: WorkerStatus, delay_s: float) -> None:
-        await asyncio.sleep(delay_s)
-        self._start(status)
 
     def _on_started(self, job: Job, report: JobStarted) -> None:
         live = self._live[job.job_id]
-        if job.started is None or not report.step:
-            waited = time.monotonic() - live.accepted
-            job = replace(job, started=time.time(), queue_s=waited, step=0, losses=None)
-        self._store.put(replace(job, arithmetic=report.arithmetic))
-        live.journal.append(Started(job.device, job.attempts, report.step))
+        if job.started is None:
+            job = replace(job, started=time.time(), queue_s=time.monotonic() - live.accepted)
+        losses = job.losses if report.step else None
+        self._store.put(replace(job, arithmetic=report.arithmetic, step=report.step, losses=losses))
+        self._tell(job.job_id, Started(job.device, job.attempts, report.step, report.note))
 
     def _on_parked(self, job: Job, step: int) -> None:
         live = self._live[job.job_id]
-        live.parked = True
-        preemptions = job.preemptions + 1
-        self._store.put(replace(job, state=JobState.QUEUED, device="", preemptions=preemptions))
-        live.journal.append(Paused(PauseReason.PREEMPTED, step))
-        logger.info("job %s made room after %d steps", job.job_id, step)
+        live.going_on = True
         self._scheduler.parked(job.job_id)
+        if live.pausing:
+            live.pausing = False
+            self._scheduler.remove(job.job_id)
+            self._pause(job, PauseReason.REQUESTED, step)
+        elif self._draining and self._store.durable:
+            self._store.put(replace(job, state=JobState.QUEUED, device="", step=step))
+            live.left.set()
+        else:
+            self._store.put(replace(job, state=JobState.QUEUED, device="", step=step, preemptions=job.preemptions + 1))
+            self._tell(job.job_id, Paused(PauseReason.PREEMPTED, step))
+            logger.info("job %s made room after %d steps", job.job_id, step)
         self._dispatch()
+
+    def _pause(self, job: Job, reason: PauseReason, step: int) -> None:
+        self._store.put(replace(job, state=JobState.PAUSED, device="", step=step))
+        self._tell(job.job_id, Paused(reason, step))
+        logger.info("job %s is paused after %d steps", job.job_id, step)
 
     def _on_step(self, job: Job, report: JobStepped) -> None:
         self._store.put(replace(job, step=report.step, losses=report.losses, optimize_s=report.elapsed_s))
         steps = job.spec.parameters.steps
-        self._live[job.job_id].journal.append(
-            Stepped(report.step, steps, report.losses, report.elapsed_s, report.remaining_s, report.preview)
-        )
+        self._tell(job.job_id, Stepped(report.step, steps, report.losses, report.elapsed_s, report.remaining_s, report.preview))
 
     async def _finish(self, job: Job, report: JobPainted) -> None:
         self._scheduler.remove(job.job_id)
@@ -448,67 +516,81 @@ class Dispatcher:
             raise not_found(job_id)
         return job
 
-    def _ticket(self, spec: JobSpec) -> Ticket:
-        """Return what the scheduler needs to know of a job, except who and when.
-
-        Raises:
-            ServiceError: INVALID_ARGUMENT if no device that is there could hold it.
-        """
-        parameters = spec.parameters
-        shape = (spec.height, spec.width, parameters.pooling, parameters.precision)
-        demands = []
-        for ready in (status.ready for status in self._workers.values() if status.ready):
-            arithmetic = ready.arithmetic if parameters.precision == "auto" else parameters.precision
-            demands.append(ready.memory.demand(spec, arithmetic))
-        demand = max(demands, key=lambda demand: demand.held + demand.passing, default=Demand())
-        ticket = Ticket("", spec.width * spec.height, 0.0, spec.priority, shape, demand)
+    def _check_memory(self, spec: JobSpec, ticket: Ticket) -> None:
         if not self._scheduler.could_hold(ticket):
-            needed = -(-(demand.held + demand.passing) // MIB)
+            needed = -(-(ticket.demand.held + ticket.demand.passing) // MIB)
             text = f"a canvas of {spec.width} x {spec.height} px needs about {needed} MiB, which no device here has for jobs"
             raise invalid(("parameters.size_px", f"{text}; a smaller history takes less"))
-        return ticket
 
-    def _capacity(self, name: str, ready: Ready) -> Capacity:
-        slots = self._config.max_running_jobs or (1 if name == "cpu" else GPU_SLOTS)
-        memory = None if ready.free_bytes is None else int(ready.free_bytes * MEMORY_SHARE)
-        if self._config.max_memory_mib:
-            memory = self._config.max_memory_mib * MIB
-        return Capacity(slots, memory, ready.group)
+    def _enqueue(self, job: Job) -> None:
+        """Let a job that was accepted earlier wait at its old place, however full the queue is."""
+        ticket = replace(self.fleet.ticket(job.spec), job_id=job.job_id, arrived=self._live[job.job_id].accepted)
+        self._scheduler.submit(replace(ticket, alone=job.losses_of_worker > 0), force=True)
 
     def _checkpoint(self, job_id: str) -> Path:
-        return self._folder / f"{job_id}.checkpoint"
+        return self._store.checkpoints / f"{job_id}.checkpoint"
+
+    def _drop_checkpoint(self, job_id: str) -> None:
+        for path in checkpoint_files(self._checkpoint(job_id)):
+            path.unlink(missing_ok=True)
 
     def _dispatch(self) -> None:
         """Do what the scheduler decides."""
+        if self._draining and self._store.durable:
+            return
         for decision in self._scheduler.decide():
             job = self._known(decision.job_id)
-            status = self._workers[decision.worker]
-            path = str(self._checkpoint(job.job_id))
             if not isinstance(decision, Assignment):
-                status.handle.send(Park(job.job_id, path))
+                self.fleet.send(decision.worker, Park(job.job_id))
                 continue
             live = self._live[job.job_id]
-            parked, live.parked = live.parked, False
-            network = status.ready.network if status.ready else None
-            attempts = job.attempts + (not parked)
-            self._store.put(replace(job, state=JobState.RUNNING, device=decision.worker, network=network, attempts=attempts))
-            status.handle.send(Start(job.job_id, job.spec, path if parked else "", job.optimize_s if parked else 0.0))
+            attempts = job.attempts + (not live.going_on)
+            live.going_on = False
+            self._store.put(
+                replace(job, state=JobState.RUNNING, device=decision.worker, network=self.fleet.network, attempts=attempts)
+            )
+            self.fleet.send(decision.worker, Start(job.job_id, job.spec, str(self._checkpoint(job.job_id))))
 
-    def _give_up_hopeless(self) -> None:
-        """Fail jobs that waited for a worker which came back with less memory than it had."""
-        if all(status.ready for status in self._workers.values()):
-            for job_id in self._scheduler.hopeless():
-                error = JobError("OUT_OF_MEMORY", "no device has the memory for it any more")
-                self._end(self._known(job_id), JobState.FAILED, StopReason.FAILED, error)
+    def _set_alarm(self, job: Job) -> None:
+        limit = job.spec.time_limit_s
+        if limit is not None:
+            live = self._live[job.job_id]
+            left = limit - (time.monotonic() - live.accepted)
+            live.alarm = asyncio.get_running_loop().call_later(max(0.0, left), self._on_time_limit, job.job_id)
+
+    def _on_time_limit(self, job_id: str) -> None:
+        job = self._store.get(job_id)
+        if job is None or job.state.ended:
+            return
+        if job.spec.return_best and job.state is JobState.RUNNING and job.step:
+            self.fleet.send(job.device, Finish(job_id))
+            return
+        self.fleet.send(job.device, Cancel(job_id))
+        begun = f"after {job.step} of {job.spec.parameters.steps} steps" if job.step else "before its first step"
+        error = JobError("DEADLINE_EXCEEDED", f"its time limit of {job.spec.time_limit_s:g} s came {begun}")
+        self._end(job, JobState.FAILED, StopReason.DEADLINE, error)
+
+    def _tell(self, job_id: str, event: Event) -> None:
+        """Write history: an event is shown to the watchers as soon as it is safe."""
+        live = self._live[job_id]
+        number = live.journal.add(event)
+
+        def show() -> None:
+            live.journal.show(number)
+            if isinstance(event, Ended):
+                live.ended.set()
+
+        self._store.append(job_id, number, event, show)
 
     def _end(self, job: Job, state: JobState, reason: StopReason, error: JobError | None = None) -> None:
         self._store.put(replace(job, state=state, stop_reason=reason, error=error, ended=time.time()))
         self._scheduler.remove(job.job_id)
         live = self._live[job.job_id]
-        if job.preemptions:
-            self._checkpoint(job.job_id).unlink(missing_ok=True)
-        live.journal.append(Ended())
-        live.ended.set()
+        if live.alarm:
+            live.alarm.cancel()
+        live.left.set()
+        self._drop_checkpoint(job.job_id)
+        self._tell(job.job_id, Ended())
         logger.info("job %s %s after %d steps", job.job_id, state.value, job.step)
         self._dispatch()
 

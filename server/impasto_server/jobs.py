@@ -20,11 +20,12 @@ class JobState(Enum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    PAUSED = "paused"
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen to the job."""
-        return self not in (JobState.QUEUED, JobState.RUNNING)
+        return self not in (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
 
 
 class StopReason(Enum):
@@ -34,6 +35,7 @@ class StopReason(Enum):
     STALLED = "stalled"
     CANCELLED = "cancelled"
     FAILED = "failed"
+    DEADLINE = "deadline"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,14 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class JobSpec:
-    """Everything a worker needs: pictures at canvas size, and how to paint."""
+    """Everything a worker needs: pictures at canvas size, and how to paint. What follows ``output`` is the server's affair.
+
+    Attributes:
+        priority: Higher goes first.
+        time_limit_s: From acceptance to the end; None for no limit.
+        return_best: Whether the picture as it stands is what is wanted at the limit.
+        ttl_s: How long an ended job is kept; None for the server's retention.
+    """
 
     width: int
     height: int
@@ -75,6 +84,9 @@ class JobSpec:
     parameters: Parameters
     output: OutputOptions
     priority: int = 0
+    time_limit_s: float | None = None
+    return_best: bool = False
+    ttl_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +129,7 @@ class Job:
         number: Counts accepted jobs; orders pages.
         digest: Hash of the request's spec: the same ``request_id`` with another one is refused.
         detached: Whether the job goes on when nobody waits for it.
+        losses_of_worker: How often its worker died under it.
     """
 
     job_id: str
@@ -141,12 +154,14 @@ class Job:
     encode_s: float = 0.0
     attempts: int = 0
     preemptions: int = 0
+    losses_of_worker: int = 0
 
 
 class PauseReason(Enum):
     """Why a job stopped for a while."""
 
     PREEMPTED = "preempted"
+    REQUESTED = "requested"
 
 
 @dataclass(frozen=True)
@@ -156,6 +171,7 @@ class Started:
     device: str
     attempt: int
     step: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
 
 from impasto_server.jobs import Event, Stepped
 
 
 class Journal:
-    """Events numbered from 1. Only the newest preview is kept: a slow reader loses old previews, never an event."""
+    """Events numbered from 1. Only the newest preview is kept: a slow reader loses old previews, never an event.
 
-    def __init__(self) -> None:
-        self._events: list[Event] = []
+    An event is added when it happens and shown when it is safe: a watcher must not hear what a restart would forget.
+
+    Args:
+        events: What happened before this process.
+    """
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self._events: list[Event] = list(events)
+        self._shown = len(self._events)
         self._preview_at: int | None = None
         self._grown = asyncio.Event()
 
     @property
     def sequence(self) -> int:
-        """Number of the newest event; 0 before the first."""
-        return len(self._events)
+        """Number of the newest event that is shown; 0 before the first."""
+        return self._shown
 
-    def append(self, event: Event) -> None:
-        """Add an event and wake the watchers."""
+    def add(self, event: Event) -> int:
+        """Add an event; returns its number."""
         if isinstance(event, Stepped) and event.preview is not None:
             self._drop_old_preview()
             self._preview_at = len(self._events)
         self._events.append(event)
+        return len(self._events)
+
+    def show(self, sequence: int) -> None:
+        """Show the events up to a number, and wake the watchers."""
+        self._shown = max(self._shown, sequence)
         self._grown.set()
         self._grown = asyncio.Event()
 
     def after(self, sequence: int) -> list[tuple[int, Event]]:
         """Return the events after that number, each with its own."""
-        return list(enumerate(self._events[sequence:], start=sequence + 1))
+        return list(enumerate(self._events[sequence : self._shown], start=sequence + 1))
 
     async def wait(self, timeout_s: float) -> bool:
         """Wait for the next event; False if none came in time."""

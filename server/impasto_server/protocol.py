@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from impasto_engine.parameters import Arithmetic
 from impasto_server.jobs import JobSpec, Losses, NetworkDescription, Raster, StopReason
 from impasto_server.memory import MemoryModel
+
+
+def checkpoint_files(path: Path) -> tuple[Path, Path]:
+    """Return where a job's newest state lies and where the one before it."""
+    return path, path.with_name(path.name + ".previous")
 
 
 @dataclass(frozen=True)
@@ -15,6 +21,7 @@ class WorkerSettings:
 
     device: str
     weights: str
+    checkpoint_interval_s: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -22,14 +29,12 @@ class Start:
     """Let a job join the running batch at the next step.
 
     Attributes:
-        checkpoint: File to go on from; empty to begin.
-        elapsed_s: What the steps in it took.
+        checkpoint: File to go on from if it is there, and to write the job's state to now and then; empty for neither.
     """
 
     job_id: str
     spec: JobSpec
     checkpoint: str = ""
-    elapsed_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,19 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Park:
-    """Write a job's state to a file and take it out; a job that is not there is no error."""
+    """Write a job's state to its checkpoint and take it out; a job that is not there is no error."""
 
     job_id: str
-    checkpoint: str
 
 
-Command = Start | Cancel | Park
+@dataclass(frozen=True)
+class Finish:
+    """Let a job end with its canvas as it stands; a job that is not there is no error."""
+
+    job_id: str
+
+
+Command = Start | Cancel | Park | Finish
 
 
 @dataclass(frozen=True)
@@ -80,11 +91,16 @@ class CannotStart:
 
 @dataclass(frozen=True)
 class JobStarted:
-    """A job's targets are ready and its next step begins; ``step`` steps are done already."""
+    """A job's targets are ready and its next step begins; ``step`` steps are done already.
+
+    Attributes:
+        note: What is worth knowing, such as that a checkpoint was damaged.
+    """
 
     job_id: str
     arithmetic: Arithmetic
     step: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,7 +126,7 @@ class PassMeasured:
 
 @dataclass(frozen=True)
 class JobParked:
-    """A job left with its state in the file that was named."""
+    """A job left with its state in its checkpoint."""
 
     job_id: str
     step: int
@@ -134,4 +150,5 @@ class JobFailed:
     message: str
 
 
-Report = Ready | CannotStart | JobStarted | JobStepped | PassMeasured | JobParked | JobPainted | JobFailed
+JobReport = JobStarted | JobStepped | JobParked | JobPainted | JobFailed
+Report = Ready | CannotStart | PassMeasured | JobReport

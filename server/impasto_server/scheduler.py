@@ -171,9 +171,9 @@ class Scheduler:
         """Whether no further job is admitted."""
         return len(self._waiting) >= self._max_queued
 
-    def submit(self, ticket: Ticket) -> bool:
-        """Let a job wait; False if the queue is full."""
-        if self.full:
+    def submit(self, ticket: Ticket, *, force: bool = False) -> bool:
+        """Let a job wait; False if the queue is full, unless ``force``: it was accepted before."""
+        if self.full and not force:
             return False
         self._submitted += 1
         self._wait(_Entry(ticket, (ticket.arrived - ticket.priority * self._aging_s, self._submitted)))

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -24,6 +25,7 @@ from impasto_engine.parameters import MAX_STEPS, PRESETS
 from impasto_server import convert, validation
 from impasto_server.config import ServerConfig
 from impasto_server.dispatcher import Dispatcher
+from impasto_server.failpoints import hit
 from impasto_server.jobs import Ended, Job, JobSpec, JobState, ServiceError, invalid
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ DOMAIN = "impasto"
 JOB_ID_METADATA = "impasto-job-id"
 DEFAULT_PAGE, MAX_PAGE = 50, 500
 CONCURRENT_DECODES = 2
+ANSWER_S = 1.0
+"""Before the deadline of a Stylize call that wants the best picture so far, for the last step, encoding and sending."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = TypeVar("Request")
@@ -72,7 +76,8 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
     @_unary
     async def Stylize(self, request: pb.StylizeRequest, context: Context) -> pb.StylizeResponse:
         """See the contract."""
-        job = await self._submit(request.spec, request.request_id, detached=False)
+        left_s = context.time_remaining()
+        job = await self._submit(request.spec, request.request_id, detached=False, answer_within_s=left_s)
         await context.send_initial_metadata(((JOB_ID_METADATA, job.job_id),))
         job = await self._dispatcher.wait(job)
         if job.state is not JobState.SUCCEEDED:
@@ -86,7 +91,9 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             job, sequence = self._watched(request)
             async with contextlib.aclosing(self._dispatcher.watch(job, sequence)) as events:
                 async for number, event in events:
+                    hit("progress.before_send")
                     yield self._progress(request, number, event, job.job_id)
+                    hit("progress.after_send")
         except Exception as error:
             await _abort(context, error)
 
@@ -118,6 +125,22 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         return pb.CancelJobResponse(job=self._message(self._dispatcher.cancel(request.job_id)))
 
     @_unary
+    async def PauseJob(self, request: pb.PauseJobRequest, context: Context) -> pb.PauseJobResponse:
+        """See the contract."""
+        return pb.PauseJobResponse(job=self._message(self._dispatcher.pause(request.job_id)))
+
+    @_unary
+    async def ResumeJob(self, request: pb.ResumeJobRequest, context: Context) -> pb.ResumeJobResponse:
+        """See the contract."""
+        return pb.ResumeJobResponse(job=self._message(self._dispatcher.resume(request.job_id)))
+
+    @_unary
+    async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> pb.DeleteJobResponse:
+        """See the contract."""
+        self._dispatcher.delete(request.job_id)
+        return pb.DeleteJobResponse()
+
+    @_unary
     async def GetResult(self, request: pb.GetResultRequest, context: Context) -> pb.GetResultResponse:
         """See the contract."""
         picture = self._dispatcher.result(request.job_id)
@@ -140,18 +163,20 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             raise invalid(("resume_after_sequence", f"must be 0 or more, got {sequence}"))
         return job, sequence
 
-    async def _submit(self, spec: pb.JobSpec, request_id: str, *, detached: bool) -> Job:
+    async def _submit(self, spec: pb.JobSpec, request_id: str, *, detached: bool, answer_within_s: float | None = None) -> Job:
         # On a thread: hashing a request of many megabytes would hold up every other call.
         draft = await asyncio.to_thread(convert.draft, spec)
         known = self._dispatcher.check_admission(request_id, draft.digest)
         if known is not None:
-            return self._dispatcher.join(known, detached=detached)
-        network = self._dispatcher.network
+            return await self._dispatcher.join(known, detached=detached)
+        network = self._dispatcher.fleet.network
         layers = network.layers if network else ()
         draft = validation.check_numbers(draft, request_id, layers, self._config)
         async with self._decoding:
             job_spec: JobSpec = await asyncio.to_thread(validation.open_pictures, draft, self._config)
-        return self._dispatcher.submit(job_spec, request_id, draft.digest, detached=detached)
+        if answer_within_s is not None and job_spec.return_best and job_spec.time_limit_s is None:
+            job_spec = replace(job_spec, time_limit_s=max(0.0, answer_within_s - ANSWER_S))
+        return await self._dispatcher.submit(job_spec, request_id, draft.digest, detached=detached)
 
     def _progress(self, request: pb.ProgressRequest, number: int, event: object, job_id: str) -> pb.ProgressResponse:
         job = self._dispatcher.get(job_id)
@@ -172,11 +197,11 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
 
     def _info(self) -> pb.GetServerInfoResponse:
         config, dispatcher = self._config, self._dispatcher
-        network = convert.network_message(dispatcher.network)
+        network = convert.network_message(dispatcher.fleet.network)
         return pb.GetServerInfoResponse(
             version=self._version,
             accepting=dispatcher.accepting,
-            devices=[convert.device_message(status) for status in dispatcher.workers],
+            devices=[convert.device_message(status) for status in dispatcher.fleet.workers],
             networks=[network] if network else [],
             presets=[
                 pb.Preset(name=name, parameters=convert.parameters_message(parameters, name))
@@ -233,8 +258,16 @@ def _unsuccessful(job: Job) -> ServiceError:
     error = job.error
     reason, text = (error.reason, error.message) if error else ("UNKNOWN", "it failed")
     metadata = {"job_id": job.job_id}
-    code = "RESOURCE_EXHAUSTED" if reason == "OUT_OF_MEMORY" else "ABORTED" if reason == "WORKER_LOST" else "INTERNAL"
+    code = _JOB_ERROR_CODES.get(reason, "INTERNAL")
     return ServiceError(code, reason, f"job {job.job_id} failed: {text}", metadata=metadata)
+
+
+_JOB_ERROR_CODES = {
+    "OUT_OF_MEMORY": "RESOURCE_EXHAUSTED",
+    "WORKER_LOST": "ABORTED",
+    "DEADLINE_EXCEEDED": "DEADLINE_EXCEEDED",
+    "DATA_LOST": "DATA_LOSS",
+}
 
 
 def _page_token(job: Job) -> str:

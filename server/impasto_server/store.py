@@ -1,19 +1,71 @@
-"""Where jobs are kept. In memory here; a durable store is a later issue, behind the same protocol."""
+"""Where jobs are kept: in memory here, on a disk in :mod:`impasto_server.durable`, behind the same protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
-from impasto_server.jobs import Job, JobState
+from impasto_server.jobs import Event, Job, JobState
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A job that an earlier process had, and what its watchers were told."""
+
+    job: Job
+    events: list[Event]
 
 
 class JobStore(Protocol):
-    """A table of jobs and their pictures."""
+    """A table of jobs, their events and their pictures.
+
+    Attributes:
+        durable: Whether what is kept survives the process.
+    """
+
+    durable: bool
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the states of running jobs lie."""
+        ...
+
+    def check(self) -> None:
+        """Say whether a new job can be kept.
+
+        Raises:
+            ServiceError: If not, and why.
+        """
+        ...
 
     def add(self, job: Job) -> None:
-        """Keep a new job."""
+        """Keep a new job; it is safe when :meth:`committed` returns."""
+        ...
+
+    async def committed(self, job_id: str) -> None:
+        """Wait until a job that was added is safe.
+
+        Raises:
+            ServiceError: If it cannot be kept; it is forgotten then.
+        """
+        ...
+
+    def append(self, job_id: str, sequence: int, event: Event, visible: Callable[[], None]) -> None:
+        """Keep an event, and call back on the event loop when watchers may see it."""
+        ...
+
+    def restore(self) -> list[Restored]:
+        """Return what an earlier process kept."""
+        ...
+
+    def forget(self, job_ids: Iterable[str]) -> None:
+        """Forget jobs and everything of theirs."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is under way."""
         ...
 
     def put(self, job: Job) -> None:
@@ -51,14 +103,41 @@ class MemoryStore:
     Args:
         retention_s: How long an ended job is kept.
         max_ended: How many ended jobs are kept at most; the oldest go first.
+        checkpoints: Where the states of running jobs lie.
     """
 
-    def __init__(self, retention_s: float, max_ended: int) -> None:
+    durable = False
+
+    def __init__(self, retention_s: float, max_ended: int, checkpoints: Path = Path()) -> None:
+        self._checkpoints = checkpoints
         self._retention_s = retention_s
         self._max_ended = max_ended
         self._jobs: dict[str, Job] = {}
         self._requests: dict[str, str] = {}
         self._results: dict[str, bytes] = {}
+
+    @property
+    def checkpoints(self) -> Path:
+        """See :class:`JobStore`."""
+        return self._checkpoints
+
+    def check(self) -> None:
+        """See :class:`JobStore`. There is always room."""
+
+    async def committed(self, job_id: str) -> None:
+        """See :class:`JobStore`. Safe at once, as long as the process lives."""
+
+    def append(self, job_id: str, sequence: int, event: Event, visible: Callable[[], None]) -> None:
+        """See :class:`JobStore`. Visible at once."""
+        del job_id, sequence, event
+        visible()
+
+    def restore(self) -> list[Restored]:
+        """See :class:`JobStore`. Nothing was kept."""
+        return []
+
+    async def close(self) -> None:
+        """See :class:`JobStore`."""
 
     def add(self, job: Job) -> None:
         """See :class:`JobStore`."""
@@ -102,13 +181,21 @@ class MemoryStore:
         """See :class:`JobStore`."""
         ended = sorted((job for job in self._jobs.values() if job.ended is not None), key=lambda job: job.ended or 0.0)
         surplus = max(0, len(ended) - self._max_ended)
-        gone = [job for index, job in enumerate(ended) if index < surplus or (job.ended or 0.0) + self._retention_s < now]
-        for job in gone:
-            del self._jobs[job.job_id]
-            self._results.pop(job.job_id, None)
-            if self._requests.get(job.request_id) == job.job_id:
+        gone = [
+            job.job_id
+            for index, job in enumerate(ended)
+            if index < surplus or (job.ended or 0.0) + min(job.spec.ttl_s or self._retention_s, self._retention_s) < now
+        ]
+        self.forget(gone)
+        return gone
+
+    def forget(self, job_ids: Iterable[str]) -> None:
+        """See :class:`JobStore`."""
+        for job_id in job_ids:
+            job = self._jobs.pop(job_id, None)
+            self._results.pop(job_id, None)
+            if job is not None and self._requests.get(job.request_id) == job_id:
                 del self._requests[job.request_id]
-        return [job.job_id for job in gone]
 
     def _newest_first(self) -> Iterator[Job]:
         return reversed(self._jobs.values())

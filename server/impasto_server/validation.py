@@ -16,6 +16,7 @@ MAX_REQUEST_ID = 128
 MAX_PREVIEW_PX = 1024
 MIN_PREVIEW_PX = 16
 MAX_PRIORITY = 10
+MAX_SECONDS = 30 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Draft:
         output: How pictures are encoded for the client.
         found: What converting the message already found wrong.
         priority: Higher goes first.
+        time_limit_s: From acceptance to the end.
+        return_best: Whether the picture as it stands is wanted then.
+        ttl_s: How long the job is kept after its end.
     """
 
     content: bytes | None
@@ -40,6 +44,9 @@ class Draft:
     found: tuple[Violation, ...] = ()
     digest: str = field(default="", compare=False)
     priority: int = 0
+    time_limit_s: float | None = None
+    return_best: bool = False
+    ttl_s: float | None = None
 
 
 def check_numbers(draft: Draft, request_id: str, layers: Collection[str], config: ServerConfig) -> Draft:
@@ -77,6 +84,9 @@ def check_numbers(draft: Draft, request_id: str, layers: Collection[str], config
             found.append(Violation(f"styles[{index}].weight", f"must be above 0 and at most 1e6, got {weight:g}"))
     if abs(draft.priority) > MAX_PRIORITY:
         found.append(Violation("priority", f"must be from {-MAX_PRIORITY} to {MAX_PRIORITY}, got {draft.priority}"))
+    for name, seconds in (("time_limit", draft.time_limit_s), ("ttl", draft.ttl_s)):
+        if seconds is not None and not 0 < seconds <= MAX_SECONDS:
+            found.append(Violation(name, f"must be above 0 s and at most {MAX_SECONDS:g} s, got {seconds:g} s"))
     found += _output_violations(draft.output)
     _raise(found)
     return replace(draft, parameters=parameters)
@@ -116,7 +126,18 @@ def open_pictures(draft: Draft, config: ServerConfig) -> JobSpec:
     _raise(found)
     if size is None:
         raise invalid(("content", "give a content image, styles, or both"))
-    return JobSpec(size[0], size[1], content, tuple(styles), draft.parameters, draft.output, draft.priority)
+    return JobSpec(
+        size[0],
+        size[1],
+        content,
+        tuple(styles),
+        draft.parameters,
+        draft.output,
+        draft.priority,
+        draft.time_limit_s,
+        draft.return_best,
+        draft.ttl_s,
+    )
 
 
 def _too_thin(name: str, size: tuple[int, int]) -> list[Violation]:

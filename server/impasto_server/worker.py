@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import os
 import queue
 import signal
@@ -18,36 +20,39 @@ import torch
 from torch.nn import functional as F
 
 from impasto_engine import painting
-from impasto_engine.batch import BatchKey, RunningBatch, SampleState, Step, default_group_size
+from impasto_engine.batch import BatchKey, RunningBatch, Step, default_group_size
 from impasto_engine.devices import PeakMemory, auto_precision, describe, free_memory, prepare
 from impasto_engine.networks import Network
 from impasto_engine.objective import StackedObjectives, to_pixels
 from impasto_engine.parameters import Arithmetic, Parameters
 from impasto_engine.weights import WeightsError, load_network
 from impasto_server import checkpoints, images
-from impasto_server.checkpoints import Checkpoint, CheckpointError
+from impasto_server.checkpoints import Checkpoint
 from impasto_server.jobs import JobSpec, Losses, NetworkDescription, Raster, StopReason
 from impasto_server.memory import MemoryModel
 from impasto_server.protocol import (
     Cancel,
     CannotStart,
     Command,
+    Finish,
     JobFailed,
     JobPainted,
     JobParked,
     JobStarted,
     JobStepped,
-    Park,
     PassMeasured,
     Ready,
     Report,
     Start,
     WorkerSettings,
+    checkpoint_files,
 )
 
 logger = logging.getLogger(__name__)
 WARM_UP_SIDE_PX = 256
 PREVIEW_QUALITY = 85
+COPY_SHARE = 50
+"""A job's state is copied no more often than so many times what the copying takes, however short the interval."""
 _OTHER_ARITHMETIC: dict[Arithmetic, tuple[Arithmetic, float]] = {"bfloat16": ("float32", 2.0), "float32": ("bfloat16", 0.5)}
 
 
@@ -59,6 +64,9 @@ class _Running:
     index: int
     batch: RunningBatch
     began: float
+    checkpoint: Path | None
+    due: float
+    writing: bool = False
 
     @property
     def level(self) -> painting.Level:
@@ -81,6 +89,7 @@ class Worker:
         network: Resident on the device.
         send: Takes each report; must bear being called from the thread that ``later`` uses.
         later: Runs what would hold the device up, such as writing a file; at once by default.
+        checkpoint_interval_s: How often each job's state is written.
     """
 
     def __init__(
@@ -88,14 +97,16 @@ class Worker:
         network: Network,
         send: Callable[[Report], None],
         later: Callable[[Callable[[], None]], object] = lambda work: work(),
+        checkpoint_interval_s: float = math.inf,
     ) -> None:
         self._network = network
         self._send = send
         self._later = later
+        self._interval_s = checkpoint_interval_s
         self._styles = painting.StyleCache()
         self._batches: dict[BatchKey, RunningBatch] = {}
         self._measured: dict[BatchKey, int] = {}
-        self._kept: dict[str, SampleState] = {}
+        self._kept: dict[str, Checkpoint] = {}
         self._jobs: dict[str, _Running] = {}
 
     @property
@@ -112,8 +123,10 @@ class Worker:
             self._kept.pop(command.job_id, None)
         elif isinstance(command, Cancel):
             self._leave(command.job_id)
+        elif isinstance(command, Finish):
+            self._finish(command.job_id, StopReason.DEADLINE)
         else:
-            self._park(command)
+            self._park(command.job_id)
 
     def step(self) -> None:
         """Move every job by one step, batch by batch, and report."""
@@ -122,6 +135,9 @@ class Worker:
             with self._failures(names):
                 for job_id, step in self._measure(batch):
                     self._report(job_id, step)
+        for job_id, running in self._jobs.items():
+            if running.checkpoint and not running.writing and time.monotonic() >= running.due:
+                self._save(job_id, running, running.checkpoint)
 
     def _measure(self, batch: RunningBatch) -> list[tuple[str, Step]]:
         """Step a batch; where its pass is larger than any before, tell what that took."""
@@ -139,12 +155,13 @@ class Worker:
         job = _to_engine(command.spec)
         key = job.key(self._network.device)
         owner = f"{command.job_id} {self._network.weights.sha256} {key.precision}"
-        state = self._kept.pop(command.job_id, None)
-        if command.checkpoint and state is None:
-            try:
-                state = checkpoints.read(Path(command.checkpoint), owner)
-            except CheckpointError as error:
-                logger.warning("job %s starts from the beginning: %s", command.job_id, error)
+        path = Path(command.checkpoint) if command.checkpoint else None
+        found, note = self._kept.pop(command.job_id, None), ""
+        if path and found is None:
+            found, note = checkpoints.latest(path, owner)
+        if note:
+            logger.warning("job %s: %s", command.job_id, note)
+        state = found.state if found else None
         plan = painting.levels(job)
         done = state.step if state else 0
         index = next((index for index, level in enumerate(plan) if done < level.last), len(plan) - 1)
@@ -153,9 +170,11 @@ class Worker:
             painting.join(batch, command.job_id, plan[index], self._styles)
         else:
             painting.resume(batch, command.job_id, plan[index], state, self._styles)
-        elapsed = command.elapsed_s if state else 0.0
-        self._jobs[command.job_id] = _Running(command.spec, owner, plan, index, batch, time.monotonic() - elapsed)
-        self._send(JobStarted(command.job_id, key.precision, done))
+        now = time.monotonic()
+        began = now - (found.elapsed_s if found else 0.0)
+        due = now + self._interval_s
+        self._jobs[command.job_id] = _Running(command.spec, owner, plan, index, batch, began, path, due)
+        self._send(JobStarted(command.job_id, key.precision, done, note))
 
     def _batch(self, level: painting.Level) -> RunningBatch:
         key = level.job.key(self._network.device)
@@ -171,19 +190,39 @@ class Worker:
         canvas = painting.next_canvas(canvas, before.job, running.level.job, self._network.device)
         painting.join(running.batch, job_id, running.level, self._styles, canvas)
 
-    def _park(self, command: Park) -> None:
-        running = self._jobs[command.job_id]
-        state = running.batch.export(command.job_id)
-        path, checkpoint = Path(command.checkpoint), Checkpoint(running.owner, state)
-        self._leave(command.job_id)
+    def _save(self, job_id: str, running: _Running, path: Path) -> None:
+        """Copy a job's state and let it be written meanwhile; the copying may take a fiftieth of the time at most."""
+        began = time.monotonic()
+        checkpoint = Checkpoint(running.owner, running.batch.export(job_id), began - running.began)
+        now = time.monotonic()
+        running.due = now + max(self._interval_s, COPY_SHARE * (now - began))
+        running.writing = True
 
         def write() -> None:
             try:
                 checkpoints.write(path, checkpoint)
             except OSError as error:
-                logger.warning("job %s is parked in memory, for there is no room on disk: %s", command.job_id, error)
-                self._kept[command.job_id] = state
-            self._send(JobParked(command.job_id, state.step))
+                logger.warning("no checkpoint of job %s: %s", job_id, error)
+            running.writing = False
+            if self._jobs.get(job_id) is not running:  # it ended meanwhile, and its files are of no use to anybody
+                for file in checkpoint_files(path):
+                    file.unlink(missing_ok=True)
+
+        self._later(write)
+
+    def _park(self, job_id: str) -> None:
+        running = self._jobs[job_id]
+        state = running.batch.export(job_id)
+        checkpoint = Checkpoint(running.owner, state, time.monotonic() - running.began)
+        self._leave(job_id)
+
+        def write() -> None:
+            try:
+                checkpoints.write(running.checkpoint or Path(), checkpoint)
+            except OSError as error:
+                logger.warning("job %s is parked in memory, for there is no room on disk: %s", job_id, error)
+                self._kept[job_id] = checkpoint
+            self._send(JobParked(job_id, state.step))
 
         self._later(write)
 
@@ -204,9 +243,16 @@ class Worker:
             with self._failures((job_id,)):
                 self._climb(job_id)
             return
-        picture = _raster(running.batch.canvas(job_id))
+        self._finish(job_id, StopReason.STEPS if step.step >= steps else StopReason.STALLED)
+
+    def _finish(self, job_id: str, reason: StopReason) -> None:
+        """Hand a job's canvas out, enlarged where it has not come to its full size."""
+        running = self._jobs[job_id]
+        canvas = running.batch.canvas(job_id)[None]
+        for before, after in itertools.pairwise(running.levels[running.index :]):
+            canvas = painting.next_canvas(canvas[0], before.job, after.job, self._network.device)
         self._leave(job_id)
-        self._send(JobPainted(job_id, StopReason.STEPS if step.step >= steps else StopReason.STALLED, picture))
+        self._send(JobPainted(job_id, reason, _raster(canvas[0])))
 
     def _preview(self, running: _Running, job_id: str) -> bytes:
         canvas = running.batch.canvas(job_id)
@@ -274,13 +320,16 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
     sending = threading.Lock()
 
     def send(report: Report) -> None:
-        with sending:
-            connection.send(report)
+        try:
+            with sending:
+                connection.send(report)
+        except (BrokenPipeError, OSError):
+            os._exit(0)  # the server is gone; see _receive
 
     send(ready)
     commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, commands), daemon=True).start()
-    worker = Worker(network, send, ThreadPoolExecutor(1, "writer").submit)
+    worker = Worker(network, send, ThreadPoolExecutor(1, "writer").submit, settings.checkpoint_interval_s)
     while True:
         for command in _drain(commands, wait=worker.idle):
             worker.handle(command)

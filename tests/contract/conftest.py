@@ -31,10 +31,10 @@ class Service:
 @asynccontextmanager
 async def _service(worker: FakeWorker | None = None, **settings: Any) -> AsyncIterator[Service]:
     worker = worker or FakeWorker()
-    config = ServerConfig(**{"listen": "127.0.0.1:0", "heartbeat_s": 0.2, "grace_s": 0.2, **settings})
+    config = ServerConfig(**{"listen": "127.0.0.1:0", "heartbeat_s": 0.2, "grace_s": 0.2, "data_dir": ":memory:", **settings})
     async with serving(config, [worker]) as running:
         if worker.ready:
-            await running.dispatcher.ready.wait()
+            await running.dispatcher.fleet.ready.wait()
         async with grpc.aio.insecure_channel(running.address) as channel:
             yield Service(running, channel, pb_grpc.StyleTransferServiceStub(channel), worker)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from impasto_engine.networks import empty_vgg16, layer_names
 from impasto_engine.parameters import Parameters
@@ -13,6 +14,7 @@ from impasto_server.jobs import JobSpec, Losses, NetworkDescription, OutputOptio
 from impasto_server.memory import MemoryModel
 from impasto_server.protocol import (
     Command,
+    Finish,
     JobFailed,
     JobPainted,
     JobParked,
@@ -27,14 +29,15 @@ from impasto_server.protocol import (
 NETWORK = NetworkDescription("vgg16", "builtin", "00", layer_names(empty_vgg16()))
 
 
-def spec(steps: int = 3, preview_every: int = 0, width: int = 32, height: int = 24, priority: int = 0) -> JobSpec:
+def spec(steps: int = 3, preview_every: int = 0, width: int = 32, height: int = 24, **more: Any) -> JobSpec:
     picture = Raster(width, height, bytes(width * height * 3))
     output = OutputOptions(preview_every_steps=preview_every)
-    return JobSpec(width, height, picture, (), Parameters(steps=steps), output, priority)
+    return JobSpec(width, height, picture, (), Parameters(steps=steps), output, **more)
 
 
 def steps_in(checkpoint: str) -> int:
-    return int(Path(checkpoint).read_text())
+    path = Path(checkpoint)
+    return int(path.read_text()) if path.exists() else 0
 
 
 @dataclass
@@ -56,6 +59,7 @@ class FakeWorker:
         self._on_report, self._on_exit = on_report, on_exit
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._steps: dict[str, int] = {}
+        self._paths: dict[str, Path] = {}
         if self.ready:
             asyncio.get_running_loop().call_soon(
                 on_report, Ready("a fake", NETWORK, "float32", 1, MemoryModel(), self.free_bytes)
@@ -68,8 +72,11 @@ class FakeWorker:
             self.most_at_once = max(self.most_at_once, sum(not task.done() for task in self._tasks.values()))
         elif command.job_id in self._tasks:
             self._tasks[command.job_id].cancel()
+            if isinstance(command, Finish):
+                size = (command.job_id, StopReason.DEADLINE, Raster(32, 24, bytes(32 * 24 * 3)))
+                asyncio.get_running_loop().call_soon(self._on_report, JobPainted(*size))
             if isinstance(command, Park):
-                Path(command.checkpoint).write_text(str(self._steps[command.job_id]))
+                self._paths[command.job_id].write_text(str(self._steps[command.job_id]))
                 parked = JobParked(command.job_id, self._steps[command.job_id])
                 asyncio.get_running_loop().call_soon(self._on_report, parked)
 
@@ -86,7 +93,8 @@ class FakeWorker:
         self._on_exit(cause)
 
     async def _paint(self, command: Start) -> None:
-        done = steps_in(command.checkpoint) if command.checkpoint else 0
+        self._paths[command.job_id] = Path(command.checkpoint)
+        done = steps_in(command.checkpoint)
         self._steps[command.job_id] = done
         self._on_report(JobStarted(command.job_id, "float32", done))
         parameters, output = command.spec.parameters, command.spec.output

@@ -7,21 +7,22 @@ import torch
 
 from impasto_engine.batch import SampleState
 from impasto_engine.optimizers import OPTIMIZERS
-from impasto_server.checkpoints import Checkpoint, CheckpointError, read, write
+from impasto_server.checkpoints import Checkpoint, CheckpointError, latest, read, write
+from impasto_server.protocol import checkpoint_files
 
 STATE = SampleState("lbfgs", 7, OPTIMIZERS["lbfgs"].start(torch.rand(1, 3, 8, 9), 1.0, 2))
 
 
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    """With its step and optimizer; writing again replaces it, and leaves nothing else in the folder."""
+    """With its step and optimizer; the one before is kept, and nothing else is left in the folder."""
     path = tmp_path / "a"
     for _ in range(2):
-        assert write(path, Checkpoint("job", STATE)) == path.stat().st_size
+        assert write(path, Checkpoint("job", STATE, 1.5)) == path.stat().st_size
     found = read(path, "job")
-    assert (found.optimizer, found.step) == ("lbfgs", 7)
-    assert found.tensors.keys() == STATE.tensors.keys()
-    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in STATE.tensors.items())
-    assert list(tmp_path.iterdir()) == [path]
+    assert (found.state.optimizer, found.state.step, found.elapsed_s) == ("lbfgs", 7, 1.5)
+    assert found.state.tensors.keys() == STATE.tensors.keys()
+    assert all(torch.equal(found.state.tensors[name], tensor) for name, tensor in STATE.tensors.items())
+    assert set(tmp_path.iterdir()) == set(checkpoint_files(path))
 
 
 @pytest.mark.parametrize("position", [0, 30, 60, 400, -1])
@@ -68,5 +69,24 @@ def test_a_failed_write_keeps_the_file_before(tmp_path: Path, monkeypatch: pytes
         patch.setattr("os.fsync", full)
         with pytest.raises(OSError, match="No space"):
             write(path, Checkpoint("other", STATE))
-    assert read(path, "job").step == 7
+    assert read(path, "job").state.step == 7
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_newest_that_can_be_used_is_gone_on_from(tmp_path: Path) -> None:
+    """And whoever goes on is told of those that cannot."""
+    path = tmp_path / "a"
+    assert latest(path, "job") == (None, "")
+    for step in (1, 2):
+        write(path, Checkpoint("job", SampleState("lbfgs", step, STATE.tensors)))
+    found, note = latest(path, "job")
+    assert found
+    assert (found.state.step, note) == (2, "")
+    path.write_bytes(b"rubbish")
+    found, note = latest(path, "job")
+    assert found
+    assert found.state.step == 1
+    assert "not a checkpoint" in note
+    found, note = latest(path, "somebody else")
+    assert found is None
+    assert "belongs to job" in note

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from impasto_server.config import ConfigError, ServerConfig
-from impasto_server.jobs import Ended, Job, JobState, Losses, Started, Stepped
+from impasto_server.jobs import Ended, Event, Job, JobState, Losses, Started, Stepped
 from impasto_server.journal import Journal
 from impasto_server.store import MemoryStore
 
@@ -18,11 +18,27 @@ def step(number: int, preview: bytes | None = None) -> Stepped:
     return Stepped(number, 9, Losses(0, 0, 0), 0, 0, preview)
 
 
+def tell(journal: Journal, event: Event) -> None:
+    journal.show(journal.add(event))
+
+
+async def test_an_event_is_shown_when_it_is_safe() -> None:
+    """What is not kept yet is not told, and what an earlier process told is there with its numbers."""
+    journal = Journal([Started("cpu", 1), step(1)])
+    assert journal.sequence == 2
+    assert journal.add(step(2)) == 3
+    assert journal.add(step(3)) == 4
+    assert journal.after(1) == [(2, step(1))]
+    journal.show(3)
+    assert journal.after(1) == [(2, step(1)), (3, step(2))]
+    assert journal.sequence == 3
+
+
 async def test_events_are_numbered_from_one_without_gaps() -> None:
     """Whoever reads after a number gets exactly what follows."""
     journal = Journal()
     for event in (Started("cpu", 1), step(1), step(2), Ended()):
-        journal.append(event)
+        tell(journal, event)
     assert [number for number, _ in journal.after(0)] == [1, 2, 3, 4]
     assert journal.after(2) == [(3, step(2)), (4, Ended())]
     assert journal.after(4) == []
@@ -32,7 +48,7 @@ async def test_only_the_newest_preview_is_kept_and_no_step_is_lost() -> None:
     """A slow reader finds every step, and one preview."""
     journal = Journal()
     for number in range(1, 6):
-        journal.append(step(number, b"p%d" % number if number != 5 else None))
+        tell(journal, step(number, b"p%d" % number if number != 5 else None))
     found = [event for _, event in journal.after(0)]
     assert [event.step for event in found if isinstance(event, Stepped)] == [1, 2, 3, 4, 5]
     assert [event.preview for event in found if isinstance(event, Stepped) and event.preview] == [b"p4"]
@@ -44,7 +60,7 @@ async def test_watchers_wake_when_something_happens_and_only_then() -> None:
     assert not await journal.wait(0.01)
     waiting = asyncio.create_task(journal.wait(5))
     await asyncio.sleep(0)
-    journal.append(step(1))
+    tell(journal, step(1))
     assert await asyncio.wait_for(waiting, 1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from impasto_server.images import open_image
 from impasto_server.jobs import JobSpec, OutputOptions, Raster, StopReason, StylePicture
 from impasto_server.protocol import (
     Cancel,
+    Finish,
     JobFailed,
     JobPainted,
     JobParked,
@@ -24,6 +27,7 @@ from impasto_server.protocol import (
     PassMeasured,
     Report,
     Start,
+    checkpoint_files,
 )
 from impasto_server.worker import Worker
 
@@ -116,30 +120,83 @@ def test_a_parked_job_goes_on_at_its_step(network: Network, tmp_path: Path, monk
     run(worker)
     reports: list[Report] = []
     worker = Worker(network, reports.append)
-    worker.handle(Start("a", spec(5)))
-    worker.step()
-    worker.step()
     path = tmp_path / "a"
+    worker.handle(Start("a", spec(5), str(path)))
+    worker.step()
+    worker.step()
     with monkeypatch.context() as patch:
         if disk == "full":
             patch.setattr("impasto_server.checkpoints.write", full_disk)
-        worker.handle(Park("a", str(path)))
-        worker.handle(Park("never heard of", str(path)))
+        worker.handle(Park("a"))
+        worker.handle(Park("never heard of"))
     assert reports[-1] == JobParked("a", 2)
     assert worker.idle
     assert path.exists() is (disk != "full")
     if disk == "damaged":
         path.write_bytes(path.read_bytes()[:-1])
     reports.clear()
-    worker.handle(Start("a", spec(5), str(path), 100.0))
+    worker.handle(Start("a", spec(5), str(path)))
     run(worker)
     first = 0 if disk == "damaged" else 2
-    assert reports[0] == JobStarted("a", "float32", first)
+    assert isinstance(reports[0], JobStarted)
+    assert reports[0].step == first
+    assert ("damaged" in reports[0].note) is (disk == "damaged")
     steps = [report for report in reports if isinstance(report, JobStepped)]
     assert [report.step for report in steps] == list(range(first + 1, 6))
-    assert (steps[0].elapsed_s > 100) is (disk != "damaged")
     pictures = [report.picture for report in (*alone, *reports) if isinstance(report, JobPainted)]
     assert pictures[0] == pictures[1]
+
+
+def test_the_state_of_a_running_job_is_written_now_and_then(network: Network, tmp_path: Path) -> None:
+    """The newest and the one before; whoever goes on from either ends in the same picture; nothing is left at the end."""
+    path = tmp_path / "a"
+    reports: list[Report] = []
+    worker = Worker(network, reports.append, checkpoint_interval_s=0.0)
+    worker.handle(Start("a", spec(8), str(path)))
+    for _ in range(6):
+        time.sleep(0.2)  # copying may take a fiftieth of the time
+        worker.step()
+    newest, before = (file.read_bytes() for file in checkpoint_files(path))
+    pictures = []
+    for found in (newest, before, newest[:-1]):
+        path.write_bytes(found)
+        again: list[Report] = []
+        other = Worker(network, again.append)
+        other.handle(Start("a", spec(8), str(path)))
+        run(other)
+        assert isinstance(again[0], JobStarted)
+        assert 0 < again[0].step < 8
+        assert bool(again[0].note) is (found == newest[:-1])
+        pictures.append(again[-1])
+    run(worker)
+    assert pictures == [reports[-1]] * 3
+
+
+def test_no_state_is_left_of_a_job_that_ended_while_it_was_written(network: Network, tmp_path: Path) -> None:
+    """As when the disk is slower than the last steps."""
+    work: list[Callable[[], None]] = []
+    path = tmp_path / "a"
+    worker = Worker(network, lambda _: None, work.append, checkpoint_interval_s=0.0)
+    worker.handle(Start("a", spec(3), str(path)))
+    run(worker)
+    for write in work:
+        write()
+    assert work
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_can_be_finished_as_it_stands(network: Network) -> None:
+    """At any level, at its full size, with the reason."""
+    reports: list[Report] = []
+    worker = Worker(network, reports.append)
+    worker.handle(Start("a", replace(spec(10), parameters=replace(spec(10).parameters, levels=2))))
+    worker.step()
+    worker.handle(Finish("a"))
+    worker.handle(Finish("never heard of"))
+    assert worker.idle
+    painted = reports[-1]
+    assert isinstance(painted, JobPainted)
+    assert (painted.stop_reason, painted.picture.width, painted.picture.height) == (StopReason.DEADLINE, 32, 24)
 
 
 @pytest.mark.parametrize("parked_after", [None, 2, 4, 6])
@@ -148,11 +205,11 @@ def test_a_job_is_painted_from_coarse_to_fine(network: Network, tmp_path: Path, 
     job = replace(spec(10), parameters=replace(spec(10).parameters, levels=2))
     reports: list[Report] = []
     worker = Worker(network, reports.append)
-    worker.handle(Start("a", job))
+    worker.handle(Start("a", job, str(tmp_path / "a")))
     for step in range(1, 11):
         worker.step()
         if step == parked_after:
-            worker.handle(Park("a", str(tmp_path / "a")))
+            worker.handle(Park("a"))
             assert worker.idle
             worker.handle(Start("a", job, str(tmp_path / "a")))
     steps = [report for report in reports if isinstance(report, JobStepped)]

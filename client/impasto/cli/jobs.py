@@ -10,14 +10,14 @@ import click
 from impasto.cli.output import JSON, SECONDS, SERVER, ProgressBar, check_output, job_line, print_json, summary, write_picture
 from impasto.client import Client, Job
 from impasto.errors import NotReady, from_job
-from impasto.results import Finished, Result, Step
+from impasto.results import Finished, JobInfo, Result, Step
 
-STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+STATES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
 
 
 @click.group()
 def jobs() -> None:
-    """List, watch, cancel and fetch jobs."""
+    """List, watch, pause, cancel and fetch jobs."""
 
 
 @jobs.command(name="list")
@@ -81,6 +81,41 @@ def cancel(job_id: str, server: str, as_json: bool) -> None:
     """Stop a job; it does at its next step."""
     with Client(server) as client:
         job = client.job(job_id).cancel()
+    _show(job, as_json=as_json)
+
+
+@jobs.command()
+@click.argument("job_id")
+@SERVER
+@JSON
+def pause(job_id: str, server: str, as_json: bool) -> None:
+    """Let a job stop for a while; a running one does at its next step, and keeps its steps."""
+    with Client(server) as client:
+        job = client.job(job_id).pause()
+    _show(job, as_json=as_json)
+
+
+@jobs.command()
+@click.argument("job_id")
+@SERVER
+@JSON
+def resume(job_id: str, server: str, as_json: bool) -> None:
+    """Let a paused job go on where it stopped."""
+    with Client(server) as client:
+        job = client.job(job_id).resume()
+    _show(job, as_json=as_json)
+
+
+@jobs.command()
+@click.argument("job_id")
+@SERVER
+def delete(job_id: str, server: str) -> None:
+    """Cancel a job if it has not ended, and let the server forget it and its picture."""
+    with Client(server) as client:
+        client.job(job_id).delete()
+
+
+def _show(job: JobInfo, *, as_json: bool) -> None:
     if as_json:
         print_json(job.to_dict())
     else:

@@ -70,6 +70,11 @@ def painting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--levels", type=int, help="Sizes painted at, each twice the last; 1: the full one only, 0: automatic."),
         click.option("--precision", type=choices(["auto", "float32", "bfloat16"]), help="Arithmetic of the network."),
         click.option("--priority", type=int, help="From -10 to 10; higher starts first and takes the place of lower ones."),
+        click.option(
+            "--time-limit", "time_limit_s", type=SECONDS, help="Seconds from acceptance to the end, waiting included."
+        ),
+        click.option("--on-deadline", type=choices(["fail", "return-best"]), help="What happens then; fail by default."),
+        click.option("--ttl", "ttl_s", type=SECONDS, help="Seconds that the job is kept after its end."),
         click.option("--quality", type=int, help="Quality of JPEG and WebP, 1 to 100."),
     )
     for option in reversed(options):
@@ -124,6 +129,8 @@ def stylize(
         preview_dir.mkdir(parents=True, exist_ok=True)
     if preview_dir is not None or preview_every is not None:
         options["preview_every_steps"] = DEFAULT_PREVIEW_EVERY if preview_every is None else preview_every
+    if options["on_deadline"] is not None:
+        options["on_deadline"] = options["on_deadline"].replace("-", "_")
     given = {name: value for name, value in options.items() if value is not None}
     pictures = _with_shares([read_picture(style) for style in styles], style_shares)
     with Client(server) as client:

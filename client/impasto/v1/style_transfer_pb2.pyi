@@ -46,6 +46,12 @@ class ImageFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     IMAGE_FORMAT_JPEG: _ClassVar[ImageFormat]
     IMAGE_FORMAT_WEBP: _ClassVar[ImageFormat]
 
+class OnDeadline(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ON_DEADLINE_UNSPECIFIED: _ClassVar[OnDeadline]
+    ON_DEADLINE_FAIL: _ClassVar[OnDeadline]
+    ON_DEADLINE_RETURN_BEST: _ClassVar[OnDeadline]
+
 class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     JOB_STATE_UNSPECIFIED: _ClassVar[JobState]
@@ -54,6 +60,7 @@ class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     JOB_STATE_SUCCEEDED: _ClassVar[JobState]
     JOB_STATE_FAILED: _ClassVar[JobState]
     JOB_STATE_CANCELLED: _ClassVar[JobState]
+    JOB_STATE_PAUSED: _ClassVar[JobState]
 
 class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -62,11 +69,13 @@ class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STOP_REASON_STALLED: _ClassVar[StopReason]
     STOP_REASON_CANCELLED: _ClassVar[StopReason]
     STOP_REASON_FAILED: _ClassVar[StopReason]
+    STOP_REASON_DEADLINE: _ClassVar[StopReason]
 
 class PauseReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PAUSE_REASON_UNSPECIFIED: _ClassVar[PauseReason]
     PAUSE_REASON_PREEMPTED: _ClassVar[PauseReason]
+    PAUSE_REASON_REQUESTED: _ClassVar[PauseReason]
 OPTIMIZER_UNSPECIFIED: Optimizer
 OPTIMIZER_LBFGS: Optimizer
 OPTIMIZER_ADAM: Optimizer
@@ -87,19 +96,25 @@ IMAGE_FORMAT_UNSPECIFIED: ImageFormat
 IMAGE_FORMAT_PNG: ImageFormat
 IMAGE_FORMAT_JPEG: ImageFormat
 IMAGE_FORMAT_WEBP: ImageFormat
+ON_DEADLINE_UNSPECIFIED: OnDeadline
+ON_DEADLINE_FAIL: OnDeadline
+ON_DEADLINE_RETURN_BEST: OnDeadline
 JOB_STATE_UNSPECIFIED: JobState
 JOB_STATE_QUEUED: JobState
 JOB_STATE_RUNNING: JobState
 JOB_STATE_SUCCEEDED: JobState
 JOB_STATE_FAILED: JobState
 JOB_STATE_CANCELLED: JobState
+JOB_STATE_PAUSED: JobState
 STOP_REASON_UNSPECIFIED: StopReason
 STOP_REASON_STEPS: StopReason
 STOP_REASON_STALLED: StopReason
 STOP_REASON_CANCELLED: StopReason
 STOP_REASON_FAILED: StopReason
+STOP_REASON_DEADLINE: StopReason
 PAUSE_REASON_UNSPECIFIED: PauseReason
 PAUSE_REASON_PREEMPTED: PauseReason
+PAUSE_REASON_REQUESTED: PauseReason
 
 class Image(_message.Message):
     __slots__ = ("data",)
@@ -180,18 +195,24 @@ class OutputOptions(_message.Message):
     def __init__(self, format: _Optional[_Union[ImageFormat, str]] = ..., quality: _Optional[int] = ..., preview_every_steps: _Optional[int] = ..., preview_size_px: _Optional[int] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("content", "styles", "parameters", "output", "priority")
+    __slots__ = ("content", "styles", "parameters", "output", "priority", "time_limit", "on_deadline", "ttl")
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     STYLES_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    TIME_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    ON_DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
     content: Image
     styles: _containers.RepeatedCompositeFieldContainer[Style]
     parameters: Parameters
     output: OutputOptions
     priority: int
-    def __init__(self, content: _Optional[_Union[Image, _Mapping]] = ..., styles: _Optional[_Iterable[_Union[Style, _Mapping]]] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., priority: _Optional[int] = ...) -> None: ...
+    time_limit: _duration_pb2.Duration
+    on_deadline: OnDeadline
+    ttl: _duration_pb2.Duration
+    def __init__(self, content: _Optional[_Union[Image, _Mapping]] = ..., styles: _Optional[_Iterable[_Union[Style, _Mapping]]] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., priority: _Optional[int] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Losses(_message.Message):
     __slots__ = ("total", "content", "style", "total_variation")
@@ -336,14 +357,16 @@ class ProgressResponse(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., snapshot: _Optional[_Union[Job, _Mapping]] = ..., start: _Optional[_Union[StartEvent, _Mapping]] = ..., step: _Optional[_Union[StepEvent, _Mapping]] = ..., heartbeat: _Optional[_Union[HeartbeatEvent, _Mapping]] = ..., result: _Optional[_Union[JobResult, _Mapping]] = ..., pause: _Optional[_Union[PauseEvent, _Mapping]] = ...) -> None: ...
 
 class StartEvent(_message.Message):
-    __slots__ = ("device", "attempt", "step")
+    __slots__ = ("device", "attempt", "step", "note")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
     device: str
     attempt: int
     step: int
-    def __init__(self, device: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+    note: str
+    def __init__(self, device: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[int] = ..., note: _Optional[str] = ...) -> None: ...
 
 class PauseEvent(_message.Message):
     __slots__ = ("reason", "step")
@@ -434,6 +457,40 @@ class CancelJobResponse(_message.Message):
     JOB_FIELD_NUMBER: _ClassVar[int]
     job: Job
     def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
+
+class PauseJobRequest(_message.Message):
+    __slots__ = ("job_id",)
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+
+class PauseJobResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: Job
+    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
+
+class ResumeJobRequest(_message.Message):
+    __slots__ = ("job_id",)
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+
+class ResumeJobResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: Job
+    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
+
+class DeleteJobRequest(_message.Message):
+    __slots__ = ("job_id",)
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+
+class DeleteJobResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class GetResultRequest(_message.Message):
     __slots__ = ("job_id",)

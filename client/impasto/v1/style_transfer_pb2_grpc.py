@@ -66,6 +66,21 @@ class StyleTransferServiceStub(object):
                 request_serializer=impasto_dot_v1_dot_style__transfer__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=impasto_dot_v1_dot_style__transfer__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/impasto.v1.StyleTransferService/PauseJob',
+                request_serializer=impasto_dot_v1_dot_style__transfer__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=impasto_dot_v1_dot_style__transfer__pb2.PauseJobResponse.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/impasto.v1.StyleTransferService/ResumeJob',
+                request_serializer=impasto_dot_v1_dot_style__transfer__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=impasto_dot_v1_dot_style__transfer__pb2.ResumeJobResponse.FromString,
+                _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/impasto.v1.StyleTransferService/DeleteJob',
+                request_serializer=impasto_dot_v1_dot_style__transfer__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=impasto_dot_v1_dot_style__transfer__pb2.DeleteJobResponse.FromString,
+                _registered_method=True)
         self.GetResult = channel.unary_unary(
                 '/impasto.v1.StyleTransferService/GetResult',
                 request_serializer=impasto_dot_v1_dot_style__transfer__pb2.GetResultRequest.SerializeToString,
@@ -128,6 +143,27 @@ class StyleTransferServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseJob(self, request, context):
+        """Lets a job stop for a while: a running one at its next step, with its state kept. One that has ended is left as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """Lets a paused job go on where it stopped, in its old place in the queue. Any other is left as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteJob(self, request, context):
+        """Cancels a job if it has not ended, and forgets it, its events and its pictures.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetResult(self, request, context):
         """Returns the picture of a job that has succeeded; FAILED_PRECONDITION while it has not.
         """
@@ -174,6 +210,21 @@ def add_StyleTransferServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=impasto_dot_v1_dot_style__transfer__pb2.CancelJobRequest.FromString,
                     response_serializer=impasto_dot_v1_dot_style__transfer__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=impasto_dot_v1_dot_style__transfer__pb2.PauseJobRequest.FromString,
+                    response_serializer=impasto_dot_v1_dot_style__transfer__pb2.PauseJobResponse.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=impasto_dot_v1_dot_style__transfer__pb2.ResumeJobRequest.FromString,
+                    response_serializer=impasto_dot_v1_dot_style__transfer__pb2.ResumeJobResponse.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=impasto_dot_v1_dot_style__transfer__pb2.DeleteJobRequest.FromString,
+                    response_serializer=impasto_dot_v1_dot_style__transfer__pb2.DeleteJobResponse.SerializeToString,
             ),
             'GetResult': grpc.unary_unary_rpc_method_handler(
                     servicer.GetResult,
@@ -350,6 +401,87 @@ class StyleTransferService(object):
             '/impasto.v1.StyleTransferService/CancelJob',
             impasto_dot_v1_dot_style__transfer__pb2.CancelJobRequest.SerializeToString,
             impasto_dot_v1_dot_style__transfer__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/impasto.v1.StyleTransferService/PauseJob',
+            impasto_dot_v1_dot_style__transfer__pb2.PauseJobRequest.SerializeToString,
+            impasto_dot_v1_dot_style__transfer__pb2.PauseJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/impasto.v1.StyleTransferService/ResumeJob',
+            impasto_dot_v1_dot_style__transfer__pb2.ResumeJobRequest.SerializeToString,
+            impasto_dot_v1_dot_style__transfer__pb2.ResumeJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/impasto.v1.StyleTransferService/DeleteJob',
+            impasto_dot_v1_dot_style__transfer__pb2.DeleteJobRequest.SerializeToString,
+            impasto_dot_v1_dot_style__transfer__pb2.DeleteJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

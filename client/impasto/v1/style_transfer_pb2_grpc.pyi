@@ -70,6 +70,24 @@ class StyleTransferServiceStub:
     ]
     """Asks a job to stop; a running one stops at its next step. Cancelling a job that has ended changes nothing."""
 
+    PauseJob: grpc.UnaryUnaryMultiCallable[
+        impasto.v1.style_transfer_pb2.PauseJobRequest,
+        impasto.v1.style_transfer_pb2.PauseJobResponse,
+    ]
+    """Lets a job stop for a while: a running one at its next step, with its state kept. One that has ended is left as it is."""
+
+    ResumeJob: grpc.UnaryUnaryMultiCallable[
+        impasto.v1.style_transfer_pb2.ResumeJobRequest,
+        impasto.v1.style_transfer_pb2.ResumeJobResponse,
+    ]
+    """Lets a paused job go on where it stopped, in its old place in the queue. Any other is left as it is."""
+
+    DeleteJob: grpc.UnaryUnaryMultiCallable[
+        impasto.v1.style_transfer_pb2.DeleteJobRequest,
+        impasto.v1.style_transfer_pb2.DeleteJobResponse,
+    ]
+    """Cancels a job if it has not ended, and forgets it, its events and its pictures."""
+
     GetResult: grpc.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetResultRequest,
         impasto.v1.style_transfer_pb2.GetResultResponse,
@@ -127,6 +145,24 @@ class StyleTransferServiceAsyncStub:
         impasto.v1.style_transfer_pb2.CancelJobResponse,
     ]
     """Asks a job to stop; a running one stops at its next step. Cancelling a job that has ended changes nothing."""
+
+    PauseJob: grpc.aio.UnaryUnaryMultiCallable[
+        impasto.v1.style_transfer_pb2.PauseJobRequest,
+        impasto.v1.style_transfer_pb2.PauseJobResponse,
+    ]
+    """Lets a job stop for a while: a running one at its next step, with its state kept. One that has ended is left as it is."""
+
+    ResumeJob: grpc.aio.UnaryUnaryMultiCallable[
+        impasto.v1.style_transfer_pb2.ResumeJobRequest,
+        impasto.v1.style_transfer_pb2.ResumeJobResponse,
+    ]
+    """Lets a paused job go on where it stopped, in its old place in the queue. Any other is left as it is."""
+
+    DeleteJob: grpc.aio.UnaryUnaryMultiCallable[
+        impasto.v1.style_transfer_pb2.DeleteJobRequest,
+        impasto.v1.style_transfer_pb2.DeleteJobResponse,
+    ]
+    """Cancels a job if it has not ended, and forgets it, its events and its pictures."""
 
     GetResult: grpc.aio.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetResultRequest,
@@ -197,6 +233,30 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[impasto.v1.style_transfer_pb2.CancelJobResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.CancelJobResponse]]:
         """Asks a job to stop; a running one stops at its next step. Cancelling a job that has ended changes nothing."""
+
+    @abc.abstractmethod
+    def PauseJob(
+        self,
+        request: impasto.v1.style_transfer_pb2.PauseJobRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[impasto.v1.style_transfer_pb2.PauseJobResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.PauseJobResponse]]:
+        """Lets a job stop for a while: a running one at its next step, with its state kept. One that has ended is left as it is."""
+
+    @abc.abstractmethod
+    def ResumeJob(
+        self,
+        request: impasto.v1.style_transfer_pb2.ResumeJobRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[impasto.v1.style_transfer_pb2.ResumeJobResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.ResumeJobResponse]]:
+        """Lets a paused job go on where it stopped, in its old place in the queue. Any other is left as it is."""
+
+    @abc.abstractmethod
+    def DeleteJob(
+        self,
+        request: impasto.v1.style_transfer_pb2.DeleteJobRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[impasto.v1.style_transfer_pb2.DeleteJobResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.DeleteJobResponse]]:
+        """Cancels a job if it has not ended, and forgets it, its events and its pictures."""
 
     @abc.abstractmethod
     def GetResult(

@@ -1,0 +1,51 @@
+"""When to try again, and for how long: shared by both clients.
+
+Every call that is tried again is safe to repeat: those that ask change nothing, those that tell end in the same state, and a
+job carries a ``request_id`` that makes the server join it instead of starting another. A server that never answered this
+client is not waited for: its address is more likely wrong than its absence short.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+
+from impasto.errors import ImpastoError, Unavailable
+
+DEFAULT_S = 60.0
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 5.0
+
+
+class Patience:
+    """How long one call bears that the server is away. Make one for each call.
+
+    Args:
+        limit_s: How long the server may be away at a stretch; 0 to try once only.
+        met: Whether the server ever answered.
+    """
+
+    def __init__(self, limit_s: float, *, met: bool) -> None:
+        self._limit_s = limit_s
+        self._met = met
+        self._delay_s = _FIRST_DELAY_S
+        self._away_since: float | None = None
+
+    def answered(self) -> None:
+        """Note that the server is there: the stretch is over."""
+        self._met = True
+        self._away_since = None
+        self._delay_s = _FIRST_DELAY_S
+
+    def delay(self, error: ImpastoError) -> float:
+        """Return the seconds after which to try again.
+
+        Raises:
+            ImpastoError: The error itself, if trying again makes no sense, or not any more.
+        """
+        now = time.monotonic()
+        self._away_since = self._away_since if self._away_since is not None else now
+        if not self._met or not isinstance(error, Unavailable) or now - self._away_since + self._delay_s > self._limit_s:
+            raise error
+        delay_s = self._delay_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads the clients of one server
+        self._delay_s = min(2 * self._delay_s, _LONGEST_DELAY_S)
+        return delay_s

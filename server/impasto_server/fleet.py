@@ -1,0 +1,159 @@
+"""The workers as one: brought to life, kept alive, and what they can take."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+from impasto_server.config import ServerConfig
+from impasto_server.jobs import JobSpec, NetworkDescription
+from impasto_server.protocol import CannotStart, Command, JobReport, PassMeasured, Ready, Report
+from impasto_server.scheduler import Capacity, Demand, Ticket
+from impasto_server.workers import WorkerHandle
+
+logger = logging.getLogger(__name__)
+
+GPU_SLOTS = 16
+MIB = 1 << 20
+MEMORY_SHARE = 0.8
+"""How much of what is free on a device its jobs may take."""
+RESTART_DELAYS_S = (0.1, 1.0, 5.0)
+"""A worker that dies is started again after the first delay; one that dies again before it was ready, after the next."""
+
+
+@dataclass
+class WorkerStatus:
+    """One worker as GetServerInfo tells it."""
+
+    handle: WorkerHandle
+    ready: Ready | None = None
+    restarts: int = 0
+    failures: int = 0
+
+
+class Fleet:
+    """Owns the workers. Create it on a running event loop.
+
+    Args:
+        config: The server's settings.
+        workers: Handles of workers that are not started yet.
+        on_ready: Told the name of a worker that can take jobs.
+        on_report: Told what a worker says of its jobs.
+        on_lost: Told the name of a worker that died, and why.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        workers: Sequence[WorkerHandle],
+        on_ready: Callable[[str], None],
+        on_report: Callable[[str, JobReport], None],
+        on_lost: Callable[[str, str], None],
+    ) -> None:
+        self._config = config
+        self._workers = {handle.name: WorkerStatus(handle) for handle in workers}
+        self._on_ready, self._on_report, self._on_lost = on_ready, on_report, on_lost
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self.ready = asyncio.Event()
+        self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @property
+    def workers(self) -> Collection[WorkerStatus]:
+        """All workers."""
+        return self._workers.values()
+
+    @property
+    def any_ready(self) -> bool:
+        """Whether a worker can take jobs."""
+        return any(status.ready for status in self.workers)
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether every worker can take jobs."""
+        return all(status.ready for status in self.workers)
+
+    @property
+    def network(self) -> NetworkDescription | None:
+        """The network that is resident; every worker has the same."""
+        return next((status.ready.network for status in self.workers if status.ready), None)
+
+    def capacity(self, name: str) -> Capacity:
+        """Return what a ready worker can take."""
+        ready = self._workers[name].ready
+        slots = self._config.max_running_jobs or (1 if name == "cpu" else GPU_SLOTS)
+        memory = int(ready.free_bytes * MEMORY_SHARE) if ready and ready.free_bytes is not None else None
+        if self._config.max_memory_mib:
+            memory = self._config.max_memory_mib * MIB
+        return Capacity(slots, memory, ready.group if ready else 1)
+
+    def ticket(self, spec: JobSpec) -> Ticket:
+        """Return what the scheduler needs to know of a job, except who and when."""
+        parameters = spec.parameters
+        shape = (spec.height, spec.width, parameters.pooling, parameters.precision)
+        demands = []
+        for ready in (status.ready for status in self.workers if status.ready):
+            arithmetic = ready.arithmetic if parameters.precision == "auto" else parameters.precision
+            demands.append(ready.memory.demand(spec, arithmetic))
+        demand = max(demands, key=lambda demand: demand.held + demand.passing, default=Demand())
+        return Ticket("", spec.width * spec.height, 0.0, spec.priority, shape, demand)
+
+    def send(self, name: str, command: Command) -> None:
+        """Give a worker a command; to one that is not there it is dropped."""
+        if name in self._workers:
+            self._workers[name].handle.send(command)
+
+    def start(self) -> None:
+        """Bring the workers to life."""
+        for status in self.workers:
+            self._start(status)
+
+    async def stop(self) -> None:
+        """End the workers."""
+        self._stopping = True
+        for task in list(self._restarts):
+            task.cancel()
+        await asyncio.gather(*(status.handle.stop() for status in self.workers))
+
+    def _start(self, status: WorkerStatus) -> None:
+        name = status.handle.name
+        status.handle.start(lambda report: self._hear(name, report), lambda cause: self._bury(name, cause))
+
+    def _hear(self, name: str, report: Report) -> None:
+        status = self._workers[name]
+        if isinstance(report, Ready):
+            status.ready, status.failures = report, 0
+            logger.info("worker %s ready: %s with %s weights", name, report.network.name, report.network.weights)
+            self.ready.set()
+            self._on_ready(name)
+        elif isinstance(report, CannotStart):
+            if not self.broken.done():
+                self.broken.set_result(f"worker {name}: {report.message}")
+        elif isinstance(report, PassMeasured):
+            if status.ready:
+                learned = status.ready.memory.learn(report.arithmetic, report.pixels, report.taken)
+                status.ready = replace(status.ready, memory=learned)
+        else:
+            self._on_report(name, report)
+
+    def _bury(self, name: str, cause: str) -> None:
+        if self._stopping:
+            return
+        status = self._workers[name]
+        delay = RESTART_DELAYS_S[min(status.failures, len(RESTART_DELAYS_S) - 1)]
+        status.ready = None
+        status.failures += 1
+        status.restarts += 1
+        if not self.any_ready:
+            self.ready.clear()
+        logger.error("worker %s %s", name, cause)
+        task = asyncio.create_task(self._restart(status, delay))
+        self._restarts.add(task)
+        task.add_done_callback(self._restarts.discard)
+        self._on_lost(name, cause)
+
+    async def _restart(self, status: WorkerStatus, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        self._start(status)

@@ -1,0 +1,163 @@
+"""Jobs and events as JSON, for the store. Pictures are named by their hash and lie beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from impasto_engine.parameters import Parameters
+from impasto_server.jobs import (
+    Ended,
+    Event,
+    Job,
+    JobError,
+    JobSpec,
+    JobState,
+    Losses,
+    NetworkDescription,
+    OutputOptions,
+    Paused,
+    PauseReason,
+    Raster,
+    Started,
+    Stepped,
+    StopReason,
+    StylePicture,
+)
+
+_PLAIN = ("priority", "time_limit_s", "return_best", "ttl_s")
+Fetch = Callable[[str], bytes]
+
+
+def digest(data: bytes) -> str:
+    """Return the name of a blob."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def pictures(spec: JobSpec) -> dict[str, bytes]:
+    """Return a job's pictures by name."""
+    rasters = [spec.content] if spec.content else []
+    rasters += [style.picture for style in spec.styles]
+    return {digest(raster.rgb): raster.rgb for raster in rasters}
+
+
+def encode_job(job: Job) -> str:
+    """Return the record of everything about a job that changes: all but its spec."""
+    values = {name: getattr(job, name) for name in job.__dataclass_fields__ if name not in _CODED}
+    return json.dumps(
+        {
+            **values,
+            "state": job.state.value,
+            "losses": asdict(job.losses) if job.losses else None,
+            "network": asdict(job.network) if job.network else None,
+            "stop_reason": job.stop_reason.value if job.stop_reason else None,
+            "error": asdict(job.error) if job.error else None,
+        }
+    )
+
+
+_CODED = frozenset({"spec", "state", "losses", "network", "stop_reason", "error"})
+
+
+def decode_job(text: str, spec: JobSpec) -> Job:
+    """Return a job out of its record.
+
+    Raises:
+        KeyError, ValueError, TypeError: If the record cannot be understood.
+    """
+    values = json.loads(text)
+    network, error = values.pop("network"), values.pop("error")
+    losses, reason = values.pop("losses"), values.pop("stop_reason")
+    return Job(
+        **{
+            **values,
+            "spec": spec,
+            "state": JobState(values["state"]),
+            "losses": Losses(**losses) if losses else None,
+            "network": NetworkDescription(**{**network, "layers": tuple(network["layers"])}) if network else None,
+            "stop_reason": StopReason(reason) if reason else None,
+            "error": JobError(**error) if error else None,
+        }
+    )
+
+
+def encode_spec(spec: JobSpec) -> str:
+    """Return what a job is made of; its pictures are named only."""
+    values = {
+        "width": spec.width,
+        "height": spec.height,
+        "content": _encode_raster(spec.content) if spec.content else None,
+        "styles": [
+            {"picture": _encode_raster(style.picture), "weight": style.weight, "digest": style.digest} for style in spec.styles
+        ],
+        "parameters": {
+            name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(spec.parameters).items()
+        },
+        "output": asdict(spec.output),
+        **{name: getattr(spec, name) for name in _PLAIN},
+    }
+    return json.dumps(values)
+
+
+def decode_spec(text: str, fetch: Fetch | None) -> JobSpec:
+    """Return what a job is made of.
+
+    Args:
+        text: As encoded.
+        fetch: Returns a picture by its name; None leaves the pictures out.
+
+    Raises:
+        KeyError, ValueError, TypeError, OSError: If it cannot be understood, or a picture cannot be read.
+    """
+    values = json.loads(text)
+    spec = JobSpec(
+        values["width"],
+        values["height"],
+        None,
+        (),
+        Parameters(**values["parameters"]),
+        OutputOptions(**values["output"]),
+        **{name: values[name] for name in _PLAIN},
+    )
+    if fetch is None:
+        return spec
+    content = _decode_raster(values["content"], fetch) if values["content"] else None
+    styles = tuple(
+        StylePicture(_decode_raster(style["picture"], fetch), style["weight"], style["digest"]) for style in values["styles"]
+    )
+    return replace(spec, content=content, styles=styles)
+
+
+def _encode_raster(raster: Raster) -> dict[str, Any]:
+    return {"width": raster.width, "height": raster.height, "rgb": digest(raster.rgb)}
+
+
+def _decode_raster(values: dict[str, Any], fetch: Fetch) -> Raster:
+    return Raster(values["width"], values["height"], fetch(values["rgb"]))
+
+
+def encode_event(event: Event) -> str:
+    """Return an event's record; previews are not kept."""
+    if isinstance(event, Started):
+        return json.dumps({"kind": "started", **asdict(event)})
+    if isinstance(event, Paused):
+        return json.dumps({"kind": "paused", "reason": event.reason.value, "step": event.step})
+    if isinstance(event, Stepped):
+        return json.dumps({"kind": "stepped", **asdict(replace(event, preview=None))})
+    return json.dumps({"kind": "ended"})
+
+
+def decode_event(text: str) -> Event:
+    """Return an event out of its record."""
+    values = json.loads(text)
+    kind = values.pop("kind")
+    if kind == "started":
+        return Started(**values)
+    if kind == "paused":
+        return Paused(PauseReason(values["reason"]), values["step"])
+    if kind == "stepped":
+        return Stepped(**{**values, "losses": Losses(**values["losses"])})
+    return Ended()
