@@ -21,6 +21,7 @@ from impasto.errors import (
     ServerError,
     Unavailable,
 )
+from impasto.pictures import UploadedImage
 from impasto.results import (
     Finished,
     Heartbeat,
@@ -63,4 +64,5 @@ __all__ = [
     "Step",
     "Timings",
     "Unavailable",
+    "UploadedImage",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
+import hashlib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
@@ -14,10 +14,10 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from impasto import errors, results
-from impasto.client import CALL_TIMEOUT_S, QUIET_TIMEOUT_S, _result
+from impasto.client import CALL_TIMEOUT_S, QUIET_TIMEOUT_S, UPLOAD_TIMEOUT_S, _result
 from impasto.patience import DEFAULT_S, Patience
-from impasto.pictures import Picture
-from impasto.requests import Options, Styles, job_spec, job_states, server_address
+from impasto.pictures import Picture, UploadedImage, to_bytes
+from impasto.requests import Options, Styles, job_spec, job_states, server_address, upload_requests
 from impasto.results import Event, Finished, JobInfo, Result, ServerInfo, Step
 from impasto.transport import channel_options, check_size, error_of
 from impasto.v1 import style_transfer_pb2 as pb
@@ -94,6 +94,37 @@ class AsyncClient:
         response = await self._call(self._stub.SubmitJob, request, CALL_TIMEOUT_S)
         return AsyncJob(self, response.job.job_id)
 
+    async def upload(self, picture: Picture) -> UploadedImage:
+        """Send a picture's file once; see :meth:`impasto.Client.upload`."""
+        if isinstance(picture, UploadedImage):
+            return picture
+        data = await asyncio.to_thread(to_bytes, picture, "picture")
+        image_id = hashlib.sha256(data).hexdigest()
+        patience = Patience(self.patience_s, met=self._met)
+        ask_only, offset = True, 0
+        while True:
+            requests = upload_requests(data, image_id, offset, ask_only=ask_only)
+            try:
+                answer = await self._stub.UploadImage(requests, timeout=UPLOAD_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                await asyncio.sleep(patience.delay(error_of(error, self.server)))
+                ask_only, offset = True, 0
+                continue
+            self._met = True
+            patience.answered()
+            if answer.image_id:
+                return UploadedImage(answer.image_id)
+            ask_only, offset = False, answer.received_bytes
+
+    async def download(self, image: UploadedImage | str) -> bytes:
+        """Return an uploaded file; see :meth:`impasto.Client.download`."""
+        image_id = image.image_id if isinstance(image, UploadedImage) else image
+        try:
+            call = self._stub.DownloadImage(pb.DownloadImageRequest(image_id=image_id), timeout=UPLOAD_TIMEOUT_S)
+            return b"".join([piece.chunk async for piece in call])
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, self.server) from None
+
     def job(self, job_id: str) -> AsyncJob:
         """Return a handle on a job by its id."""
         return AsyncJob(self, job_id)
@@ -120,12 +151,10 @@ class AsyncClient:
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)).lower()
 
     async def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
-        patience = Patience(self.patience_s, met=self._met)
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        patience = Patience(self.patience_s, met=self._met, timeout_s=timeout_s)
         while True:
-            left = None if deadline is None else max(0.001, deadline - time.monotonic())
             try:
-                answer = await method(request, timeout=left)
+                answer = await method(request, timeout=patience.left_s)
             except grpc.aio.AioRpcError as error:
                 await asyncio.sleep(patience.delay(error_of(error, self.server)))
             else:
@@ -160,15 +189,13 @@ class AsyncJob:
     ) -> AsyncGenerator[Event]:
         """Yield what happens; see :meth:`impasto.Job.progress`."""
         client = self._client
-        patience = Patience(client.patience_s, met=client._met)
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        patience = Patience(client.patience_s, met=client._met, timeout_s=timeout_s)
         after, again = resume_after, False
         while True:
             request = pb.ProgressRequest(
                 job_id=self.job_id, resume_after_sequence=after, include_previews=previews, include_image=image
             )
-            left = None if deadline is None else max(0.001, deadline - time.monotonic())
-            call = client._stub.Progress(request, timeout=left)
+            call = client._stub.Progress(request, timeout=patience.left_s)
             try:
                 async for message in call:
                     client._met = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from impasto import errors, results
 from impasto.patience import DEFAULT_S, Patience
-from impasto.pictures import Picture
-from impasto.requests import Options, Styles, job_spec, job_states, server_address
+from impasto.pictures import Picture, UploadedImage, to_bytes
+from impasto.requests import Options, Styles, job_spec, job_states, server_address, upload_requests
 from impasto.results import Event, Finished, JobInfo, Result, ServerInfo, Step
 from impasto.transport import channel_options, check_size, error_of
 from impasto.v1 import style_transfer_pb2 as pb
@@ -22,6 +23,8 @@ from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 
 CALL_TIMEOUT_S = 30.0
 """Deadline of the calls that only ask or tell."""
+UPLOAD_TIMEOUT_S = 600.0
+"""Deadline of sending or fetching a file."""
 QUIET_TIMEOUT_S = 3.0
 """Deadline of a cancel while another error is on its way."""
 
@@ -112,6 +115,47 @@ class Client:
         response = self._call(self._stub.SubmitJob, request, timeout_s)
         return Job(self, response.job.job_id)
 
+    def upload(self, picture: Picture) -> UploadedImage:
+        """Send a picture's file once; what is returned stands for it in any number of jobs.
+
+        What is there already is not sent again, also after a connection that broke.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        if isinstance(picture, UploadedImage):
+            return picture
+        data = to_bytes(picture, "picture")
+        image_id = hashlib.sha256(data).hexdigest()
+        patience = Patience(self.patience_s, met=self._met)
+        ask_only, offset = True, 0
+        while True:
+            requests = upload_requests(data, image_id, offset, ask_only=ask_only)
+            try:
+                answer = self._stub.UploadImage(requests, timeout=UPLOAD_TIMEOUT_S)
+            except grpc.RpcError as error:
+                time.sleep(patience.delay(error_of(error, self.server)))
+                ask_only, offset = True, 0
+                continue
+            self._met = True
+            patience.answered()
+            if answer.image_id:
+                return UploadedImage(answer.image_id)
+            ask_only, offset = False, answer.received_bytes
+
+    def download(self, image: UploadedImage | str) -> bytes:
+        """Return an uploaded file.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        image_id = image.image_id if isinstance(image, UploadedImage) else image
+        try:
+            pieces = self._stub.DownloadImage(pb.DownloadImageRequest(image_id=image_id), timeout=UPLOAD_TIMEOUT_S)
+            return b"".join(piece.chunk for piece in pieces)
+        except grpc.RpcError as error:
+            raise error_of(error, self.server) from None
+
     def job(self, job_id: str) -> Job:
         """Return a handle on a job by its id; whether there is such a job shows when it is asked."""
         return Job(self, job_id)
@@ -152,12 +196,10 @@ class Client:
 
     def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
         """Call, and call again while the server is away; the timeout bounds all of it."""
-        patience = Patience(self.patience_s, met=self._met)
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        patience = Patience(self.patience_s, met=self._met, timeout_s=timeout_s)
         while True:
-            left = None if deadline is None else max(0.001, deadline - time.monotonic())
             try:
-                answer = method(request, timeout=left)
+                answer = method(request, timeout=patience.left_s)
             except grpc.RpcError as error:
                 time.sleep(patience.delay(error_of(error, self.server)))
             else:
@@ -213,15 +255,13 @@ class Job:
             ImpastoError: See :mod:`impasto.errors`.
         """
         client = self._client
-        patience = Patience(client.patience_s, met=client._met)
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        patience = Patience(client.patience_s, met=client._met, timeout_s=timeout_s)
         after, again = resume_after, False
         while True:
             request = pb.ProgressRequest(
                 job_id=self.job_id, resume_after_sequence=after, include_previews=previews, include_image=image
             )
-            left = None if deadline is None else max(0.001, deadline - time.monotonic())
-            call = client._stub.Progress(request, timeout=left)
+            call = client._stub.Progress(request, timeout=patience.left_s)
             try:
                 for message in call:
                     client._met = True

@@ -22,13 +22,20 @@ class Patience:
     Args:
         limit_s: How long the server may be away at a stretch; 0 to try once only.
         met: Whether the server ever answered.
+        timeout_s: Bounds all tries together, if given.
     """
 
-    def __init__(self, limit_s: float, *, met: bool) -> None:
+    def __init__(self, limit_s: float, *, met: bool, timeout_s: float | None = None) -> None:
         self._limit_s = limit_s
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._met = met
         self._delay_s = _FIRST_DELAY_S
         self._away_since: float | None = None
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds for the next try; None for no bound."""
+        return None if self._deadline is None else max(0.001, self._deadline - time.monotonic())
 
     def answered(self) -> None:
         """Note that the server is there: the stretch is over."""
@@ -44,8 +51,14 @@ class Patience:
         """
         now = time.monotonic()
         self._away_since = self._away_since if self._away_since is not None else now
-        if not self._met or not isinstance(error, Unavailable) or now - self._away_since + self._delay_s > self._limit_s:
-            raise error
+        late = self._deadline is not None and now + self._delay_s > self._deadline
+        if (
+            late
+            or not self._met
+            or not isinstance(error, Unavailable)
+            or now - self._away_since + self._delay_s > self._limit_s
+        ):
+            raise error from None
         delay_s = self._delay_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads the clients of one server
         self._delay_s = min(2 * self._delay_s, _LONGEST_DELAY_S)
         return delay_s

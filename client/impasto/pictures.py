@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from PIL import Image
 
 from impasto.errors import InvalidRequest, Violation
+from impasto.v1 import style_transfer_pb2 as pb
 
-Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | BinaryIO"
-"""A path, an encoded file's bytes, a PIL image, or an open binary file."""
+
+@dataclass(frozen=True)
+class UploadedImage:
+    """A file that the server has already; see :meth:`impasto.Client.upload`."""
+
+    image_id: str
+
+
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | BinaryIO | UploadedImage"
+"""A path, an encoded file's bytes, a PIL image, an open binary file, or one that was uploaded."""
+
+
+def fill(message: pb.Image, picture: Picture, field: str) -> None:
+    """Put a picture into a message.
+
+    Raises:
+        InvalidRequest: If it cannot be read.
+    """
+    if isinstance(picture, UploadedImage):
+        message.image_id = picture.image_id
+    else:
+        message.data = to_bytes(picture, field)
 
 
 def to_bytes(picture: Picture, field: str) -> bytes:
@@ -35,7 +57,7 @@ def to_bytes(picture: Picture, field: str) -> bytes:
             return out.getvalue()
         if isinstance(picture, str | os.PathLike):
             return Path(picture).read_bytes()
-        if not hasattr(picture, "read"):
+        if isinstance(picture, UploadedImage) or not hasattr(picture, "read"):
             raise TypeError(f"{field} must be a path, bytes, a PIL image or an open file, not {type(picture).__name__}")
         data = picture.read()
     except OSError as error:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from impasto.errors import InvalidRequest, Violation
-from impasto.pictures import Picture, to_bytes
+from impasto.pictures import Picture, fill
 from impasto.v1 import style_transfer_pb2 as pb
 
 Styles: TypeAlias = "Picture | Sequence[Picture | tuple[Picture, float]] | None"
@@ -114,10 +114,10 @@ def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any])
         raise TypeError(f"unknown option {', '.join(sorted(unknown))}; there are {', '.join(Options.__annotations__)}")
     spec = pb.JobSpec()
     if content is not None:
-        spec.content.data = to_bytes(content, "content")
+        fill(spec.content, content, "content")
     for index, (picture, weight) in enumerate(_styles(style)):
         added = spec.styles.add()
-        added.image.data = to_bytes(picture, f"styles[{index}].image")
+        fill(added.image, picture, f"styles[{index}].image")
         if weight is not None:
             added.weight = weight
     for name, value in options.items():
@@ -171,3 +171,13 @@ def _set(target: Any, name: str, value: Any) -> None:
 
 def _invalid(field: str, text: str) -> InvalidRequest:
     return InvalidRequest(f"{field}: {text}", reason="INVALID_FIELD", violations=(Violation(field, text),))
+
+
+PIECE_BYTES = 1 << 20
+
+
+def upload_requests(data: bytes, image_id: str, offset: int, *, ask_only: bool) -> Iterator[pb.UploadImageRequest]:
+    """Yield the messages that carry a file from an offset on, or that only ask how much of it is there."""
+    yield pb.UploadImageRequest(start=pb.UploadStart(sha256=image_id, size_bytes=len(data), offset_bytes=offset))
+    for start in range(offset, 0 if ask_only else len(data), PIECE_BYTES):
+        yield pb.UploadImageRequest(chunk=data[start : start + PIECE_BYTES])

@@ -25,6 +25,7 @@ from impasto_server.durable import DataError, DurableStore
 from impasto_server.protocol import WorkerSettings
 from impasto_server.service import StyleTransferService
 from impasto_server.store import JobStore, MemoryStore
+from impasto_server.uploads import Uploads
 from impasto_server.workers import ProcessWorker, WorkerHandle
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,9 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
         raise StartError(str(error)) from None
     dispatcher = Dispatcher(config, store, workers)
     server = grpc.aio.server(options=options(config))
-    service = StyleTransferService(dispatcher, config, importlib.metadata.version("impasto"))
+    folder = (config.data_folder or Path(scratch.name)) / "uploads"
+    uploads = Uploads(folder, config.retention_s, config.max_message_bytes, config.max_data_mib * MIB)
+    service = StyleTransferService(dispatcher, config, importlib.metadata.version("impasto"), uploads)
     pb_grpc.add_StyleTransferServiceServicer_to_server(service, server)
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Literal, TypeVar
 
@@ -70,18 +70,20 @@ _SCALARS: Final = (
 _OUTPUT_QUALITY, _PREVIEW_SIZE_PX = OutputOptions.quality, OutputOptions.preview_size_px
 
 
-def draft(spec: pb.JobSpec) -> Draft:
-    """Return a job as the client wrote it, with its preset filled in and what is already wrong about it."""
+def draft(spec: pb.JobSpec, uploaded: Callable[[str], bytes]) -> Draft:
+    """Return a job as the client wrote it, with its preset filled in and what is already wrong about it.
+
+    Args:
+        spec: What the client wrote.
+        uploaded: Returns an uploaded file by its id, or raises a KeyError.
+    """
     found: list[Violation] = []
     parameters = _parameters(spec.parameters, found)
-    content = spec.content.data if spec.HasField("content") else None
-    if content is not None and spec.content.WhichOneof("source") is None:
-        found.append(Violation("content", "has no data"))
+    content = _file(spec.content, "content", uploaded, found) if spec.HasField("content") else None
     styles = []
     for index, style in enumerate(spec.styles):
-        if style.image.WhichOneof("source") is None:
-            found.append(Violation(f"styles[{index}].image", "has no data"))
-        styles.append((style.image.data, style.weight if style.HasField("weight") else 1.0))
+        data = _file(style.image, f"styles[{index}].image", uploaded, found)
+        styles.append((data, style.weight if style.HasField("weight") else 1.0))
     init_given = spec.parameters.init != pb.INIT_UNSPECIFIED
     digest = hashlib.sha256(spec.SerializeToString(deterministic=True)).hexdigest()
     output = _output(spec.output, found)
@@ -100,6 +102,19 @@ def draft(spec: pb.JobSpec) -> Draft:
         spec.on_deadline == pb.ON_DEADLINE_RETURN_BEST,
         _seconds(spec, "ttl"),
     )
+
+
+def _file(image: pb.Image, name: str, uploaded: Callable[[str], bytes], found: list[Violation]) -> bytes:
+    source = image.WhichOneof("source")
+    if source is None:
+        found.append(Violation(name, "has no data"))
+    if source == "image_id":
+        try:
+            return uploaded(image.image_id)
+        except KeyError:
+            text = f"there is no uploaded file {image.image_id!r}, or it was not used for long; upload it again"
+            found.append(Violation(f"{name}.image_id", text))
+    return image.data
 
 
 def _seconds(spec: pb.JobSpec, name: Literal["time_limit", "ttl"]) -> float | None:

@@ -27,6 +27,7 @@ from impasto_server.config import ServerConfig
 from impasto_server.dispatcher import Dispatcher
 from impasto_server.failpoints import hit
 from impasto_server.jobs import Ended, Job, JobSpec, JobState, ServiceError, invalid
+from impasto_server.uploads import Uploads, pieces
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +65,12 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         dispatcher: Owns the jobs.
         config: The server's settings.
         version: Told by GetServerInfo.
+        uploads: Files that clients sent once.
     """
 
-    def __init__(self, dispatcher: Dispatcher, config: ServerConfig, version: str) -> None:
+    def __init__(self, dispatcher: Dispatcher, config: ServerConfig, version: str, uploads: Uploads) -> None:
         self._dispatcher = dispatcher
+        self._uploads = uploads
         self._config = config
         self._version = version
         # Each picture being decoded may take 4 bytes for each of its pixels, twice.
@@ -147,6 +150,46 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         job = self._dispatcher.get(request.job_id)
         return pb.GetResultResponse(result=convert.result_message(job, picture))
 
+    async def UploadImage(
+        self, request_iterator: AsyncIterator[pb.UploadImageRequest], context: Context
+    ) -> pb.UploadImageResponse:
+        """See the contract."""
+        try:
+            return await self._upload(request_iterator)
+        except Exception as error:
+            await _abort(context, error)
+
+    async def _upload(self, requests: AsyncIterator[pb.UploadImageRequest]) -> pb.UploadImageResponse:
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("part") != "start":
+            raise invalid(("start", "must be the first message"))
+        start, uploads = first.start, self._uploads
+        there = await asyncio.to_thread(uploads.begin, start.sha256, start.size_bytes, start.offset_bytes)
+        at = start.offset_bytes
+        async for request in requests:
+            if request.WhichOneof("part") != "chunk":
+                raise invalid(("chunk", "must follow the start"))
+            if there < start.size_bytes:  # else the file is complete already
+                at = await asyncio.to_thread(uploads.put, start.sha256, at, request.chunk, start.size_bytes)
+        there = max(there, at)
+        whole = await asyncio.to_thread(uploads.complete, start.sha256, start.size_bytes)
+        return pb.UploadImageResponse(image_id=start.sha256 if whole else "", received_bytes=there)
+
+    async def DownloadImage(
+        self, request: pb.DownloadImageRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadImageResponse]:
+        """See the contract."""
+        try:
+            data = await asyncio.to_thread(self._uploads.read, request.image_id)
+            for piece in pieces(data):
+                yield pb.DownloadImageResponse(chunk=piece)
+        except KeyError:
+            text = f"there is no uploaded file {request.image_id!r}"
+            resource = ("impasto.v1.Image", request.image_id)
+            await _abort(context, ServiceError("NOT_FOUND", "IMAGE_NOT_FOUND", text, resource=resource))
+        except Exception as error:
+            await _abort(context, error)
+
     @_unary
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """See the contract."""
@@ -165,7 +208,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
 
     async def _submit(self, spec: pb.JobSpec, request_id: str, *, detached: bool, answer_within_s: float | None = None) -> Job:
         # On a thread: hashing a request of many megabytes would hold up every other call.
-        draft = await asyncio.to_thread(convert.draft, spec)
+        draft = await asyncio.to_thread(convert.draft, spec, self._uploads.read)
         known = self._dispatcher.check_admission(request_id, draft.digest)
         if known is not None:
             return await self._dispatcher.join(known, detached=detached)

@@ -9,7 +9,7 @@ import sys
 import click
 
 from impasto.cli.jobs import jobs
-from impasto.cli.server import health, info
+from impasto.cli.server import health, info, upload
 from impasto.cli.stylize import stylize
 from impasto.errors import ImpastoError
 
@@ -67,6 +67,7 @@ cli.add_command(stylize)
 cli.add_command(jobs)
 cli.add_command(info)
 cli.add_command(health)
+cli.add_command(upload)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -12,9 +12,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from impasto.pictures import Picture
+from impasto.pictures import Picture, UploadedImage
 from impasto.results import Event, Heartbeat, JobInfo, Paused, Result, Snapshot, Started, Step
 
+UPLOADED = "sha256:"
+"""Before the id of an uploaded picture."""
 SERVER = click.option(
     "--server",
     envvar="IMPASTO_SERVER",
@@ -33,7 +35,9 @@ def print_json(value: Any) -> None:
 
 
 def read_picture(name: str) -> Picture:
-    """Return a path, or the bytes of stdin for ``-``."""
+    """Return a path, the bytes of stdin for ``-``, or an uploaded picture for ``sha256:ID``."""
+    if name.startswith(UPLOADED):
+        return UploadedImage(name.removeprefix(UPLOADED))
     return sys.stdin.buffer.read() if name == "-" else Path(name)
 
 

@@ -1,4 +1,4 @@
-"""``impasto info`` and ``impasto health``."""
+"""``impasto info``, ``impasto health`` and ``impasto upload``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from impasto.cli.output import JSON, SERVER, print_json
+from impasto.cli.output import JSON, SERVER, UPLOADED, print_json, read_picture
 from impasto.client import Client
 
 
@@ -47,3 +47,18 @@ def health(timeout: float, server: str, as_json: bool) -> None:
     else:
         click.echo(status)
     sys.exit(0 if status == "serving" else 1)
+
+
+@click.command()
+@click.argument("pictures", nargs=-1, required=True)
+@SERVER
+@JSON
+def upload(pictures: tuple[str, ...], server: str, as_json: bool) -> None:
+    """Send PICTURES once; what is printed stands for them in 'impasto stylize'."""
+    with Client(server) as client:
+        names = {name: UPLOADED + client.upload(read_picture(name)).image_id for name in pictures}
+    if as_json:
+        print_json(names)
+        return
+    for name in names.values():
+        click.echo(name)

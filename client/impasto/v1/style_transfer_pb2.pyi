@@ -117,10 +117,12 @@ PAUSE_REASON_PREEMPTED: PauseReason
 PAUSE_REASON_REQUESTED: PauseReason
 
 class Image(_message.Message):
-    __slots__ = ("data",)
+    __slots__ = ("data", "image_id")
     DATA_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
     data: bytes
-    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+    image_id: str
+    def __init__(self, data: _Optional[bytes] = ..., image_id: _Optional[str] = ...) -> None: ...
 
 class Style(_message.Message):
     __slots__ = ("image", "weight")
@@ -503,6 +505,44 @@ class GetResultResponse(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     result: JobResult
     def __init__(self, result: _Optional[_Union[JobResult, _Mapping]] = ...) -> None: ...
+
+class UploadImageRequest(_message.Message):
+    __slots__ = ("start", "chunk")
+    START_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    start: UploadStart
+    chunk: bytes
+    def __init__(self, start: _Optional[_Union[UploadStart, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class UploadStart(_message.Message):
+    __slots__ = ("sha256", "size_bytes", "offset_bytes")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    size_bytes: int
+    offset_bytes: int
+    def __init__(self, sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., offset_bytes: _Optional[int] = ...) -> None: ...
+
+class UploadImageResponse(_message.Message):
+    __slots__ = ("image_id", "received_bytes")
+    IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    image_id: str
+    received_bytes: int
+    def __init__(self, image_id: _Optional[str] = ..., received_bytes: _Optional[int] = ...) -> None: ...
+
+class DownloadImageRequest(_message.Message):
+    __slots__ = ("image_id",)
+    IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    image_id: str
+    def __init__(self, image_id: _Optional[str] = ...) -> None: ...
+
+class DownloadImageResponse(_message.Message):
+    __slots__ = ("chunk",)
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    chunk: bytes
+    def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()

@@ -86,6 +86,16 @@ class StyleTransferServiceStub(object):
                 request_serializer=impasto_dot_v1_dot_style__transfer__pb2.GetResultRequest.SerializeToString,
                 response_deserializer=impasto_dot_v1_dot_style__transfer__pb2.GetResultResponse.FromString,
                 _registered_method=True)
+        self.UploadImage = channel.stream_unary(
+                '/impasto.v1.StyleTransferService/UploadImage',
+                request_serializer=impasto_dot_v1_dot_style__transfer__pb2.UploadImageRequest.SerializeToString,
+                response_deserializer=impasto_dot_v1_dot_style__transfer__pb2.UploadImageResponse.FromString,
+                _registered_method=True)
+        self.DownloadImage = channel.unary_stream(
+                '/impasto.v1.StyleTransferService/DownloadImage',
+                request_serializer=impasto_dot_v1_dot_style__transfer__pb2.DownloadImageRequest.SerializeToString,
+                response_deserializer=impasto_dot_v1_dot_style__transfer__pb2.DownloadImageResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/impasto.v1.StyleTransferService/GetServerInfo',
                 request_serializer=impasto_dot_v1_dot_style__transfer__pb2.GetServerInfoRequest.SerializeToString,
@@ -171,6 +181,21 @@ class StyleTransferServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadImage(self, request_iterator, context):
+        """Takes a picture's file in pieces, to be named by its id in jobs. Can be gone on with where it broke off: the response says
+        how much is there. A file is kept for the server's retention after its last use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadImage(self, request, context):
+        """Returns an uploaded file in pieces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Describes the server: version, devices, networks, presets, limits and queue.
         """
@@ -230,6 +255,16 @@ def add_StyleTransferServiceServicer_to_server(servicer, server):
                     servicer.GetResult,
                     request_deserializer=impasto_dot_v1_dot_style__transfer__pb2.GetResultRequest.FromString,
                     response_serializer=impasto_dot_v1_dot_style__transfer__pb2.GetResultResponse.SerializeToString,
+            ),
+            'UploadImage': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadImage,
+                    request_deserializer=impasto_dot_v1_dot_style__transfer__pb2.UploadImageRequest.FromString,
+                    response_serializer=impasto_dot_v1_dot_style__transfer__pb2.UploadImageResponse.SerializeToString,
+            ),
+            'DownloadImage': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadImage,
+                    request_deserializer=impasto_dot_v1_dot_style__transfer__pb2.DownloadImageRequest.FromString,
+                    response_serializer=impasto_dot_v1_dot_style__transfer__pb2.DownloadImageResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -509,6 +544,60 @@ class StyleTransferService(object):
             '/impasto.v1.StyleTransferService/GetResult',
             impasto_dot_v1_dot_style__transfer__pb2.GetResultRequest.SerializeToString,
             impasto_dot_v1_dot_style__transfer__pb2.GetResultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadImage(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/impasto.v1.StyleTransferService/UploadImage',
+            impasto_dot_v1_dot_style__transfer__pb2.UploadImageRequest.SerializeToString,
+            impasto_dot_v1_dot_style__transfer__pb2.UploadImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/impasto.v1.StyleTransferService/DownloadImage',
+            impasto_dot_v1_dot_style__transfer__pb2.DownloadImageRequest.SerializeToString,
+            impasto_dot_v1_dot_style__transfer__pb2.DownloadImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -94,6 +94,20 @@ class StyleTransferServiceStub:
     ]
     """Returns the picture of a job that has succeeded; FAILED_PRECONDITION while it has not."""
 
+    UploadImage: grpc.StreamUnaryMultiCallable[
+        impasto.v1.style_transfer_pb2.UploadImageRequest,
+        impasto.v1.style_transfer_pb2.UploadImageResponse,
+    ]
+    """Takes a picture's file in pieces, to be named by its id in jobs. Can be gone on with where it broke off: the response says
+    how much is there. A file is kept for the server's retention after its last use.
+    """
+
+    DownloadImage: grpc.UnaryStreamMultiCallable[
+        impasto.v1.style_transfer_pb2.DownloadImageRequest,
+        impasto.v1.style_transfer_pb2.DownloadImageResponse,
+    ]
+    """Returns an uploaded file in pieces."""
+
     GetServerInfo: grpc.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetServerInfoRequest,
         impasto.v1.style_transfer_pb2.GetServerInfoResponse,
@@ -169,6 +183,20 @@ class StyleTransferServiceAsyncStub:
         impasto.v1.style_transfer_pb2.GetResultResponse,
     ]
     """Returns the picture of a job that has succeeded; FAILED_PRECONDITION while it has not."""
+
+    UploadImage: grpc.aio.StreamUnaryMultiCallable[
+        impasto.v1.style_transfer_pb2.UploadImageRequest,
+        impasto.v1.style_transfer_pb2.UploadImageResponse,
+    ]
+    """Takes a picture's file in pieces, to be named by its id in jobs. Can be gone on with where it broke off: the response says
+    how much is there. A file is kept for the server's retention after its last use.
+    """
+
+    DownloadImage: grpc.aio.UnaryStreamMultiCallable[
+        impasto.v1.style_transfer_pb2.DownloadImageRequest,
+        impasto.v1.style_transfer_pb2.DownloadImageResponse,
+    ]
+    """Returns an uploaded file in pieces."""
 
     GetServerInfo: grpc.aio.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetServerInfoRequest,
@@ -265,6 +293,24 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[impasto.v1.style_transfer_pb2.GetResultResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.GetResultResponse]]:
         """Returns the picture of a job that has succeeded; FAILED_PRECONDITION while it has not."""
+
+    @abc.abstractmethod
+    def UploadImage(
+        self,
+        request_iterator: _MaybeAsyncIterator[impasto.v1.style_transfer_pb2.UploadImageRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[impasto.v1.style_transfer_pb2.UploadImageResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.UploadImageResponse]]:
+        """Takes a picture's file in pieces, to be named by its id in jobs. Can be gone on with where it broke off: the response says
+        how much is there. A file is kept for the server's retention after its last use.
+        """
+
+    @abc.abstractmethod
+    def DownloadImage(
+        self,
+        request: impasto.v1.style_transfer_pb2.DownloadImageRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[impasto.v1.style_transfer_pb2.DownloadImageResponse], collections.abc.AsyncIterator[impasto.v1.style_transfer_pb2.DownloadImageResponse]]:
+        """Returns an uploaded file in pieces."""
 
     @abc.abstractmethod
     def GetServerInfo(

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from impasto_server.jobs import ServiceError
+from impasto_server.uploads import Uploads
+
+DATA = bytes(range(256)) * 20
+ID = hashlib.sha256(DATA).hexdigest()
+
+
+def uploads(folder: Path, max_bytes: int = 1 << 20) -> Uploads:
+    return Uploads(folder, 3600.0, 1 << 16, max_bytes)
+
+
+def test_a_file_comes_in_pieces_and_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    """Before that it cannot be read; a second time nothing need be sent."""
+    store = uploads(tmp_path)
+    assert store.begin(ID, len(DATA), 0) == 0
+    at = store.put(ID, 0, DATA[:1000], len(DATA))
+    assert not store.complete(ID, len(DATA))
+    with pytest.raises(KeyError):
+        store.read(ID)
+    assert store.begin(ID, len(DATA), at) == 1000
+    assert store.put(ID, at, DATA[at:], len(DATA)) == len(DATA)
+    assert store.complete(ID, len(DATA))
+    assert store.read(ID) == DATA
+    assert uploads(tmp_path).begin(ID, len(DATA), 0) == len(DATA)
+    assert os.listdir(tmp_path) == [ID]
+
+
+def test_another_file_than_was_told_is_refused_and_gone(tmp_path: Path) -> None:
+    """A flipped bit on the way, for example."""
+    store = uploads(tmp_path)
+    store.begin(ID, len(DATA), 0)
+    store.put(ID, 0, DATA[:-1] + b"?", len(DATA))
+    with pytest.raises(ServiceError, match="another hash"):
+        store.complete(ID, len(DATA))
+    assert store.begin(ID, len(DATA), 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("image_id", "size", "offset", "field"),
+    [
+        ("../../etc/passwd", 10, 0, "start.sha256"),
+        (ID.upper(), 10, 0, "start.sha256"),
+        (ID, 0, 0, "start.size_bytes"),
+        (ID, 1 << 20, 0, "start.size_bytes"),
+        (ID, 10, 1, "start.offset_bytes"),
+        (ID, 10, -1, "start.offset_bytes"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_field(tmp_path: Path, image_id: str, size: int, offset: int, field: str) -> None:
+    """Nothing is written for it."""
+    with pytest.raises(ServiceError) as caught:
+        uploads(tmp_path).begin(image_id, size, offset)
+    assert [name for name, _ in caught.value.violations] == [field]
+    assert os.listdir(tmp_path) == []
+
+
+def test_more_than_was_told_or_than_there_is_room_for_is_refused(tmp_path: Path) -> None:
+    """By the size, and by the operator's limit."""
+    store = uploads(tmp_path, max_bytes=6000)
+    store.begin(ID, len(DATA), 0)
+    with pytest.raises(ServiceError, match="goes beyond"):
+        store.put(ID, 0, DATA + b"x", len(DATA))
+    store.put(ID, 0, DATA, len(DATA))
+    store.complete(ID, len(DATA))
+    with pytest.raises(ServiceError, match="no room"):
+        store.begin("0" * 64, 1000, 0)
+    with pytest.raises(KeyError):
+        store.read("../" + ID)
+
+
+def test_a_file_is_forgotten_after_its_last_use(tmp_path: Path) -> None:
+    """Reading it counts as use."""
+    store = uploads(tmp_path)
+    store.begin(ID, len(DATA), 0)
+    store.put(ID, 0, DATA, len(DATA))
+    store.complete(ID, len(DATA))
+    old = time.time() - 4000
+    os.utime(tmp_path / ID, (old, old))
+    store.read(ID)
+    assert store.begin(ID, len(DATA), 0) == len(DATA)
+    os.utime(tmp_path / ID, (old, old))
+    assert store.begin(ID, len(DATA), 0) == 0
