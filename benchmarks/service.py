@@ -1,4 +1,4 @@
-"""Jobs per minute with several in flight, how fast control answers under load, and memory against the scheduler's estimate.
+"""Jobs per minute, how fast control answers under load, what keeping costs, and memory against the scheduler's estimate.
 
 The server is the real one, in a process of its own; jobs come from the SDK. Rounds with different numbers in flight are
 interleaved. `make bench-service` runs it.
@@ -9,17 +9,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import io
 import itertools
 import json
+import random
 import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 import impasto
 from engine import ROOT, STYLE, about
@@ -32,15 +37,9 @@ CONTENT = ROOT / "samples" / "swirls.jpg"
 @contextlib.contextmanager
 def server(*options: str) -> Iterator[str]:
     """Run a server; yields its address."""
-    command = [
-        str(Path(sys.executable).with_name("impasto")),
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--log-level",
-        "warning",
-        *options,
-    ]
+    folder = tempfile.TemporaryDirectory(prefix="impasto-bench-")
+    command = [str(Path(sys.executable).with_name("impasto")), "serve", "--listen", "127.0.0.1:0"]
+    command += ["--data-dir", folder.name, "--log-level", "warning", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
@@ -52,6 +51,7 @@ def server(*options: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
+        folder.cleanup()
 
 
 def throughput(size: int, steps: int, jobs: int, rounds: int) -> list[dict[str, Any]]:
@@ -135,6 +135,53 @@ async def control(size: int, cancels: int) -> dict[str, Any]:
     return report
 
 
+def acknowledgement(jobs: int) -> dict[str, Any]:
+    """Time SubmitJob with two megabytes of pictures on an idle server that keeps its jobs."""
+    generator = random.Random(0)  # noqa: S311 - pictures that do not compress
+    files = []
+    for _ in range(2):
+        noise = Image.frombytes("RGB", (640, 530), generator.randbytes(640 * 530 * 3))
+        out = io.BytesIO()
+        noise.save(out, "PNG")
+        files.append(out.getvalue())
+    seen = []
+    with server() as address, impasto.Client(address) as client:
+        for _ in range(jobs):
+            began = time.perf_counter()
+            job = client.submit(*files, size_px=256, steps=1000)
+            seen.append(time.perf_counter() - began)
+            job.delete()
+            time.sleep(1.0)  # until the worker has let it go
+    report = {
+        "bytes": sum(map(len, files)),
+        "jobs": jobs,
+        "p50_ms": round(statistics.median(seen) * 1e3, 1),
+        "p99_ms": round(sorted(seen)[int(jobs * 0.99)] * 1e3, 1),
+    }
+    print("acknowledgement", report)
+    return report
+
+
+def checkpoint_cost(size: int, steps: int, rounds: int) -> dict[str, Any]:
+    """Compare the optimizing time of a job with checkpoints every five seconds and with none, in turns."""
+    times: dict[str, list[float]] = {"5": [], "1000000": []}
+    for _ in range(rounds):
+        for interval, seen in times.items():
+            with server("--checkpoint-interval-s", interval) as address, impasto.Client(address) as client:
+                client.stylize(CONTENT, STYLE, size_px=size, steps=3)
+                seen.append(client.stylize(CONTENT, STYLE, size_px=size, steps=steps).timings.optimize_s)
+    ratios = [with_them / without for with_them, without in zip(*times.values(), strict=True)]
+    report = {
+        "size_px": size,
+        "steps": steps,
+        "with_s": [round(value, 2) for value in times["5"]],
+        "without_s": [round(value, 2) for value in times["1000000"]],
+        "ratio": round(statistics.median(ratios), 4),
+    }
+    print("checkpoints", report)
+    return report
+
+
 MEMORY_PROBE = """
 import json, sys
 from engine import CPU, make_job
@@ -184,7 +231,7 @@ def memory(sizes: list[int]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=["throughput", "control", "memory"])
+    parser.add_argument("--only", choices=["throughput", "control", "memory", "durability"])
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=16)
@@ -195,6 +242,9 @@ def main() -> None:
         report["memory"] = memory([128, 256, 384, 512, 768])
     if arguments.only in (None, "control"):
         report["control"] = asyncio.run(control(256, 8))
+    if arguments.only in (None, "durability"):
+        report["acknowledgement"] = acknowledgement(100)
+        report["checkpoints"] = checkpoint_cost(384, 60, arguments.rounds)
     if arguments.only in (None, "throughput"):
         report["throughput"] = throughput(arguments.size, arguments.steps, arguments.jobs, arguments.rounds)
     target = ROOT / "benchmarks" / "results" / "service.json"

@@ -23,7 +23,7 @@ SIZE_PX, STEPS = 384, 80
 def start_server() -> tuple[subprocess.Popen[str], str]:
     """Start `impasto serve` on a free port; return it and its address once it takes jobs."""
     command = [sys.executable, "-c", "from impasto.cli import main; main()", "serve", "--listen", "127.0.0.1:0"]
-    server = subprocess.Popen([*command, "--weights", "builtin"], stderr=subprocess.PIPE, text=True)  # noqa: S603
+    server = subprocess.Popen([*command, "--weights", "builtin", "--data-dir", ":memory:"], stderr=subprocess.PIPE, text=True)  # noqa: S603
     for line in server.stderr or ():
         if found := re.search(r"serving on (\S+)", line):
             return server, found.group(1)
