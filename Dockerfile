@@ -70,6 +70,8 @@ RUN set -eu; mkdir -p "${IMPASTO_CACHE}"; \
 FROM ${BASE_IMAGE} AS runtime
 RUN groupadd --gid 10001 impasto \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin impasto
+# A volume here keeps jobs over the container's life; without one they survive a crash of the server only.
+RUN install --directory --owner=10001 --group=10001 --mode=0770 /var/lib/impasto
 COPY --from=deps /opt/venv /opt/venv
 COPY --from=weights --chown=10001:10001 /var/cache/impasto /var/cache/impasto
 COPY --from=app /app /opt/venv
@@ -82,6 +84,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     IMPASTO_CACHE=/var/cache/impasto \
+    IMPASTO_DATA_DIR=/var/lib/impasto \
     IMPASTO_LISTEN=0.0.0.0:50051
 
 ARG VERSION=dev

@@ -68,6 +68,7 @@ class _Live:
         left: Set when the job has left its worker for good, or ended.
         going_on: Whether the next start goes on after a pause, which does not count as an attempt.
         pausing: Whether PauseJob asked for the job's leaving.
+        overdue: Whether the time limit has come, and the job was told to end as it stands.
         alarm: Rings at the time limit.
     """
 
@@ -78,6 +79,7 @@ class _Live:
     waiters: int = 0
     going_on: bool = False
     pausing: bool = False
+    overdue: bool = False
     alarm: asyncio.TimerHandle | None = None
 
 
@@ -448,6 +450,10 @@ class Dispatcher:
             if job.losses_of_worker >= MAX_LOSSES:
                 error = JobError("WORKER_LOST", f"its worker was lost {job.losses_of_worker} times (last: {cause})")
                 self._end(job, JobState.FAILED, StopReason.FAILED, error)
+            elif self._live[job_id].pausing:
+                self._live[job_id].pausing = False
+                self._scheduler.remove(job_id)
+                self._pause(job, PauseReason.REQUESTED, job.step)
             else:
                 logger.warning("job %s goes on elsewhere from its last checkpoint", job_id)
                 self._store.put(replace(job, state=JobState.QUEUED, device=""))
@@ -487,6 +493,8 @@ class Dispatcher:
         self._store.put(replace(job, step=report.step, losses=report.losses, optimize_s=report.elapsed_s))
         steps = job.spec.parameters.steps
         self._tell(job.job_id, Stepped(report.step, steps, report.losses, report.elapsed_s, report.remaining_s, report.preview))
+        if self._live[job.job_id].overdue:  # the worker that was told to end it is gone, and another one goes on
+            self.fleet.send(job.device, Finish(job.job_id))
 
     async def _finish(self, job: Job, report: JobPainted) -> None:
         self._scheduler.remove(job.job_id)
@@ -563,6 +571,7 @@ class Dispatcher:
         if job is None or job.state.ended:
             return
         if job.spec.return_best and job.state is JobState.RUNNING and job.step:
+            self._live[job_id].overdue = True
             self.fleet.send(job.device, Finish(job_id))
             return
         self.fleet.send(job.device, Cancel(job_id))

@@ -42,13 +42,14 @@ def steps_in(checkpoint: str) -> int:
 
 @dataclass
 class FakeWorker:
-    """Does each job's steps at its own pace; can be told to fail, to hang and to die."""
+    """Does each job's steps at its own pace; can be told to fail, to hang, to hear nothing but Start, and to die."""
 
     name: str = "cpu"
     step_s: float = 0.001
     ready: bool = True
     fail_with: tuple[str, str] | None = None
     hang: bool = False
+    deaf: bool = False
     free_bytes: int | None = None
     commands: list[Command] = field(default_factory=list)
     births: int = 0
@@ -70,7 +71,7 @@ class FakeWorker:
         if isinstance(command, Start):
             self._tasks[command.job_id] = asyncio.get_running_loop().create_task(self._paint(command))
             self.most_at_once = max(self.most_at_once, sum(not task.done() for task in self._tasks.values()))
-        elif command.job_id in self._tasks:
+        elif command.job_id in self._tasks and not self.deaf:
             self._tasks[command.job_id].cancel()
             if isinstance(command, Finish):
                 size = (command.job_id, StopReason.DEADLINE, Raster(32, 24, bytes(32 * 24 * 3)))

@@ -352,6 +352,23 @@ async def test_at_the_time_limit_the_best_picture_is_there_for_who_wants_it(best
             assert "of 10000 steps" in job.error.message
 
 
+async def test_a_job_that_was_to_pause_or_end_does_so_though_its_worker_dies() -> None:
+    """What was asked for is not forgotten with the worker that was asked."""
+    worker = FakeWorker(step_s=0.01)
+    async with dispatching(worker, max_running_jobs=2) as dispatcher:
+        worker.deaf = True
+        pausing = await submit(dispatcher, steps=1000)
+        ending = await submit(dispatcher, steps=1000, time_limit_s=0.1, return_best=True)
+        await asyncio.sleep(0.2)
+        dispatcher.pause(pausing.job_id)
+        worker.deaf = False
+        worker.die()
+        assert dispatcher.get(pausing.job_id).state is JobState.PAUSED
+        job = await asyncio.wait_for(ended(dispatcher, ending), 2)
+        assert (job.state, job.stop_reason) == (JobState.SUCCEEDED, StopReason.DEADLINE)
+        dispatcher.cancel(pausing.job_id)
+
+
 async def test_a_job_that_no_device_could_hold_is_refused_with_figures() -> None:
     """By what the job needs against what the largest device has."""
     async with dispatching(FakeWorker(free_bytes=200 << 20)) as dispatcher:
