@@ -260,6 +260,9 @@ class ServerInfo:
     limits: Mapping[str, int]
     queued: int
     running: int
+    durable: bool
+    storage_used_bytes: int
+    storage_limit_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as values that JSON can hold."""
@@ -347,6 +350,9 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
         limits={item.name: getattr(message.limits, item.name) for item in pb.Limits.DESCRIPTOR.fields},
         queued=message.queue.queued,
         running=message.queue.running,
+        durable=message.storage.durable,
+        storage_used_bytes=message.storage.used_bytes,
+        storage_limit_bytes=message.storage.limit_bytes,
     )
 
 

@@ -122,6 +122,11 @@ class Dispatcher:
         """Jobs that run."""
         return self._scheduler.running
 
+    @property
+    def bytes_kept(self) -> int:
+        """What pictures take on the disk."""
+        return self._store.bytes_kept
+
     def check_admission(self, request_id: str, digest: str) -> Job | None:
         """Say before the expensive part of a request whether it can be taken.
 
@@ -506,9 +511,10 @@ class Dispatcher:
             picture = await asyncio.to_thread(images.encode, report.picture, output.format, output.quality)
         except (OSError, ValueError, MemoryError) as cause:
             error = JobError("ENCODE_ERROR", f"its picture could not be encoded as {output.format}: {cause}")
-        job = self._known(job.job_id)
-        if job.state.ended:
-            return
+        current = self._store.get(job.job_id)
+        if current is None or current.state.ended:
+            return  # deleted or cancelled meanwhile
+        job = current
         if picture is None:
             self._end(job, JobState.FAILED, StopReason.FAILED, error)
         else:

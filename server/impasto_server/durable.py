@@ -16,6 +16,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -123,7 +124,7 @@ class DurableStore(MemoryStore):
 
     @property
     def bytes_kept(self) -> int:
-        """What the pictures take on the disk."""
+        """See :class:`~impasto_server.store.JobStore`."""
         return self._bytes
 
     def check(self) -> None:
@@ -181,10 +182,11 @@ class DurableStore(MemoryStore):
 
     def append(self, job_id: str, sequence: int, event: Event, visible: Callable[[], None]) -> None:
         """See :class:`~impasto_server.store.JobStore`."""
-        row = (job_id, sequence, records.encode_event(event))
+        row = (job_id, sequence, records.encode_event(event), job_id)
 
         def insert(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT OR REPLACE INTO events (job_id, sequence, event) VALUES (?, ?, ?)", row)
+            values = "SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM jobs WHERE job_id = ?)"  # it may be forgotten by now
+            connection.execute(f"INSERT OR REPLACE INTO events (job_id, sequence, event) {values}", row)
 
         self._queue.put(_Write(insert, visible=visible))
 
@@ -194,8 +196,8 @@ class DurableStore(MemoryStore):
         name = records.digest(picture)
 
         def insert(connection: sqlite3.Connection) -> None:
-            connection.execute("UPDATE jobs SET result = ? WHERE job_id = ?", (name, job_id))
-            _refer(connection, job_id, [name])
+            if connection.execute("UPDATE jobs SET result = ? WHERE job_id = ?", (name, job_id)).rowcount:
+                _refer(connection, job_id, [name])
 
         self._queue.put(_Write(insert, "result", lambda: {name: picture}, visible=lambda: self._lighten(job_id, name)))
 
@@ -283,7 +285,7 @@ class DurableStore(MemoryStore):
         except (OSError, ValueError) as error:
             logger.error("job %s cannot go on: %s", job_id, error)  # noqa: TRY400
             lost = JobError("DATA_LOST", f"its pictures are lost: {error}")
-            return replace(job, state=JobState.FAILED, stop_reason=StopReason.FAILED, error=lost, ended=job.created)
+            return replace(job, state=JobState.FAILED, stop_reason=StopReason.FAILED, error=lost, ended=time.time())
 
     def _fetch(self, name: str) -> bytes:
         data = (self._blobs / name).read_bytes()

@@ -23,7 +23,7 @@ from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 from impasto_engine.parameters import MAX_STEPS, PRESETS
 from impasto_server import convert, validation
-from impasto_server.config import ServerConfig
+from impasto_server.config import MIB, ServerConfig
 from impasto_server.dispatcher import Dispatcher
 from impasto_server.failpoints import hit
 from impasto_server.jobs import Ended, Job, JobSpec, JobState, ServiceError, invalid
@@ -259,6 +259,11 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
                 max_queued_jobs=config.max_queued_jobs,
             ),
             queue=pb.Queue(queued=dispatcher.queued, running=dispatcher.running),
+            storage=pb.Storage(
+                durable=config.data_folder is not None,
+                used_bytes=dispatcher.bytes_kept,
+                limit_bytes=config.max_data_mib * MIB,
+            ),
         )
 
 

@@ -32,6 +32,11 @@ class JobStore(Protocol):
         """Where the states of running jobs lie."""
         ...
 
+    @property
+    def bytes_kept(self) -> int:
+        """What pictures take on the disk."""
+        ...
+
     def check(self) -> None:
         """Say whether a new job can be kept.
 
@@ -120,6 +125,11 @@ class MemoryStore:
     def checkpoints(self) -> Path:
         """See :class:`JobStore`."""
         return self._checkpoints
+
+    @property
+    def bytes_kept(self) -> int:
+        """See :class:`JobStore`. Nothing is on a disk."""
+        return 0
 
     def check(self) -> None:
         """See :class:`JobStore`. There is always room."""

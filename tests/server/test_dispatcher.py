@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -323,6 +324,26 @@ async def test_a_deleted_job_is_gone() -> None:
                 dispatcher.get(gone.job_id)
         assert (dispatcher.running, dispatcher.queued) == (0, 0)
         assert (await submit(dispatcher, "id", "another body")).job_id != job.job_id
+
+
+async def test_a_job_can_be_deleted_while_its_picture_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it comes back."""
+    encoding, going_on = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> bytes:
+        encoding.set()
+        going_on.wait(5)
+        return b"picture"
+
+    monkeypatch.setattr("impasto_server.images.encode", slow)
+    async with dispatching(FakeWorker()) as dispatcher:
+        job = await submit(dispatcher)
+        await asyncio.to_thread(encoding.wait, 5)
+        dispatcher.delete(job.job_id)
+        going_on.set()
+        await asyncio.sleep(0.05)
+        assert dispatcher.page(None, 10, ()) == []
+        assert not dispatcher._tasks
 
 
 async def test_a_time_limit_fires_while_a_job_waits() -> None:

@@ -169,6 +169,22 @@ async def test_a_sick_disk_refuses_new_jobs_keeps_the_others_and_heals(tmp_path:
         assert store.result("j1") == b"picture"
 
 
+async def test_what_comes_after_a_job_was_forgotten_disturbs_nobody(tmp_path: Path) -> None:
+    """Its late events and result are dropped; the others' are kept."""
+    async with opened(tmp_path) as store:
+        store.add(record(1))
+        store.add(record(2))
+        store.forget(["j1"])
+        store.append("j1", 1, Ended(), lambda: None)
+        store.put_result("j1", b"late")
+        store.append("j2", 1, Started("cpu", 1), lambda: None)
+        await store.committed("j2")
+    async with opened(tmp_path) as store:
+        (one,) = store.restore()
+        assert (one.job.job_id, one.events) == ("j2", [Started("cpu", 1)])
+        store.check()
+
+
 async def test_a_full_folder_refuses_new_jobs(tmp_path: Path) -> None:
     """By the operator's limit."""
     async with opened(tmp_path, max_bytes=100) as store:

@@ -32,6 +32,11 @@ def info(server: str, as_json: bool) -> None:
         click.echo(f"preset   {name}: {chosen}")
     for name, value in found.limits.items():
         click.echo(f"limit    {name}: {value}")
+    if found.durable:
+        used, limit = (value / 2**20 for value in (found.storage_used_bytes, found.storage_limit_bytes))
+        click.echo(f"storage  {used:.1f} of {limit:.0f} MiB; jobs survive the server")
+    else:
+        click.echo("storage  in memory; jobs end with the server")
 
 
 @click.command()

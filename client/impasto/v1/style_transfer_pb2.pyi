@@ -549,7 +549,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "accepting", "devices", "networks", "presets", "limits", "queue")
+    __slots__ = ("version", "accepting", "devices", "networks", "presets", "limits", "queue", "storage")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ACCEPTING_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
@@ -557,6 +557,7 @@ class GetServerInfoResponse(_message.Message):
     PRESETS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_FIELD_NUMBER: _ClassVar[int]
     version: str
     accepting: bool
     devices: _containers.RepeatedCompositeFieldContainer[Device]
@@ -564,7 +565,18 @@ class GetServerInfoResponse(_message.Message):
     presets: _containers.RepeatedCompositeFieldContainer[Preset]
     limits: Limits
     queue: Queue
-    def __init__(self, version: _Optional[str] = ..., accepting: bool = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., networks: _Optional[_Iterable[_Union[NetworkInfo, _Mapping]]] = ..., presets: _Optional[_Iterable[_Union[Preset, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., queue: _Optional[_Union[Queue, _Mapping]] = ...) -> None: ...
+    storage: Storage
+    def __init__(self, version: _Optional[str] = ..., accepting: bool = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., networks: _Optional[_Iterable[_Union[NetworkInfo, _Mapping]]] = ..., presets: _Optional[_Iterable[_Union[Preset, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., queue: _Optional[_Union[Queue, _Mapping]] = ..., storage: _Optional[_Union[Storage, _Mapping]] = ...) -> None: ...
+
+class Storage(_message.Message):
+    __slots__ = ("durable", "used_bytes", "limit_bytes")
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    durable: bool
+    used_bytes: int
+    limit_bytes: int
+    def __init__(self, durable: bool = ..., used_bytes: _Optional[int] = ..., limit_bytes: _Optional[int] = ...) -> None: ...
 
 class Device(_message.Message):
     __slots__ = ("name", "description", "ready", "restarts", "auto_precision")
