@@ -101,6 +101,7 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = 0
         self._committing = 0
+        self._unmeasured: set[str] = set()
         self._draining = False
         self._impatience = asyncio.Event()
         self._restore()
@@ -423,6 +424,12 @@ class Dispatcher:
     # What the workers report.
 
     def _on_worker(self, name: str) -> None:
+        unmeasured, self._unmeasured = self._unmeasured, set()
+        for job_id in unmeasured:
+            job = self._store.get(job_id)
+            if job is not None and job.state is JobState.QUEUED:
+                self._scheduler.remove(job_id)
+                self._enqueue(job)
         self._scheduler.worker_ready(name, self.fleet.capacity(name))
         self._dispatch()
         if self.fleet.all_ready:
@@ -538,6 +545,8 @@ class Dispatcher:
 
     def _enqueue(self, job: Job) -> None:
         """Let a job that was accepted earlier wait at its old place, however full the queue is."""
+        if not self.fleet.any_ready:
+            self._unmeasured.add(job.job_id)  # what it takes is known when a worker is
         ticket = replace(self.fleet.ticket(job.spec), job_id=job.job_id, arrived=self._live[job.job_id].accepted)
         self._scheduler.submit(replace(ticket, alone=job.losses_of_worker > 0), force=True)
 

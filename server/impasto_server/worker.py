@@ -285,6 +285,8 @@ class Worker:
             if job_id in self._jobs:
                 self._leave(job_id)
             self._send(JobFailed(job_id, reason, str(error).splitlines()[0] if str(error) else type(error).__name__))
+        # One that was made for a job which then could not join is of no use.
+        self._batches = {key: batch for key, batch in self._batches.items() if len(batch)}
 
 
 class _Failures:

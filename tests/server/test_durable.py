@@ -284,6 +284,16 @@ async def _until_now(dispatcher: Dispatcher, job: Job) -> AsyncIterator[tuple[in
                 return
 
 
+async def test_what_jobs_take_is_known_again_after_a_restart(tmp_path: Path) -> None:
+    """They are taken up before a worker has measured anything, and must not all start at once for that."""
+    async with serving(tmp_path, FakeWorker(hang=True)) as dispatcher:
+        for _ in range(3):
+            await dispatcher.submit(spec(width=256, height=256), "", "d", detached=True)
+    worker = FakeWorker(hang=True, free_bytes=550 << 20)
+    async with serving(tmp_path, worker, max_running_jobs=8) as dispatcher:
+        assert (dispatcher.running, dispatcher.queued) == (2, 1)
+
+
 async def test_a_job_is_acknowledged_only_when_it_is_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that cannot keep it refuses it, and nothing of it is left; two requests of one id share the answer."""
     async with serving(tmp_path, FakeWorker()) as dispatcher:
