@@ -13,7 +13,7 @@ from typing import Any, Self, Unpack
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from impasto import errors, results
+from impasto import errors, results, transport
 from impasto.client import CALL_TIMEOUT_S, QUIET_TIMEOUT_S, UPLOAD_TIMEOUT_S, _result
 from impasto.patience import DEFAULT_S, Patience
 from impasto.pictures import Picture, UploadedImage, to_bytes
@@ -197,7 +197,7 @@ class AsyncJob:
             )
             call = client._stub.Progress(request, timeout=patience.left_s)
             try:
-                async for message in call:
+                while (message := await asyncio.wait_for(call.read(), transport.SILENCE_S)) is not grpc.aio.EOF:
                     client._met = True
                     patience.answered()
                     after = message.sequence
@@ -206,6 +206,9 @@ class AsyncJob:
             except grpc.aio.AioRpcError as error:
                 again = again or after is not None
                 await asyncio.sleep(patience.delay(error_of(error, client.server)))
+            except TimeoutError:
+                again = again or after is not None
+                await asyncio.sleep(patience.delay(transport.silence(client.server)))
             else:
                 return
             finally:

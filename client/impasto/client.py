@@ -17,7 +17,7 @@ from impasto.patience import DEFAULT_S, Patience
 from impasto.pictures import Picture, UploadedImage, to_bytes
 from impasto.requests import Options, Styles, job_spec, job_states, server_address, upload_requests
 from impasto.results import Event, Finished, JobInfo, Result, ServerInfo, Step
-from impasto.transport import channel_options, check_size, error_of
+from impasto.transport import Watchdog, channel_options, check_size, error_of, silence
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 
@@ -262,19 +262,23 @@ class Job:
                 job_id=self.job_id, resume_after_sequence=after, include_previews=previews, include_image=image
             )
             call = client._stub.Progress(request, timeout=patience.left_s)
+            watchdog = Watchdog(call)
             try:
                 for message in call:
                     client._met = True
                     patience.answered()
+                    watchdog.heard()
                     after = message.sequence
                     if not (again and message.HasField("snapshot")):
                         yield results.event(message)
             except grpc.RpcError as error:
                 again = again or after is not None
-                time.sleep(patience.delay(error_of(error, client.server)))
+                cause = silence(client.server) if watchdog.silent else error_of(error, client.server)
+                time.sleep(patience.delay(cause))
             else:
                 return
             finally:
+                watchdog.stop()
                 call.cancel()
 
     def result(self, timeout_s: float | None = None) -> Result:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import grpc
@@ -28,6 +30,41 @@ def channel_options(server: str) -> list[tuple[str, int]]:
     """Return the channel arguments; a server on this machine is not sought behind an HTTP proxy."""
     local = server.startswith(_LOOPBACK)
     return [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)] if local else CHANNEL_OPTIONS
+
+
+SILENCE_S = 30.0
+"""A server sends heartbeats every few seconds; one that says nothing for so long is taken for lost."""
+
+
+class Watchdog:
+    """Ends a streaming call of the synchronous client when the server has been silent for too long."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._heard = time.monotonic()
+        self._done = threading.Event()
+        self.silent = False
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def heard(self) -> None:
+        """Note that a message came."""
+        self._heard = time.monotonic()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._done.set()
+
+    def _watch(self) -> None:
+        while not self._done.wait(SILENCE_S / 10):
+            if time.monotonic() - self._heard > SILENCE_S:
+                self.silent = True
+                self._call.cancel()
+                return
+
+
+def silence(target: str) -> errors.Unavailable:
+    """Return the error for a server that says nothing any more."""
+    return errors.Unavailable(f"{target} has been silent for {SILENCE_S:g} s", reason="SILENT")
 
 
 def error_of(call: grpc.RpcError, target: str) -> errors.ImpastoError:

@@ -26,7 +26,7 @@ def _option(flag: str, text: str) -> Callable[[Command], Command]:
         flag,
         name,
         default=default,
-        show_default=True,
+        show_default=default != "",
         show_envvar=True,
         envvar=f"IMPASTO_{name.upper()}",
         help=text,
@@ -48,7 +48,9 @@ def _option(flag: str, text: str) -> Callable[[Command], Command]:
 @_option("--grace-s", "How long running jobs may take to end after SIGTERM.")
 @_option("--retention-s", "How long an ended job and its picture are kept.")
 @_option("--max-ended-jobs", "How many ended jobs are kept at most.")
-@_option("--data-dir", "Where jobs are kept; :memory: for none. [default: impasto in $XDG_STATE_HOME or ~/.local/state]")
+@_option(
+    "--data-dir", "Where jobs are kept: impasto in $XDG_STATE_HOME or ~/.local/state if nothing is said, :memory: for nowhere."
+)
 @_option("--max-data-mib", "Most that the pictures there may take; new jobs are refused beyond it.")
 @_option("--checkpoint-interval-s", "How often the state of a running job is written.")
 @click.option(

@@ -164,3 +164,33 @@ async def test_a_server_that_never_answered_is_not_waited_for() -> None:
         with pytest.raises(impasto.Unavailable):
             await client.server_info()
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_server_that_falls_silent_is_noticed(
+    service: Service, png: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Heartbeats keep a watch alive; without them it is given up, or made anew as long as there is patience."""
+    monkeypatch.setattr("impasto.transport.SILENCE_S", 0.5)
+    calm, mute = FakeWorker(hang=True), FakeWorker(hang=True)
+    async with service(calm, heartbeat_s=0.2) as running, impasto.AsyncClient(running.running.address) as client:
+        job = await client.submit(png(), png(seed=1), size_px=48)
+        with pytest.raises(impasto.DeadlineExceeded):
+            async for _ in job.progress(timeout_s=1.2):
+                pass
+    async with service(mute, heartbeat_s=100.0) as running:
+        address = running.running.address
+        async with impasto.AsyncClient(address, patience_s=0) as client:
+            job = await client.submit(png(), png(seed=1), size_px=48)
+
+            def watch() -> None:
+                with impasto.Client(address, patience_s=0) as other:
+                    for _ in other.job(job.job_id).progress():
+                        pass
+
+            async def watch_async() -> None:
+                async for _ in job.progress():
+                    pass
+
+            with pytest.raises(impasto.Unavailable, match="silent"):
+                await asyncio.wait_for(asyncio.to_thread(watch) if kind == "sync" else watch_async(), 5)
