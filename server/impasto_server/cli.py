@@ -65,21 +65,32 @@ def _option(flag: str, text: str) -> Callable[[Command], Command]:
 def serve(log_level: str, **settings: Any) -> None:
     """Run the server until SIGTERM or Ctrl-C; running jobs may then end within the grace time."""
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    # Imported here: `impasto serve --help` need not wait for torch.
-    from impasto_engine.devices import find_devices  # noqa: PLC0415
-    from impasto_engine.weights import resolve  # noqa: PLC0415
+    # Imported here: `impasto serve --help` need not wait for the server, and one that is told its device not for torch.
     from impasto_server.app import StartError, run  # noqa: PLC0415
 
     try:
         config = ServerConfig(**settings)
-        devices = find_devices(config.device)
-        if config.weights == "auto" and resolve("auto") == "builtin":
-            logging.getLogger(__name__).warning(
-                "no ImageNet weights in the cache: using the built-in filters; 'impasto weights download' fetches the papers'"
-            )
+        devices = ("cpu",) if config.device == "cpu" else _find_devices(config.device)
+        if config.weights == "auto":
+            _warn_of_builtin_weights()
         asyncio.run(run(config, devices, lambda address: click.echo(f"impasto is serving on {address}", err=True)))
     except (ConfigError, StartError, ValueError) as error:
         raise click.ClickException(str(error)) from None
+
+
+def _find_devices(choice: str) -> tuple[str, ...]:
+    from impasto_engine.devices import find_devices  # noqa: PLC0415
+
+    return find_devices(choice)
+
+
+def _warn_of_builtin_weights() -> None:
+    from impasto_engine.weights import resolve  # noqa: PLC0415
+
+    if resolve("auto") == "builtin":
+        logging.getLogger(__name__).warning(
+            "no ImageNet weights in the cache: using the built-in filters; 'impasto weights download' fetches the papers'"
+        )
 
 
 @click.group()
