@@ -344,7 +344,7 @@ class Dispatcher:
         What is left then is kept for the next process, with its state, where the store is durable; else it is cancelled.
 
         Returns:
-            Whether there was anything to wait for.
+            Whether somebody may still want what ended meanwhile: jobs did, and nobody is in a hurry.
         """
         self._draining = True
         keeps = self._store.durable
@@ -360,13 +360,14 @@ class Dispatcher:
             left = [job_id for job_id in waited_for if not self._live[job_id].ended.is_set()]
             if keeps:
                 ended.cancel()
+                await asyncio.wait({ended})
                 await self._park_all(left)
             else:
                 for job_id in left:
                     logger.warning("job %s is cancelled: the server shuts down", job_id)
                     self.cancel(job_id)
                 await ended
-        return bool(waited_for)
+        return bool(waited_for) and not self._impatience.is_set()
 
     async def _park_all(self, job_ids: list[str]) -> None:
         running = [self._known(job_id) for job_id in job_ids if self._known(job_id).state is JobState.RUNNING]
@@ -415,7 +416,7 @@ class Dispatcher:
             self._set_alarm(job)
             if state is JobState.QUEUED:
                 self._enqueue(job)
-                logger.info("job %s is taken up again after %d steps", job.job_id, job.step)
+                logger.info("job %s is taken up again; it was at step %d", job.job_id, job.step)
         known = {self._checkpoint(job_id).name for job_id, live in self._live.items() if not live.ended.is_set()}
         for path in self._store.checkpoints.glob("*.checkpoint*"):
             if path.name.split(".checkpoint")[0] + ".checkpoint" not in known:
@@ -476,6 +477,7 @@ class Dispatcher:
         if job.started is None:
             job = replace(job, started=time.time(), queue_s=time.monotonic() - live.accepted)
         losses = job.losses if report.step else None
+        logger.info("job %s starts on %s after %d steps", job.job_id, job.device, report.step)
         self._store.put(replace(job, arithmetic=report.arithmetic, step=report.step, losses=losses))
         self._tell(job.job_id, Started(job.device, job.attempts, report.step, report.note))
 

@@ -106,8 +106,9 @@ class DurableStore(MemoryStore):
         self._trouble = ""
         self._doomed: set[str] = set()
         try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures may be private
             for part in (self._blobs, self.checkpoints):
-                part.mkdir(parents=True, exist_ok=True)
+                part.mkdir(exist_ok=True)
             self._lock = _lock(folder / LOCK)
         except OSError as error:
             raise DataError(f"cannot use the data folder {folder}: {error.strerror}") from None

@@ -10,7 +10,7 @@ import click
 from impasto.cli.output import JSON, SECONDS, SERVER, ProgressBar, check_output, job_line, print_json, summary, write_picture
 from impasto.client import Client, Job
 from impasto.errors import NotReady, from_job
-from impasto.results import Finished, JobInfo, Result, Step
+from impasto.results import Finished, JobInfo, Paused, Result, Started, Step
 
 STATES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
 
@@ -58,13 +58,17 @@ def show(job_id: str, server: str, as_json: bool) -> None:
 @SERVER
 @JSON
 def watch(job_id: str, server: str, as_json: bool) -> None:
-    """Watch a job to its end; leaving does not disturb it. With --json, a line for every step."""
+    """Watch a job to its end; leaving does not disturb it. With --json, a line for every step, start and pause."""
     with Client(server) as client, ProgressBar(quiet=as_json) as display:
         for event in client.job(job_id).progress():
             if as_json and isinstance(event, Step):
                 losses = event.losses
                 line = {"step": event.step, "steps": event.steps, "loss": losses.total, "content": losses.content}
                 click.echo(json.dumps({**line, "style": losses.style, "remaining_s": event.remaining_s}))
+            elif as_json and isinstance(event, Started):
+                click.echo(json.dumps({"started": event.device, "attempt": event.attempt, "after_step": event.step}))
+            elif as_json and isinstance(event, Paused):
+                click.echo(json.dumps({"paused": event.reason, "after_step": event.step}))
             display(event)
             if isinstance(event, Finished):
                 job = event.job
@@ -113,6 +117,7 @@ def delete(job_id: str, server: str) -> None:
     """Cancel a job if it has not ended, and let the server forget it and its picture."""
     with Client(server) as client:
         client.job(job_id).delete()
+    click.echo(f"{job_id} deleted", err=True)
 
 
 def _show(job: JobInfo, *, as_json: bool) -> None:
@@ -153,4 +158,7 @@ def _fetch(job: Job) -> Result:
     try:
         return job.fetch()
     except NotReady as error:
-        raise click.ClickException(f"{error}; --wait waits for a job that has not ended") from None
+        state = error.metadata.get("state", "")
+        hints = {"paused": "'impasto jobs resume' lets it go on"}
+        hints |= dict.fromkeys(("queued", "running"), "--wait waits for it")
+        raise click.ClickException(f"{error}" + (f"; {hints[state]}" if state in hints else "")) from None

@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from impasto.pictures import Picture, UploadedImage
 from impasto.results import Event, Heartbeat, JobInfo, Paused, Result, Snapshot, Started, Step
 
+WIDE = 120
+"""Columns from which a terminal has room for a loss's parts."""
 UPLOADED = "sha256:"
 """Before the id of an uploaded picture."""
 SERVER = click.option(
@@ -71,10 +73,15 @@ def check_output(out: str) -> None:
         raise click.ClickException(f"cannot write {out}: its name must end in .png, .jpg or .webp")
 
 
+EARLY = {"stalled": "no better canvas could be found", "deadline": "its time limit came"}
+"""Why a job that succeeded did not do all its steps."""
+
+
 def summary(result: Result) -> str:
     """Return one line on how a picture came about."""
     losses, job = result.losses, result.job
-    early = f" of {job.steps} (no better canvas could be found)" if job.stop_reason == "stalled" else ""
+    why = EARLY.get(job.stop_reason)
+    early = f" of {job.steps} ({why})" if why else ""
     return (
         f"{job.width_px} x {job.height_px}, {job.step} steps{early} in {result.timings.optimize_s:.1f} s on {job.device}"
         f" with {result.weights} weights; loss {losses.total:.4g}"
@@ -88,7 +95,8 @@ def job_line(job: JobInfo) -> str:
     size = f"{job.width_px}x{job.height_px}"
     created = f"{job.created.astimezone():%Y-%m-%d %H:%M:%S}"
     loss = f"{job.losses.total:.4g}" if job.losses else ""
-    return f"{job.job_id}  {job.state:<9}  {where:>13}  {size:>9}  {created}  {loss:<9} {job.error_message}".rstrip()
+    note = job.error_message or EARLY.get(job.stop_reason, "")
+    return f"{job.job_id}  {job.state:<9}  {where:>13}  {size:>9}  {created}  {loss:<9} {note}".rstrip()
 
 
 class ProgressBar:
@@ -101,9 +109,10 @@ class ProgressBar:
 
     def __init__(self, *, quiet: bool, preview_dir: Path | None = None) -> None:
         console = Console(stderr=True)
+        self._narrow = console.width < WIDE
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=12 if self._narrow else 40),
             MofNCompleteColumn(),
             TextColumn("{task.fields[losses]}"),
             TimeElapsedColumn(),
@@ -130,7 +139,7 @@ class ProgressBar:
         elif isinstance(event, Started):
             self._progress.update(self._task, description=f"painting on {event.device}")
         elif isinstance(event, Paused):
-            self._progress.update(self._task, description=f"waiting ({event.reason} at step {event.step})")
+            self._progress.update(self._task, description=event.reason, completed=event.step)
         elif isinstance(event, Heartbeat) and event.state == "queued":
             self._progress.update(self._task, description=f"waiting, {event.queue_position} before it")
         elif isinstance(event, Step):
@@ -143,11 +152,12 @@ class ProgressBar:
 
     def _show_step(self, step: Step) -> None:
         losses = step.losses
+        parts = f" = content {losses.content:.4f} + style {losses.style:.4f}"
         self._progress.update(
             self._task,
             completed=step.step,
             total=step.steps,
-            losses=f"loss {losses.total:.4f} = content {losses.content:.4f} + style {losses.style:.4f}",
+            losses=f"loss {losses.total:.4f}" + ("" if self._narrow else parts),
             left=f"{step.remaining_s:.0f} s left",
         )
         if self._preview_dir is not None and step.preview is not None:
