@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
+from torch import Tensor
 
 from impasto_engine.batch import SampleState
 from impasto_engine.parameters import OptimizerName
@@ -24,6 +27,7 @@ from impasto_server.protocol import checkpoint_files
 
 MAGIC = b"impasto checkpoint 1\n"
 _HASH_BYTES = 32
+_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 
 
 class CheckpointError(Exception):
@@ -59,13 +63,17 @@ def write(path: Path, checkpoint: Checkpoint) -> int:
         "elapsed_s": str(checkpoint.elapsed_s),
     }
     hit("checkpoint.before_write")
-    block = save({name: tensor.contiguous() for name, tensor in state.tensors.items()}, metadata=about)
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
             file.write(MAGIC)
-            file.write(hashlib.sha256(block).digest())
-            file.write(block)
+            file.write(bytes(_HASH_BYTES))
+            digest, length = hashlib.sha256(), 0
+            for piece in _pieces(state.tensors, about):
+                digest.update(piece)
+                length += file.write(piece)
+            file.seek(len(MAGIC))
+            file.write(digest.digest())
             file.flush()
             hit("checkpoint.before_fsync")
             os.fsync(file.fileno())
@@ -79,7 +87,24 @@ def write(path: Path, checkpoint: Checkpoint) -> int:
         partial.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
-    return len(MAGIC) + _HASH_BYTES + len(block)
+    return len(MAGIC) + _HASH_BYTES + length
+
+
+def _pieces(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """Yield a safetensors block without a copy of the whole: its own writer would make two."""
+    header: dict[str, Any] = {"__metadata__": about}
+    buffers = []
+    offset = 0
+    for name, tensor in tensors.items():
+        buffer = memoryview(tensor.contiguous().numpy()).cast("B")  # type: ignore[arg-type]
+        end = offset + len(buffer)
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        buffers.append(buffer)
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    yield from buffers
 
 
 def latest(path: Path, owner: str) -> tuple[Checkpoint | None, str]:

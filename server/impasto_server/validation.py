@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from impasto_engine.parameters import Parameters, Violation, violations, without_content
@@ -16,6 +17,8 @@ MAX_REQUEST_ID = 128
 MAX_PREVIEW_PX = 1024
 MIN_PREVIEW_PX = 16
 MAX_PRIORITY = 10
+MAX_DECODERS = 2
+"""Pictures of one request that are decoded at once: each may take a lot of memory."""
 MAX_SECONDS = 30 * 86400.0
 
 
@@ -102,17 +105,20 @@ def open_pictures(draft: Draft, config: ServerConfig) -> JobSpec:
     size_px = draft.parameters.size_px
     size: tuple[int, int] | None = None
     content: Raster | None = None
+    files = [data for data, _ in draft.styles] + ([draft.content] if draft.content is not None else [])
+    with ThreadPoolExecutor(MAX_DECODERS) as pool:  # Pillow decodes outside the interpreter's lock
+        opening = [pool.submit(images.open_image, data, config.max_image_pixels) for data in files]
     if draft.content is not None:
         try:
-            opened = images.open_image(draft.content, config.max_image_pixels)
+            opened = opening[-1].result()
             size = images.canvas_size(opened, size_px)
             content = images.fit(opened, *size)
         except images.ImageError as error:
             found.append(Violation("content", str(error)))
     styles = []
-    for index, (data, weight) in enumerate(draft.styles):
+    for index, (_, weight) in enumerate(draft.styles):
         try:
-            opened = images.open_image(data, config.max_image_pixels)
+            opened = opening[index].result()
         except images.ImageError as error:
             found.append(Violation(f"styles[{index}].image", str(error)))
             continue

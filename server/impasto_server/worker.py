@@ -51,8 +51,10 @@ from impasto_server.protocol import (
 logger = logging.getLogger(__name__)
 WARM_UP_SIDE_PX = 256
 PREVIEW_QUALITY = 85
-COPY_SHARE = 50
-"""A job's state is copied no more often than so many times what the copying takes, however short the interval."""
+COST_SHARE = 50
+"""A job's state is kept no more often than after so many times what that costs, however short the interval."""
+CPU_CONTENTION = 1.5
+"""How much longer than its own time a second's work on another thread holds up steps on a CPU, about (measured)."""
 _OTHER_ARITHMETIC: dict[Arithmetic, tuple[Arithmetic, float]] = {"bfloat16": ("float32", 2.0), "float32": ("bfloat16", 0.5)}
 
 
@@ -191,18 +193,25 @@ class Worker:
         painting.join(running.batch, job_id, running.level, self._styles, canvas)
 
     def _save(self, job_id: str, running: _Running, path: Path) -> None:
-        """Copy a job's state and let it be written meanwhile; the copying may take a fiftieth of the time at most."""
+        """Copy a job's state and let it be written meanwhile.
+
+        On a CPU the writing costs the steps too, more than its own time, since they want every core and their threads wait
+        for one another. The next time comes no sooner than after :data:`COST_SHARE` times what this one costs.
+        """
         began = time.monotonic()
         checkpoint = Checkpoint(running.owner, running.batch.export(job_id), began - running.began)
-        now = time.monotonic()
-        running.due = now + max(self._interval_s, COPY_SHARE * (now - began))
+        copying_s = time.monotonic() - began
         running.writing = True
 
         def write() -> None:
+            before = time.thread_time()
             try:
                 checkpoints.write(path, checkpoint)
             except OSError as error:
                 logger.warning("no checkpoint of job %s: %s", job_id, error)
+            contention = CPU_CONTENTION if self._network.device.type == "cpu" else 0.0
+            cost_s = copying_s + contention * (time.thread_time() - before)
+            running.due = time.monotonic() + max(self._interval_s, COST_SHARE * cost_s)
             running.writing = False
             if self._jobs.get(job_id) is not running:  # it ended meanwhile, and its files are of no use to anybody
                 for file in checkpoint_files(path):

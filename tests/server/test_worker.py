@@ -154,7 +154,7 @@ def test_the_state_of_a_running_job_is_written_now_and_then(network: Network, tm
     worker = Worker(network, reports.append, checkpoint_interval_s=0.0)
     worker.handle(Start("a", spec(8), str(path)))
     for _ in range(6):
-        time.sleep(0.2)  # copying may take a fiftieth of the time
+        time.sleep(0.4)  # it may take a fiftieth of the time
         worker.step()
     newest, before = (file.read_bytes() for file in checkpoint_files(path))
     pictures = []
