@@ -61,7 +61,7 @@ test: setup ## Run every test (under ten minutes on two cores)
 test-gpu: setup ## Run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu
 
-soak: setup ## Kill the server and its worker 200 times (about 20 minutes)
+soak: setup ## Kill the server and its worker 200 times (about half an hour)
 	$(BIN)/python -m tests.soak.crashes
 
 bench: setup ## Measure the engine; writes benchmarks/results/

@@ -194,7 +194,8 @@ usual = statistics.median(seconds)
 cost = sum(each - usual for each in seconds if each > 1.15 * usual)
 count = len(set(due)) - 1
 interval = (max(due) - min(due)) / count if count else None
-print(json.dumps({"size_px": size, "steps": steps, "step_s": usual, "checkpoints": count, "cost_s": cost, "interval_s": interval}))
+row = {"size_px": size, "steps": steps, "step_s": usual, "checkpoints": count, "cost_s": cost, "interval_s": interval}
+print(json.dumps(row))
 """
 
 
