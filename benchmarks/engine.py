@@ -38,6 +38,8 @@ ROOT = Path(__file__).parents[1]
 CONTENT = Path(skimage.__file__).parent / "data" / "rocket.jpg"
 STYLE = ROOT / "samples" / "embers.jpg"
 SLICE = 20
+CONTENT_WEIGHT = 0.02
+"""What the default was when the first figures were taken: kept, so that they can be compared."""
 CPU = torch.device("cpu")
 
 
@@ -49,8 +51,8 @@ def pixels(path: Path, width: int, height: int) -> torch.Tensor:
 
 
 def make_job(size: int, **changes: Any) -> Job:
-    """Return a square job with the default preset."""
-    parameters = replace(Parameters(), size_px=size, **changes)
+    """Return a square job with the default preset, but for the content's weight."""
+    parameters = replace(Parameters(), **{"size_px": size, "content_weight": CONTENT_WEIGHT, **changes})
     return Job(size, size, pixels(CONTENT, size, size), [Style(pixels(STYLE, size, size))], parameters)
 
 

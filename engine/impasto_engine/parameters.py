@@ -70,7 +70,7 @@ class Parameters:
 
     content_layers: Mapping[str, float] = field(default_factory=lambda: _equal(("relu4_2",)))
     style_layers: Mapping[str, float] = field(default_factory=lambda: _equal(FIRST_LAYERS))
-    content_weight: float = 0.02
+    content_weight: float = 0.2
     style_weight: float = 1.0
     total_variation_weight: float = 0.5
     normalization: Normalization = "target"
