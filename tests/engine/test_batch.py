@@ -248,7 +248,8 @@ def test_a_job_climbs_from_level_to_level(network: Network, name: str) -> None:
     from_start = replace(job, parameters=replace(job.parameters, levels=1))
     first: list[Step] = []
     paint(network, from_start, lambda step: first.append(step) is None and step.step == 1)
-    assert steps[12].losses.total < first[0].losses.total / 2
+    # By the style: a canvas that is the content has no content loss yet, whatever its weight.
+    assert steps[12].losses.style < first[0].losses.style / 2
     assert last.losses.total < steps[12].losses.total
 
 
