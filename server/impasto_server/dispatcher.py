@@ -175,21 +175,38 @@ class Dispatcher:
         now = time.monotonic()
         self._store.add(job)
         self._live[job.job_id] = _Live(accepted=now)
+        admitting = asyncio.create_task(self._admit(job, replace(ticket, job_id=job.job_id, arrived=now)))
+        try:
+            await asyncio.shield(admitting)
+        except asyncio.CancelledError:
+            # The caller is gone; the job is on its way to the disk all the same, and must not be left half accepted.
+            admitting.add_done_callback(lambda task: self._abandon(job, task))
+            raise
+        return self._known(job.job_id)
+
+    async def _admit(self, job: Job, ticket: Ticket) -> None:
         self._committing += 1
         try:
             await self._store.committed(job.job_id)
         except ServiceError:
-            del self._live[job.job_id]
+            self._live.pop(job.job_id, None)
             raise
         finally:
             self._committing -= 1
         current = self._store.get(job.job_id)
         if current is not None and current.state is JobState.QUEUED:  # nobody cancelled, paused or deleted it meanwhile
             self._set_alarm(job)
-            self._scheduler.submit(replace(ticket, job_id=job.job_id, arrived=now), force=True)
+            self._scheduler.submit(ticket, force=True)
+            spec = job.spec
             logger.info("job %s accepted: %d x %d, %d steps", job.job_id, spec.width, spec.height, spec.parameters.steps)
             self._dispatch()
-        return self._known(job.job_id)
+
+    def _abandon(self, job: Job, admitting: asyncio.Task[None]) -> None:
+        """Cancel a job whose only caller went away while it was accepted; one that was submitted goes on."""
+        kept = not admitting.cancelled() and admitting.exception() is None
+        current = self._store.get(job.job_id) if kept else None
+        if current is not None and not current.detached and not self._live[job.job_id].waiters:
+            self.cancel(job.job_id)
 
     async def join(self, job: Job, *, detached: bool) -> Job:
         """Let another request share a job. If one of them does not wait, the job goes on without the others.

@@ -148,6 +148,7 @@ class DurableStore(MemoryStore):
             _refer(connection, job.job_id, records.pictures(pictures))
 
         done: Future[None] = Future()
+        done.set_running_or_notify_cancel()  # from here on a caller that goes away cannot cancel it under the writer's hands
         self._admissions[job.job_id] = done
         self._queue.put(_Write(insert, "admit", lambda: records.pictures(pictures), done))
 

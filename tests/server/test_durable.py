@@ -310,6 +310,21 @@ async def test_a_job_is_acknowledged_only_when_it_is_safe(tmp_path: Path, monkey
         assert dispatcher.page(None, 10, ()) == []
 
 
+@pytest.mark.parametrize("detached", [True, False])
+async def test_a_caller_that_goes_away_while_its_job_is_accepted_harms_nothing(tmp_path: Path, detached: bool) -> None:
+    """A submitted job runs, one that only it waited for is cancelled; the store goes on writing."""
+    async with serving(tmp_path, FakeWorker(), max_running_jobs=4) as dispatcher:
+        leaving = asyncio.create_task(dispatcher.submit(spec(), "gone", "d", detached=detached))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert leaving.cancelled()
+        job = await asyncio.wait_for(dispatcher.submit(spec(), "", "d", detached=True), 2)
+        assert (await asyncio.wait_for(dispatcher.wait(job), 2)).state is JobState.SUCCEEDED
+        gone = await asyncio.wait_for(dispatcher.wait(dispatcher.by_request("gone")), 2)
+        assert gone.state is (JobState.SUCCEEDED if detached else JobState.CANCELLED)
+
+
 async def test_a_time_limit_goes_on_over_a_restart(tmp_path: Path) -> None:
     """It counts from the acceptance, whatever happened since."""
     async with serving(tmp_path, FakeWorker(hang=True)) as dispatcher:
