@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from impasto_engine import painting
 from impasto_engine.batch import RunningBatch
 from impasto_engine.devices import auto_precision, describe, keep_freed_memory
-from impasto_engine.networks import Network, empty_vgg16
+from impasto_engine.networks import Network, random_trunk
 from impasto_engine.objective import StackedObjectives
 from impasto_engine.painting import Job, Style
 from impasto_engine.parameters import FIRST_LAYERS, Parameters
@@ -64,7 +64,7 @@ def evaluation_cost(network: Network, size: int, rounds: int) -> list[dict[str, 
     canvas = painting.first_canvas(job, CPU)
     for precision in ("float32", auto_precision(CPU)):
         filters = network._resident(precision)
-        layers = [(network._kinds[index], filters.get(index)) for index in range(network.depth("relu5_1") + 1)]
+        layers = [(type(network._modules[index]), filters.get(index)) for index in range(network.depth("relu5_1") + 1)]
 
         def bare() -> torch.Tensor:
             leaf = canvas.detach().requires_grad_()
@@ -105,7 +105,7 @@ class Textbook:
     """
 
     def __init__(self, network: Network, job: Job, noise: float | None = None) -> None:
-        model = empty_vgg16()
+        model = random_trunk("vgg16", 0)
         filters = network._filters["float32"]
         for index, module in enumerate(model):
             if index in filters:
@@ -170,20 +170,19 @@ class Ours:
     def __init__(self, network: Network, job: Job) -> None:
         self._network = network
         self._levels = painting.levels(job)
-        self._enter(None)
-
-    def _enter(self, canvas: torch.Tensor | None) -> None:
-        self.batch = RunningBatch(self._network, self._levels[0].job.key(CPU))
-        painting.join(self.batch, "job", self._levels[0], canvas=canvas)
+        self.batch = RunningBatch(network, self._levels[0].job.key(CPU))
+        painting.join(self.batch, "job", self._levels[0])
 
     def run(self, steps: int = SLICE) -> None:
         """Do so many steps."""
         for _ in range(steps):
             ((_, step),) = self.batch.step()
             if step.step == self._levels[0].last and len(self._levels) > 1:
-                canvas = self._enlarged(2)
+                level, following = self._levels[:2]
+                finer = RunningBatch(self._network, following.job.key(CPU))
+                painting.climb(self.batch, finer, "job", level, following)
+                self.batch = finer
                 del self._levels[0]
-                self._enter(canvas)
 
     @property
     def canvas(self) -> torch.Tensor:

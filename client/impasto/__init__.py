@@ -22,7 +22,9 @@ from impasto.errors import (
     Unavailable,
 )
 from impasto.pictures import UploadedImage
+from impasto.requests import Style
 from impasto.results import (
+    Features,
     Finished,
     Heartbeat,
     JobInfo,
@@ -42,6 +44,7 @@ __all__ = [
     "AsyncJob",
     "Client",
     "DeadlineExceeded",
+    "Features",
     "Finished",
     "Heartbeat",
     "ImpastoError",
@@ -62,6 +65,7 @@ __all__ = [
     "Snapshot",
     "Started",
     "Step",
+    "Style",
     "Timings",
     "Unavailable",
     "UploadedImage",

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import hashlib
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -16,9 +16,19 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from impasto import errors, results, transport
 from impasto.client import CALL_TIMEOUT_S, QUIET_TIMEOUT_S, UPLOAD_TIMEOUT_S, _result
 from impasto.patience import DEFAULT_S, Patience
-from impasto.pictures import Picture, UploadedImage, to_bytes
-from impasto.requests import Options, Styles, job_spec, job_states, server_address, upload_requests
-from impasto.results import Event, Finished, JobInfo, Result, ServerInfo, Step
+from impasto.pictures import Picture, UploadedImage, name_of, to_bytes
+from impasto.requests import (
+    Options,
+    Styles,
+    features_request,
+    job_spec,
+    job_states,
+    reconstruction_options,
+    server_address,
+    texture_options,
+    upload_requests,
+)
+from impasto.results import Event, Features, Finished, JobInfo, Result, ServerInfo, Step
 from impasto.transport import channel_options, check_size, error_of
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
@@ -94,6 +104,28 @@ class AsyncClient:
         response = await self._call(self._stub.SubmitJob, request, CALL_TIMEOUT_S)
         return AsyncJob(self, response.job.job_id)
 
+    async def reconstruct(self, image: Picture, layer: str = "relu4_2", **options: Any) -> Result:
+        """Paint what a layer holds of a picture; see :meth:`impasto.Client.reconstruct`."""
+        return await self.stylize(image, None, **reconstruction_options(layer, options))
+
+    async def texture(self, style: Styles, layers: Sequence[str] | Mapping[str, float] | None = None, **options: Any) -> Result:
+        """Paint a texture of a style; see :meth:`impasto.Client.texture`."""
+        return await self.stylize(None, style, **texture_options(layers, options))
+
+    async def features(
+        self,
+        image: Picture,
+        layer: str,
+        filters: Sequence[int] | int = 5,
+        *,
+        network: str = "",
+        size_px: int = 256,
+        pooling: Literal["average", "max"] = "average",
+    ) -> Features:
+        """Return a picture as filters of a layer see it; see :meth:`impasto.Client.features`."""
+        request = await asyncio.to_thread(features_request, image, layer, filters, network, size_px, pooling)
+        return results.features(layer, await self._call(self._stub.InspectFeatures, request, UPLOAD_TIMEOUT_S))
+
     async def upload(self, picture: Picture) -> UploadedImage:
         """Send a picture's file once; see :meth:`impasto.Client.upload`."""
         if isinstance(picture, UploadedImage):
@@ -113,7 +145,7 @@ class AsyncClient:
             self._met = True
             patience.answered()
             if answer.image_id:
-                return UploadedImage(answer.image_id)
+                return UploadedImage(answer.image_id, name_of(picture))
             ask_only, offset = False, answer.received_bytes
 
     async def download(self, image: UploadedImage | str) -> bytes:

@@ -5,18 +5,28 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from impasto import errors, results
 from impasto.patience import DEFAULT_S, Patience
-from impasto.pictures import Picture, UploadedImage, to_bytes
-from impasto.requests import Options, Styles, job_spec, job_states, server_address, upload_requests
-from impasto.results import Event, Finished, JobInfo, Result, ServerInfo, Step
+from impasto.pictures import Picture, UploadedImage, name_of, to_bytes
+from impasto.requests import (
+    Options,
+    Styles,
+    features_request,
+    job_spec,
+    job_states,
+    reconstruction_options,
+    server_address,
+    texture_options,
+    upload_requests,
+)
+from impasto.results import Event, Features, Finished, JobInfo, Result, ServerInfo, Step
 from impasto.transport import Watchdog, channel_options, check_size, error_of, silence
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
@@ -115,6 +125,58 @@ class Client:
         response = self._call(self._stub.SubmitJob, request, timeout_s)
         return Job(self, response.job.job_id)
 
+    def reconstruct(self, image: Picture, layer: str = "relu4_2", **options: Any) -> Result:
+        """Paint what a layer holds of a picture: from noise, compared with the picture at that layer only.
+
+        Args:
+            image: The picture.
+            layer: Where it is compared.
+            **options: As for :meth:`stylize`, ``on_step`` and ``timeout_s`` too.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        return self.stylize(image, None, **reconstruction_options(layer, options))
+
+    def texture(self, style: Styles, layers: Sequence[str] | Mapping[str, float] | None = None, **options: Any) -> Result:
+        """Paint a texture of a style: from noise, compared with the style's statistics only.
+
+        Args:
+            style: One picture, or several as for :meth:`stylize`.
+            layers: Where it is compared, alike or by weight; the first of each block by default.
+            **options: As for :meth:`stylize`, ``on_step`` and ``timeout_s`` too.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        return self.stylize(None, style, **texture_options(layers, options))
+
+    def features(
+        self,
+        image: Picture,
+        layer: str,
+        filters: Sequence[int] | int = 5,
+        *,
+        network: str = "",
+        size_px: int = 256,
+        pooling: Literal["average", "max"] = "average",
+    ) -> Features:
+        """Return a picture as filters of a layer see it.
+
+        Args:
+            image: The picture.
+            layer: Which layer.
+            filters: Which filters, or how many: then those that answer most.
+            network: As in :class:`~impasto.requests.Options`.
+            size_px: Longer side that the picture is seen at.
+            pooling: How the network pools.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        request = features_request(image, layer, filters, network, size_px, pooling)
+        return results.features(layer, self._call(self._stub.InspectFeatures, request, UPLOAD_TIMEOUT_S))
+
     def upload(self, picture: Picture) -> UploadedImage:
         """Send a picture's file once; what is returned stands for it in any number of jobs.
 
@@ -140,7 +202,7 @@ class Client:
             self._met = True
             patience.answered()
             if answer.image_id:
-                return UploadedImage(answer.image_id)
+                return UploadedImage(answer.image_id, name_of(picture))
             ask_only, offset = False, answer.received_bytes
 
     def download(self, image: UploadedImage | str) -> bytes:

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from impasto.errors import InvalidRequest, Violation
 from impasto.pictures import Picture, fill
 from impasto.v1 import style_transfer_pb2 as pb
 
-Styles: TypeAlias = "Picture | Sequence[Picture | tuple[Picture, float]] | None"
-"""One picture, or several, each alone or with its weight."""
+
+@dataclass(frozen=True)
+class Style:
+    """One style in the mix.
+
+    Attributes:
+        picture: Whose style is taken.
+        weight: Its share relative to the others.
+        mask: Which part of the picture makes the style: white is in, black is out; all of it by default.
+        region: Where on the canvas the style goes, likewise; all that is painted by default.
+    """
+
+    picture: Picture
+    weight: float | None = None
+    mask: Picture | None = None
+    region: Picture | None = None
+
+
+Styles: TypeAlias = "Picture | Style | Sequence[Picture | Style | tuple[Picture, float]] | None"
+"""One picture, or several, each alone, with its weight, or as a :class:`Style`."""
 
 DEFAULT_SERVER = "localhost:50051"
 
@@ -20,27 +39,39 @@ class Options(TypedDict, total=False):
     """How to paint; whatever is left out comes from the preset.
 
     Attributes:
-        preset: ``default``, ``seed`` or ``gatys`` (see ``Client.server_info``).
+        preset: ``default``, ``preview``, ``seed``, ``gatys`` or ``neural-style`` (see ``Client.server_info``).
         content_layers: Weight by layer name, such as ``{"relu4_2": 1.0}``.
         style_layers: Weight by layer name.
         content_weight: Multiplies the content loss.
         style_weight: Multiplies the style loss.
         total_variation_weight: Multiplies the mean squared difference of neighbouring pixels.
-        normalization: ``target`` or ``gatys``.
+        normalization: ``target``, ``gatys`` or ``mean``.
         size_px: Longer side of the canvas.
         steps: Optimizer steps.
         optimizer: ``lbfgs`` or ``adam``.
         learning_rate: L-BFGS: relative to its own step, 1 by default. Adam: in pixel values of [0, 1], 0.02 by default.
         history: Pairs that L-BFGS remembers.
-        init: ``content`` or ``noise``.
+        init: ``content``, ``noise``, ``style`` or ``image``.
         seed: Of the noise.
         pooling: ``average`` or ``max``.
         levels: Sizes painted at, each twice the one before; 1 for ``size_px`` only, 0 lets the server choose.
-        precision: ``auto``, ``float32`` or ``bfloat16``.
+        precision: ``auto``, ``float32``, ``tf32`` or ``bfloat16``.
+        network: ``ARCHITECTURE:WEIGHTS``, such as ``vgg19:imagenet-v1`` or ``alexnet:random-7``; the server's own by default.
+        style_scale: Size of the style's strokes: styles are seen at ``size_px`` times this. 1 by default.
+        color: Whose colours: ``style`` (the default), ``luminance`` (the content's, only brightness is painted) or ``matched``
+            (the content's, to which those of the styles are matched first).
+        style_loss: ``gram``, ``covariance``, ``moments``, ``sliced`` or ``histogram``.
+        tolerance: Ends the job when ten steps together lower the loss by less than this part of it. 0 by default: never.
+        width_px: Exact width; the content is cropped to the aspect of both, or one follows from the other.
+        height_px: Exact height.
+        schedule: Pairs of size and steps, from the coarsest, instead of ``size_px``, ``steps`` and ``levels``.
+        mask: Picture that says what of the content is painted: white is, black stays as it was.
+        init_image: Picture that the canvas starts from.
         format: ``png``, ``jpeg`` or ``webp``.
         quality: Of JPEG and WebP, 1 to 100.
         preview_every_steps: A preview every so many steps; 0 for none.
         preview_size_px: Longer side of previews.
+        omit_metadata: Leaves out of the file what made it, without which it cannot be made again by ``impasto redo``.
         priority: From -10 to 10; higher starts first and takes the place of lower ones, which go on later. 0 by default.
         time_limit_s: From acceptance to the end, waiting included; none by default.
         on_deadline: ``fail`` (the default) or ``return_best``: what happens at the time limit, or shortly before the deadline
@@ -54,21 +85,32 @@ class Options(TypedDict, total=False):
     content_weight: float
     style_weight: float
     total_variation_weight: float
-    normalization: Literal["target", "gatys"]
+    normalization: Literal["target", "gatys", "mean"]
     size_px: int
     steps: int
     optimizer: Literal["lbfgs", "adam"]
     learning_rate: float
     history: int
-    init: Literal["content", "noise"]
+    init: Literal["content", "noise", "style", "image"]
     seed: int
     pooling: Literal["average", "max"]
     levels: int
-    precision: Literal["auto", "float32", "bfloat16"]
+    precision: Literal["auto", "float32", "tf32", "bfloat16"]
+    network: str
+    style_scale: float
+    color: Literal["style", "luminance", "matched"]
+    style_loss: Literal["gram", "covariance", "moments", "sliced", "histogram"]
+    tolerance: float
+    width_px: int
+    height_px: int
+    schedule: Sequence[tuple[int, int]]
+    mask: Picture
+    init_image: Picture
     format: Literal["png", "jpeg", "webp"]
     quality: int
     preview_every_steps: int
     preview_size_px: int
+    omit_metadata: bool
     priority: int
     time_limit_s: float
     on_deadline: Literal["fail", "return_best"]
@@ -83,8 +125,11 @@ _ENUMS: Mapping[str, tuple[Any, str]] = {
     "precision": (pb.Precision, "PRECISION_"),
     "format": (pb.ImageFormat, "IMAGE_FORMAT_"),
     "on_deadline": (pb.OnDeadline, "ON_DEADLINE_"),
+    "color": (pb.Color, "COLOR_"),
+    "style_loss": (pb.StyleLoss, "STYLE_LOSS_"),
 }
-_OUTPUT = ("format", "quality", "preview_every_steps", "preview_size_px")
+_OUTPUT = ("format", "quality", "preview_every_steps", "preview_size_px", "omit_metadata")
+_PICTURES = ("mask", "init_image")
 _SPEC = ("priority", "time_limit_s", "on_deadline", "ttl_s")
 _SPANS = {"time_limit_s": "time_limit", "ttl_s": "ttl"}
 _JOB_STATES: Mapping[str, pb.JobState] = {
@@ -115,16 +160,58 @@ def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any])
     spec = pb.JobSpec()
     if content is not None:
         fill(spec.content, content, "content")
-    for index, (picture, weight) in enumerate(_styles(style)):
+    for index, given in enumerate(_styles(style)):
         added = spec.styles.add()
-        fill(added.image, picture, f"styles[{index}].image")
-        if weight is not None:
-            added.weight = weight
+        fill(added.image, given.picture, f"styles[{index}].image")
+        for name in ("mask", "region"):
+            if getattr(given, name) is not None:
+                fill(getattr(added, name), getattr(given, name), f"styles[{index}].{name}")
+        if given.weight is not None:
+            _assign(added, "weight", given.weight, f"styles[{index}].weight")
     for name, value in options.items():
-        if value is not None:
+        if value is not None and name in _PICTURES:
+            fill(getattr(spec, name), value, name)
+        elif value is not None:
             target = spec if name in _SPEC else spec.output if name in _OUTPUT else spec.parameters
             _set(target, name, value)
     return spec
+
+
+EXPERIMENT = {"init": "noise", "total_variation_weight": 0.0}
+"""What reconstructions and textures are painted with: nothing but the one loss, and from nothing."""
+
+
+def reconstruction_options(layer: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a content reconstruction from one layer; what a caller gave goes first."""
+    return {**EXPERIMENT, "content_layers": {layer: 1.0}, "content_weight": 1.0, "steps": 200, **options}
+
+
+def texture_options(layers: Sequence[str] | Mapping[str, float] | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a texture; what a caller gave goes first."""
+    chosen: dict[str, Any] = {}
+    if layers is not None:
+        alike = isinstance(layers, Mapping)
+        chosen["style_layers"] = layers if alike else {layer: 1 / len(layers) for layer in layers}
+    return {**EXPERIMENT, "steps": 200, **chosen, **options}
+
+
+def features_request(
+    image: Picture, layer: str, filters: Sequence[int] | int, network: str, size_px: int, pooling: str
+) -> pb.InspectFeaturesRequest:
+    """Return the question how filters see a picture.
+
+    Raises:
+        InvalidRequest: If the picture cannot be read or a value is of the wrong kind.
+    """
+    request = pb.InspectFeaturesRequest(network=network, layer=layer)
+    fill(request.image, image, "image")
+    _assign(request, "size_px", size_px, "size_px")
+    _set_enum(request, "pooling", pooling, "pooling")
+    if isinstance(filters, int):
+        _assign(request, "count", filters, "count")
+    else:
+        request.filters.extend(filters)
+    return request
 
 
 def job_states(states: Sequence[str]) -> list[pb.JobState]:
@@ -139,27 +226,37 @@ def job_states(states: Sequence[str]) -> list[pb.JobState]:
     return [_JOB_STATES[state] for state in states]
 
 
-def _styles(style: Styles) -> list[tuple[Picture, float | None]]:
+def _styles(style: Styles) -> list[Style]:
     if style is None:
         return []
-    if not isinstance(style, list | tuple):
-        return [(style, None)]  # type: ignore[list-item]
-    return [(item[0], float(item[1])) if isinstance(item, tuple) else (item, None) for item in style]
+    given = style if isinstance(style, list | tuple) else [style]
+    return [_style(item) for item in given]
+
+
+def _style(given: Any) -> Style:
+    if isinstance(given, Style):
+        return given
+    return Style(given[0], given[1]) if isinstance(given, tuple) else Style(given)
+
+
+def _assign(target: Any, name: str, value: Any, path: str) -> None:
+    try:
+        setattr(target, name, value)
+    except (TypeError, ValueError) as error:
+        raise _invalid(path, f"cannot be {value!r}: {error}") from None
 
 
 def _set(target: Any, name: str, value: Any) -> None:
     path = name if name in _SPEC else f"output.{name}" if name in _OUTPUT else f"parameters.{name}"
     try:
         if name in _ENUMS:
-            kind, prefix = _ENUMS[name]
-            words = {key.removeprefix(prefix).lower(): number for key, number in kind.items() if number}
-            if value not in words:
-                raise _invalid(path, f"must be one of {', '.join(words)}, got {value!r}")
-            setattr(target, name, words[value])
+            _set_enum(target, name, value, path)
         elif name.endswith("_layers"):
             layers = getattr(target, name)
             layers.SetInParent()
             layers.layers.extend(pb.LayerWeight(layer=layer, weight=weight) for layer, weight in value.items())
+        elif name == "schedule":
+            target.schedule.extend(pb.SizeSteps(size_px=size, steps=steps) for size, steps in value)
         elif name in _SPANS:
             path = _SPANS[name]
             getattr(target, path).FromNanoseconds(round(value * 1e9))
@@ -167,6 +264,14 @@ def _set(target: Any, name: str, value: Any) -> None:
             setattr(target, name, value)
     except (TypeError, ValueError, AttributeError) as error:
         raise _invalid(path, f"cannot be {value!r}: {error}") from None
+
+
+def _set_enum(target: Any, name: str, value: Any, path: str) -> None:
+    kind, prefix = _ENUMS[name]
+    words = {key.removeprefix(prefix).lower(): number for key, number in kind.items() if number}
+    if value not in words:
+        raise _invalid(path, f"must be one of {', '.join(words)}, got {value!r}")
+    setattr(target, name, words[value])
 
 
 def _invalid(field: str, text: str) -> InvalidRequest:

@@ -38,12 +38,14 @@ class NetworkInfo:
         weights: ``builtin``, ``imagenet``, ``imagenet-v1`` or a file name.
         weights_sha256: Hash of the weights file.
         layers: Names of the layers that can be read.
+        id: What a job's ``network`` calls it.
     """
 
     name: str
     weights: str
     weights_sha256: str
     layers: tuple[str, ...] = field(repr=False)
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,16 @@ class JobInfo:
 
     Attributes:
         state: ``queued``, ``running``, ``paused``, ``succeeded``, ``failed`` or ``cancelled``.
-        stop_reason: ``steps``, ``stalled``, ``deadline``, ``cancelled``, ``failed``, or empty while it has not ended.
+        stop_reason: ``steps``, ``stalled``, ``converged``, ``deadline``, ``cancelled``, ``failed``; empty before the end.
         error_reason: Why it failed; stable, UPPER_SNAKE_CASE.
         parameters: How it paints, with everything filled in.
         queue_position: Jobs that will start before it, while it waits.
         attempts: How often it was started; above 1 if a worker was lost.
         priority: As asked for.
         preemptions: How often it made room for a job of higher priority.
+        time_limit_s: As asked for; None for none.
+        on_deadline: ``fail`` or ``return_best``.
+        ttl_s: As asked for; None for the server's retention.
     """
 
     job_id: str
@@ -92,6 +97,9 @@ class JobInfo:
     attempts: int
     priority: int
     preemptions: int
+    time_limit_s: float | None
+    on_deadline: str
+    ttl_s: float | None
     parameters: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -167,6 +175,43 @@ class Result:
         else:
             self.image.save(target, quality=95)
         return target
+
+
+@dataclass(frozen=True)
+class FilterResponse:
+    """How one filter sees a picture.
+
+    Attributes:
+        filter: Which one.
+        data: Its response at each position as a grey PNG, its minimum black and its maximum white.
+        minimum: Smallest response.
+        maximum: Largest response.
+        mean: Mean response.
+        deviation: Standard deviation: how much it answers.
+    """
+
+    filter: int
+    data: bytes = field(repr=False)
+    minimum: float
+    maximum: float
+    mean: float
+    deviation: float
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The picture, decoded."""
+        image = Image.open(io.BytesIO(self.data))
+        image.load()
+        return image
+
+
+@dataclass(frozen=True)
+class Features:
+    """How filters of a layer see a picture, in the order asked for or by how much they answer."""
+
+    layer: str
+    network: NetworkInfo
+    responses: tuple[FilterResponse, ...]
 
 
 @dataclass(frozen=True)
@@ -298,8 +343,20 @@ def job_info(message: pb.Job) -> JobInfo:
         attempts=message.attempts,
         priority=message.priority,
         preemptions=message.preemptions,
+        time_limit_s=message.time_limit.ToNanoseconds() / 1e9 if message.HasField("time_limit") else None,
+        on_deadline=_word(pb.OnDeadline, "ON_DEADLINE_", message.on_deadline),
+        ttl_s=message.ttl.ToNanoseconds() / 1e9 if message.HasField("ttl") else None,
         parameters=_parameters(message.parameters),
     )
+
+
+def features(layer: str, message: pb.InspectFeaturesResponse) -> Features:
+    """Return how filters see a picture out of its message."""
+    responses = (
+        FilterResponse(item.filter, item.picture.data, item.minimum, item.maximum, item.mean, item.deviation)
+        for item in message.responses
+    )
+    return Features(layer, _network(message.network), tuple(responses))
 
 
 def event(message: pb.ProgressResponse) -> Event:
@@ -363,6 +420,8 @@ def _parameters(message: pb.Parameters) -> dict[str, Any]:
         "pooling": (pb.Pooling, "POOLING_"),
         "normalization": (pb.Normalization, "NORMALIZATION_"),
         "precision": (pb.Precision, "PRECISION_"),
+        "color": (pb.Color, "COLOR_"),
+        "style_loss": (pb.StyleLoss, "STYLE_LOSS_"),
     }
     values: dict[str, Any] = {}
     for item in message.DESCRIPTOR.fields:
@@ -373,6 +432,8 @@ def _parameters(message: pb.Parameters) -> dict[str, Any]:
             value = _word(*words[item.name], value)
         elif item.name.endswith("_layers"):
             value = {layer.layer: layer.weight for layer in value.layers}
+        elif item.name == "schedule":
+            value = [(step.size_px, step.steps) for step in value]
         values[item.name] = value
     return values
 
@@ -382,7 +443,7 @@ def _losses(message: pb.Losses) -> Losses:
 
 
 def _network(message: pb.NetworkInfo) -> NetworkInfo:
-    return NetworkInfo(message.name, message.weights, message.weights_sha256, tuple(message.layers))
+    return NetworkInfo(message.name, message.weights, message.weights_sha256, tuple(message.layers), message.id)
 
 
 def _word(kind: Any, prefix: str, number: int) -> str:

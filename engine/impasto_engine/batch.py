@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from impasto_engine.graphs import Evaluate, recorded
 from impasto_engine.networks import Network
 from impasto_engine.objective import Objective, StackedObjectives
-from impasto_engine.optimizers import OPTIMIZERS, State, row, stack, stalled, without
+from impasto_engine.optimizers import OPTIMIZERS, State, carried, converged, note_loss, row, stack, stalled, without
 from impasto_engine.parameters import Arithmetic, OptimizerName, Pooling
 
 
@@ -49,12 +51,19 @@ class Step:
         evaluations: Evaluations (one forward and one backward pass) that the canvas has cost so far.
         losses: Of the canvas as it stands; they never rise under L-BFGS.
         stalled: Whether the optimizer cannot find a better canvas any more.
+        converged: Whether the loss falls more slowly than the sample's tolerance.
     """
 
     step: int
     evaluations: int
     losses: Losses
     stalled: bool
+    converged: bool = False
+
+    @property
+    def last(self) -> bool:
+        """Whether there is nothing more to gain at this size."""
+        return self.stalled or self.converged
 
 
 @dataclass(frozen=True)
@@ -101,8 +110,8 @@ class _Reading:
             self._arrived.synchronize()
         rows = zip(self._who, self._values.tolist(), strict=True)
         return [
-            (member.name, Step(step, step, Losses(content, style, variation), bool(stuck)))
-            for (member, step), (content, style, variation, stuck) in rows
+            (member.name, Step(step, step, Losses(content, style, variation), bool(stuck), bool(enough)))
+            for (member, step), (content, style, variation, stuck, enough) in rows
             if not member.gone
         ]
 
@@ -138,18 +147,28 @@ class RunningBatch:
         group_size: How many canvases go through the network in one pass. On a GPU as many as there are (the default); on a
             CPU one, where a bigger pass gains nothing worth having (5 % at 128 px) and the order of sums inside it would
             depend on the neighbours: one by one, a sample's result is the same bit for bit whoever shares the batch.
+        graphs: Whether evaluations are recorded as CUDA graphs, for each shape and its members anew; not on a CPU.
         lag: How many steps later their reports are read. On a GPU one (the default), so that the device begins the next step
             while the host reads the last; on a CPU none.
     """
 
-    def __init__(self, network: Network, key: BatchKey, group_size: int | None = None, lag: int | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        key: BatchKey,
+        group_size: int | None = None,
+        lag: int | None = None,
+        *,
+        graphs: bool = False,
+    ) -> None:
         self.network = network
         self.key = key
         self._group_size = group_size or default_group_size(network.device)
         self._lag = lag if lag is not None else (0 if network.device.type == "cpu" else 1)
         self._readings: deque[_Reading] = deque()
         self._groups: list[_Group] = []
-        self._passes: list[tuple[list[_Group], StackedObjectives]] = []
+        self._passes: list[tuple[list[_Group], Evaluate]] = []
+        self._records = graphs and network.device.type == "cuda"
 
     def __len__(self) -> int:
         """Return how many canvases are in the batch."""
@@ -174,6 +193,8 @@ class RunningBatch:
         history: int,
         steps: int,
         done: int = 0,
+        tolerance: float = 0.0,
+        carried: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Add a canvas for whose optimizer everything begins.
 
@@ -186,11 +207,15 @@ class RunningBatch:
             history: Pairs that L-BFGS remembers.
             steps: Number of its last step here, whose report is never late.
             done: Steps counted before this one.
+            tolerance: See :class:`~impasto_engine.parameters.Parameters`.
+            carried: What the optimizer goes on with from a coarser canvas; it begins anew without.
 
         Raises:
             ValueError: If the canvas has another shape, or the name is taken.
         """
         state = OPTIMIZERS[optimizer].start(canvas.to(self.network.device), learning_rate, history)
+        state["tolerance"] = state["tolerance"] + tolerance
+        state |= carried or {}
         self._admit(_Member(name, objective, done, steps), optimizer, state)
 
     def resume(self, name: str, objective: Objective, state: SampleState, steps: int) -> None:
@@ -222,6 +247,11 @@ class RunningBatch:
         group, index = self._find(name)
         return group.state["canvas"][index]
 
+    def carried(self, name: str, height: int, width: int) -> dict[str, Tensor]:
+        """Return what a canvas's optimizer can go on with at another size, see :func:`~impasto_engine.optimizers.carried`."""
+        group, index = self._find(name)
+        return carried(group.optimizer, row(group.state, index), height, width)
+
     def step(self) -> list[tuple[str, Step]]:
         """Move every canvas by one optimizer step, at the cost of one evaluation each.
 
@@ -232,11 +262,11 @@ class RunningBatch:
         """
         stepped: set[int] = set()
         while remaining := [plan for plan in self._plan() if id(plan[0][0]) not in stepped]:
-            groups, objectives = remaining[0]
+            groups, evaluate = remaining[0]
             trials = [group.state["trial"] for group in groups]
             trial = torch.cat(trials) if len(trials) > 1 else trials[0]
             try:
-                evaluation = objectives.evaluate(self.network, trial, self.key.pooling, self.key.precision)
+                evaluation = evaluate(trial)
             except torch.OutOfMemoryError:
                 if len(trial) == 1:
                     raise
@@ -245,6 +275,7 @@ class RunningBatch:
             sizes = [len(part) for part in trials]
             parts = zip(torch.split(evaluation.terms, sizes), torch.split(evaluation.gradient, sizes), strict=True)
             for group, (terms, gradient) in zip(groups, parts, strict=True):
+                note_loss(group.state)
                 OPTIMIZERS[group.optimizer].update(group.state, terms, gradient)
                 stepped.add(id(group))
         return self._report()
@@ -252,8 +283,9 @@ class RunningBatch:
     def _report(self) -> list[tuple[str, Step]]:
         rows, members = [], []
         for group in self._groups:
-            flags = stalled(group.state).to(group.state["terms"].dtype)
-            rows.append(torch.cat([group.state["terms"], flags[:, None]], dim=1))
+            terms = group.state["terms"]
+            flags = torch.stack([stalled(group.state), converged(group.state)], dim=1).to(terms.dtype)
+            rows.append(torch.cat([terms, flags], dim=1))
             members += group.members
         for member in members:
             member.step += 1
@@ -265,7 +297,7 @@ class RunningBatch:
             reports += self._readings.popleft().read()
         return reports
 
-    def _plan(self) -> list[tuple[list[_Group], StackedObjectives]]:
+    def _plan(self) -> list[tuple[list[_Group], Evaluate]]:
         """Return which groups are evaluated together; worked out again only when somebody joined or left."""
         if not self._passes:
             together: list[list[_Group]] = []
@@ -277,7 +309,12 @@ class RunningBatch:
                     together.append([group])
             for groups in together:
                 objectives = [member.objective for group in groups for member in group.members]
-                self._passes.append((groups, StackedObjectives(objectives, self.network)))
+                stacked = StackedObjectives(objectives, self.network)
+                key = self.key
+                evaluate: Evaluate = partial(stacked.evaluate, self.network, pooling=key.pooling, precision=key.precision)
+                if self._records:
+                    evaluate = recorded(evaluate, torch.cat([group.state["trial"] for group in groups]))
+                self._passes.append((groups, evaluate))
         return self._passes
 
     def _halve(self, groups: Sequence[_Group], canvases: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -57,8 +59,24 @@ def auto_precision(device: torch.device) -> Arithmetic:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Arithmetic:
-    """Return the arithmetic that a job's precision stands for on a device."""
+    """Return the arithmetic that a job's precision stands for on a device; TF32 is float32 where there are no tensor cores."""
+    if precision == "tf32" and device.type != "cuda":
+        return "float32"
     return auto_precision(device) if precision == "auto" else precision
+
+
+@contextlib.contextmanager
+def computing(arithmetic: Arithmetic, device: torch.device) -> Iterator[None]:
+    """Let convolutions on a GPU round their factors to TF32, if that is the arithmetic; Gram sums stay float32."""
+    if arithmetic != "tf32" or device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def prepare(device: torch.device) -> None:

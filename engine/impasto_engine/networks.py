@@ -1,4 +1,4 @@
-"""VGG networks seen as a row of named layers, frozen, cut after the deepest layer that a job reads."""
+"""Networks seen as a row of named layers, frozen, cut after the deepest layer that a job reads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import vgg as torchvision_vgg
+from torchvision import models as torchvision_models
+from torchvision.models.squeezenet import Fire
 
+from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.parameters import Arithmetic, Pooling
 
 Tap = Callable[[Tensor], Tensor]
@@ -40,26 +42,26 @@ class WeightsInfo:
     unit: float = 1.0
 
 
-def layer_names(features: nn.Sequential) -> tuple[str, ...]:
-    """Return the name of every module of a VGG feature stack: ``conv1_1, relu1_1, ..., pool1, conv2_1, ...``."""
-    names = []
-    block, position = 1, 0
-    for module in features:
-        if isinstance(module, nn.Conv2d):
-            position += 1
-            names.append(f"conv{block}_{position}")
-        elif isinstance(module, nn.ReLU):
-            names.append(f"relu{block}_{position}")
-        else:
-            names.append(f"pool{block}")
-            block, position = block + 1, 0
-    return tuple(names)
-
-
-def empty_vgg16() -> nn.Sequential:
-    """Return torchvision's VGG16 feature stack (configuration D) without its classifier."""
-    features: nn.Sequential = torchvision_vgg.make_layers(torchvision_vgg.cfgs["D"], batch_norm=False)
+def empty_trunk(architecture: str) -> nn.Sequential:
+    """Return torchvision's feature stack of a network without its classifier; its filters have no memory yet."""
+    with torch.device("meta"):
+        features: nn.Sequential = getattr(torchvision_models, architecture)(weights=None).features
     return features
+
+
+def random_trunk(architecture: str, seed: int) -> nn.Sequential:
+    """Return a trunk whose filters are drawn from a normal distribution that keeps the features' size (He et al. 2015)."""
+    features = empty_trunk(architecture)
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for key, empty in features.state_dict().items():
+        if key.endswith(".bias"):
+            state[key] = torch.zeros(empty.shape)
+        else:
+            deviation = (2 / empty[0].numel()) ** 0.5
+            state[key] = torch.randn(empty.shape, generator=generator) * deviation
+    features.load_state_dict(state, assign=True)
+    return features.requires_grad_(False)
 
 
 class Network:
@@ -91,25 +93,29 @@ class Network:
         self._layout = torch.channels_last if last else torch.contiguous_format
         self.weights = weights
         self.device = device
-        self.layers = layer_names(features)
-        self._kinds = [type(module) for module in features]
-        first = features[0]
-        assert isinstance(first, nn.Conv2d)  # noqa: S101 - narrows the type; every VGG starts with a convolution
+        self.layers = ARCHITECTURES[name].layer_names
+        self._modules = [module for module in features if not isinstance(module, nn.Dropout)]
+        if len(self._modules) != len(self.layers):
+            raise ValueError(f"{name} has {len(self.layers)} layers, the modules given are {len(self._modules)}")
         self._mean = torch.tensor(weights.mean, device=device).view(1, 3, 1, 1)
-        std = torch.tensor(weights.std).view(1, 3, 1, 1)
-        self._filters: dict[Arithmetic, dict[int, tuple[Tensor, Tensor]]] = {"float32": {}}
-        for index, module in enumerate(features):
-            if isinstance(module, nn.Conv2d):
-                weight = module.weight.detach()
-                if index == 0:
-                    weight = weight / (std * weights.unit)
-                bias = module.bias
-                if bias is None:
-                    raise ValueError(f"layer {self.layers[index]} has no bias; VGG16's convolutions all have one")
-                self._filters["float32"][index] = (
-                    weight.to(device, torch.float32).contiguous(memory_format=self._layout),
-                    (bias.detach() / weights.unit).to(device, torch.float32),
-                )
+        self._filters: dict[Arithmetic, dict[int, tuple[Tensor, ...]]] = {"float32": {}}
+        for index, module in enumerate(self._modules):
+            convolutions = [item for item in module.modules() if isinstance(item, nn.Conv2d)]
+            if convolutions:
+                tensors = (part for item in convolutions for part in self._held(item, first=index == 0))
+                self._filters["float32"][index] = tuple(tensors)
+
+    def _held(self, module: nn.Conv2d, *, first: bool) -> tuple[Tensor, Tensor]:
+        """Return a convolution's filters and biases as they lie on the device."""
+        weight, unit = module.weight.detach(), self.weights.unit
+        if first:
+            weight = weight / (torch.tensor(self.weights.std).view(1, 3, 1, 1) * unit)
+        if module.bias is None:
+            raise ValueError(f"a convolution of {self.name} has no bias; all of them have one in torchvision")
+        return (
+            weight.to(self.device, torch.float32).contiguous(memory_format=self._layout),
+            (module.bias.detach() / unit).to(self.device, torch.float32),
+        )
 
     def depth(self, layer: str) -> int:
         """Return the position of a layer.
@@ -137,16 +143,17 @@ class Network:
             features = features.to(torch.bfloat16)
         features = features.contiguous(memory_format=self._layout)
         for index in range(max(positions, default=-1) + 1):
-            kind = self._kinds[index]
-            if kind is nn.Conv2d:
-                features = F.conv2d(features, *filters[index], padding=1)
-            elif kind is nn.ReLU:
+            module = self._modules[index]
+            if isinstance(module, nn.Conv2d):
+                weight, bias = filters[index]
+                features = F.conv2d(features, weight, bias, module.stride, module.padding)
+            elif isinstance(module, nn.ReLU):
                 # In place, unless the features before it were read: the tap keeps them for its gradient.
                 features = F.relu(features, inplace=index - 1 not in positions)
-            elif pooling == "max":
-                features = F.max_pool2d(features, 2)
-            else:
-                features = F.avg_pool2d(features, 2)
+            elif isinstance(module, Fire):
+                features = _fire(features, filters[index])
+            elif isinstance(module, nn.MaxPool2d):
+                features = _pool(features, module, pooling)
             if index in positions:
                 features = positions[index](features)
 
@@ -171,10 +178,26 @@ class Network:
             self.forward(canvas, {layer: keep(layer) for layer in layers}, pooling, precision)
         return seen
 
-    def _resident(self, precision: Arithmetic) -> dict[int, tuple[Tensor, Tensor]]:
+    def _resident(self, precision: Arithmetic) -> dict[int, tuple[Tensor, ...]]:
+        if precision == "tf32":
+            precision = "float32"
         if precision not in self._filters:
             self._filters[precision] = {
-                index: (weight.to(torch.bfloat16), bias.to(torch.bfloat16))
-                for index, (weight, bias) in self._filters["float32"].items()
+                index: tuple(part.to(torch.bfloat16) for part in tensors) for index, tensors in self._filters["float32"].items()
             }
         return self._filters[precision]
+
+
+def _fire(features: Tensor, filters: tuple[Tensor, ...]) -> Tensor:
+    """Squeeze the channels, then expand them by two sizes of filters side by side (Iandola et al. 2016)."""
+    squeeze, bias, expand1, bias1, expand3, bias3 = filters
+    squeezed = F.relu(F.conv2d(features, squeeze, bias), inplace=True)
+    expanded = torch.cat([F.conv2d(squeezed, expand1, bias1), F.conv2d(squeezed, expand3, bias3, padding=1)], dim=1)
+    return F.relu(expanded, inplace=True)
+
+
+def _pool(features: Tensor, module: nn.MaxPool2d, pooling: Pooling) -> Tensor:
+    size, stride, ceil = module.kernel_size, module.stride, module.ceil_mode
+    if pooling == "max":
+        return F.max_pool2d(features, size, stride, ceil_mode=ceil)
+    return F.avg_pool2d(features, size, stride, ceil_mode=ceil)

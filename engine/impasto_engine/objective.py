@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from impasto_engine.losses import ContentLoss, StyleLoss, gram, total_variation
+from impasto_engine.devices import computing
+from impasto_engine.losses import ContentLoss, StyleLoss, total_variation
 from impasto_engine.networks import Network, Tap
-from impasto_engine.parameters import Arithmetic, Normalization, Pooling
+from impasto_engine.parameters import Arithmetic, Normalization, Pooling, StyleLossName
+from impasto_engine.statistics import statistic
 
 TERMS = ("content", "style", "total_variation")
 _TINY = 1e-12
@@ -27,25 +29,54 @@ class ContentTarget:
 
 @dataclass(frozen=True)
 class StyleTarget:
-    """Gram matrix to come near at one layer, the factor of its summed squared error, and the part no canvas can remove."""
+    """Statistic to come near at one layer, the factor of its squared error, and the part no canvas can remove.
 
-    gram: Float[Tensor, "channels channels"]
+    Attributes:
+        value: Of the style, as :func:`~impasto_engine.statistics.statistic` returns it.
+        coefficient: Multiplies the squared error.
+        remainder: What several styles that differ leave over.
+        statistic: Which one.
+        guide: Where on the canvas the style goes, its square 1 in the mean; None for everywhere.
+    """
+
+    value: Float[Tensor, "rows columns"]
     coefficient: float
     remainder: float = 0.0
+    statistic: StyleLossName = "gram"
+    guide: Float[Tensor, "1 height width"] | None = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What of a canvas is painted: elsewhere the picture stays as it was.
+
+    The network sees ``mask * canvas + (1 - mask) * picture``, so no step can touch what lies outside.
+    """
+
+    mask: Float[Tensor, "1 height width"]
+    picture: Float[Tensor, "3 height width"]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Everything one canvas is judged by: content and style targets by layer, and the weight of its total variation."""
+    """Everything one canvas is judged by.
+
+    Attributes:
+        content: Target by layer.
+        style: Target by layer, once for each region of the canvas that has styles of its own.
+        total_variation_weight: Multiplies the total variation.
+        frame: What of it is painted; None for all.
+    """
 
     content: Mapping[str, ContentTarget]
-    style: Mapping[str, StyleTarget]
+    style: Sequence[Mapping[str, StyleTarget]] = ()
     total_variation_weight: float = 0.0
+    frame: Frame | None = None
 
     @property
     def layers(self) -> frozenset[str]:
         """Names of the layers that are read."""
-        return frozenset(self.content) | frozenset(self.style)
+        return frozenset(self.content).union(*self.style)
 
 
 def content_targets(
@@ -58,50 +89,55 @@ def content_targets(
     targets = {}
     for layer, layer_weight in weights.items():
         wanted = features[layer][0]
-        factor = 1 / max(float(wanted.square().sum()), _TINY) if normalization == "target" else 0.5
+        squares = max(float(wanted.square().sum()), _TINY)
+        factor = {"target": 1 / squares, "gatys": 0.5, "mean": 1 / wanted.numel()}[normalization]
         targets[layer] = ContentTarget(wanted, weight * layer_weight * factor)
     return targets
 
 
-def style_grams(
-    features: Mapping[str, Float[Tensor, "1 _ _ _"]],
-) -> dict[str, Float[Tensor, "_ _"]]:
-    """Return the Gram matrix of one picture at each layer: all that is kept of a style."""
-    return {layer: gram(seen)[0] for layer, seen in features.items()}
-
-
 def style_targets(
-    grams: Sequence[Mapping[str, Float[Tensor, "_ _"]]],
+    values: Sequence[Mapping[str, Float[Tensor, "_ _"]]],
     shares: Sequence[float],
     weights: Mapping[str, float],
     weight: float,
     normalization: Normalization,
+    *,
+    statistic: StyleLossName = "gram",
+    guides: Mapping[str, Float[Tensor, "1 _ _"]] | None = None,
 ) -> dict[str, StyleTarget]:
-    """Return the style targets of one canvas for any number of styles.
+    """Return the style targets of one region of a canvas for any number of styles.
 
-    The weighted sum of the styles' losses, ``sum_s c_s |G - A_s|^2``, is folded into one target per layer (see
+    The weighted sum of the styles' losses, ``sum_s c_s |S - A_s|^2``, is folded into one target per layer (see
     :class:`~impasto_engine.losses.StyleLoss`).
 
     Args:
-        grams: Gram matrices by layer, one mapping per style.
-        shares: Weight of each style; they are divided by their sum.
+        values: Statistics by layer, one mapping per style.
+        shares: Weight of each style among all of the canvas; they should add up to one over its regions.
         weights: Weight of each layer.
         weight: Multiplies all of them.
         normalization: How the layers' errors are made comparable.
+        statistic: Which statistics they are.
+        guides: By layer, where on the canvas the styles go.
     """
-    total_share = sum(shares)
     targets = {}
     for layer, layer_weight in weights.items():
-        matrices = [picture[layer] for picture in grams]
-        factors = []
-        for matrix, share in zip(matrices, shares, strict=True):
-            raw = 1 / max(float(matrix.square().sum()), _TINY) if normalization == "target" else 0.25 / matrix.numel()
-            factors.append(weight * layer_weight * share / total_share * raw)
+        matrices = [picture[layer] for picture in values]
+        factors = [
+            weight * layer_weight * share * _style_factor(matrix, normalization)
+            for matrix, share in zip(matrices, shares, strict=True)
+        ]
         coefficient = sum(factors)
         mean = sum((matrix * (f / coefficient) for matrix, f in zip(matrices, factors, strict=True)), start=0 * matrices[0])
         spread = (f * float((matrix - mean).square().sum()) for matrix, f in zip(matrices, factors, strict=True))
-        targets[layer] = StyleTarget(mean, coefficient, sum(spread))
+        guide = guides[layer] if guides else None
+        targets[layer] = StyleTarget(mean, coefficient, sum(spread), statistic, guide)
     return targets
+
+
+def _style_factor(matrix: Float[Tensor, "rows columns"], normalization: Normalization) -> float:
+    if normalization == "target":
+        return 1 / max(float(matrix.square().sum()), _TINY)
+    return 0.25 / matrix.numel() if normalization == "gatys" else 1 / (matrix.numel() * matrix.shape[0] ** 2)
 
 
 @dataclass(frozen=True)
@@ -117,13 +153,37 @@ class Evaluation:
     gradient: Float[Tensor, "batch 3 height width"]
 
 
+@dataclass
+class _StackedStyle:
+    """The samples' targets of one statistic at one layer."""
+
+    statistic: StyleLossName
+    value: Tensor
+    coefficient: Tensor
+    remainder: Tensor
+    guide: Tensor | None
+
+    def read(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features, to be gone on with, and each sample's error."""
+        if self.statistic != "gram":
+            found = statistic(self.statistic, features, self.guide)
+            loss = self.coefficient * (found - self.value).square().sum(dim=(1, 2)) + self.remainder
+            return features, loss
+        if self.guide is not None:
+            guided = features * self.guide.to(features.dtype)
+            _, loss = StyleLoss.apply(guided, self.value, self.coefficient, self.remainder)
+        else:
+            features, loss = StyleLoss.apply(features, self.value, self.coefficient, self.remainder)
+        return features, loss
+
+
 class StackedObjectives:
     """Objectives of a batch, stacked by layer. A sample that does not read a layer has a factor of zero there."""
 
     def __init__(self, objectives: Sequence[Objective], network: Network) -> None:
         layers = {layer for objective in objectives for layer in objective.layers}
         self._content: dict[str, tuple[Tensor, Tensor]] = {}
-        self._style: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._style: dict[str, list[_StackedStyle]] = {}
         for layer in sorted(layers, key=network.depth):
             contents = [objective.content.get(layer) for objective in objectives]
             wanted = next((c.features for c in contents if c), None)
@@ -132,16 +192,11 @@ class StackedObjectives:
                     torch.stack([c.features if c else torch.zeros_like(wanted) for c in contents]),
                     wanted.new_tensor([c.coefficient if c else 0.0 for c in contents]),
                 )
-            styles = [objective.style.get(layer) for objective in objectives]
-            matrix = next((s.gram for s in styles if s), None)
-            if matrix is not None:
-                self._style[layer] = (
-                    torch.stack([s.gram if s else torch.zeros_like(matrix) for s in styles]),
-                    matrix.new_tensor([s.coefficient if s else 0.0 for s in styles]),
-                    matrix.new_tensor([s.remainder if s else 0.0 for s in styles]),
-                )
+            if styles := _stacked_styles(objectives, layer):
+                self._style[layer] = styles
         self._variation = torch.tensor([o.total_variation_weight for o in objectives], device=network.device)
         self._smooths = any(o.total_variation_weight for o in objectives)
+        self._frame = _stacked_frames(objectives)
 
     def evaluate(
         self,
@@ -151,10 +206,14 @@ class StackedObjectives:
         precision: Arithmetic,
     ) -> Evaluation:
         """Return each sample's losses at its canvas, and their gradient: one forward and one backward pass."""
+        mask: Tensor | None = None
+        if self._frame is not None:
+            mask, rest = self._frame
+            canvas = canvas * mask + rest
         leaf = canvas.detach().requires_grad_()
         content: list[Tensor] = []
         style: list[Tensor] = []
-        with torch.enable_grad():
+        with torch.enable_grad(), computing(precision, network.device):
             network.forward(leaf, self._taps(content, style), pooling, precision)
             losses = [*content, *style]
             gradient = torch.autograd.grad(sum(losses, start=leaf.new_zeros(())).sum(), leaf)[0] if losses else None
@@ -165,14 +224,16 @@ class StackedObjectives:
             value, slope = total_variation(canvas)
             smoothness = self._variation * value
             gradient = gradient + self._variation.view(-1, 1, 1, 1) * slope
+        if mask is not None:
+            gradient = gradient * mask
         terms = torch.stack([_sum(content, zero), _sum(style, zero), smoothness], dim=1)
         return Evaluation(terms.detach(), gradient)
 
     def _taps(self, content: list[Tensor], style: list[Tensor]) -> dict[str, Tap]:
         def tap_at(layer: str) -> Tap:
             def tap(features: Tensor) -> Tensor:
-                if layer in self._style:
-                    features, loss = StyleLoss.apply(features, *self._style[layer])
+                for target in self._style.get(layer, ()):
+                    features, loss = target.read(features)
                     style.append(loss)
                 if layer in self._content:
                     features, loss = ContentLoss.apply(features, *self._content[layer])
@@ -182,6 +243,52 @@ class StackedObjectives:
             return tap
 
         return {layer: tap_at(layer) for layer in self._content.keys() | self._style.keys()}
+
+
+def _stacked_styles(objectives: Sequence[Objective], layer: str) -> list[_StackedStyle]:
+    """Stack what the samples read at a layer: those of one statistic side by side, as often as a sample has regions."""
+    slots: dict[tuple[StyleLossName, int], list[StyleTarget | None]] = {}
+    for index, objective in enumerate(objectives):
+        counts: dict[StyleLossName, int] = {}
+        for region in objective.style:
+            target = region.get(layer)
+            if target is not None:
+                number = counts[target.statistic] = counts.get(target.statistic, 0) + 1
+                slots.setdefault((target.statistic, number), [None] * len(objectives))[index] = target
+    found = []
+    for (name, _), targets in slots.items():
+        one = next(target for target in targets if target)
+        matrix, guide = one.value, next((target.guide for target in targets if target and target.guide is not None), None)
+        guides = None
+        if guide is not None:
+            every = torch.ones_like(guide)
+            guides = torch.stack([target.guide if target and target.guide is not None else every for target in targets])
+        found.append(
+            _StackedStyle(
+                name,
+                torch.stack([target.value if target else torch.zeros_like(matrix) for target in targets]),
+                matrix.new_tensor([target.coefficient if target else 0.0 for target in targets]),
+                matrix.new_tensor([target.remainder if target else 0.0 for target in targets]),
+                guides,
+            )
+        )
+    return found
+
+
+def _stacked_frames(objectives: Sequence[Objective]) -> tuple[Tensor, Tensor] | None:
+    """Return the samples' masks, and their pictures outside of them; None if everything is painted."""
+    frames = [objective.frame for objective in objectives]
+    one = next((frame for frame in frames if frame), None)
+    if one is None:
+        return None
+    masks = torch.stack([frame.mask if frame else torch.ones_like(one.mask) for frame in frames])
+    pictures = torch.stack([frame.picture if frame else torch.zeros_like(one.picture) for frame in frames])
+    return masks, pictures * (1 - masks)
+
+
+def framed(canvas: Float[Tensor, "3 height width"], frame: Frame | None) -> Float[Tensor, "3 height width"]:
+    """Return a canvas as the network sees it."""
+    return canvas if frame is None else canvas * frame.mask + frame.picture * (1 - frame.mask)
 
 
 def _sum(losses: list[Tensor], zero: Tensor) -> Tensor:

@@ -16,7 +16,9 @@ from typing import Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
+from impasto_engine.parameters import OptimizerName
 from impasto_engine.spectral import scales, spectrum
 
 State = dict[str, Tensor]
@@ -34,6 +36,10 @@ REJECTIONS_TO_RESTART = 6
 """After so many halvings in a row the history is dropped: it no longer describes the surface."""
 REJECTIONS_TO_STOP = 18
 """After so many, with the restart long tried, float32 cannot see a better canvas: the sample is stalled."""
+
+
+WINDOW = 10
+"""Steps over which a tolerance looks back."""
 
 
 class Optimizer(Protocol):
@@ -74,6 +80,34 @@ def without(state: State, index: int) -> State:
 def stalled(state: State) -> Tensor:
     """Return, per sample, whether no better canvas can be found."""
     return state["rejections"] >= REJECTIONS_TO_STOP
+
+
+def converged(state: State) -> Tensor:
+    """Return, per sample, whether the last :data:`WINDOW` steps together lowered the loss by less than its tolerance."""
+    loss, tolerance = state["terms"].sum(dim=1), state["tolerance"]
+    return (tolerance > 0) & (state["recent"][:, 0] - loss < tolerance * loss)
+
+
+def note_loss(state: State) -> None:
+    """Remember the loss before an update, for :func:`converged`."""
+    loss = state["terms"].sum(dim=1, keepdim=True)
+    state["recent"] = torch.cat([state["recent"][:, 1:], loss], dim=1)
+
+
+def carried(optimizer: OptimizerName, state: Mapping[str, Tensor], height: int, width: int) -> State:
+    """Return what one sample's optimizer can go on with on a larger canvas.
+
+    Adam's moments are enlarged (as Crowson's style-transfer-pytorch does), a second moment never below zero. Of L-BFGS
+    nothing is carried: that was measured and lost (docs/PERFORMANCE.md).
+    """
+    if optimizer != "adam":
+        return {}
+
+    def enlarged(name: str, mode: str) -> Tensor:
+        return F.interpolate(state[name], size=(height, width), mode=mode)
+
+    first, second = enlarged("first_moment", "bicubic"), enlarged("second_moment", "bilinear").clamp_min(0)
+    return {"first_moment": first, "second_moment": second, "updates": state["updates"].clone()}
 
 
 class Adam:
@@ -245,6 +279,8 @@ def _common(canvas: Tensor, learning_rate: float) -> State:
         "terms": canvas.new_full((1, 3), torch.inf),
         "learning_rate": canvas.new_full((1,), learning_rate),
         "rejections": torch.zeros(1, dtype=torch.int64, device=canvas.device),
+        "tolerance": canvas.new_zeros(1),
+        "recent": canvas.new_full((1, WINDOW), torch.inf),
     }
 
 

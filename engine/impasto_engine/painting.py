@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from impasto_engine import colors
+from impasto_engine.architectures import ARCHITECTURES, split
 from impasto_engine.batch import BatchKey, RunningBatch, SampleState, Step
 from impasto_engine.devices import resolve_precision
 from impasto_engine.networks import Network
 from impasto_engine.objective import (
+    Frame,
     Objective,
+    StyleTarget,
     content_targets,
-    style_grams,
+    framed,
     style_targets,
     to_canvas,
     to_pixels,
 )
 from impasto_engine.parameters import Parameters, level_sizes, level_steps
+from impasto_engine.statistics import statistic
 
-MIN_SIDE_PX = 16
-"""Of any canvas or picture, so that the network's deepest layers still have positions."""
 NOISE_MEAN, NOISE_DEVIATION = 0.5, 0.15
 Pixels = UInt8[Tensor, "height width 3"]
+Mask = UInt8[Tensor, "height width"]
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,16 @@ class Style:
     Attributes:
         pixels: 8-bit sRGB, at the size its strokes shall have on the canvas.
         weight: Share relative to the other styles.
-        digest: Names the pixels in the cache of Gram matrices; empty to leave the cache alone.
+        digest: Names the pixels in the cache of statistics; empty to leave the cache alone.
+        mask: Which part of the picture makes the style, of its size: 255 is in, 0 is out; None for all of it.
+        region: Where on the canvas the style goes, of the canvas's size; None for all that is painted.
     """
 
-    pixels: Pixels
+    pixels: UInt8[Tensor, "_ _ 3"]
     weight: float = 1.0
     digest: str = ""
+    mask: UInt8[Tensor, "_ _"] | None = None
+    region: UInt8[Tensor, "_ _"] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,8 @@ class Job:
         content: 8-bit sRGB of exactly that size, or None for a texture.
         styles: Any number; none for a content reconstruction.
         parameters: How it is painted.
+        mask: What of the content is painted, of the canvas's size: 255 is, 0 stays as it was; None for all of it.
+        init_image: What the canvas starts from, of its size, where the parameters say so.
     """
 
     height: int
@@ -62,6 +74,8 @@ class Job:
     content: Pixels | None
     styles: Sequence[Style]
     parameters: Parameters
+    mask: Mask | None = None
+    init_image: Pixels | None = None
 
     def key(self, device: torch.device) -> BatchKey:
         """Return which running batch on a device can take the job."""
@@ -70,7 +84,7 @@ class Job:
 
 
 class StyleCache:
-    """Gram matrices of the styles seen last, so that a popular style is put through the network once.
+    """Statistics of the styles seen last, so that a popular style is put through the network once.
 
     Args:
         capacity: Styles kept; each takes 2.4 MB with the default layers.
@@ -80,46 +94,127 @@ class StyleCache:
         self._capacity = capacity
         self._entries: OrderedDict[tuple[object, ...], dict[str, Tensor]] = OrderedDict()
 
-    def grams(self, network: Network, style: Style, parameters: Parameters) -> dict[str, Tensor]:
-        """Return the style's Gram matrices at the layers that the parameters weigh."""
-        layers = tuple(sorted(parameters.style_layers))
-        key = (network.weights.sha256, style.digest, style.pixels.shape, layers, parameters.pooling)
+    def statistics(self, network: Network, style: Style, parameters: Parameters) -> dict[str, Tensor]:
+        """Return the style's statistics at the layers that the parameters weigh."""
+        layers = tuple(sorted(layer for layer, weight in parameters.style_layers.items() if weight > 0))
+        name = parameters.style_loss
+        key = (network.weights.sha256, style.digest, style.pixels.shape, layers, parameters.pooling, name)
         if style.digest and key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
         seen = network.features(to_canvas(style.pixels, network.device), layers, parameters.pooling)
-        grams = style_grams(seen)
+        found = {}
+        for layer, features in seen.items():
+            guide = None if style.mask is None else _guide(style.mask, features)[None]
+            found[layer] = statistic(name, features, guide)[0]
         if style.digest:
-            self._entries[key] = grams
+            self._entries[key] = found
             if len(self._entries) > self._capacity:
                 self._entries.popitem(last=False)
-        return grams
+        return found
 
 
 def objective(network: Network, job: Job, cache: StyleCache | None = None) -> Objective:
     """Return what the job's canvas will be judged by. Targets are formed in float32 whatever the job's precision."""
     parameters = job.parameters
-    content, style = {}, {}
+    content = {}
     if job.content is not None and parameters.content_weight > 0:
         weights = {layer: weight for layer, weight in parameters.content_layers.items() if weight > 0}
-        seen = network.features(to_canvas(job.content, network.device), tuple(weights), parameters.pooling)
+        seen = network.features(_seen_content(job, network.device), tuple(weights), parameters.pooling)
         content = content_targets(seen, weights, parameters.content_weight, parameters.normalization)
-    if job.styles and parameters.style_weight > 0:
-        weights = {layer: weight for layer, weight in parameters.style_layers.items() if weight > 0}
-        cache = cache or StyleCache(0)
-        grams = [cache.grams(network, picture, parameters) for picture in job.styles]
-        shares = [picture.weight for picture in job.styles]
-        style = style_targets(grams, shares, weights, parameters.style_weight, parameters.normalization)
-    return Objective(content, style, parameters.total_variation_weight)
+    style = _style_regions(network, job, cache or StyleCache(0)) if job.styles and parameters.style_weight > 0 else ()
+    return Objective(content, style, parameters.total_variation_weight, _frame(job, network.device))
+
+
+def _style_regions(network: Network, job: Job, cache: StyleCache) -> tuple[dict[str, StyleTarget], ...]:
+    """Return the style targets of each region of the canvas; styles of the same region fold into one target."""
+    parameters = job.parameters
+    weights = {layer: weight for layer, weight in parameters.style_layers.items() if weight > 0}
+    together: dict[bytes | None, list[Style]] = {}
+    masks: dict[bytes | None, Tensor | None] = {}
+    for style in job.styles:
+        region = job.mask if style.region is None else style.region
+        name = None if region is None else region.numpy().tobytes()
+        together.setdefault(name, []).append(style)
+        masks[name] = region
+    whole = sum(style.weight for style in job.styles)
+    positions: dict[str, Tensor] = {}
+    if any(mask is not None for mask in masks.values()):
+        blank = torch.zeros(1, 3, job.height, job.width, device=network.device)
+        positions = network.features(blank, tuple(weights), parameters.pooling)
+    found = []
+    for name, styles in together.items():
+        mask = masks[name]
+        guides = None if mask is None else {layer: _guide(mask, seen) for layer, seen in positions.items()}
+        values = [cache.statistics(network, _recolored(style, job), parameters) for style in styles]
+        shares = [style.weight / whole for style in styles]
+        found.append(
+            style_targets(
+                values,
+                shares,
+                weights,
+                parameters.style_weight,
+                parameters.normalization,
+                statistic=parameters.style_loss,
+                guides=guides,
+            )
+        )
+    return tuple(found)
+
+
+def _guide(mask: UInt8[Tensor, "_ _"], features: Float[Tensor, "1 _ _ _"]) -> Float[Tensor, "1 _ _"]:
+    """Return a mask at a layer's positions, its square 1 in the mean."""
+    height, width = features.shape[2:]
+    pooled = F.adaptive_avg_pool2d(mask[None].to(features.device).float() / 255, (height, width))
+    return pooled / pooled.square().mean().sqrt().clamp_min(1e-6)
+
+
+def _frame(job: Job, device: torch.device) -> Frame | None:
+    if job.mask is None or job.content is None:
+        return None
+    return Frame(job.mask[None].to(device).float() / 255, _seen_content(job, device)[0])
+
+
+def _seen_content(job: Job, device: torch.device) -> Float[Tensor, "1 3 height width"]:
+    """Return the content as the network shall see it: without its colours, if those are kept apart."""
+    if job.content is None:
+        raise ValueError("the job has no content")
+    return to_canvas(colors.grey(job.content) if job.parameters.color == "luminance" else job.content, device)
+
+
+def _recolored(style: Style, job: Job) -> Style:
+    """Return a style with the colours that the job wants of it."""
+    color, content = job.parameters.color, job.content
+    if content is None or color == "style":
+        return style
+    recolor = colors.grey_like if color == "luminance" else colors.colored_like
+    return replace(style, pixels=recolor(style.pixels, content), digest="")
 
 
 def first_canvas(job: Job, device: torch.device) -> Float[Tensor, "1 3 height width"]:
-    """Return what the job starts from: its content, or white noise around mid-grey, drawn on the CPU by the job's seed."""
-    if job.parameters.init == "content" and job.content is not None:
-        return to_canvas(job.content, device)
+    """Return what the job starts from.
+
+    Its content, an image, its first style, or white noise around mid-grey, drawn on the CPU by the job's seed.
+    """
+    init = job.parameters.init
+    if init == "content" and job.content is not None:
+        return _seen_content(job, device)
+    if init == "image" and job.init_image is not None:
+        return to_canvas(job.init_image, device)
+    if init == "style" and job.styles:
+        style = _recolored(job.styles[0], job).pixels
+        return _resized(to_canvas(style, device), (job.height, job.width)).contiguous()
     generator = torch.Generator().manual_seed(job.parameters.seed)
     noise = torch.randn(1, 3, job.height, job.width, generator=generator)
     return (noise * NOISE_DEVIATION + NOISE_MEAN).to(device)
+
+
+def finished(canvas: Float[Tensor, "3 height width"], job: Job) -> Float[Tensor, "3 height width"]:
+    """Return a canvas as a picture for people: within its frame, and in the colours that the job wants."""
+    canvas = framed(canvas, _frame(job, canvas.device))
+    if job.parameters.color == "luminance" and job.content is not None:
+        return colors.with_brightness(to_canvas(job.content, canvas.device)[0], canvas)
+    return canvas
 
 
 @dataclass(frozen=True)
@@ -150,15 +245,36 @@ def levels(job: Job) -> list[Level]:
 def _scaled(job: Job, scale: float) -> Job:
     if scale == 1:
         return job
-    content = None if job.content is None else _smaller(job.content, scale)
-    styles = tuple(replace(style, pixels=_smaller(style.pixels, scale)) for style in job.styles)
-    height, width = (max(MIN_SIDE_PX, round(side * scale)) for side in (job.height, job.width))
-    return replace(job, height=height, width=width, content=content, styles=styles)
+    least = ARCHITECTURES[split(job.parameters.network)[0]].min_side_px
+
+    def smaller(pixels: UInt8[Tensor, "_ _ 3"] | None) -> Any:
+        if pixels is None:
+            return None
+        size = [max(least, round(side * scale)) for side in pixels.shape[:2]]
+        return to_pixels(_resized(to_canvas(pixels, CPU), size)[0])
+
+    height, width = (max(least, round(side * scale)) for side in (job.height, job.width))
+    styles = []
+    for style in job.styles:
+        pixels = smaller(style.pixels)
+        mask, region = _smaller_mask(style.mask, pixels.shape[:2]), _smaller_mask(style.region, (height, width))
+        styles.append(replace(style, pixels=pixels, mask=mask, region=region))
+    return replace(
+        job,
+        height=height,
+        width=width,
+        content=smaller(job.content),
+        styles=tuple(styles),
+        mask=_smaller_mask(job.mask, (height, width)),
+        init_image=smaller(job.init_image),
+    )
 
 
-def _smaller(pixels: UInt8[Tensor, "_ _ 3"], scale: float) -> UInt8[Tensor, "_ _ 3"]:
-    size = [max(MIN_SIDE_PX, round(side * scale)) for side in pixels.shape[:2]]
-    return to_pixels(_resized(to_canvas(pixels, torch.device("cpu")), size)[0])
+def _smaller_mask(mask: UInt8[Tensor, "_ _"] | None, size: Sequence[int]) -> UInt8[Tensor, "_ _"] | None:
+    if mask is None:
+        return None
+    height, width = size
+    return F.adaptive_avg_pool2d(mask[None].float(), (height, width)).round().to(torch.uint8)[0]
 
 
 def _resized(canvas: Float[Tensor, "1 3 _ _"], size: Sequence[int]) -> Float[Tensor, "1 3 _ _"]:
@@ -176,8 +292,8 @@ def next_canvas(
     size = (job.height, job.width)
     if job.content is None or before.content is None:
         return _resized(coarse[None], size).contiguous()
-    moved = coarse[None] - to_canvas(before.content, device)
-    return (to_canvas(job.content, device) + _resized(moved, size)).contiguous()
+    moved = coarse[None] - _seen_content(before, device)
+    return (_seen_content(job, device) + _resized(moved, size)).contiguous()
 
 
 def join(
@@ -186,6 +302,7 @@ def join(
     level: Level,
     cache: StyleCache | None = None,
     canvas: Float[Tensor, "1 3 height width"] | None = None,
+    carried: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Prepare a job at one level and let it join a running batch.
 
@@ -195,6 +312,7 @@ def join(
         level: What to paint.
         cache: Of Gram matrices.
         canvas: Where to start; the job's own first canvas if none is given.
+        carried: What its optimizer goes on with from a coarser level.
     """
     parameters = level.job.parameters
     device = batch.network.device
@@ -207,7 +325,20 @@ def join(
         parameters.history,
         level.last,
         level.done,
+        parameters.tolerance,
+        carried,
     )
+
+
+def climb(
+    before: RunningBatch, after: RunningBatch, name: str, level: Level, following: Level, cache: StyleCache | None = None
+) -> None:
+    """Let a job leave the batch of one level and go on in that of the next, from its canvas enlarged."""
+    device = after.network.device
+    canvas = next_canvas(before.canvas(name), level.job, following.job, device)
+    carried = before.carried(name, following.job.height, following.job.width)
+    before.leave(name)
+    join(after, name, following, cache, canvas, carried)
 
 
 def resume(batch: RunningBatch, name: str, level: Level, state: SampleState, cache: StyleCache | None = None) -> None:
@@ -224,15 +355,16 @@ def paint(network: Network, job: Job, progress: Callable[[Step], bool | None] = 
         progress: Called after every step; returning True stops there.
     """
     plan = levels(job)
-    start: Tensor | None = None
+    batch = RunningBatch(network, plan[0].job.key(network.device))
+    join(batch, "job", plan[0])
     for level, following in zip(plan, (*plan[1:], None), strict=True):
-        batch = RunningBatch(network, level.job.key(network.device))
-        join(batch, "job", level, canvas=start)
         step, enough = _run(batch, level.last, progress)
         if enough or following is None:
             break
-        start = next_canvas(batch.canvas("job"), level.job, following.job, network.device)
-    return to_pixels(batch.canvas("job")), step
+        finer = RunningBatch(network, following.job.key(network.device))
+        climb(batch, finer, "job", level, following)
+        batch = finer
+    return to_pixels(finished(batch.canvas("job"), level.job)), step
 
 
 def _run(batch: RunningBatch, last: int, progress: Callable[[Step], bool | None]) -> tuple[Step, bool]:
@@ -240,5 +372,5 @@ def _run(batch: RunningBatch, last: int, progress: Callable[[Step], bool | None]
     while True:
         for _, step in batch.step():
             enough = bool(progress(step))
-            if enough or step.stalled or step.step >= last:
+            if enough or step.last or step.step >= last:
                 return step, enough

@@ -8,18 +8,27 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
+from impasto_engine.architectures import ARCHITECTURES, Architecture, split
+
 OptimizerName = Literal["lbfgs", "adam"]
-Init = Literal["content", "noise"]
+Init = Literal["content", "noise", "style", "image"]
 Pooling = Literal["average", "max"]
-Precision = Literal["auto", "float32", "bfloat16"]
-Arithmetic = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "tf32", "bfloat16"]
+Arithmetic = Literal["float32", "tf32", "bfloat16"]
 """What a network computes with, once ``auto`` is decided."""
-Normalization = Literal["target", "gatys"]
+Color = Literal["style", "luminance", "matched"]
+"""Whose colours the picture has. ``style``: the style's. ``luminance``: the content's, only brightness is painted. ``matched``:
+the content's, to which those of the styles are matched first (Gatys et al. 2016, "Preserving Color in Neural Artistic Style
+Transfer", sections 4 and 3)."""
+StyleLossName = Literal["gram", "covariance", "moments", "sliced", "histogram"]
+"""Which statistics of its features make a style, see :mod:`impasto_engine.statistics`."""
+Normalization = Literal["target", "gatys", "mean"]
 """How the layers' raw errors are made comparable.
 
 ``target``: each layer's squared error is divided by the squared norm of its target, so that every layer starts near one
 whatever its width, depth or filters. ``gatys``: the factors of the paper, 1/2 for content (eq. 1) and 1/4 of the mean
-over the Gram matrix for style (eq. 4: 1 / (4 N^2 M^2) on sums over positions).
+over the Gram matrix for style (eq. 4: 1 / (4 N^2 M^2) on sums over positions). ``mean``: mean squares, with the Gram matrix
+divided by its channels too, as in Johnson's neural-style and what came after it.
 """
 
 MIN_SIZE_PX = 16
@@ -31,6 +40,7 @@ COARSEST_PX = 256
 COARSE_SHARE = 0.4
 """Of a job's steps, how many are done at the coarser levels together."""
 MAX_WEIGHT = 1e15
+MAX_STYLE_SCALE = 8.0
 MAX_LEARNING_RATE = 100.0
 ADAM_LEARNING_RATE = 0.02
 """Where Adam is asked for and no rate is given, in pixel values: the presets' rates are L-BFGS's."""
@@ -64,6 +74,14 @@ class Parameters:
         pooling: ``average`` or ``max``.
         levels: Sizes that the canvas is painted at, each twice the one before, the last being ``size_px``; 1 for that one only,
             0 for as many as keep the first at 256 px or more. Coarse steps are cheap and bring large structures soon.
+        network: Which network, ``ARCHITECTURE[:WEIGHTS]``; empty for the one that is resident.
+        style_scale: Size of the style's strokes: style pictures are seen at ``size_px`` times this.
+        color: Whose colours the picture has, see :data:`Color`.
+        style_loss: Which statistics make a style, see :data:`StyleLossName`.
+        tolerance: The job ends when ten steps together lower the loss by less than this part of it; 0 for never.
+        width_px: Exact width of the canvas, which the content is cropped to; 0 to follow ``size_px`` and the aspect.
+        height_px: Exact height, likewise. With only one of both, the other follows the aspect.
+        schedule: Pairs of size and steps, from the coarsest, instead of ``size_px``, ``steps`` and ``levels``.
         precision: Of the network's features; Gram sums, losses and the optimizer are always float32. ``auto`` is bfloat16
             where the device computes with it faster (:func:`~impasto_engine.devices.auto_precision`).
     """
@@ -84,6 +102,14 @@ class Parameters:
     pooling: Pooling = "average"
     levels: int = 0
     precision: Precision = "auto"
+    network: str = ""
+    style_scale: float = 1.0
+    color: Color = "style"
+    style_loss: StyleLossName = "gram"
+    tolerance: float = 0.0
+    width_px: int = 0
+    height_px: int = 0
+    schedule: tuple[tuple[int, int], ...] = ()
 
 
 _CAFFE_UNIT = 57.6
@@ -119,6 +145,23 @@ PRESETS: Mapping[str, Parameters] = MappingProxyType(
             init="noise",
             levels=1,
         ),
+        # Johnson's neural-style and its port to PyTorch: mean squares, content 5, style 100 at each layer, max pooling, faint
+        # noise, history 100. Their total variation is a sum of absolute values and left out, as in their own scripts for
+        # large pictures. The weights are theirs in the units of Caffe's filters.
+        "neural-style": Parameters(
+            style_layers=dict.fromkeys(FIRST_LAYERS, 1.0),
+            content_weight=5 * _CAFFE_UNIT**2,
+            style_weight=100 * _CAFFE_UNIT**4,
+            total_variation_weight=0.0,
+            normalization="mean",
+            steps=1000,
+            history=100,
+            init="noise",
+            pooling="max",
+            levels=1,
+        ),
+        # A first look: a quarter of the pixels, a third of the steps, and no more than is worth waiting for.
+        "preview": Parameters(size_px=256, steps=30, history=20, tolerance=0.01),
     }
 )
 """Named sets of parameters: plain data."""
@@ -133,7 +176,15 @@ class Violation:
 
 
 def violations(
-    parameters: Parameters, layers: Collection[str], max_size_px: int, *, has_content: bool, styles: int
+    parameters: Parameters,
+    layers: Collection[str],
+    max_size_px: int,
+    *,
+    has_content: bool,
+    styles: int,
+    has_image: bool = False,
+    has_regions: bool = False,
+    min_size_px: int = MIN_SIZE_PX,
 ) -> Iterator[Violation]:
     """Yield everything wrong with a job's parameters, not only the first.
 
@@ -143,6 +194,9 @@ def violations(
         max_size_px: Largest canvas side allowed here.
         has_content: Whether the job has a content image.
         styles: How many style images the job has.
+        has_image: Whether the job has an image to start from.
+        has_regions: Whether masks say where a style is taken from or goes.
+        min_size_px: Smallest canvas side of the network.
     """
     for name in ("content_weight", "style_weight", "total_variation_weight"):
         yield from _weight(name, getattr(parameters, name))
@@ -151,25 +205,93 @@ def violations(
             if layer not in layers:
                 yield Violation(name, f"no layer {layer!r}; the network has {', '.join(layers)}")
             yield from _weight(f"{name}[{layer}].weight", weight)
-    yield from _range("size_px", parameters.size_px, MIN_SIZE_PX, max_size_px)
-    yield from _range("steps", parameters.steps, 1, MAX_STEPS)
-    yield from _range("history", parameters.history, 1, MAX_HISTORY)
-    yield from _range("seed", parameters.seed, 0, 2**63 - 1)
-    yield from _range("levels", parameters.levels, 0, MAX_LEVELS)
-    if not (math.isfinite(parameters.learning_rate) and 0 < parameters.learning_rate <= MAX_LEARNING_RATE):
-        yield Violation("learning_rate", f"must be above 0 and at most {MAX_LEARNING_RATE:g}, got {parameters.learning_rate:g}")
-    if parameters.init == "content" and not has_content:
-        yield Violation("init", "cannot start from the content: the job has none; use noise")
+    yield from _numbers(parameters, min_size_px, max_size_px)
+    if has_regions and parameters.style_loss in ("sliced", "histogram"):
+        text = f"{parameters.style_loss} cannot be taken from a part of a picture; use gram, covariance or moments with masks"
+        yield Violation("style_loss", text)
+    if parameters.color != "style" and not (has_content and styles):
+        yield Violation("color", f"{parameters.color} takes the content's colours: it needs a content image and a style")
+    yield from _start(parameters.init, has_content=has_content, styles=styles, has_image=has_image)
     reads_content = has_content and _positive(parameters.content_weight, parameters.content_layers)
     reads_style = styles > 0 and _positive(parameters.style_weight, parameters.style_layers)
     if not reads_content and not reads_style:
         yield Violation("style_weight", "nothing to optimise: give an image whose weight and layer weights are above zero")
 
 
+def _numbers(parameters: Parameters, min_size_px: int, max_size_px: int) -> Iterator[Violation]:
+    if not parameters.schedule:
+        yield from _range("size_px", parameters.size_px, min_size_px, max_size_px)
+        yield from _range("steps", parameters.steps, 1, MAX_STEPS)
+    for name in ("width_px", "height_px"):
+        if getattr(parameters, name):
+            yield from _range(name, getattr(parameters, name), min_size_px, max_size_px)
+    yield from _schedule(parameters.schedule, min_size_px, max_size_px)
+    yield from _range("history", parameters.history, 1, MAX_HISTORY)
+    yield from _range("seed", parameters.seed, 0, 2**63 - 1)
+    yield from _range("levels", parameters.levels, 0, MAX_LEVELS)
+    if not (math.isfinite(parameters.learning_rate) and 0 < parameters.learning_rate <= MAX_LEARNING_RATE):
+        yield Violation("learning_rate", f"must be above 0 and at most {MAX_LEARNING_RATE:g}, got {parameters.learning_rate:g}")
+    if not 0 <= parameters.tolerance < 1:
+        yield Violation("tolerance", f"must be from 0 to below 1, got {parameters.tolerance:g}")
+    if not 1 / MAX_STYLE_SCALE <= parameters.style_scale <= MAX_STYLE_SCALE:
+        low, high = 1 / MAX_STYLE_SCALE, MAX_STYLE_SCALE
+        yield Violation("style_scale", f"must be from {low:g} to {high:g}, got {parameters.style_scale:g}")
+
+
+def _start(init: Init, *, has_content: bool, styles: int, has_image: bool) -> Iterator[Violation]:
+    if init == "content" and not has_content:
+        yield Violation("init", "cannot start from the content: the job has none; use noise")
+    if init == "style" and not styles:
+        yield Violation("init", "cannot start from the style: the job has none; use noise")
+    if init == "image" and not has_image:
+        yield Violation("init", "cannot start from an image: give init_image too")
+    if has_image and init != "image":
+        yield Violation("init", "an init_image is given, but the start is another; leave init away or say image")
+
+
+def _schedule(schedule: tuple[tuple[int, int], ...], low: int, high: int) -> Iterator[Violation]:
+    if len(schedule) > MAX_LEVELS:
+        yield Violation("schedule", f"at most {MAX_LEVELS} sizes, got {len(schedule)}")
+    for index, (size, steps) in enumerate(schedule):
+        yield from _range(f"schedule[{index}].size_px", size, low, high)
+        yield from _range(f"schedule[{index}].steps", steps, 1, MAX_STEPS)
+        if index and size <= schedule[index - 1][0]:
+            yield Violation(f"schedule[{index}].size_px", f"must be larger than the size before, got {size}")
+
+
+def settled(parameters: Parameters) -> Parameters:
+    """Return the parameters with the sizes and steps that follow from others: from the schedule, or from an exact size."""
+    if parameters.schedule:
+        return replace(parameters, size_px=parameters.schedule[-1][0], steps=sum(steps for _, steps in parameters.schedule))
+    if parameters.width_px and parameters.height_px:
+        return replace(parameters, size_px=max(parameters.width_px, parameters.height_px))
+    return parameters
+
+
+def fitted(parameters: Parameters, architecture: Architecture, given: Collection[str]) -> Parameters:
+    """Return the parameters with layers that a network has, where nobody chose them.
+
+    Args:
+        parameters: Of a preset that was made for VGG.
+        architecture: Of the network.
+        given: Names of the fields that the caller chose; they stay as they are.
+    """
+    names = architecture.layer_names
+    if "content_layers" not in given and not set(parameters.content_layers) <= set(names):
+        parameters = replace(parameters, content_layers={architecture.content_layer: sum(parameters.content_layers.values())})
+    if "style_layers" not in given and not set(parameters.style_layers) <= set(names):
+        each = sum(parameters.style_layers.values()) / len(architecture.first_layers)
+        parameters = replace(parameters, style_layers=dict.fromkeys(architecture.first_layers, each))
+    return parameters
+
+
 def level_sizes(parameters: Parameters) -> tuple[int, ...]:
     """Return the longer side of the canvas at each level, from the coarsest; none is below :data:`MIN_SIZE_PX`."""
+    if parameters.schedule:
+        return tuple(size for size, _ in parameters.schedule)
     sizes = [parameters.size_px]
-    coarsest = COARSEST_PX if parameters.levels == 0 else MIN_SIZE_PX
+    smallest = ARCHITECTURES[split(parameters.network)[0]].min_side_px
+    coarsest = COARSEST_PX if parameters.levels == 0 else smallest
     count = parameters.levels or MAX_LEVELS
     while len(sizes) < min(count, parameters.steps) and sizes[0] // 2 >= coarsest:
         sizes.insert(0, sizes[0] // 2)
@@ -178,6 +300,8 @@ def level_sizes(parameters: Parameters) -> tuple[int, ...]:
 
 def level_steps(parameters: Parameters) -> tuple[int, ...]:
     """Return how many of the steps are done at each level: the coarser ones share two fifths equally."""
+    if parameters.schedule:
+        return tuple(steps for _, steps in parameters.schedule)
     coarse = len(level_sizes(parameters)) - 1
     if not coarse:
         return (parameters.steps,)

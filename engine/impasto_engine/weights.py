@@ -15,9 +15,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights
+from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights, VGG19_Weights, WeightsEnum
 
-from impasto_engine.networks import Network, WeightsInfo, empty_vgg16
+from impasto_engine.architectures import DEFAULT, random_seed, split
+from impasto_engine.networks import Network, WeightsInfo, empty_trunk, random_trunk
 
 BUILTIN_FILE = "vgg16_builtin.safetensors"
 _CHUNK_BYTES = 1 << 20
@@ -29,19 +30,21 @@ class WeightsError(Exception):
 
 @dataclass(frozen=True)
 class ImageNetWeights:
-    """A published VGG16 that can be downloaded.
+    """Published filters that can be downloaded.
 
     Attributes:
-        name: What users call it.
+        name: What users call them, without the network's name.
         entry: torchvision's description, which holds the address and the input normalization.
         sha256: Hash of the published file, or as many leading digits of it as its publisher states.
         unit: See :class:`~impasto_engine.networks.WeightsInfo`.
+        architecture: Whose filters they are.
     """
 
     name: str
-    entry: VGG16_Weights
+    entry: WeightsEnum
     sha256: str
-    unit: float
+    unit: float = 1.0
+    architecture: str = DEFAULT
 
     @property
     def url(self) -> str:
@@ -63,10 +66,15 @@ IMAGENET: Mapping[str, ImageNetWeights] = {
         "imagenet-v1",
         VGG16_Weights.IMAGENET1K_V1,
         "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-        1.0,
+    ),
+    # Of the other networks torchvision states the first eight digits too.
+    "vgg19:imagenet-v1": ImageNetWeights("imagenet-v1", VGG19_Weights.IMAGENET1K_V1, "dcbb9e9d", architecture="vgg19"),
+    "alexnet:imagenet-v1": ImageNetWeights("imagenet-v1", AlexNet_Weights.IMAGENET1K_V1, "7be5be79", architecture="alexnet"),
+    "squeezenet1_1:imagenet-v1": ImageNetWeights(
+        "imagenet-v1", SqueezeNet1_1_Weights.IMAGENET1K_V1, "b8a52dc0", architecture="squeezenet1_1"
     ),
 }
-"""``imagenet`` are the papers' filters, ``imagenet-v1`` torchvision's own training."""
+"""``imagenet`` are the papers' filters, ``imagenet-v1`` torchvision's own training; VGG16's go without the network's name."""
 
 
 def cache_dir() -> Path:
@@ -78,7 +86,8 @@ def cache_dir() -> Path:
 
 def cached_file(name: str) -> Path:
     """Return where the filters of a downloadable network lie once downloaded."""
-    return cache_dir() / f"vgg16-{name}.safetensors"
+    architecture, weights = split(name)
+    return cache_dir() / f"{architecture}-{weights}.safetensors"
 
 
 def download(
@@ -105,7 +114,7 @@ def download(
         digest = _fetch(source.url, partial, progress)
         if not digest.startswith(source.sha256):
             raise WeightsError(f"{source.url}: SHA-256 is {digest}, expected {source.sha256}; nothing was kept")
-        features = _features_of(_read(partial, torch_format=True), str(partial))
+        features = _features_of(source.architecture, _read(partial, torch_format=True), str(partial))
         _write_cached(target, features, source_sha256=digest)
     finally:
         partial.unlink(missing_ok=True)
@@ -135,34 +144,56 @@ def resolve(choice: str) -> str:
     """
     if choice != "auto":
         return choice
-    return next((name for name in IMAGENET if cached_file(name).exists()), "builtin")
+    cached = (name for name, source in IMAGENET.items() if source.architecture == DEFAULT and cached_file(name).exists())
+    return next(cached, "builtin")
+
+
+def available() -> tuple[str, ...]:
+    """Return the full names, ``ARCHITECTURE:WEIGHTS``, of the networks that can be loaded here by name.
+
+    Random weights, ``ARCHITECTURE:random-SEED``, can always be had and are not listed.
+    """
+    cached = (":".join((IMAGENET[name].architecture, IMAGENET[name].name)) for name in IMAGENET if cached_file(name).exists())
+    return (f"{DEFAULT}:builtin", *cached)
 
 
 def load_network(choice: str, device: torch.device) -> Network:
-    """Load a VGG16 with the chosen filters onto a device.
+    """Load a network with the chosen filters onto a device.
 
     Args:
-        choice: ``auto``, ``builtin``, a key of :data:`IMAGENET`, or the path of a state dict in torchvision's naming
-            (``.safetensors``, ``.pth`` or ``.pt``).
+        choice: ``[ARCHITECTURE:]WEIGHTS``, where the architecture is VGG16 if none is given, and the weights are ``auto``,
+            ``builtin`` (VGG16 only), ``imagenet``, ``imagenet-v1``, ``random-SEED``, or the path of a state dict in
+            torchvision's naming (``.safetensors``, ``.pth`` or ``.pt``).
         device: Where the filters will be resident.
 
     Raises:
         WeightsError: If they are missing, damaged, or of the wrong shape.
     """
-    name = resolve(choice)
-    if name == "builtin":
+    architecture, name = split(resolve(choice))
+    published = name if architecture == DEFAULT else f"{architecture}:{name}"
+    seed = random_seed(name)
+    if seed is not None:
+        features = random_trunk(architecture, seed)
+        return Network(features, WeightsInfo(f"random-{seed}", _fingerprint(features)), device, architecture)
+    if name == "builtin" and architecture == DEFAULT:
         state, info = _builtin()
-    elif name in IMAGENET:
-        digest = verify(name)
-        state, info = _read(cached_file(name)), IMAGENET[name].info(digest)
+    elif published in IMAGENET:
+        digest = verify(published)
+        state, info = _read(cached_file(published)), IMAGENET[published].info(digest)
     else:
         path = Path(name)
-        if not path.is_file():
-            known = ", ".join(("auto", "builtin", *IMAGENET))
+        if not name or not path.is_file():
+            known = ", ".join(("auto", "builtin", "random-SEED", *IMAGENET))
             raise WeightsError(f"weights {choice!r}: no such file, and none of {known}")
         state, info = _read(path), WeightsInfo(path.name, _sha256(path))
-    features = _features_of(state, name)
-    return Network(features, info, device)
+    return Network(_features_of(architecture, state, name), info, device, architecture)
+
+
+def _fingerprint(features: nn.Sequential) -> str:
+    digest = hashlib.sha256()
+    for value in features.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _published(name: str) -> ImageNetWeights:
@@ -197,21 +228,22 @@ def _read(path: Path, *, torch_format: bool = False) -> dict[str, Tensor]:
     return loaded
 
 
-def _features_of(state: Mapping[str, Tensor], origin: str) -> nn.Sequential:
-    """Return VGG16's convolutions filled from a state dict; keys may start with ``features.`` or with the index."""
-    features = empty_vgg16()
+def _features_of(architecture: str, state: Mapping[str, Tensor], origin: str) -> nn.Sequential:
+    """Return a trunk's convolutions filled from a state dict; keys may start with ``features.`` or with the index."""
+    features = empty_trunk(architecture)
     wanted = features.state_dict()
     filled: dict[str, Tensor] = {}
     for key, empty in wanted.items():
         value = state.get(f"features.{key}", state.get(key))
         if value is None:
-            raise WeightsError(f"{origin}: has no features.{key}; it is not a VGG16 in torchvision's naming")
+            raise WeightsError(f"{origin}: has no features.{key}; it is no {architecture} in torchvision's naming")
         if value.shape != empty.shape:
-            raise WeightsError(f"{origin}: features.{key} has shape {list(value.shape)}, VGG16 has {list(empty.shape)}")
+            mismatch = f"features.{key} has shape {list(value.shape)}, {architecture} has {list(empty.shape)}"
+            raise WeightsError(f"{origin}: {mismatch}")
         if not bool(torch.isfinite(value).all()):
             raise WeightsError(f"{origin}: features.{key} holds values that are not finite")
         filled[key] = value.float()
-    features.load_state_dict(filled)
+    features.load_state_dict(filled, assign=True)
     return features.requires_grad_(False)
 
 

@@ -136,7 +136,8 @@ async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    workers = [ProcessWorker(WorkerSettings(device, config.weights, config.checkpoint_interval_s)) for device in devices]
+    interval_s, graphs = config.checkpoint_interval_s, config.cuda_graphs
+    workers = [ProcessWorker(WorkerSettings(device, config.weights, interval_s, graphs)) for device in devices]
     async with serving(config, workers) as running:
         announce = asyncio.create_task(_announce(running, on_ready))
         stopped: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())

@@ -25,7 +25,7 @@ from impasto_engine.parameters import OptimizerName
 from impasto_server.failpoints import hit
 from impasto_server.protocol import checkpoint_files
 
-MAGIC = b"impasto checkpoint 1\n"
+MAGIC = b"impasto checkpoint 2\n"
 _HASH_BYTES = 32
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 

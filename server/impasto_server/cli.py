@@ -18,7 +18,7 @@ _DEFAULTS = ServerConfig()
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def _option(flag: str, text: str) -> Callable[[Command], Command]:
+def _option(flag: str, text: str, **more: Any) -> Callable[[Command], Command]:
     """Return an option of serve: its default is the configuration's, its variable IMPASTO_ and its name."""
     name = flag.strip("-").replace("-", "_")
     default = getattr(_DEFAULTS, name)
@@ -30,13 +30,16 @@ def _option(flag: str, text: str) -> Callable[[Command], Command]:
         show_envvar=True,
         envvar=f"IMPASTO_{name.upper()}",
         help=text,
+        **more,
     )
 
 
 @click.command()
 @_option("--listen", "Address to serve on, HOST:PORT; port 0 takes a free one.")
 @_option("--device", "auto, cpu, cuda, or a list such as cuda:0,cuda:1. One worker each.")
-@_option("--weights", "auto, builtin, imagenet, imagenet-v1, or the path of a VGG16 state dict.")
+@_option(
+    "--weights", "auto, builtin, imagenet, imagenet-v1, random-SEED, or a path; before it ARCHITECTURE: for another network."
+)
 @_option("--max-queued-jobs", "More waiting jobs are refused.")
 @_option("--max-running-jobs", "Jobs that share a device at once; 0 for 1 on a CPU and 16 on a GPU.")
 @_option("--max-memory-mib", "Memory that a device's jobs may take together; 0 for 80 % of what is free at start.")
@@ -53,6 +56,7 @@ def _option(flag: str, text: str) -> Callable[[Command], Command]:
 )
 @_option("--max-data-mib", "Most that the pictures there may take; new jobs are refused beyond it.")
 @_option("--checkpoint-interval-s", "How often the state of a running job is written.")
+@_option("--cuda-graphs", "Record steps as CUDA graphs; not confirmed on a GPU yet.", is_flag=True)
 @click.option(
     "--log-level",
     default="info",
@@ -103,7 +107,8 @@ def weights() -> None:
 def download(name: str) -> None:
     """Fetch published filters into the cache and check their SHA-256.
 
-    NAME is imagenet (the papers' original filters, the default) or imagenet-v1 (torchvision's own training).
+    NAME is imagenet (the papers' original filters, the default), imagenet-v1 (torchvision's own training), or that of another
+    network, such as vgg19:imagenet-v1.
     """
     from impasto_engine import weights as store  # noqa: PLC0415
 
@@ -138,7 +143,7 @@ def list_weights(as_json: bool) -> None:
         return
     for row in rows:
         marks = ("here" if row["here"] else "not downloaded") + (", chosen by auto" if row["auto"] else "")
-        click.echo(f"{row['name']:<12} {marks:<28} {row['path']}")
+        click.echo(f"{row['name']:<25} {marks:<28} {row['path']}")
 
 
 @weights.command()

@@ -21,7 +21,8 @@ class ServerConfig:
     Attributes:
         listen: Address to serve on; port 0 takes a free one.
         device: ``auto``, ``cpu``, ``cuda`` or a list such as ``cuda:0,cuda:1``.
-        weights: ``auto``, ``builtin``, ``imagenet``, ``imagenet-v1`` or a path.
+        weights: ``auto``, ``builtin``, ``imagenet``, ``imagenet-v1``, ``random-SEED`` or a path; before it an architecture and
+            a colon for another network than VGG16.
         max_queued_jobs: More waiting jobs are refused.
         max_running_jobs: Jobs that share a device at once; 0 for 1 on a CPU and 16 on a GPU.
         max_memory_mib: Memory that the jobs on a device may take together; 0 for 80 % of what is free when its worker starts.
@@ -36,6 +37,7 @@ class ServerConfig:
         data_dir: Where jobs are kept; ``:memory:`` for none, empty for the user's state folder.
         max_data_mib: Most that the pictures there may take together; new jobs are refused beyond it.
         checkpoint_interval_s: How often the state of a running job is written.
+        cuda_graphs: Whether steps are recorded as CUDA graphs. Off: no GPU has confirmed it yet.
     """
 
     listen: str = "127.0.0.1:50051"
@@ -55,6 +57,7 @@ class ServerConfig:
     data_dir: str = ""
     max_data_mib: int = 4096
     checkpoint_interval_s: float = 5.0
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         host, separator, port = self.listen.rpartition(":")
@@ -63,7 +66,7 @@ class ServerConfig:
         for item in fields(self):
             value = getattr(self, item.name)
             low = 0 if item.name in ("max_running_jobs", "max_memory_mib", "grace_s") else 1e-3
-            if isinstance(value, (int, float)) and not value >= low:
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and not value >= low:
                 raise ConfigError(f"{item.name} must be {'at least 0' if low == 0 else 'above 0'}, got {value}")
         if not 16 <= self.max_size_px <= 8192:
             raise ConfigError(f"max_size_px must be from 16 to 8192, got {self.max_size_px}")

@@ -15,15 +15,33 @@ from impasto_engine.parameters import ADAM_LEARNING_RATE, PRESETS, Parameters, V
 from impasto_server import jobs
 from impasto_server.fleet import WorkerStatus
 from impasto_server.jobs import Heartbeat, Job, JobState, OutputOptions, Paused, PauseReason, Started, Stepped, StopReason
-from impasto_server.validation import Draft
+from impasto_server.protocol import Inspected
+from impasto_server.validation import INSPECTION_PX, Draft, File, Inspection, StyleFiles
 
 Key = TypeVar("Key")
 
 OPTIMIZERS: Final = {pb.OPTIMIZER_LBFGS: "lbfgs", pb.OPTIMIZER_ADAM: "adam"}
-INITS: Final = {pb.INIT_CONTENT: "content", pb.INIT_NOISE: "noise"}
+INITS: Final = {pb.INIT_CONTENT: "content", pb.INIT_NOISE: "noise", pb.INIT_STYLE: "style", pb.INIT_IMAGE: "image"}
 POOLINGS: Final = {pb.POOLING_AVERAGE: "average", pb.POOLING_MAX: "max"}
-NORMALIZATIONS: Final = {pb.NORMALIZATION_TARGET: "target", pb.NORMALIZATION_GATYS: "gatys"}
-PRECISIONS: Final = {pb.PRECISION_AUTO: "auto", pb.PRECISION_FLOAT32: "float32", pb.PRECISION_BFLOAT16: "bfloat16"}
+NORMALIZATIONS: Final = {
+    pb.NORMALIZATION_TARGET: "target",
+    pb.NORMALIZATION_GATYS: "gatys",
+    pb.NORMALIZATION_MEAN: "mean",
+}
+COLORS: Final = {pb.COLOR_STYLE: "style", pb.COLOR_LUMINANCE: "luminance", pb.COLOR_MATCHED: "matched"}
+STYLE_LOSSES: Final = {
+    pb.STYLE_LOSS_GRAM: "gram",
+    pb.STYLE_LOSS_COVARIANCE: "covariance",
+    pb.STYLE_LOSS_MOMENTS: "moments",
+    pb.STYLE_LOSS_SLICED: "sliced",
+    pb.STYLE_LOSS_HISTOGRAM: "histogram",
+}
+PRECISIONS: Final = {
+    pb.PRECISION_AUTO: "auto",
+    pb.PRECISION_FLOAT32: "float32",
+    pb.PRECISION_BFLOAT16: "bfloat16",
+    pb.PRECISION_TF32: "tf32",
+}
 FORMATS: Final = {
     pb.IMAGE_FORMAT_UNSPECIFIED: "png",
     pb.IMAGE_FORMAT_PNG: "png",
@@ -44,6 +62,7 @@ STOP_REASONS: Final = {
     StopReason.CANCELLED: pb.STOP_REASON_CANCELLED,
     StopReason.FAILED: pb.STOP_REASON_FAILED,
     StopReason.DEADLINE: pb.STOP_REASON_DEADLINE,
+    StopReason.CONVERGED: pb.STOP_REASON_CONVERGED,
 }
 PAUSE_REASONS: Final = {
     PauseReason.PREEMPTED: pb.PAUSE_REASON_PREEMPTED,
@@ -55,6 +74,8 @@ _ENUMS: Final[tuple[tuple[str, str, Mapping[Any, str]], ...]] = (
     ("pooling", "pooling", POOLINGS),
     ("normalization", "normalization", NORMALIZATIONS),
     ("precision", "precision", PRECISIONS),
+    ("color", "color", COLORS),
+    ("style_loss", "style_loss", STYLE_LOSSES),
 )
 _SCALARS: Final = (
     "content_weight",
@@ -66,6 +87,10 @@ _SCALARS: Final = (
     "history",
     "seed",
     "levels",
+    "style_scale",
+    "tolerance",
+    "width_px",
+    "height_px",
 )
 _OUTPUT_QUALITY, _PREVIEW_SIZE_PX = OutputOptions.quality, OutputOptions.preview_size_px
 
@@ -78,22 +103,30 @@ def draft(spec: pb.JobSpec, uploaded: Callable[[str], bytes]) -> Draft:
         uploaded: Returns an uploaded file by its id, or raises a KeyError.
     """
     found: list[Violation] = []
-    parameters = _parameters(spec.parameters, found)
-    content = _file(spec.content, "content", uploaded, found) if spec.HasField("content") else None
-    styles = []
-    for index, style in enumerate(spec.styles):
-        data = _file(style.image, f"styles[{index}].image", uploaded, found)
-        styles.append((data, style.weight if style.HasField("weight") else 1.0))
-    init_given = spec.parameters.init != pb.INIT_UNSPECIFIED
+    parameters, given = _parameters(spec.parameters, found)
+
+    def file(owner: pb.JobSpec | pb.Style, name: str, path: str = "") -> File | None:
+        return _file(getattr(owner, name), path or name, uploaded, found) if owner.HasField(name) else None
+
+    styles = tuple(
+        StyleFiles(
+            _file(style.image, f"styles[{index}].image", uploaded, found),
+            style.weight if style.HasField("weight") else 1.0,
+            file(style, "mask", f"styles[{index}].mask"),
+            file(style, "region", f"styles[{index}].region"),
+        )
+        for index, style in enumerate(spec.styles)
+    )
+    content, mask, init_image = file(spec, "content"), file(spec, "mask"), file(spec, "init_image")
     digest = hashlib.sha256(spec.SerializeToString(deterministic=True)).hexdigest()
     output = _output(spec.output, found)
     if spec.on_deadline not in pb.OnDeadline.values():
         found.append(Violation("on_deadline", f"has no value {spec.on_deadline}"))
     return Draft(
         content,
-        tuple(styles),
+        styles,
         parameters,
-        init_given,
+        given,
         output,
         tuple(found),
         digest,
@@ -101,20 +134,47 @@ def draft(spec: pb.JobSpec, uploaded: Callable[[str], bytes]) -> Draft:
         _seconds(spec, "time_limit"),
         spec.on_deadline == pb.ON_DEADLINE_RETURN_BEST,
         _seconds(spec, "ttl"),
+        mask,
+        init_image,
     )
 
 
-def _file(image: pb.Image, name: str, uploaded: Callable[[str], bytes], found: list[Violation]) -> bytes:
+def _file(image: pb.Image, name: str, uploaded: Callable[[str], bytes], found: list[Violation]) -> File:
     source = image.WhichOneof("source")
     if source is None:
         found.append(Violation(name, "has no data"))
     if source == "image_id":
         try:
-            return uploaded(image.image_id)
+            return File(uploaded(image.image_id), image.name)
         except KeyError:
             text = f"there is no uploaded file {image.image_id!r}, or it was not used for long; upload it again"
             found.append(Violation(f"{name}.image_id", text))
-    return image.data
+    return File(image.data, image.name)
+
+
+def image_file(image: pb.Image, name: str, uploaded: Callable[[str], bytes]) -> File:
+    """Return a picture's file.
+
+    Raises:
+        ServiceError: If there is none.
+    """
+    found: list[Violation] = []
+    file = _file(image, name, uploaded, found)
+    if found:
+        raise jobs.invalid(*((violation.field, violation.description) for violation in found))
+    return file
+
+
+def inspection(request: pb.InspectFeaturesRequest) -> Inspection:
+    """Return what is asked about a picture's features."""
+    return Inspection(
+        request.network,
+        request.layer,
+        tuple(request.filters),
+        request.count,
+        request.size_px if request.HasField("size_px") else INSPECTION_PX,
+        POOLINGS.get(request.pooling, "average"),  # type: ignore[arg-type]
+    )
 
 
 def _seconds(spec: pb.JobSpec, name: Literal["time_limit", "ttl"]) -> float | None:
@@ -122,7 +182,8 @@ def _seconds(spec: pb.JobSpec, name: Literal["time_limit", "ttl"]) -> float | No
     return duration.seconds + duration.nanos / 1e9 if spec.HasField(name) else None
 
 
-def _parameters(message: pb.Parameters, found: list[Violation]) -> Parameters:
+def _parameters(message: pb.Parameters, found: list[Violation]) -> tuple[Parameters, frozenset[str]]:
+    """Return the parameters with their preset filled in, and the names of those that the client chose."""
     preset = message.preset or "default"
     if preset not in PRESETS:
         found.append(Violation("parameters.preset", f"there is no preset {preset!r}; there are {', '.join(PRESETS)}"))
@@ -139,7 +200,11 @@ def _parameters(message: pb.Parameters, found: list[Violation]) -> Parameters:
             found.append(Violation(f"parameters.{source}", f"has no value {number}"))
     if changes.get("optimizer", PRESETS[preset].optimizer) == "adam" and "learning_rate" not in changes:
         changes["learning_rate"] = ADAM_LEARNING_RATE
-    return replace(PRESETS[preset], **changes)
+    if message.network:
+        changes["network"] = message.network
+    if message.schedule:
+        changes["schedule"] = tuple((item.size_px, item.steps) for item in message.schedule)
+    return replace(PRESETS[preset], **changes), frozenset(changes)
 
 
 def _layers(weights: Iterable[pb.LayerWeight], name: str, found: list[Violation]) -> dict[str, float]:
@@ -160,6 +225,7 @@ def _output(message: pb.OutputOptions, found: list[Violation]) -> OutputOptions:
         message.quality if message.HasField("quality") else _OUTPUT_QUALITY,
         message.preview_every_steps,
         message.preview_size_px if message.HasField("preview_size_px") else _PREVIEW_SIZE_PX,
+        not message.omit_metadata,
     )
 
 
@@ -170,6 +236,8 @@ def parameters_message(parameters: Parameters, preset: str = "") -> pb.Parameter
         preset=preset,
         content_layers=_layers_message(parameters.content_layers),
         style_layers=_layers_message(parameters.style_layers),
+        network=parameters.network,
+        schedule=[pb.SizeSteps(size_px=size, steps=steps) for size, steps in parameters.schedule],
         **{name: getattr(parameters, name) for name in _SCALARS},
         **numbers,
     )
@@ -211,7 +279,7 @@ def job_message(job: Job, queue_position: int = 0) -> pb.Job:
         parameters=parameters_message(parameters),
         width_px=job.spec.width,
         height_px=job.spec.height,
-        network=network_message(job.network),
+        network=network_message(job.network) if job.network else None,
         device=job.device,
         stop_reason=STOP_REASONS[job.stop_reason] if job.stop_reason else pb.STOP_REASON_UNSPECIFIED,
         error=pb.JobError(reason=job.error.reason, message=job.error.message) if job.error else None,
@@ -220,6 +288,9 @@ def job_message(job: Job, queue_position: int = 0) -> pb.Job:
         attempts=job.attempts,
         priority=job.spec.priority,
         preemptions=job.preemptions,
+        time_limit=_span(job.spec.time_limit_s),
+        on_deadline=pb.ON_DEADLINE_RETURN_BEST if job.spec.return_best else pb.ON_DEADLINE_FAIL,
+        ttl=_span(job.spec.ttl_s),
     )
 
 
@@ -241,12 +312,32 @@ def losses_message(losses: jobs.Losses | None) -> pb.Losses | None:
     return pb.Losses(total=losses.total, content=losses.content, style=losses.style, total_variation=losses.total_variation)
 
 
-def network_message(network: jobs.NetworkDescription | None) -> pb.NetworkInfo | None:
+def network_message(network: jobs.NetworkDescription) -> pb.NetworkInfo:
     """Return what a network is."""
-    if network is None:
-        return None
     return pb.NetworkInfo(
-        name=network.name, weights=network.weights, weights_sha256=network.weights_sha256, layers=network.layers
+        name=network.name,
+        weights=network.weights,
+        weights_sha256=network.weights_sha256,
+        layers=network.layers,
+        id=network.id,
+    )
+
+
+def inspected_message(found: Inspected) -> pb.InspectFeaturesResponse:
+    """Return how filters see a picture."""
+    return pb.InspectFeaturesResponse(
+        responses=[
+            pb.FilterResponse(
+                filter=item.filter,
+                picture=pb.Image(data=item.picture),
+                minimum=item.minimum,
+                maximum=item.maximum,
+                mean=item.mean,
+                deviation=item.deviation,
+            )
+            for item in found.responses
+        ],
+        network=network_message(found.network) if found.network else None,
     )
 
 
@@ -289,6 +380,10 @@ def progress_message(
 
 def _reverse(mapping: Mapping[Any, Key]) -> dict[Key, Any]:
     return {value: key for key, value in reversed(list(mapping.items()))}
+
+
+def _span(seconds: float | None) -> Duration | None:
+    return None if seconds is None else _duration(seconds)
 
 
 def _duration(seconds: float) -> Duration:

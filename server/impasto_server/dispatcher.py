@@ -48,6 +48,7 @@ from impasto_server.protocol import (
     Start,
     checkpoint_files,
 )
+from impasto_server.provenance import provenance
 from impasto_server.scheduler import Assignment, Scheduler, Ticket
 from impasto_server.store import JobStore
 from impasto_server.workers import WorkerHandle
@@ -495,7 +496,8 @@ class Dispatcher:
             job = replace(job, started=time.time(), queue_s=time.monotonic() - live.accepted)
         losses = job.losses if report.step else None
         logger.info("job %s starts on %s after %d steps", job.job_id, job.device, report.step)
-        self._store.put(replace(job, arithmetic=report.arithmetic, step=report.step, losses=losses))
+        network = report.network or job.network
+        self._store.put(replace(job, arithmetic=report.arithmetic, step=report.step, losses=losses, network=network))
         self._tell(job.job_id, Started(job.device, job.attempts, report.step, report.note))
 
     def _on_parked(self, job: Job, step: int) -> None:
@@ -534,7 +536,8 @@ class Dispatcher:
         began = time.monotonic()
         picture, error = None, None
         try:
-            picture = await asyncio.to_thread(images.encode, report.picture, output.format, output.quality)
+            made_by = provenance(job) if output.metadata else None
+            picture = await asyncio.to_thread(images.encode, report.picture, output.format, output.quality, made_by)
         except (OSError, ValueError, MemoryError) as cause:
             error = JobError("ENCODE_ERROR", f"its picture could not be encoded as {output.format}: {cause}")
         current = self._store.get(job.job_id)
@@ -588,9 +591,7 @@ class Dispatcher:
             live = self._live[job.job_id]
             attempts = job.attempts + (not live.going_on)
             live.going_on = False
-            self._store.put(
-                replace(job, state=JobState.RUNNING, device=decision.worker, network=self.fleet.network, attempts=attempts)
-            )
+            self._store.put(replace(job, state=JobState.RUNNING, device=decision.worker, attempts=attempts))
             self.fleet.send(decision.worker, Start(job.job_id, job.spec, str(self._checkpoint(job.job_id))))
 
     def _set_alarm(self, job: Job) -> None:

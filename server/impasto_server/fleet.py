@@ -7,9 +7,11 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
+from impasto_engine.architectures import ARCHITECTURES, RANDOM, random_seed, split
 from impasto_server.config import ServerConfig
-from impasto_server.jobs import JobSpec, NetworkDescription
-from impasto_server.protocol import CannotStart, Command, JobReport, PassMeasured, Ready, Report
+from impasto_server.jobs import JobSpec, NetworkDescription, ServiceError
+from impasto_server.memory import NETWORK_BYTES
+from impasto_server.protocol import CannotStart, Command, Inspect, Inspected, JobReport, PassMeasured, Ready, Report
 from impasto_server.scheduler import Capacity, Demand, Ticket
 from impasto_server.workers import WorkerHandle
 
@@ -31,6 +33,12 @@ class WorkerStatus:
     ready: Ready | None = None
     restarts: int = 0
     failures: int = 0
+
+
+def described(network_id: str) -> NetworkDescription:
+    """Return what is known of a network that no worker has loaded: everything but the hash of its filters."""
+    architecture, weights = split(network_id)
+    return NetworkDescription(architecture, weights, "", ARCHITECTURES[architecture].layer_names)
 
 
 class Fleet:
@@ -57,6 +65,8 @@ class Fleet:
         self._on_ready, self._on_report, self._on_lost = on_ready, on_report, on_lost
         self._restarts: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._inspections = 0
+        self._inspected: dict[int, tuple[str, asyncio.Future[Inspected]]] = {}
         self.ready = asyncio.Event()
         self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -77,8 +87,60 @@ class Fleet:
 
     @property
     def network(self) -> NetworkDescription | None:
-        """The network that is resident; every worker has the same."""
+        """The network that is resident, the default of jobs; every worker has the same."""
         return next((status.ready.network for status in self.workers if status.ready), None)
+
+    def networks(self) -> list[NetworkDescription]:
+        """Return every network that jobs can name, the default first; of random ones only that there are."""
+        default = self.network
+        if default is None:
+            return []
+        ready = next(status.ready for status in self.workers if status.ready)
+        others = [described(name) for name in ready.available if name != default.id]
+        drawn = [described(f"{name}:{RANDOM}-SEED") for name in ARCHITECTURES]
+        return [default, *others, *drawn]
+
+    def network_id(self, name: str) -> str:
+        """Return the full name of a network that a job names, ``ARCHITECTURE:WEIGHTS``; empty means the default.
+
+        Raises:
+            ValueError: If there is none of that name; the message says which there are.
+        """
+        known = [network.id for network in self.networks()]
+        if not name or not known or name in known:
+            return name or (known[0] if known else "")
+        architecture, weights = split(name)
+        seed = random_seed(weights)
+        if seed is not None:
+            return f"{architecture}:{RANDOM}-{seed}"
+        if f"{architecture}:{weights}" in known:
+            return f"{architecture}:{weights}"
+        of_it = [item for item in known if split(item)[0] == architecture and not item.endswith("-SEED")]
+        if not weights and of_it:
+            return of_it[0]
+        raise ValueError(f"there is no network {name!r}; there are {', '.join(known)}")
+
+    async def inspect(self, command: Inspect) -> Inspected:
+        """Let a worker tell how filters see a picture.
+
+        Raises:
+            ServiceError: If there is no worker, it dies over it, or it cannot tell.
+        """
+        name = next((name for name, status in self._workers.items() if status.ready), None)
+        if name is None:
+            raise ServiceError("UNAVAILABLE", "STARTING", "no worker is ready yet", retry_s=1.0)
+        self._inspections += 1
+        number = self._inspections
+        future: asyncio.Future[Inspected] = asyncio.get_running_loop().create_future()
+        self._inspected[number] = (name, future)
+        try:
+            self.send(name, replace(command, number=number))
+            found = await future
+        finally:
+            del self._inspected[number]
+        if found.error:
+            raise ServiceError("INTERNAL", "ENGINE_ERROR", found.error)
+        return found
 
     def capacity(self, name: str) -> Capacity:
         """Return what a ready worker can take."""
@@ -92,11 +154,14 @@ class Fleet:
     def ticket(self, spec: JobSpec) -> Ticket:
         """Return what the scheduler needs to know of a job, except who and when."""
         parameters = spec.parameters
-        shape = (spec.height, spec.width, parameters.pooling, parameters.precision)
+        shape = (spec.height, spec.width, parameters.network, parameters.pooling, parameters.precision)
         demands = []
         for ready in (status.ready for status in self.workers if status.ready):
             arithmetic = ready.arithmetic if parameters.precision == "auto" else parameters.precision
-            demands.append(ready.memory.demand(spec, arithmetic))
+            demand = ready.memory.demand(spec, arithmetic)
+            if parameters.network not in ("", ready.network.id):
+                demand = replace(demand, held=demand.held + NETWORK_BYTES)
+            demands.append(demand)
         demand = max(demands, key=lambda demand: demand.held + demand.passing, default=Demand())
         return Ticket("", spec.width * spec.height, 0.0, spec.priority, shape, demand)
 
@@ -135,6 +200,10 @@ class Fleet:
             if status.ready:
                 learned = status.ready.memory.learn(report.arithmetic, report.pixels, report.taken)
                 status.ready = replace(status.ready, memory=learned)
+        elif isinstance(report, Inspected):
+            _, future = self._inspected.get(report.number, ("", None))
+            if future is not None and not future.done():
+                future.set_result(report)
         else:
             self._on_report(name, report)
 
@@ -149,6 +218,10 @@ class Fleet:
         if not self.any_ready:
             self.ready.clear()
         logger.error("worker %s %s", name, cause)
+        for worker, future in self._inspected.values():
+            if worker == name and not future.done():
+                text = "the worker was lost meanwhile; try again"
+                future.set_exception(ServiceError("UNAVAILABLE", "WORKER_LOST", text, retry_s=1.0))
         task = asyncio.create_task(self._restart(status, delay))
         self._restarts.add(task)
         task.add_done_callback(self._restarts.discard)

@@ -6,13 +6,14 @@ white; CMYK, palette, grey and 16-bit pictures become 8-bit RGB; of an animation
 
 from __future__ import annotations
 
+import functools
 import io
 import warnings
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from impasto_server.jobs import ImageFormat, Raster
+from impasto_server.jobs import ImageFormat, Plane, Raster
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
 MIN_SIDE_PX: Final = 2
@@ -57,9 +58,23 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def fit(image: Image.Image, width: int, height: int) -> Raster:
-    """Return the picture resized to exactly this size (Lanczos)."""
-    resized = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
+    """Return the picture resized to exactly this size (Lanczos); what does not fit its aspect is cut off on both sides."""
+    resized = image
+    if image.size != (width, height):
+        resized = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return Raster(width, height, resized.tobytes())
+
+
+def fit_mask(image: Image.Image, width: int, height: int) -> Plane:
+    """Return a picture's brightness stretched to exactly this size.
+
+    Raises:
+        ImageError: If it is black everywhere.
+    """
+    grey = image.convert("L").resize((width, height), Image.Resampling.BILINEAR)
+    if grey.getextrema()[1] == 0:
+        raise ImageError("is black everywhere: nothing would be in it")
+    return Plane(width, height, grey.tobytes())
 
 
 def canvas_size(image: Image.Image, size_px: int) -> tuple[int, int]:
@@ -68,17 +83,53 @@ def canvas_size(image: Image.Image, size_px: int) -> tuple[int, int]:
     return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
 
-def encode(picture: Raster, image_format: ImageFormat, quality: int) -> bytes:
-    """Return the picture as a file."""
+def exact_size(image: Image.Image, width: int, height: int) -> tuple[int, int]:
+    """Return width and height where one or both are given; the one that is 0 follows the picture's aspect."""
+    return (
+        width or max(1, round(height * image.width / image.height)),
+        height or max(1, round(width * image.height / image.width)),
+    )
+
+
+def encode(picture: Raster, image_format: ImageFormat, quality: int, made_by: str | None = None) -> bytes:
+    """Return the picture as a file in sRGB.
+
+    Args:
+        picture: What to encode.
+        image_format: As what.
+        quality: Of JPEG and WebP; WebP at 100 is without loss.
+        made_by: What the file tells in its EXIF user comment, ASCII only. Without it the file holds pixels only.
+    """
     image = Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
     out = io.BytesIO()
+    extra: dict[str, Any] = {}
+    if made_by is not None:
+        extra = {"exif": _exif(made_by), "icc_profile": _srgb_profile()}
     if image_format == "png":
-        image.save(out, "PNG", compress_level=6)
+        image.save(out, "PNG", compress_level=6, **extra)
     elif image_format == "jpeg":
-        image.save(out, "JPEG", quality=quality, subsampling=0, optimize=True)
+        image.save(out, "JPEG", quality=quality, subsampling=0, optimize=True, **extra)
     else:
-        image.save(out, "WEBP", quality=quality, lossless=quality == 100)
+        image.save(out, "WEBP", quality=quality, lossless=quality == 100, **extra)
     return out.getvalue()
+
+
+_SOFTWARE, _EXIF_IFD, _USER_COMMENT = 0x0131, 0x8769, 0x9286
+
+
+def _exif(comment: str) -> Image.Exif:
+    exif = Image.Exif()
+    exif[_SOFTWARE] = "impasto"
+    exif[_EXIF_IFD] = {_USER_COMMENT: b"ASCII\0\0\0" + comment.encode("ascii")}
+    return exif
+
+
+@functools.cache
+def _srgb_profile() -> bytes:
+    """Return sRGB's profile, without the time it was made at: the same picture shall be the same file every time."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[24:36] = bytes(12)
+    return bytes(profile)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -36,6 +36,7 @@ class StopReason(Enum):
     CANCELLED = "cancelled"
     FAILED = "failed"
     DEADLINE = "deadline"
+    CONVERGED = "converged"
 
 
 @dataclass(frozen=True)
@@ -48,22 +49,54 @@ class Raster:
 
 
 @dataclass(frozen=True)
+class Plane:
+    """A mask: one byte a pixel, rows from the top; 255 is in, 0 is out."""
+
+    width: int
+    height: int
+    values: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class StylePicture:
-    """One style at its size on the canvas; the digest names its pixels."""
+    """One style at its size on the canvas; the digest names its pixels.
+
+    Attributes:
+        mask: Which part of it makes the style, of its size.
+        region: Where on the canvas it goes, of the canvas's size.
+    """
 
     picture: Raster
     weight: float
     digest: str
+    mask: Plane | None = None
+    region: Plane | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that a job was made from.
+
+    Attributes:
+        role: The field it was given in: ``content``, ``styles[0].image``, ``styles[0].mask``, ...
+        name: The file's, if the client told it.
+        sha256: Of its bytes.
+    """
+
+    role: str
+    name: str
+    sha256: str
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How pictures are encoded for the client."""
+    """How pictures are encoded for the client; ``metadata`` says whether the file tells what made it."""
 
     format: ImageFormat = "png"
     quality: int = 95
     preview_every_steps: int = 0
     preview_size_px: int = 256
+    metadata: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,6 +108,9 @@ class JobSpec:
         time_limit_s: From acceptance to the end; None for no limit.
         return_best: Whether the picture as it stands is what is wanted at the limit.
         ttl_s: How long an ended job is kept; None for the server's retention.
+        mask: What of the content is painted, of the canvas's size.
+        init_image: What the canvas starts from, of its size.
+        sources: The files that the pictures came from.
     """
 
     width: int
@@ -87,6 +123,9 @@ class JobSpec:
     time_limit_s: float | None = None
     return_best: bool = False
     ttl_s: float | None = None
+    mask: Plane | None = None
+    init_image: Raster | None = None
+    sources: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +150,11 @@ class NetworkDescription:
     weights: str
     weights_sha256: str
     layers: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """What jobs call it."""
+        return f"{self.name}:{self.weights}"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from impasto_engine.architectures import ARCHITECTURES, split
 from impasto_engine.parameters import Arithmetic
 from impasto_server.jobs import JobSpec
 from impasto_server.scheduler import Demand
@@ -12,6 +13,8 @@ from impasto_server.scheduler import Demand
 FLOAT, CHANNELS = 4, 3
 CANVASES = {"lbfgs": 6, "adam": 6}
 """Canvas-sized tensors of an optimizer besides its history: canvas, trial, gradients, directions and what an update needs."""
+NETWORK_BYTES = 120 << 20
+"""What a network takes that is loaded for a job: VGG19's filters in both arithmetics."""
 OVERHEAD_BYTES = 24 << 20
 """What the libraries set up for a canvas size besides, measured on a CPU from 128 to 768 px."""
 
@@ -24,7 +27,9 @@ class MemoryModel:
         bytes_per_pixel: By arithmetic: features, their gradients and the convolutions' working space.
     """
 
-    bytes_per_pixel: Mapping[Arithmetic, float] = field(default_factory=lambda: {"float32": 3000.0, "bfloat16": 1800.0})
+    bytes_per_pixel: Mapping[Arithmetic, float] = field(
+        default_factory=lambda: {"float32": 3000.0, "tf32": 3000.0, "bfloat16": 1800.0}
+    )
 
     def demand(self, spec: JobSpec, arithmetic: Arithmetic) -> Demand:
         """Return what a job is going to take."""
@@ -32,9 +37,10 @@ class MemoryModel:
         parameters = spec.parameters
         canvases = CANVASES[parameters.optimizer] + (2 * parameters.history if parameters.optimizer == "lbfgs" else 0)
         pictures = CHANNELS * pixels + sum(CHANNELS * s.picture.width * s.picture.height for s in spec.styles)
-        targets = FLOAT * sum(values_per_pixel(layer) for layer in parameters.content_layers) * pixels if spec.content else 0
-        held = canvases * CHANNELS * FLOAT * pixels + round(targets) + pictures + OVERHEAD_BYTES
-        return Demand(held, round(self.bytes_per_pixel[arithmetic] * pixels))
+        architecture = ARCHITECTURES[split(parameters.network)[0]]
+        values = sum(architecture.values_per_pixel(layer) for layer in parameters.content_layers) if spec.content else 0
+        held = canvases * CHANNELS * FLOAT * pixels + round(FLOAT * values * pixels) + pictures + OVERHEAD_BYTES
+        return Demand(held, round(self.bytes_per_pixel[arithmetic] * architecture.memory * pixels))
 
     def learn(self, arithmetic: Arithmetic, pixels: int, taken: int) -> MemoryModel:
         """Return the model raised to what a pass was seen to take; a smaller figure may have missed something."""
@@ -42,10 +48,3 @@ class MemoryModel:
         if seen <= self.bytes_per_pixel[arithmetic]:
             return self
         return replace(self, bytes_per_pixel={**self.bytes_per_pixel, arithmetic: seen})
-
-
-def values_per_pixel(layer: str) -> float:
-    """Return how many values a VGG layer has for each pixel of the canvas."""
-    block = int(next(letter for letter in layer if letter.isdigit()))
-    channels = min(64 << (block - 1), 512)
-    return channels / float(1 << 2 * (block if layer.startswith("pool") else block - 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from impasto_engine.parameters import Arithmetic
+from impasto_engine.parameters import Arithmetic, Pooling
 from impasto_server.jobs import JobSpec, Losses, NetworkDescription, Raster, StopReason
 from impasto_server.memory import MemoryModel
 
@@ -22,6 +22,7 @@ class WorkerSettings:
     device: str
     weights: str
     checkpoint_interval_s: float = 5.0
+    cuda_graphs: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,25 @@ class Finish:
     job_id: str
 
 
-Command = Start | Cancel | Park | Finish
+@dataclass(frozen=True)
+class Inspect:
+    """Tell how filters of a layer see a picture; the answer carries the number.
+
+    Attributes:
+        filters: Which; none for those that answer most.
+        count: How many of those.
+    """
+
+    number: int
+    picture: Raster
+    network: str
+    layer: str
+    filters: tuple[int, ...]
+    count: int
+    pooling: Pooling
+
+
+Command = Start | Cancel | Park | Finish | Inspect
 
 
 @dataclass(frozen=True)
@@ -72,6 +91,7 @@ class Ready:
         group: Canvases of one shape that go through the network in one pass.
         memory: What the network was measured to take for each canvas.
         free_bytes: Memory that jobs may take together; None if unknown.
+        available: Other networks that can be loaded by name, ``ARCHITECTURE:WEIGHTS``.
     """
 
     description: str
@@ -80,6 +100,7 @@ class Ready:
     group: int = 1
     memory: MemoryModel = field(default_factory=MemoryModel)
     free_bytes: int | None = None
+    available: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,12 +116,14 @@ class JobStarted:
 
     Attributes:
         note: What is worth knowing, such as that a checkpoint was damaged.
+        network: What paints it.
     """
 
     job_id: str
     arithmetic: Arithmetic
     step: int = 0
     note: str = ""
+    network: NetworkDescription | None = None
 
 
 @dataclass(frozen=True)
@@ -150,5 +173,27 @@ class JobFailed:
     message: str
 
 
+@dataclass(frozen=True)
+class FilterResponse:
+    """How one filter sees a picture: its response at each position as a grey PNG, and figures."""
+
+    filter: int
+    picture: bytes = field(repr=False)
+    minimum: float
+    maximum: float
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """How filters see a picture, or why that cannot be told."""
+
+    number: int
+    responses: tuple[FilterResponse, ...] = ()
+    network: NetworkDescription | None = None
+    error: str = ""
+
+
 JobReport = JobStarted | JobStepped | JobParked | JobPainted | JobFailed
-Report = Ready | CannotStart | PassMeasured | JobReport
+Report = Ready | CannotStart | PassMeasured | Inspected | JobReport

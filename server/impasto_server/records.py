@@ -21,7 +21,9 @@ from impasto_server.jobs import (
     OutputOptions,
     Paused,
     PauseReason,
+    Plane,
     Raster,
+    Source,
     Started,
     Stepped,
     StopReason,
@@ -39,9 +41,10 @@ def digest(data: bytes) -> str:
 
 def pictures(spec: JobSpec) -> dict[str, bytes]:
     """Return a job's pictures by name."""
-    rasters = [spec.content] if spec.content else []
-    rasters += [style.picture for style in spec.styles]
-    return {digest(raster.rgb): raster.rgb for raster in rasters}
+    rasters = [spec.content, spec.init_image, *(style.picture for style in spec.styles)]
+    planes = [spec.mask, *(plane for style in spec.styles for plane in (style.mask, style.region))]
+    blobs = [raster.rgb for raster in rasters if raster] + [plane.values for plane in planes if plane]
+    return {digest(blob): blob for blob in blobs}
 
 
 def encode_job(job: Job) -> str:
@@ -91,8 +94,18 @@ def encode_spec(spec: JobSpec) -> str:
         "height": spec.height,
         "content": _encode_raster(spec.content) if spec.content else None,
         "styles": [
-            {"picture": _encode_raster(style.picture), "weight": style.weight, "digest": style.digest} for style in spec.styles
+            {
+                "picture": _encode_raster(style.picture),
+                "weight": style.weight,
+                "digest": style.digest,
+                "mask": _encode_plane(style.mask),
+                "region": _encode_plane(style.region),
+            }
+            for style in spec.styles
         ],
+        "mask": _encode_plane(spec.mask),
+        "init_image": _encode_raster(spec.init_image) if spec.init_image else None,
+        "sources": [asdict(source) for source in spec.sources],
         "parameters": {
             name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(spec.parameters).items()
         },
@@ -118,17 +131,43 @@ def decode_spec(text: str, fetch: Fetch | None) -> JobSpec:
         values["height"],
         None,
         (),
-        Parameters(**values["parameters"]),
+        _decode_parameters(values["parameters"]),
         OutputOptions(**values["output"]),
         **{name: values[name] for name in _PLAIN},
+        sources=tuple(Source(**source) for source in values.get("sources", ())),
     )
     if fetch is None:
         return spec
     content = _decode_raster(values["content"], fetch) if values["content"] else None
     styles = tuple(
-        StylePicture(_decode_raster(style["picture"], fetch), style["weight"], style["digest"]) for style in values["styles"]
+        StylePicture(
+            _decode_raster(style["picture"], fetch),
+            style["weight"],
+            style["digest"],
+            _decode_plane(style.get("mask"), fetch),
+            _decode_plane(style.get("region"), fetch),
+        )
+        for style in values["styles"]
     )
-    return replace(spec, content=content, styles=styles)
+    mask = _decode_plane(values.get("mask"), fetch)
+    start = values.get("init_image")
+    init_image = _decode_raster(start, fetch) if start else None
+    return replace(spec, content=content, styles=styles, mask=mask, init_image=init_image)
+
+
+def _decode_parameters(values: dict[str, Any]) -> Parameters:
+    schedule = tuple((size, steps) for size, steps in values.pop("schedule", ()))
+    return Parameters(**values, schedule=schedule)
+
+
+def _encode_plane(plane: Plane | None) -> dict[str, Any] | None:
+    if plane is None:
+        return None
+    return {"width": plane.width, "height": plane.height, "values": digest(plane.values)}
+
+
+def _decode_plane(values: dict[str, Any] | None, fetch: Fetch) -> Plane | None:
+    return Plane(values["width"], values["height"], fetch(values["values"])) if values else None
 
 
 def _encode_raster(raster: Raster) -> dict[str, Any]:

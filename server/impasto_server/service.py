@@ -191,6 +191,15 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             await _abort(context, error)
 
     @_unary
+    async def InspectFeatures(self, request: pb.InspectFeaturesRequest, context: Context) -> pb.InspectFeaturesResponse:
+        """See the contract."""
+        file = await asyncio.to_thread(convert.image_file, request.image, "image", self._uploads.read)
+        check = functools.partial(validation.check_inspection, network_id=self._dispatcher.fleet.network_id)
+        async with self._decoding:
+            command = await asyncio.to_thread(check, file, convert.inspection(request), config=self._config)
+        return convert.inspected_message(await self._dispatcher.fleet.inspect(command))
+
+    @_unary
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """See the contract."""
         return self._info()
@@ -212,9 +221,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         known = self._dispatcher.check_admission(request_id, draft.digest)
         if known is not None:
             return await self._dispatcher.join(known, detached=detached)
-        network = self._dispatcher.fleet.network
-        layers = network.layers if network else ()
-        draft = validation.check_numbers(draft, request_id, layers, self._config)
+        draft = validation.check_numbers(draft, request_id, self._dispatcher.fleet.network_id, self._config)
         async with self._decoding:
             job_spec: JobSpec = await asyncio.to_thread(validation.open_pictures, draft, self._config)
         if answer_within_s is not None and job_spec.return_best and job_spec.time_limit_s is None:
@@ -240,12 +247,11 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
 
     def _info(self) -> pb.GetServerInfoResponse:
         config, dispatcher = self._config, self._dispatcher
-        network = convert.network_message(dispatcher.fleet.network)
         return pb.GetServerInfoResponse(
             version=self._version,
             accepting=dispatcher.accepting,
             devices=[convert.device_message(status) for status in dispatcher.fleet.workers],
-            networks=[network] if network else [],
+            networks=[convert.network_message(network) for network in dispatcher.fleet.networks()],
             presets=[
                 pb.Preset(name=name, parameters=convert.parameters_message(parameters, name))
                 for name, parameters in PRESETS.items()

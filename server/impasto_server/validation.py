@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from impasto_engine.parameters import Parameters, Violation, violations, without_content
+from PIL.Image import Image
+
+from impasto_engine.architectures import ARCHITECTURES, split
+from impasto_engine.parameters import Parameters, Pooling, Violation, fitted, settled, violations, without_content
 from impasto_server import images
 from impasto_server.config import ServerConfig
-from impasto_server.jobs import JobSpec, OutputOptions, Raster, StylePicture, invalid
+from impasto_server.jobs import JobSpec, OutputOptions, Plane, Raster, Source, StylePicture, invalid
+from impasto_server.protocol import Inspect
 
 MAX_REQUEST_ID = 128
+MAX_NAME = 255
+MAX_FILTERS = 64
+SHOWN_FILTERS = 5
+INSPECTION_PX = 256
 MAX_PREVIEW_PX = 1024
 MIN_PREVIEW_PX = 16
 MAX_PRIORITY = 10
@@ -23,26 +31,47 @@ MAX_SECONDS = 30 * 86400.0
 
 
 @dataclass(frozen=True)
+class File:
+    """A picture's file as the client sent or uploaded it, with its name if it told one."""
+
+    data: bytes = field(repr=False)
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class StyleFiles:
+    """One style as the client gave it."""
+
+    picture: File
+    weight: float = 1.0
+    mask: File | None = None
+    region: File | None = None
+
+
+@dataclass(frozen=True)
 class Draft:
     """A job as the client wrote it, out of protobuf but unchecked.
 
     Attributes:
-        content: The encoded file, or None.
-        styles: Encoded file and weight of each style.
+        content: What to repaint, or None.
+        styles: The styles.
         parameters: With the preset filled in.
-        init_given: Whether the client chose the start itself.
+        given: Names of the parameters that the client chose itself.
         output: How pictures are encoded for the client.
         found: What converting the message already found wrong.
+        digest: Hash of the message.
         priority: Higher goes first.
         time_limit_s: From acceptance to the end.
         return_best: Whether the picture as it stands is wanted then.
         ttl_s: How long the job is kept after its end.
+        mask: What of the content is painted, or None for all.
+        init_image: What the canvas starts from, or None.
     """
 
-    content: bytes | None
-    styles: tuple[tuple[bytes, float], ...]
+    content: File | None
+    styles: tuple[StyleFiles, ...]
     parameters: Parameters
-    init_given: bool
+    given: frozenset[str]
     output: OutputOptions
     found: tuple[Violation, ...] = ()
     digest: str = field(default="", compare=False)
@@ -50,49 +79,95 @@ class Draft:
     time_limit_s: float | None = None
     return_best: bool = False
     ttl_s: float | None = None
+    mask: File | None = None
+    init_image: File | None = None
+
+    def files(self) -> dict[str, File]:
+        """Return every file by the field that it was given in."""
+        named: list[tuple[str, File | None]] = [("content", self.content)]
+        for index, style in enumerate(self.styles):
+            named += [
+                (f"styles[{index}].image", style.picture),
+                (f"styles[{index}].mask", style.mask),
+                (f"styles[{index}].region", style.region),
+            ]
+        named += [("mask", self.mask), ("init_image", self.init_image)]
+        return {name: file for name, file in named if file is not None}
 
 
-def check_numbers(draft: Draft, request_id: str, layers: Collection[str], config: ServerConfig) -> Draft:
+def check_numbers(draft: Draft, request_id: str, network_id: Callable[[str], str], config: ServerConfig) -> Draft:
     """Check everything but the pictures, which are costly to open.
 
+    Args:
+        draft: What to check.
+        request_id: What the client calls its request.
+        network_id: Returns a network's full name, or raises a ValueError that says which there are.
+        config: The server's limits.
+
     Returns:
-        The draft, with the start chosen where the client left it open.
+        The draft, with what the client left open filled in: the start, the network, its layers, sizes that follow from others.
 
     Raises:
         ServiceError: INVALID_ARGUMENT that names every field that is wrong.
     """
     found = list(draft.found)
-    parameters = draft.parameters
-    if draft.content is None and not draft.init_given:
-        parameters = without_content(parameters)
+    parameters = settled(draft.parameters)
+    if "init" not in draft.given:
+        if draft.init_image is not None:
+            parameters = replace(parameters, init="image")
+        elif draft.content is None:
+            parameters = without_content(parameters)
+    try:
+        parameters = replace(parameters, network=network_id(parameters.network))
+    except ValueError as error:
+        found.append(Violation("parameters.network", str(error)))
+        parameters = replace(parameters, network="")
+    architecture = ARCHITECTURES[split(parameters.network)[0]]
+    parameters = fitted(parameters, architecture, draft.given)
     if len(request_id) > MAX_REQUEST_ID or not request_id.isprintable():
         found.append(Violation("request_id", f"must be at most {MAX_REQUEST_ID} printable characters"))
     if len(draft.styles) > config.max_styles:
         found.append(Violation("styles", f"at most {config.max_styles} are taken, got {len(draft.styles)}"))
+    if draft.mask is not None and draft.content is None:
+        found.append(Violation("mask", "says what of the content is painted; the job has no content"))
     if draft.content is None and not draft.styles:
         found.append(Violation("content", "give a content image, styles, or both"))
     else:
+        regions = draft.mask is not None or any(style.mask or style.region for style in draft.styles)
         found += [
             Violation(f"parameters.{violation.field}", violation.description)
             for violation in violations(
                 parameters,
-                layers,
+                architecture.layer_names,
                 config.max_size_px,
                 has_content=draft.content is not None,
                 styles=len(draft.styles),
+                has_image=draft.init_image is not None,
+                has_regions=regions and bool(draft.styles),
+                min_size_px=architecture.min_side_px,
             )
         ]
-    for index, (_, weight) in enumerate(draft.styles):
-        if not (math.isfinite(weight) and 0 < weight <= 1e6):
-            found.append(Violation(f"styles[{index}].weight", f"must be above 0 and at most 1e6, got {weight:g}"))
-    if abs(draft.priority) > MAX_PRIORITY:
-        found.append(Violation("priority", f"must be from {-MAX_PRIORITY} to {MAX_PRIORITY}, got {draft.priority}"))
-    for name, seconds in (("time_limit", draft.time_limit_s), ("ttl", draft.ttl_s)):
-        if seconds is not None and not 0 < seconds <= MAX_SECONDS:
-            found.append(Violation(name, f"must be above 0 s and at most {MAX_SECONDS:g} s, got {seconds:g} s"))
+    if parameters.style_scale > 1 and parameters.size_px * parameters.style_scale > config.max_size_px:
+        text = f"would see the styles at {parameters.size_px * parameters.style_scale:.0f} px; at most {config.max_size_px}"
+        found.append(Violation("parameters.style_scale", text))
+    for name, file in draft.files().items():
+        if len(file.name) > MAX_NAME or not file.name.isprintable():
+            found.append(Violation(f"{name}.name", f"must be at most {MAX_NAME} printable characters"))
+    found += _job_violations(draft)
     found += _output_violations(draft.output)
     _raise(found)
     return replace(draft, parameters=parameters)
+
+
+def _job_violations(draft: Draft) -> Iterator[Violation]:
+    for index, style in enumerate(draft.styles):
+        if not (math.isfinite(style.weight) and 0 < style.weight <= 1e6):
+            yield Violation(f"styles[{index}].weight", f"must be above 0 and at most 1e6, got {style.weight:g}")
+    if abs(draft.priority) > MAX_PRIORITY:
+        yield Violation("priority", f"must be from {-MAX_PRIORITY} to {MAX_PRIORITY}, got {draft.priority}")
+    for name, seconds in (("time_limit", draft.time_limit_s), ("ttl", draft.ttl_s)):
+        if seconds is not None and not 0 < seconds <= MAX_SECONDS:
+            yield Violation(name, f"must be above 0 s and at most {MAX_SECONDS:g} s, got {seconds:g} s")
 
 
 def open_pictures(draft: Draft, config: ServerConfig) -> JobSpec:
@@ -101,56 +176,151 @@ def open_pictures(draft: Draft, config: ServerConfig) -> JobSpec:
     Raises:
         ServiceError: INVALID_ARGUMENT that names every picture that cannot be used.
     """
-    found: list[Violation] = []
-    size_px = draft.parameters.size_px
-    size: tuple[int, int] | None = None
-    content: Raster | None = None
-    files = [data for data, _ in draft.styles] + ([draft.content] if draft.content is not None else [])
-    with ThreadPoolExecutor(MAX_DECODERS) as pool:  # Pillow decodes outside the interpreter's lock
-        opening = [pool.submit(images.open_image, data, config.max_image_pixels) for data in files]
-    if draft.content is not None:
-        try:
-            opened = opening[-1].result()
-            size = images.canvas_size(opened, size_px)
-            content = images.fit(opened, *size)
-        except images.ImageError as error:
-            found.append(Violation("content", str(error)))
-    styles = []
-    for index, (_, weight) in enumerate(draft.styles):
-        try:
-            opened = opening[index].result()
-        except images.ImageError as error:
-            found.append(Violation(f"styles[{index}].image", str(error)))
-            continue
-        style_size = images.canvas_size(opened, size_px)
-        size = size or style_size
-        picture = images.fit(opened, *style_size)
-        styles.append(StylePicture(picture, weight, hashlib.sha256(picture.rgb).hexdigest()))
-        found += _too_thin(f"styles[{index}].image", style_size)
-    if size is not None:
-        found += _too_thin("parameters.size_px", size)
-    _raise(found)
+    pictures = _Pictures(draft, config)
+    parameters = draft.parameters
+    size = pictures.canvas_size()
+    if size is not None and max(size) > config.max_size_px:
+        field_name = "width_px" if size[0] > size[1] else "height_px"
+        text = f"would be {max(size)} px by the picture's aspect; at most {config.max_size_px}"
+        pictures.found.append(Violation(f"parameters.{field_name}", text))
+        size = None
     if size is None:
+        _raise(pictures.found)
         raise invalid(("content", "give a content image, styles, or both"))
+    pictures.found += _too_thin("parameters.size_px", size, parameters)
+    if not parameters.schedule:
+        parameters = replace(parameters, size_px=max(size))
+    content = pictures.raster("content", size)
+    init_image = pictures.raster("init_image", size)
+    mask = pictures.plane("mask", size)
+    styles = tuple(filter(None, (pictures.style(index, size) for index in range(len(draft.styles)))))
+    _raise(pictures.found)
     return JobSpec(
         size[0],
         size[1],
         content,
-        tuple(styles),
-        draft.parameters,
+        styles,
+        parameters,
         draft.output,
         draft.priority,
         draft.time_limit_s,
         draft.return_best,
         draft.ttl_s,
+        mask,
+        init_image,
+        tuple(Source(role, file.name, hashlib.sha256(file.data).hexdigest()) for role, file in draft.files().items()),
     )
 
 
-def _too_thin(name: str, size: tuple[int, int]) -> list[Violation]:
-    if min(size) >= images.MIN_CANVAS_PX:
+@dataclass(frozen=True)
+class Inspection:
+    """What a client asks about a picture's features; see :class:`~impasto_server.protocol.Inspect`."""
+
+    network: str
+    layer: str
+    filters: tuple[int, ...]
+    count: int
+    size_px: int
+    pooling: Pooling
+
+
+def check_inspection(file: File, asked: Inspection, network_id: Callable[[str], str], config: ServerConfig) -> Inspect:
+    """Check a question about features and open its picture. Takes a while; run it on a thread.
+
+    Raises:
+        ServiceError: INVALID_ARGUMENT that names every field that is wrong.
+    """
+    found: list[Violation] = []
+    network = ""
+    try:
+        network = network_id(asked.network)
+    except ValueError as error:
+        found.append(Violation("network", str(error)))
+    architecture = ARCHITECTURES[split(network)[0]]
+    channels = next((item.channels for item in architecture.layers if item.name == asked.layer), None)
+    if channels is None:
+        names = ", ".join(architecture.layer_names)
+        found.append(Violation("layer", f"no layer {asked.layer!r}; the network has {names}"))
+    elif not all(0 <= number < channels for number in asked.filters):
+        found.append(Violation("filters", f"{asked.layer} has filters 0 to {channels - 1}, got {list(asked.filters)}"))
+    if len(asked.filters) > MAX_FILTERS or not 0 <= asked.count <= MAX_FILTERS:
+        found.append(Violation("count", f"at most {MAX_FILTERS} filters are shown at once"))
+    if not architecture.min_side_px <= asked.size_px <= config.max_size_px:
+        text = f"must be from {architecture.min_side_px} to {config.max_size_px}, got {asked.size_px}"
+        found.append(Violation("size_px", text))
+    _raise(found)
+    try:
+        opened = images.open_image(file.data, config.max_image_pixels)
+    except images.ImageError as error:
+        raise invalid(("image", str(error))) from None
+    size = images.canvas_size(opened, asked.size_px)
+    _raise(_too_thin("size_px", size, Parameters(network=network)))
+    picture = images.fit(opened, *size)
+    return Inspect(0, picture, network, asked.layer, asked.filters, asked.count or SHOWN_FILTERS, asked.pooling)
+
+
+class _Pictures:
+    """A draft's pictures, opened, and what is wrong with them."""
+
+    def __init__(self, draft: Draft, config: ServerConfig) -> None:
+        self.found: list[Violation] = []
+        self._draft = draft
+        self._opened: dict[str, Image] = {}
+        files = draft.files()
+        with ThreadPoolExecutor(MAX_DECODERS) as pool:  # Pillow decodes outside the interpreter's lock
+            opening = {name: pool.submit(images.open_image, file.data, config.max_image_pixels) for name, file in files.items()}
+        for name, future in opening.items():
+            try:
+                self._opened[name] = future.result()
+            except images.ImageError as error:
+                self.found.append(Violation(name, str(error)))
+
+    def canvas_size(self) -> tuple[int, int] | None:
+        """Return width and height of the canvas: of the content's aspect, or the first style's where there is none."""
+        draft, parameters = self._draft, self._draft.parameters
+        model = self._opened.get("content" if draft.content is not None else "styles[0].image")
+        if model is None:
+            return None
+        if parameters.width_px or parameters.height_px:
+            return images.exact_size(model, parameters.width_px, parameters.height_px)
+        return images.canvas_size(model, parameters.size_px)
+
+    def raster(self, name: str, size: tuple[int, int]) -> Raster | None:
+        """Return a picture at a size; None if it was not given or cannot be used."""
+        opened = self._opened.get(name)
+        return images.fit(opened, *size) if opened else None
+
+    def plane(self, name: str, size: tuple[int, int]) -> Plane | None:
+        """Return a mask at a size; None if it was not given or cannot be used."""
+        opened = self._opened.get(name)
+        if opened is None:
+            return None
+        try:
+            return images.fit_mask(opened, *size)
+        except images.ImageError as error:
+            self.found.append(Violation(name, str(error)))
+            return None
+
+    def style(self, index: int, canvas: tuple[int, int]) -> StylePicture | None:
+        """Return a style at the size of its strokes on the canvas; None if it cannot be used."""
+        name, parameters = f"styles[{index}].image", self._draft.parameters
+        opened = self._opened.get(name)
+        if opened is None:
+            return None
+        size = images.canvas_size(opened, round(max(canvas) * parameters.style_scale))
+        self.found += _too_thin(name, size, parameters)
+        mask = self.plane(f"styles[{index}].mask", size)
+        region = self.plane(f"styles[{index}].region", canvas)
+        picture = images.fit(opened, *size)
+        weight, digest = self._draft.styles[index].weight, hashlib.sha256(picture.rgb).hexdigest()
+        return StylePicture(picture, weight, digest, mask, region)
+
+
+def _too_thin(name: str, size: tuple[int, int], parameters: Parameters) -> list[Violation]:
+    least = ARCHITECTURES[split(parameters.network)[0]].min_side_px
+    if min(size) >= least:
         return []
-    text = f"gives {size[0]} x {size[1]} pixels; the network needs at least {images.MIN_CANVAS_PX} on either side"
-    return [Violation(name, text)]
+    return [Violation(name, f"gives {size[0]} x {size[1]} pixels; the network needs at least {least} on either side")]
 
 
 def _output_violations(output: OutputOptions) -> list[Violation]:

@@ -10,6 +10,7 @@ import queue
 import signal
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,18 +24,21 @@ from impasto_engine import painting
 from impasto_engine.batch import BatchKey, RunningBatch, Step, default_group_size
 from impasto_engine.devices import PeakMemory, auto_precision, describe, free_memory, prepare
 from impasto_engine.networks import Network
-from impasto_engine.objective import StackedObjectives, to_pixels
+from impasto_engine.objective import StackedObjectives, to_canvas, to_pixels
 from impasto_engine.parameters import Arithmetic, Parameters
-from impasto_engine.weights import WeightsError, load_network
+from impasto_engine.weights import WeightsError, available, load_network
 from impasto_server import checkpoints, images
 from impasto_server.checkpoints import Checkpoint
-from impasto_server.jobs import JobSpec, Losses, NetworkDescription, Raster, StopReason
+from impasto_server.jobs import JobSpec, Losses, NetworkDescription, Plane, Raster, StopReason, StylePicture
 from impasto_server.memory import MemoryModel
 from impasto_server.protocol import (
     Cancel,
     CannotStart,
     Command,
+    FilterResponse,
     Finish,
+    Inspect,
+    Inspected,
     JobFailed,
     JobPainted,
     JobParked,
@@ -50,6 +54,10 @@ from impasto_server.protocol import (
 
 logger = logging.getLogger(__name__)
 WARM_UP_SIDE_PX = 256
+WARM_UP_ROUNDS = 6
+"""The first pays for what the libraries keep; of the others the least counts, since stray allocations raise some."""
+MAX_IDLE_NETWORKS = 3
+"""Networks kept that no job uses, beside the default."""
 PREVIEW_QUALITY = 85
 COST_SHARE = 50
 """A job's state is kept no more often than after so many times what that costs, however short the interval."""
@@ -92,6 +100,7 @@ class Worker:
         send: Takes each report; must bear being called from the thread that ``later`` uses.
         later: Runs what would hold the device up, such as writing a file; at once by default.
         checkpoint_interval_s: How often each job's state is written.
+        graphs: Whether evaluations are recorded as CUDA graphs.
     """
 
     def __init__(
@@ -100,14 +109,18 @@ class Worker:
         send: Callable[[Report], None],
         later: Callable[[Callable[[], None]], object] = lambda work: work(),
         checkpoint_interval_s: float = math.inf,
+        *,
+        graphs: bool = False,
     ) -> None:
         self._network = network
+        self._networks = OrderedDict({described(network).id: network})
+        self._graphs = graphs
         self._send = send
         self._later = later
         self._interval_s = checkpoint_interval_s
         self._styles = painting.StyleCache()
-        self._batches: dict[BatchKey, RunningBatch] = {}
-        self._measured: dict[BatchKey, int] = {}
+        self._batches: dict[tuple[str, BatchKey], RunningBatch] = {}
+        self._measured: dict[tuple[str, BatchKey], int] = {}
         self._kept: dict[str, Checkpoint] = {}
         self._jobs: dict[str, _Running] = {}
 
@@ -121,6 +134,8 @@ class Worker:
         if isinstance(command, Start):
             with self._failures((command.job_id,)):
                 self._join(command)
+        elif isinstance(command, Inspect):
+            self._send(self._inspect(command))
         elif command.job_id not in self._jobs:
             self._kept.pop(command.job_id, None)
         elif isinstance(command, Cancel):
@@ -144,19 +159,21 @@ class Worker:
     def _measure(self, batch: RunningBatch) -> list[tuple[str, Step]]:
         """Step a batch; where its pass is larger than any before, tell what that took."""
         canvases = batch.largest_pass
-        if canvases <= self._measured.get(batch.key, 0):
+        key = _batch_key(batch)
+        if canvases <= self._measured.get(key, 0):
             return batch.step()
         with PeakMemory(self._network.device) as peak:
             reports = batch.step()
-        self._measured[batch.key] = canvases
+        self._measured[key] = canvases
         pixels = canvases * batch.key.height * batch.key.width
         self._send(PassMeasured(batch.key.precision, pixels, peak.taken))
         return reports
 
     def _join(self, command: Start) -> None:
         job = _to_engine(command.spec)
-        key = job.key(self._network.device)
-        owner = f"{command.job_id} {self._network.weights.sha256} {key.precision}"
+        network = self._resident(command.spec.parameters.network)
+        key = job.key(network.device)
+        owner = f"{command.job_id} {network.weights.sha256} {key.precision}"
         path = Path(command.checkpoint) if command.checkpoint else None
         found, note = self._kept.pop(command.job_id, None), ""
         if path and found is None:
@@ -167,7 +184,7 @@ class Worker:
         plan = painting.levels(job)
         done = state.step if state else 0
         index = next((index for index, level in enumerate(plan) if done < level.last), len(plan) - 1)
-        batch = self._batch(plan[index])
+        batch = self._batch(network, plan[index])
         if state is None:
             painting.join(batch, command.job_id, plan[index], self._styles)
         else:
@@ -176,21 +193,46 @@ class Worker:
         began = now - (found.elapsed_s if found else 0.0)
         due = now + self._interval_s
         self._jobs[command.job_id] = _Running(command.spec, owner, plan, index, batch, began, path, due)
-        self._send(JobStarted(command.job_id, key.precision, done, note))
+        self._send(JobStarted(command.job_id, key.precision, done, note, described(network)))
 
-    def _batch(self, level: painting.Level) -> RunningBatch:
-        key = level.job.key(self._network.device)
-        return self._batches.setdefault(key, RunningBatch(self._network, key))
+    def _resident(self, name: str) -> Network:
+        """Return a network by its name, loaded if it is not here; those that nobody uses make room in order of last use."""
+        if not name:
+            return self._network
+        if name not in self._networks:
+            used = {id(running.batch.network) for running in self._jobs.values()} | {id(self._network)}
+            idle = [key for key, network in self._networks.items() if id(network) not in used]
+            for key in idle[: max(0, len(idle) - MAX_IDLE_NETWORKS + 1)]:
+                del self._networks[key]
+            logger.info("loading %s", name)
+            self._networks[name] = load_network(name, self._network.device)
+        self._networks.move_to_end(name)
+        return self._networks[name]
+
+    def _inspect(self, command: Inspect) -> Inspected:
+        try:
+            network = self._resident(command.network)
+            canvas = to_canvas(_pixels(command.picture), network.device)
+            seen = network.features(canvas, (command.layer,), command.pooling)[command.layer][0]
+        except (WeightsError, RuntimeError) as error:
+            return Inspected(command.number, error=str(error).splitlines()[0])
+        spread = seen.flatten(1).std(dim=1, correction=0)
+        strongest = spread.argsort(descending=True, stable=True)[: command.count].tolist()
+        responses = tuple(_response(seen[index], index) for index in command.filters or strongest)
+        return Inspected(command.number, responses, described(network))
+
+    def _batch(self, network: Network, level: painting.Level) -> RunningBatch:
+        batch = RunningBatch(network, level.job.key(network.device), graphs=self._graphs)
+        return self._batches.setdefault(_batch_key(batch), batch)
 
     def _climb(self, job_id: str) -> None:
         """Let a job go on at its next level, from an enlarged canvas."""
         running = self._jobs[job_id]
-        before, canvas = running.level, running.batch.canvas(job_id).clone()
-        self._leave_batch(job_id)
+        before, level = running.batch, running.level
         running.index += 1
-        running.batch = self._batch(running.level)
-        canvas = painting.next_canvas(canvas, before.job, running.level.job, self._network.device)
-        painting.join(running.batch, job_id, running.level, self._styles, canvas)
+        running.batch = self._batch(before.network, running.level)
+        painting.climb(before, running.batch, job_id, level, running.level, self._styles)
+        self._drop_empty(before)
 
     def _save(self, job_id: str, running: _Running, path: Path) -> None:
         """Copy a job's state and let it be written meanwhile.
@@ -246,13 +288,14 @@ class Worker:
         wanted = bool(every) and step.step % every == 0
         preview = self._preview(running, job_id) if wanted else None
         self._send(JobStepped(job_id, step.step, losses, elapsed, running.remaining_s(step.step, elapsed), preview))
-        if not step.stalled and step.step < running.level.last:
+        if not step.last and step.step < running.level.last:
             return
         if running.level is not running.levels[-1]:
             with self._failures((job_id,)):
                 self._climb(job_id)
             return
-        self._finish(job_id, StopReason.STEPS if step.step >= steps else StopReason.STALLED)
+        early = StopReason.CONVERGED if step.converged else StopReason.STALLED
+        self._finish(job_id, StopReason.STEPS if step.step >= steps else early)
 
     def _finish(self, job_id: str, reason: StopReason) -> None:
         """Hand a job's canvas out, enlarged where it has not come to its full size."""
@@ -261,10 +304,11 @@ class Worker:
         for before, after in itertools.pairwise(running.levels[running.index :]):
             canvas = painting.next_canvas(canvas[0], before.job, after.job, self._network.device)
         self._leave(job_id)
-        self._send(JobPainted(job_id, reason, _raster(canvas[0])))
+        picture = painting.finished(canvas[0], running.levels[-1].job)
+        self._send(JobPainted(job_id, reason, _raster(picture)))
 
     def _preview(self, running: _Running, job_id: str) -> bytes:
-        canvas = running.batch.canvas(job_id)
+        canvas = painting.finished(running.batch.canvas(job_id), running.level.job)
         scale = min(1.0, running.spec.output.preview_size_px / max(canvas.shape[1:]))
         if scale < 1:
             size = [max(1, round(side * scale)) for side in canvas.shape[1:]]
@@ -279,8 +323,11 @@ class Worker:
         batch = self._jobs[job_id].batch
         if job_id in batch:
             batch.leave(job_id)
+        self._drop_empty(batch)
+
+    def _drop_empty(self, batch: RunningBatch) -> None:
         if not len(batch):
-            self._batches.pop(batch.key, None)
+            self._batches.pop(_batch_key(batch), None)
 
     def _failures(self, job_ids: tuple[str, ...]) -> _Failures:
         return _Failures(self, job_ids)
@@ -296,6 +343,22 @@ class Worker:
             self._send(JobFailed(job_id, reason, str(error).splitlines()[0] if str(error) else type(error).__name__))
         # One that was made for a job which then could not join is of no use.
         self._batches = {key: batch for key, batch in self._batches.items() if len(batch)}
+
+
+def _batch_key(batch: RunningBatch) -> tuple[str, BatchKey]:
+    return f"{batch.network.name} {batch.network.weights.sha256}", batch.key
+
+
+def described(network: Network) -> NetworkDescription:
+    """Return what jobs are told of a network."""
+    return NetworkDescription(network.name, network.weights.name, network.weights.sha256, network.layers)
+
+
+def _response(values: torch.Tensor, index: int) -> FilterResponse:
+    low, high = float(values.min()), float(values.max())
+    grey = ((values - low) / max(high - low, 1e-12)).expand(3, -1, -1)
+    picture = images.encode(_raster(grey), "png", 100)
+    return FilterResponse(index, picture, low, high, float(values.mean()), float(values.std(correction=0)))
 
 
 class _Failures:
@@ -340,7 +403,8 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
     send(ready)
     commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, commands), daemon=True).start()
-    worker = Worker(network, send, ThreadPoolExecutor(1, "writer").submit, settings.checkpoint_interval_s)
+    writer = ThreadPoolExecutor(1, "writer")
+    worker = Worker(network, send, writer.submit, settings.checkpoint_interval_s, graphs=settings.cuda_graphs)
     while True:
         for command in _drain(commands, wait=worker.idle):
             worker.handle(command)
@@ -374,7 +438,7 @@ def _warm_up(network: Network) -> Ready:
     job = painting.Job(side, side, grey, (painting.Style(grey),), Parameters(size_px=side))
     canvas = painting.first_canvas(job, device)
     takes = []
-    for _ in range(3):
+    for _ in range(WARM_UP_ROUNDS):
         with PeakMemory(device) as preparing:
             objectives = StackedObjectives([painting.objective(network, job)], network)
         with PeakMemory(device) as passing:
@@ -385,11 +449,11 @@ def _warm_up(network: Network) -> Ready:
     evaluated, prepared = (min(column) / side**2 for column in zip(*takes[1:], strict=True))
     if evaluated:
         other, factor = _OTHER_ARITHMETIC[arithmetic]
-        memory = MemoryModel({arithmetic: max(evaluated, prepared), other: max(evaluated * factor, prepared)})
-    weights = network.weights
-    description = NetworkDescription(network.name, weights.name, weights.sha256, network.layers)
+        figures = {arithmetic: max(evaluated, prepared), other: max(evaluated * factor, prepared)}
+        memory = MemoryModel({**figures, "tf32": figures["float32"]})
     group = default_group_size(device)
-    return Ready(describe(device), description, arithmetic, group, memory, free_memory(device))
+    names = available()
+    return Ready(describe(device), described(network), arithmetic, group, memory, free_memory(device), names)
 
 
 def _to_engine(spec: JobSpec) -> painting.Job:
@@ -397,9 +461,23 @@ def _to_engine(spec: JobSpec) -> painting.Job:
         spec.height,
         spec.width,
         _pixels(spec.content) if spec.content else None,
-        tuple(painting.Style(_pixels(style.picture), style.weight, style.digest) for style in spec.styles),
+        tuple(_style(style) for style in spec.styles),
         spec.parameters,
+        _mask(spec.mask),
+        _pixels(spec.init_image) if spec.init_image else None,
     )
+
+
+def _style(style: StylePicture) -> painting.Style:
+    # Statistics of a part of a picture are not worth keeping: masks seldom come twice.
+    digest = "" if style.mask else style.digest
+    return painting.Style(_pixels(style.picture), style.weight, digest, _mask(style.mask), _mask(style.region))
+
+
+def _mask(plane: Plane | None) -> torch.Tensor | None:
+    if plane is None:
+        return None
+    return torch.frombuffer(bytearray(plane.values), dtype=torch.uint8).view(plane.height, plane.width)
 
 
 def _pixels(picture: Raster) -> torch.Tensor:

@@ -209,7 +209,7 @@ def test_detached_jobs_from_the_command_line(real_server: ServerProcess, files: 
         (["content.png", "style.png", "-o", "out.gif"], "must end in .png, .jpg or .webp"),
         (["content.png", "style.png", "-o", "nowhere/out.png"], "there is no folder nowhere"),
         (["content.png", "style.png", "-o", "-", "--json"], "both want stdout"),
-        (["content.png", "style.png", "-o", "out.png", "--style-shares", "1,2"], "2 numbers for 1 styles"),
+        (["content.png", "style.png", "-o", "out.png", "--style-shares", "1,2"], "2 values for 1 styles"),
         (["content.png", "style.png", "-o", "out.png", "--sise", "4"], "No such option '--sise'"),
         (["content.png", "style.png", "-o", "out.png", "--timeout", "-1"], "--timeout"),
         (["content.png", "style.png", "-o", "out.png", "--timeout", "1", "--steps", "9999"], "not done within the time given"),
@@ -265,6 +265,9 @@ def test_weights_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
         ("builtin", True, True),
         ("imagenet", False, False),
         ("imagenet-v1", False, False),
+        ("vgg19:imagenet-v1", False, False),
+        ("alexnet:imagenet-v1", False, False),
+        ("squeezenet1_1:imagenet-v1", False, False),
     ]
     assert b"cache is empty" in cli("weights", "verify").stdout
     assert b"is not in the cache" in cli("weights", "verify", "imagenet").stderr

@@ -76,10 +76,10 @@ def test_a_pass_without_memory_is_done_in_halves(network: Network, monkeypatch: 
     evaluate = StackedObjectives.evaluate
     limit = 2
 
-    def scarce(self: StackedObjectives, network: Network, canvas: torch.Tensor, *more: object) -> Evaluation:
+    def scarce(self: StackedObjectives, network: Network, canvas: torch.Tensor, **more: object) -> Evaluation:
         if len(canvas) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return evaluate(self, network, canvas, *more)
+        return evaluate(self, network, canvas, **more)
 
     monkeypatch.setattr(StackedObjectives, "evaluate", scarce)
     batch = RunningBatch(network, KEY, group_size=8)
@@ -205,11 +205,11 @@ def test_a_style_goes_through_the_network_once(network: Network, monkeypatch: py
     original = Network.features
     monkeypatch.setattr(Network, "features", lambda self, *args, **kw: passes.append(1) or original(self, *args, **kw))
     cache, style = StyleCache(2), Style(pixels(2), digest="a")
-    first = cache.grams(network, style, PLAIN)
-    assert cache.grams(network, style, PLAIN) is first
-    cache.grams(network, style, replace(PLAIN, pooling="max"))
-    cache.grams(network, Style(pixels(4), digest="b"), PLAIN)
-    cache.grams(network, style, PLAIN)
+    first = cache.statistics(network, style, PLAIN)
+    assert cache.statistics(network, style, PLAIN) is first
+    cache.statistics(network, style, replace(PLAIN, pooling="max"))
+    cache.statistics(network, Style(pixels(4), digest="b"), PLAIN)
+    cache.statistics(network, style, PLAIN)
     assert len(passes) == 4
 
 

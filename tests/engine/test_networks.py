@@ -1,9 +1,11 @@
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 from torchvision.models import vgg16
 
-from impasto_engine.networks import Network, WeightsInfo, empty_vgg16, layer_names
+from impasto_engine.architectures import ARCHITECTURES
+from impasto_engine.networks import Network, WeightsInfo, random_trunk
 from impasto_engine.objective import StackedObjectives
 from impasto_engine.painting import Job, Style, objective
 from impasto_engine.parameters import Arithmetic, Parameters
@@ -13,10 +15,31 @@ CANVAS = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(3))
 
 def test_layers_carry_the_papers_names() -> None:
     """Thirteen convolutions in five blocks, each with its rectifier, five poolings."""
-    names = layer_names(empty_vgg16())
+    names = ARCHITECTURES["vgg16"].layer_names
     assert names[:5] == ("conv1_1", "relu1_1", "conv1_2", "relu1_2", "pool1")
     assert names[-3:] == ("conv5_3", "relu5_3", "pool5")
     assert len(names) == 31
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_network_answers_as_torchvisions_does(name: str) -> None:
+    """With the same random filters: every layer's values, channels and stride, and the smallest canvas still has positions."""
+    architecture, seed = ARCHITECTURES[name], 3
+    weights = WeightsInfo("random-3", "", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    network = Network(random_trunk(name, seed), weights, torch.device("cpu"), name)
+    peer = getattr(models, name)(weights=None).features.eval()
+    peer.load_state_dict(random_trunk(name, seed).state_dict())
+    canvas = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(3))
+    found = network.features(canvas, architecture.layer_names)
+    wanted = canvas
+    for layer, module in zip(architecture.layers, peer, strict=True):
+        wanted = module(wanted.clone()).detach()
+        torch.testing.assert_close(found[layer.name], wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+        assert wanted.shape[1] == layer.channels
+        assert wanted.shape[3] == pytest.approx(128 / layer.stride_px, abs=1.5)
+    smallest = torch.zeros(1, 3, architecture.min_side_px, architecture.min_side_px)
+    deepest = architecture.first_layers[-1]
+    assert network.features(smallest, (deepest,))[deepest].numel() > 0
 
 
 def test_features_are_torchvisions(network: Network) -> None:
@@ -53,8 +76,7 @@ def test_channels_may_lie_last_in_memory(network: Network, precision: Arithmetic
 
 
 def builtin_stack() -> nn.Sequential:
-    torch.manual_seed(1)
-    return empty_vgg16()
+    return random_trunk("vgg16", 1)
 
 
 def test_a_tapped_convolution_is_not_overwritten_by_its_rectifier(network: Network) -> None:
@@ -66,12 +88,10 @@ def test_a_tapped_convolution_is_not_overwritten_by_its_rectifier(network: Netwo
 
 def test_filters_for_0_to_255_pixels_are_reported_in_common_units() -> None:
     """Caffe filters (deviation 1/255, unit 57.6) and the same filters for unit deviation give the same features."""
-    torch.manual_seed(0)
-    stack = empty_vgg16()
+    stack = random_trunk("vgg16", 0)
     zero = (0.0, 0.0, 0.0)
     plain = Network(stack, WeightsInfo("plain", "", mean=zero, std=(57.6 / 255,) * 3), torch.device("cpu"))
-    caffe_stack = empty_vgg16()
-    caffe_stack.load_state_dict(stack.state_dict())
+    caffe_stack = random_trunk("vgg16", 0)
     for module in caffe_stack:
         if isinstance(module, nn.Conv2d):
             module.bias.data *= 57.6
@@ -109,6 +129,6 @@ def test_an_empty_objective_costs_no_pass(network: Network) -> None:
     """Without layers nothing is carried through the network and the gradient is zero."""
     from impasto_engine.objective import Objective
 
-    evaluation = StackedObjectives([Objective({}, {}, 0.0)] * 2, network).evaluate(network, CANVAS, "max", "float32")
+    evaluation = StackedObjectives([Objective({})] * 2, network).evaluate(network, CANVAS, "max", "float32")
     assert not evaluation.gradient.any()
     assert not evaluation.terms.any()

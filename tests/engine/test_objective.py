@@ -1,12 +1,12 @@
 import pytest
 import torch
 
+from impasto_engine.losses import gram
 from impasto_engine.networks import Network
 from impasto_engine.objective import (
     Objective,
     StackedObjectives,
     content_targets,
-    style_grams,
     style_targets,
     to_canvas,
     to_pixels,
@@ -18,6 +18,10 @@ STYLES = [torch.rand(1, 3, 48, 32, generator=torch.Generator().manual_seed(seed)
 LAYERS = {"relu1_1": 0.3, "relu3_1": 0.7}
 
 
+def grams(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {layer: gram(seen)[0] for layer, seen in features.items()}
+
+
 def terms(network: Network, objective: Objective, canvas: torch.Tensor = CANVAS) -> list[float]:
     return StackedObjectives([objective], network).evaluate(network, canvas, "max", "float32").terms[0].tolist()
 
@@ -25,7 +29,7 @@ def terms(network: Network, objective: Objective, canvas: torch.Tensor = CANVAS)
 def test_normalized_losses_are_relative_errors(network: Network) -> None:
     """A layer's loss is its squared error over its target's squared norm, so a black canvas scores about one."""
     features = network.features(CONTENT, ("relu4_2",))
-    objective = Objective(content_targets(features, {"relu4_2": 1.0}, 1.0, "target"), {})
+    objective = Objective(content_targets(features, {"relu4_2": 1.0}, 1.0, "target"))
     seen = network.features(CANVAS, ("relu4_2",))["relu4_2"]
     wanted = (seen - features["relu4_2"]).square().sum() / features["relu4_2"].square().sum()
     assert terms(network, objective)[0] == pytest.approx(float(wanted), rel=1e-4)
@@ -39,35 +43,35 @@ def test_gatys_losses_are_the_papers_equations(network: Network) -> None:
     style = network.features(STYLES[0], (layer,))
     objective = Objective(
         content_targets(content, {layer: 1.0}, 1.0, "gatys"),
-        style_targets([style_grams(style)], [1.0], {layer: 1.0}, 1.0, "gatys"),
+        [style_targets([grams(style)], [1.0], {layer: 1.0}, 1.0, "gatys")],
     )
     seen = network.features(CANVAS, (layer,))[layer]
     channels, positions = seen.shape[1], seen[0, 0].numel()
     flat, target = seen[0].flatten(1).double(), style[layer][0].flatten(1).double()
     # The paper's G is summed over the canvas's M positions; a style of another size is scaled to as many.
-    gram, wanted_gram = flat @ flat.T, target @ target.T * (positions / target.shape[1])
-    style_loss = (gram - wanted_gram).square().sum() / (4 * channels**2 * positions**2)
+    found_gram, wanted_gram = flat @ flat.T, target @ target.T * (positions / target.shape[1])
+    style_loss = (found_gram - wanted_gram).square().sum() / (4 * channels**2 * positions**2)
     content_loss = (seen - content[layer]).square().sum() / 2
     found = terms(network, objective)
     assert found[0] == pytest.approx(float(content_loss), rel=1e-4)
     assert found[1] == pytest.approx(float(style_loss), rel=1e-4)
 
 
-@pytest.mark.parametrize("normalization", ["target", "gatys"])
+@pytest.mark.parametrize("normalization", ["target", "gatys", "mean"])
 def test_several_styles_cost_what_one_does_and_sum_as_they_should(network: Network, normalization: str) -> None:
     """The folded target's loss equals the weighted sum of the styles' own losses."""
-    grams = [style_grams(network.features(style, tuple(LAYERS))) for style in STYLES]
-    shares = [3.0, 1.0]
-    mixed = terms(network, Objective({}, style_targets(grams, shares, LAYERS, 2.0, normalization)))[1]
-    alone = [terms(network, Objective({}, style_targets([gram], [1.0], LAYERS, 2.0, normalization)))[1] for gram in grams]
+    values = [grams(network.features(style, tuple(LAYERS))) for style in STYLES]
+    shares = [0.75, 0.25]
+    mixed = terms(network, Objective({}, [style_targets(values, shares, LAYERS, 2.0, normalization)]))[1]
+    alone = [terms(network, Objective({}, [style_targets([value], [1.0], LAYERS, 2.0, normalization)]))[1] for value in values]
     assert mixed == pytest.approx((3 * alone[0] + alone[1]) / 4, rel=1e-4)
 
 
 def test_samples_of_a_batch_do_not_mix(network: Network) -> None:
     """Two objectives over other layers, evaluated together, score as they do alone; each gradient is its own."""
-    content = Objective(content_targets(network.features(CONTENT, ("relu3_2",)), {"relu3_2": 1.0}, 1.0, "target"), {}, 0.5)
-    grams = [style_grams(network.features(STYLES[0], tuple(LAYERS)))]
-    style = Objective({}, style_targets(grams, [1.0], LAYERS, 1.0, "target"))
+    content = Objective(content_targets(network.features(CONTENT, ("relu3_2",)), {"relu3_2": 1.0}, 1.0, "target"), (), 0.5)
+    values = [grams(network.features(STYLES[0], tuple(LAYERS)))]
+    style = Objective({}, [style_targets(values, [1.0], LAYERS, 1.0, "target")])
     both = torch.cat([CANVAS, CONTENT])
     together = StackedObjectives([content, style], network).evaluate(network, both, "average", "float32")
     for index, objective in enumerate((content, style)):

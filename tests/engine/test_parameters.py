@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from impasto_engine.networks import empty_vgg16, layer_names
+from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.parameters import PRESETS, Parameters, level_sizes, level_steps, violations
 
-LAYERS = layer_names(empty_vgg16())
+LAYERS = ARCHITECTURES["vgg16"].layer_names
 
 
 def wrong(parameters: Parameters, *, has_content: bool = True, styles: int = 1) -> dict[str, str]:

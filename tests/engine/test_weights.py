@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from impasto_engine import weights
-from impasto_engine.networks import empty_vgg16
+from impasto_engine.networks import random_trunk
 from impasto_engine.weights import IMAGENET, WeightsError, load_network
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def state() -> dict[str, torch.Tensor]:
     """Return a whole random VGG16 in torchvision's naming, with a classifier that nobody needs."""
     torch.manual_seed(1)
-    features = {f"features.{key}": value for key, value in empty_vgg16().state_dict().items()}
+    features = {f"features.{key}": value for key, value in random_trunk("vgg16", 0).state_dict().items()}
     return {**features, "classifier.0.weight": torch.full((4, 4), torch.nan)}
 
 
@@ -149,7 +149,7 @@ def test_wrong_networks_are_told_apart(tmp_path: Path, state: dict[str, torch.Te
     with pytest.raises(WeightsError, match=r"has no features\.28\.bias"):
         load_network(str(tmp_path / "missing.safetensors"), CPU)
     save_file({**state, "features.0.bias": torch.zeros(3)}, tmp_path / "shape.safetensors")
-    with pytest.raises(WeightsError, match=r"features\.0\.bias has shape \[3\], VGG16 has \[64\]"):
+    with pytest.raises(WeightsError, match=r"features\.0\.bias has shape \[3\], vgg16 has \[64\]"):
         load_network(str(tmp_path / "shape.safetensors"), CPU)
     save_file({**state, "features.0.bias": torch.full((64,), torch.nan)}, tmp_path / "nan.safetensors")
     with pytest.raises(WeightsError, match="not finite"):
@@ -157,7 +157,7 @@ def test_wrong_networks_are_told_apart(tmp_path: Path, state: dict[str, torch.Te
     torch.save({"features.0.bias": Path}, tmp_path / "code.pth")
     with pytest.raises(WeightsError, match="state dict"):
         load_network(str(tmp_path / "code.pth"), CPU)
-    with pytest.raises(WeightsError, match="no such file, and none of auto, builtin, imagenet"):
+    with pytest.raises(WeightsError, match="no such file, and none of auto, builtin, random-SEED, imagenet"):
         load_network("nowhere.pth", CPU)
     with pytest.raises(WeightsError, match="run: impasto weights download imagenet-v1"):
         load_network("imagenet-v1", CPU)

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from impasto_engine.networks import empty_vgg16, layer_names
+from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.parameters import Parameters
 from impasto_server.jobs import JobSpec, Losses, NetworkDescription, OutputOptions, Raster, StopReason
 from impasto_server.memory import MemoryModel
 from impasto_server.protocol import (
     Command,
+    FilterResponse,
     Finish,
+    Inspect,
+    Inspected,
     JobFailed,
     JobPainted,
     JobParked,
@@ -26,7 +29,7 @@ from impasto_server.protocol import (
     Start,
 )
 
-NETWORK = NetworkDescription("vgg16", "builtin", "00", layer_names(empty_vgg16()))
+NETWORK = NetworkDescription("vgg16", "builtin", "00", ARCHITECTURES["vgg16"].layer_names)
 
 
 def spec(steps: int = 3, preview_every: int = 0, width: int = 32, height: int = 24, **more: Any) -> JobSpec:
@@ -68,7 +71,11 @@ class FakeWorker:
 
     def send(self, command: Command) -> None:
         self.commands.append(command)
-        if isinstance(command, Start):
+        if isinstance(command, Inspect):
+            response = FilterResponse(command.filters[0] if command.filters else 0, b"grey", 0.0, 1.0, 0.5, 0.25)
+            if not self.deaf:
+                asyncio.get_running_loop().call_soon(self._on_report, Inspected(command.number, (response,), NETWORK))
+        elif isinstance(command, Start):
             self._tasks[command.job_id] = asyncio.get_running_loop().create_task(self._paint(command))
             self.most_at_once = max(self.most_at_once, sum(not task.done() for task in self._tasks.values()))
         elif command.job_id in self._tasks and not self.deaf:
@@ -97,7 +104,7 @@ class FakeWorker:
         self._paths[command.job_id] = Path(command.checkpoint)
         done = steps_in(command.checkpoint)
         self._steps[command.job_id] = done
-        self._on_report(JobStarted(command.job_id, "float32", done))
+        self._on_report(JobStarted(command.job_id, "float32", done, "", NETWORK))
         parameters, output = command.spec.parameters, command.spec.output
         if self.fail_with:
             self._on_report(JobFailed(command.job_id, *self.fail_with))

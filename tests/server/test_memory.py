@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from impasto_engine.networks import empty_vgg16, layer_names
+from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.parameters import Parameters
-from impasto_server.memory import OVERHEAD_BYTES, MemoryModel, values_per_pixel
+from impasto_server.memory import OVERHEAD_BYTES, MemoryModel
 
 from .fakes import spec
 
@@ -44,5 +44,4 @@ def test_a_measurement_can_only_raise_the_estimate() -> None:
 @pytest.mark.parametrize(("layer", "values"), [("relu1_1", 64), ("pool1", 16), ("conv4_2", 8), ("relu5_1", 2), ("pool5", 0.5)])
 def test_the_features_of_a_layer_are_counted_as_the_network_has_them(layer: str, values: float) -> None:
     """Channels over the square of how far it is scaled down."""
-    assert layer in layer_names(empty_vgg16())
-    assert values_per_pixel(layer) == values
+    assert ARCHITECTURES["vgg16"].values_per_pixel(layer) == values

@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from impasto.cli.experiments import features, paper, reconstruct, redo, texture
 from impasto.cli.jobs import jobs
 from impasto.cli.server import health, info, upload
 from impasto.cli.stylize import stylize
@@ -68,6 +69,8 @@ cli.add_command(jobs)
 cli.add_command(info)
 cli.add_command(health)
 cli.add_command(upload)
+for _command in (reconstruct, texture, features, redo, paper):
+    cli.add_command(_command)
 
 
 def _interrupt(number: int, frame: object) -> None:

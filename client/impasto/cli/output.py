@@ -73,7 +73,11 @@ def check_output(out: str) -> None:
         raise click.ClickException(f"cannot write {out}: its name must end in .png, .jpg or .webp")
 
 
-EARLY = {"stalled": "no better canvas could be found", "deadline": "its time limit came"}
+EARLY = {
+    "stalled": "no better canvas could be found",
+    "converged": "the loss fell too slowly",
+    "deadline": "its time limit came",
+}
 """Why a job that succeeded did not do all its steps."""
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -21,9 +21,12 @@ from impasto.cli.output import (
 )
 from impasto.client import Client, Job
 from impasto.errors import ImpastoError
+from impasto.pictures import Picture
+from impasto.requests import Style
 from impasto.results import Result
 
 DEFAULT_PREVIEW_EVERY = 10
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class LayerWeights(click.ParamType[dict[str, float]]):
@@ -47,39 +50,120 @@ class LayerWeights(click.ParamType[dict[str, float]]):
         return weights
 
 
-def painting_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how to paint; what is not given comes from the preset."""
-    layers = LayerWeights()
-    choices = click.Choice
-    options = (
-        click.option("--preset", help="Set of parameters to start from; see 'impasto info'."),
-        click.option("--size", "size_px", type=int, help="Longer side of the canvas in pixels."),
-        click.option("--steps", type=int, help="Optimizer steps at most; a job ends earlier if no better canvas can be found."),
-        click.option("--content-weight", type=float, help="Multiplies the content loss."),
-        click.option("--style-weight", type=float, help="Multiplies the style loss."),
-        click.option("--tv-weight", "total_variation_weight", type=float, help="Multiplies the total variation."),
-        click.option("--content-layers", type=layers, help="Layers that the content is compared at."),
-        click.option("--style-layers", type=layers, help="Layers that the style is compared at."),
-        click.option("--normalization", type=choices(["target", "gatys"]), help="How layers are made comparable."),
-        click.option("--optimizer", type=choices(["lbfgs", "adam"]), help="Which optimizer."),
-        click.option("--learning-rate", type=float, help="L-BFGS: relative to its own step. Adam: in pixel values."),
-        click.option("--history", type=int, help="Pairs that L-BFGS remembers."),
-        click.option("--init", type=choices(["content", "noise"]), help="What the canvas starts from."),
-        click.option("--seed", type=int, help="Seed of the noise."),
-        click.option("--pooling", type=choices(["average", "max"]), help="How the network pools."),
-        click.option("--levels", type=int, help="Sizes painted at, each twice the last; 1: the full one only, 0: automatic."),
-        click.option("--precision", type=choices(["auto", "float32", "bfloat16"]), help="Arithmetic of the network."),
-        click.option("--priority", type=int, help="From -10 to 10; higher starts first and takes the place of lower ones."),
-        click.option(
-            "--time-limit", "time_limit_s", type=SECONDS, help="Seconds from acceptance to the end, waiting included."
-        ),
-        click.option("--on-deadline", type=choices(["fail", "return-best"]), help="What happens then; fail by default."),
-        click.option("--ttl", "ttl_s", type=SECONDS, help="Seconds that the job is kept after its end."),
-        click.option("--quality", type=int, help="Quality of JPEG and WebP, 1 to 100."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+class Schedule(click.ParamType[list[tuple[int, int]]]):
+    """``256:100,512:50``: sizes and the steps at each."""
+
+    name = "SIZE:STEPS,..."
+
+    def convert(
+        self, value: str | list[tuple[int, int]], param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[tuple[int, int]]:
+        """Return pairs of size and steps."""
+        if not isinstance(value, str):
+            return value
+        found = []
+        for item in value.split(","):
+            size, _, steps = item.partition(":")
+            if not (size.strip().isdigit() and steps.strip().isdigit()):
+                self.fail(f"{item!r} is not SIZE:STEPS, such as 256:100", param, ctx)
+            found.append((int(size), int(steps)))
+        return found
+
+
+_CHOICES = click.Choice
+PAINTING: Mapping[str, Callable[[Any], Any]] = {
+    "preset": click.option("--preset", help="Set of parameters to start from; see 'impasto info'."),
+    "size_px": click.option("--size", "size_px", type=int, help="Longer side of the canvas in pixels."),
+    "width_px": click.option("--width", "width_px", type=int, help="Exact width; the content is cropped to the aspect."),
+    "height_px": click.option("--height", "height_px", type=int, help="Exact height, likewise."),
+    "steps": click.option(
+        "--steps", type=int, help="Optimizer steps at most; a job ends earlier if no better canvas can be found."
+    ),
+    "tolerance": click.option(
+        "--tolerance", type=float, help="End when ten steps lower the loss by less than this part of it; 0 for never."
+    ),
+    "content_weight": click.option("--content-weight", type=float, help="Multiplies the content loss."),
+    "style_weight": click.option("--style-weight", type=float, help="Multiplies the style loss."),
+    "total_variation_weight": click.option(
+        "--tv-weight", "total_variation_weight", type=float, help="Multiplies the total variation."
+    ),
+    "content_layers": click.option("--content-layers", type=LayerWeights(), help="Layers that the content is compared at."),
+    "style_layers": click.option("--style-layers", type=LayerWeights(), help="Layers that the style is compared at."),
+    "normalization": click.option(
+        "--normalization", type=_CHOICES(["target", "gatys", "mean"]), help="How layers are made comparable."
+    ),
+    "style_loss": click.option(
+        "--style-loss",
+        type=_CHOICES(["gram", "covariance", "moments", "sliced", "histogram"]),
+        help="Which statistics of its features make a style.",
+    ),
+    "style_scale": click.option(
+        "--style-scale", type=float, help="Size of the strokes: styles are seen at the canvas's size times this."
+    ),
+    "color": click.option(
+        "--color",
+        type=_CHOICES(["style", "luminance", "matched"]),
+        help="Whose colours: the style's; the content's, only brightness is painted; or the style's matched to the content's.",
+    ),
+    "optimizer": click.option("--optimizer", type=_CHOICES(["lbfgs", "adam"]), help="Which optimizer."),
+    "learning_rate": click.option(
+        "--learning-rate", type=float, help="L-BFGS: relative to its own step. Adam: in pixel values."
+    ),
+    "history": click.option("--history", type=int, help="Pairs that L-BFGS remembers."),
+    "init": click.option("--init", type=_CHOICES(["content", "noise", "style", "image"]), help="What the canvas starts from."),
+    "init_image": click.option("--init-image", help="Picture to start from."),
+    "seed": click.option("--seed", type=int, help="Seed of the noise."),
+    "network": click.option("--network", help="ARCHITECTURE:WEIGHTS, such as alexnet:random-7; see 'impasto info'."),
+    "pooling": click.option("--pooling", type=_CHOICES(["average", "max"]), help="How the network pools."),
+    "levels": click.option(
+        "--levels", type=int, help="Sizes painted at, each twice the last; 1: the full one only, 0: automatic."
+    ),
+    "schedule": click.option(
+        "--schedule", type=Schedule(), help="Sizes and the steps at each, instead of --size, --steps and --levels."
+    ),
+    "precision": click.option(
+        "--precision", type=_CHOICES(["auto", "float32", "tf32", "bfloat16"]), help="Arithmetic of the network."
+    ),
+    "priority": click.option(
+        "--priority", type=int, help="From -10 to 10; higher starts first and takes the place of lower ones."
+    ),
+    "time_limit_s": click.option(
+        "--time-limit", "time_limit_s", type=SECONDS, help="Seconds from acceptance to the end, waiting included."
+    ),
+    "on_deadline": click.option(
+        "--on-deadline", type=_CHOICES(["fail", "return-best"]), help="What happens then; fail by default."
+    ),
+    "ttl_s": click.option("--ttl", "ttl_s", type=SECONDS, help="Seconds that the job is kept after its end."),
+    "quality": click.option("--quality", type=int, help="Quality of JPEG and WebP, 1 to 100."),
+    "omit_metadata": click.option(
+        "--no-metadata", "omit_metadata", is_flag=True, help="Leave out of the file what made it ('impasto redo' needs it)."
+    ),
+}
+"""The options that say how to paint, by the names that the client gives them."""
+
+
+def painting_options(*left_out: str) -> Callable[[Command], Command]:
+    """Add the options that say how to paint, but for some; what is not given comes from the preset."""
+
+    def add(command: Command) -> Command:
+        for name, option in reversed(list(PAINTING.items())):
+            if name not in left_out:
+                command = option(command)
+        return command
+
+    return add
+
+
+def given_options(options: Mapping[str, Any], out: str | None) -> dict[str, Any]:
+    """Return the options that were given, as the client takes them, and the format that a file's ending stands for."""
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    given["format"] = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}.get(Path(out or "").suffix.lower(), "png")
+    if "on_deadline" in given:
+        given["on_deadline"] = given["on_deadline"].replace("-", "_")
+    for name in ("mask", "init_image"):
+        if name in given:
+            given[name] = read_picture(given[name])
+    return given
 
 
 @click.command()
@@ -87,12 +171,15 @@ def painting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("styles", nargs=-1, required=True, metavar="STYLE...")
 @click.option("-o", "--output", "out", help="Where the picture goes: .png, .jpg, .webp, or - for stdout.")
 @click.option("--style-shares", help="Weight of each style, by commas; equal by default.")
+@click.option("--mask", help="Picture that says what of CONTENT is painted: white is, black stays as it was.")
+@click.option("--style-mask", "style_masks", multiple=True, help="Which part of a STYLE is taken; once for each, '' for all.")
+@click.option("--style-region", "style_regions", multiple=True, help="Where a STYLE goes on the canvas; once for each.")
 @click.option("--preview-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures on the way.")
 @click.option("--preview-every", type=int, help=f"Steps between previews; {DEFAULT_PREVIEW_EVERY} with --preview-dir.")
 @click.option("--timeout", type=SECONDS, help="Seconds after which the job is cancelled.")
 @click.option("--detach", is_flag=True, help="Submit, print the job's id, and leave.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
-@painting_options
+@painting_options()
 @SERVER
 @JSON
 def stylize(
@@ -100,6 +187,8 @@ def stylize(
     styles: tuple[str, ...],
     out: str | None,
     style_shares: str | None,
+    style_masks: tuple[str, ...],
+    style_regions: tuple[str, ...],
     preview_dir: Path | None,
     preview_every: int | None,
     timeout: float | None,
@@ -124,15 +213,12 @@ def stylize(
         raise click.UsageError("--json and '-o -' both want stdout")
     if [content, *styles].count("-") > 1:
         raise click.UsageError("stdin can be read only once: give '-' for one picture")
-    options["format"] = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}.get(Path(out or "").suffix.lower(), "png")
     if preview_dir is not None:
         preview_dir.mkdir(parents=True, exist_ok=True)
     if preview_dir is not None or preview_every is not None:
         options["preview_every_steps"] = DEFAULT_PREVIEW_EVERY if preview_every is None else preview_every
-    if options["on_deadline"] is not None:
-        options["on_deadline"] = options["on_deadline"].replace("-", "_")
-    given = {name: value for name, value in options.items() if value is not None}
-    pictures = _with_shares([read_picture(style) for style in styles], style_shares)
+    given = given_options(options, out)
+    pictures = _styles(styles, style_shares, style_masks, style_regions)
     with Client(server) as client:
         job = client.submit(read_picture(content), pictures, **given)
         if detach:
@@ -160,16 +246,25 @@ def follow(job: Job, bar: ProgressBar, timeout_s: float | None) -> Result:
         raise
 
 
-def _with_shares(pictures: list[Any], shares: str | None) -> list[Any]:
-    if shares is None:
-        return pictures
-    try:
-        numbers = [float(share) for share in shares.split(",")]
-    except ValueError:
-        raise click.UsageError(f"--style-shares {shares}: numbers by commas, such as 0.7,0.3") from None
-    if len(numbers) != len(pictures):
-        raise click.UsageError(f"--style-shares has {len(numbers)} numbers for {len(pictures)} styles")
-    return list(zip(pictures, numbers, strict=True))
+def _styles(styles: Sequence[str], shares: str | None, masks: Sequence[str], regions: Sequence[str]) -> list[Style]:
+    """Return the styles with what was said of each."""
+    weights: list[float | None] = [None] * len(styles)
+    if shares is not None:
+        try:
+            weights = [float(share) for share in shares.split(",")]
+        except ValueError:
+            raise click.UsageError(f"--style-shares {shares}: numbers by commas, such as 0.7,0.3") from None
+    for flag, values in (("--style-shares", weights), ("--style-mask", masks), ("--style-region", regions)):
+        if values and len(values) != len(styles):
+            raise click.UsageError(f"{flag} has {len(values)} values for {len(styles)} styles")
+    return [
+        Style(read_picture(style), weight, _optional(masks, index), _optional(regions, index))
+        for index, (style, weight) in enumerate(zip(styles, weights, strict=True))
+    ]
+
+
+def _optional(names: Sequence[str], index: int) -> Picture | None:
+    return read_picture(names[index]) if names and names[index] else None
 
 
 def _tell_id(job: Job, *, as_json: bool) -> None:

@@ -19,6 +19,8 @@ class Init(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INIT_UNSPECIFIED: _ClassVar[Init]
     INIT_CONTENT: _ClassVar[Init]
     INIT_NOISE: _ClassVar[Init]
+    INIT_STYLE: _ClassVar[Init]
+    INIT_IMAGE: _ClassVar[Init]
 
 class Pooling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -31,6 +33,23 @@ class Normalization(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NORMALIZATION_UNSPECIFIED: _ClassVar[Normalization]
     NORMALIZATION_TARGET: _ClassVar[Normalization]
     NORMALIZATION_GATYS: _ClassVar[Normalization]
+    NORMALIZATION_MEAN: _ClassVar[Normalization]
+
+class Color(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COLOR_UNSPECIFIED: _ClassVar[Color]
+    COLOR_STYLE: _ClassVar[Color]
+    COLOR_LUMINANCE: _ClassVar[Color]
+    COLOR_MATCHED: _ClassVar[Color]
+
+class StyleLoss(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STYLE_LOSS_UNSPECIFIED: _ClassVar[StyleLoss]
+    STYLE_LOSS_GRAM: _ClassVar[StyleLoss]
+    STYLE_LOSS_COVARIANCE: _ClassVar[StyleLoss]
+    STYLE_LOSS_MOMENTS: _ClassVar[StyleLoss]
+    STYLE_LOSS_SLICED: _ClassVar[StyleLoss]
+    STYLE_LOSS_HISTOGRAM: _ClassVar[StyleLoss]
 
 class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -38,6 +57,7 @@ class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PRECISION_AUTO: _ClassVar[Precision]
     PRECISION_FLOAT32: _ClassVar[Precision]
     PRECISION_BFLOAT16: _ClassVar[Precision]
+    PRECISION_TF32: _ClassVar[Precision]
 
 class ImageFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -70,6 +90,7 @@ class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STOP_REASON_CANCELLED: _ClassVar[StopReason]
     STOP_REASON_FAILED: _ClassVar[StopReason]
     STOP_REASON_DEADLINE: _ClassVar[StopReason]
+    STOP_REASON_CONVERGED: _ClassVar[StopReason]
 
 class PauseReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -82,16 +103,30 @@ OPTIMIZER_ADAM: Optimizer
 INIT_UNSPECIFIED: Init
 INIT_CONTENT: Init
 INIT_NOISE: Init
+INIT_STYLE: Init
+INIT_IMAGE: Init
 POOLING_UNSPECIFIED: Pooling
 POOLING_AVERAGE: Pooling
 POOLING_MAX: Pooling
 NORMALIZATION_UNSPECIFIED: Normalization
 NORMALIZATION_TARGET: Normalization
 NORMALIZATION_GATYS: Normalization
+NORMALIZATION_MEAN: Normalization
+COLOR_UNSPECIFIED: Color
+COLOR_STYLE: Color
+COLOR_LUMINANCE: Color
+COLOR_MATCHED: Color
+STYLE_LOSS_UNSPECIFIED: StyleLoss
+STYLE_LOSS_GRAM: StyleLoss
+STYLE_LOSS_COVARIANCE: StyleLoss
+STYLE_LOSS_MOMENTS: StyleLoss
+STYLE_LOSS_SLICED: StyleLoss
+STYLE_LOSS_HISTOGRAM: StyleLoss
 PRECISION_UNSPECIFIED: Precision
 PRECISION_AUTO: Precision
 PRECISION_FLOAT32: Precision
 PRECISION_BFLOAT16: Precision
+PRECISION_TF32: Precision
 IMAGE_FORMAT_UNSPECIFIED: ImageFormat
 IMAGE_FORMAT_PNG: ImageFormat
 IMAGE_FORMAT_JPEG: ImageFormat
@@ -112,25 +147,32 @@ STOP_REASON_STALLED: StopReason
 STOP_REASON_CANCELLED: StopReason
 STOP_REASON_FAILED: StopReason
 STOP_REASON_DEADLINE: StopReason
+STOP_REASON_CONVERGED: StopReason
 PAUSE_REASON_UNSPECIFIED: PauseReason
 PAUSE_REASON_PREEMPTED: PauseReason
 PAUSE_REASON_REQUESTED: PauseReason
 
 class Image(_message.Message):
-    __slots__ = ("data", "image_id")
+    __slots__ = ("data", "image_id", "name")
     DATA_FIELD_NUMBER: _ClassVar[int]
     IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     image_id: str
-    def __init__(self, data: _Optional[bytes] = ..., image_id: _Optional[str] = ...) -> None: ...
+    name: str
+    def __init__(self, data: _Optional[bytes] = ..., image_id: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Style(_message.Message):
-    __slots__ = ("image", "weight")
+    __slots__ = ("image", "weight", "mask", "region")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
     image: Image
     weight: float
-    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., weight: _Optional[float] = ...) -> None: ...
+    mask: Image
+    region: Image
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., weight: _Optional[float] = ..., mask: _Optional[_Union[Image, _Mapping]] = ..., region: _Optional[_Union[Image, _Mapping]] = ...) -> None: ...
 
 class LayerWeight(_message.Message):
     __slots__ = ("layer", "weight")
@@ -147,7 +189,7 @@ class LayerWeights(_message.Message):
     def __init__(self, layers: _Optional[_Iterable[_Union[LayerWeight, _Mapping]]] = ...) -> None: ...
 
 class Parameters(_message.Message):
-    __slots__ = ("preset", "content_layers", "style_layers", "content_weight", "style_weight", "total_variation_weight", "normalization", "size_px", "steps", "optimizer", "learning_rate", "history", "init", "seed", "pooling", "precision", "levels")
+    __slots__ = ("preset", "content_layers", "style_layers", "content_weight", "style_weight", "total_variation_weight", "normalization", "size_px", "steps", "optimizer", "learning_rate", "history", "init", "seed", "pooling", "precision", "levels", "network", "style_scale", "color", "style_loss", "tolerance", "width_px", "height_px", "schedule")
     PRESET_FIELD_NUMBER: _ClassVar[int]
     CONTENT_LAYERS_FIELD_NUMBER: _ClassVar[int]
     STYLE_LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +207,14 @@ class Parameters(_message.Message):
     POOLING_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     LEVELS_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    STYLE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    COLOR_FIELD_NUMBER: _ClassVar[int]
+    STYLE_LOSS_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_PX_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_PX_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     preset: str
     content_layers: LayerWeights
     style_layers: LayerWeights
@@ -182,22 +232,40 @@ class Parameters(_message.Message):
     pooling: Pooling
     precision: Precision
     levels: int
-    def __init__(self, preset: _Optional[str] = ..., content_layers: _Optional[_Union[LayerWeights, _Mapping]] = ..., style_layers: _Optional[_Union[LayerWeights, _Mapping]] = ..., content_weight: _Optional[float] = ..., style_weight: _Optional[float] = ..., total_variation_weight: _Optional[float] = ..., normalization: _Optional[_Union[Normalization, str]] = ..., size_px: _Optional[int] = ..., steps: _Optional[int] = ..., optimizer: _Optional[_Union[Optimizer, str]] = ..., learning_rate: _Optional[float] = ..., history: _Optional[int] = ..., init: _Optional[_Union[Init, str]] = ..., seed: _Optional[int] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., levels: _Optional[int] = ...) -> None: ...
+    network: str
+    style_scale: float
+    color: Color
+    style_loss: StyleLoss
+    tolerance: float
+    width_px: int
+    height_px: int
+    schedule: _containers.RepeatedCompositeFieldContainer[SizeSteps]
+    def __init__(self, preset: _Optional[str] = ..., content_layers: _Optional[_Union[LayerWeights, _Mapping]] = ..., style_layers: _Optional[_Union[LayerWeights, _Mapping]] = ..., content_weight: _Optional[float] = ..., style_weight: _Optional[float] = ..., total_variation_weight: _Optional[float] = ..., normalization: _Optional[_Union[Normalization, str]] = ..., size_px: _Optional[int] = ..., steps: _Optional[int] = ..., optimizer: _Optional[_Union[Optimizer, str]] = ..., learning_rate: _Optional[float] = ..., history: _Optional[int] = ..., init: _Optional[_Union[Init, str]] = ..., seed: _Optional[int] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., levels: _Optional[int] = ..., network: _Optional[str] = ..., style_scale: _Optional[float] = ..., color: _Optional[_Union[Color, str]] = ..., style_loss: _Optional[_Union[StyleLoss, str]] = ..., tolerance: _Optional[float] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., schedule: _Optional[_Iterable[_Union[SizeSteps, _Mapping]]] = ...) -> None: ...
+
+class SizeSteps(_message.Message):
+    __slots__ = ("size_px", "steps")
+    SIZE_PX_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    size_px: int
+    steps: int
+    def __init__(self, size_px: _Optional[int] = ..., steps: _Optional[int] = ...) -> None: ...
 
 class OutputOptions(_message.Message):
-    __slots__ = ("format", "quality", "preview_every_steps", "preview_size_px")
+    __slots__ = ("format", "quality", "preview_every_steps", "preview_size_px", "omit_metadata")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     PREVIEW_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
     PREVIEW_SIZE_PX_FIELD_NUMBER: _ClassVar[int]
+    OMIT_METADATA_FIELD_NUMBER: _ClassVar[int]
     format: ImageFormat
     quality: int
     preview_every_steps: int
     preview_size_px: int
-    def __init__(self, format: _Optional[_Union[ImageFormat, str]] = ..., quality: _Optional[int] = ..., preview_every_steps: _Optional[int] = ..., preview_size_px: _Optional[int] = ...) -> None: ...
+    omit_metadata: bool
+    def __init__(self, format: _Optional[_Union[ImageFormat, str]] = ..., quality: _Optional[int] = ..., preview_every_steps: _Optional[int] = ..., preview_size_px: _Optional[int] = ..., omit_metadata: bool = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("content", "styles", "parameters", "output", "priority", "time_limit", "on_deadline", "ttl")
+    __slots__ = ("content", "styles", "parameters", "output", "priority", "time_limit", "on_deadline", "ttl", "mask", "init_image")
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     STYLES_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
@@ -206,6 +274,8 @@ class JobSpec(_message.Message):
     TIME_LIMIT_FIELD_NUMBER: _ClassVar[int]
     ON_DEADLINE_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    INIT_IMAGE_FIELD_NUMBER: _ClassVar[int]
     content: Image
     styles: _containers.RepeatedCompositeFieldContainer[Style]
     parameters: Parameters
@@ -214,7 +284,9 @@ class JobSpec(_message.Message):
     time_limit: _duration_pb2.Duration
     on_deadline: OnDeadline
     ttl: _duration_pb2.Duration
-    def __init__(self, content: _Optional[_Union[Image, _Mapping]] = ..., styles: _Optional[_Iterable[_Union[Style, _Mapping]]] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., priority: _Optional[int] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    mask: Image
+    init_image: Image
+    def __init__(self, content: _Optional[_Union[Image, _Mapping]] = ..., styles: _Optional[_Iterable[_Union[Style, _Mapping]]] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., priority: _Optional[int] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., mask: _Optional[_Union[Image, _Mapping]] = ..., init_image: _Optional[_Union[Image, _Mapping]] = ...) -> None: ...
 
 class Losses(_message.Message):
     __slots__ = ("total", "content", "style", "total_variation")
@@ -229,16 +301,18 @@ class Losses(_message.Message):
     def __init__(self, total: _Optional[float] = ..., content: _Optional[float] = ..., style: _Optional[float] = ..., total_variation: _Optional[float] = ...) -> None: ...
 
 class NetworkInfo(_message.Message):
-    __slots__ = ("name", "weights", "weights_sha256", "layers")
+    __slots__ = ("name", "weights", "weights_sha256", "layers", "id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_SHA256_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     weights: str
     weights_sha256: str
     layers: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., weights: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ...) -> None: ...
+    id: str
+    def __init__(self, name: _Optional[str] = ..., weights: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., id: _Optional[str] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("queue", "optimize", "encode")
@@ -259,7 +333,7 @@ class JobError(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "request_id", "state", "create_time", "start_time", "end_time", "step", "evaluations", "losses", "parameters", "width_px", "height_px", "network", "device", "stop_reason", "error", "timings", "queue_position", "attempts", "priority", "preemptions")
+    __slots__ = ("job_id", "request_id", "state", "create_time", "start_time", "end_time", "step", "evaluations", "losses", "parameters", "width_px", "height_px", "network", "device", "stop_reason", "error", "timings", "queue_position", "attempts", "priority", "preemptions", "time_limit", "on_deadline", "ttl")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -281,6 +355,9 @@ class Job(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     PREEMPTIONS_FIELD_NUMBER: _ClassVar[int]
+    TIME_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    ON_DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     request_id: str
     state: JobState
@@ -302,7 +379,10 @@ class Job(_message.Message):
     attempts: int
     priority: int
     preemptions: int
-    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[int] = ..., evaluations: _Optional[int] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., network: _Optional[_Union[NetworkInfo, _Mapping]] = ..., device: _Optional[str] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., queue_position: _Optional[int] = ..., attempts: _Optional[int] = ..., priority: _Optional[int] = ..., preemptions: _Optional[int] = ...) -> None: ...
+    time_limit: _duration_pb2.Duration
+    on_deadline: OnDeadline
+    ttl: _duration_pb2.Duration
+    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[int] = ..., evaluations: _Optional[int] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., network: _Optional[_Union[NetworkInfo, _Mapping]] = ..., device: _Optional[str] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., queue_position: _Optional[int] = ..., attempts: _Optional[int] = ..., priority: _Optional[int] = ..., preemptions: _Optional[int] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class JobResult(_message.Message):
     __slots__ = ("job", "image")
@@ -543,6 +623,48 @@ class DownloadImageResponse(_message.Message):
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     chunk: bytes
     def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
+
+class InspectFeaturesRequest(_message.Message):
+    __slots__ = ("image", "network", "layer", "filters", "count", "size_px", "pooling")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    SIZE_PX_FIELD_NUMBER: _ClassVar[int]
+    POOLING_FIELD_NUMBER: _ClassVar[int]
+    image: Image
+    network: str
+    layer: str
+    filters: _containers.RepeatedScalarFieldContainer[int]
+    count: int
+    size_px: int
+    pooling: Pooling
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., network: _Optional[str] = ..., layer: _Optional[str] = ..., filters: _Optional[_Iterable[int]] = ..., count: _Optional[int] = ..., size_px: _Optional[int] = ..., pooling: _Optional[_Union[Pooling, str]] = ...) -> None: ...
+
+class InspectFeaturesResponse(_message.Message):
+    __slots__ = ("responses", "network")
+    RESPONSES_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    responses: _containers.RepeatedCompositeFieldContainer[FilterResponse]
+    network: NetworkInfo
+    def __init__(self, responses: _Optional[_Iterable[_Union[FilterResponse, _Mapping]]] = ..., network: _Optional[_Union[NetworkInfo, _Mapping]] = ...) -> None: ...
+
+class FilterResponse(_message.Message):
+    __slots__ = ("filter", "picture", "minimum", "maximum", "mean", "deviation")
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    MINIMUM_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    filter: int
+    picture: Image
+    minimum: float
+    maximum: float
+    mean: float
+    deviation: float
+    def __init__(self, filter: _Optional[int] = ..., picture: _Optional[_Union[Image, _Mapping]] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., mean: _Optional[float] = ..., deviation: _Optional[float] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()

@@ -96,6 +96,11 @@ class StyleTransferServiceStub(object):
                 request_serializer=impasto_dot_v1_dot_style__transfer__pb2.DownloadImageRequest.SerializeToString,
                 response_deserializer=impasto_dot_v1_dot_style__transfer__pb2.DownloadImageResponse.FromString,
                 _registered_method=True)
+        self.InspectFeatures = channel.unary_unary(
+                '/impasto.v1.StyleTransferService/InspectFeatures',
+                request_serializer=impasto_dot_v1_dot_style__transfer__pb2.InspectFeaturesRequest.SerializeToString,
+                response_deserializer=impasto_dot_v1_dot_style__transfer__pb2.InspectFeaturesResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/impasto.v1.StyleTransferService/GetServerInfo',
                 request_serializer=impasto_dot_v1_dot_style__transfer__pb2.GetServerInfoRequest.SerializeToString,
@@ -196,6 +201,13 @@ class StyleTransferServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InspectFeatures(self, request, context):
+        """Returns a picture as filters of a layer see it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Describes the server: version, devices, networks, presets, limits and queue.
         """
@@ -265,6 +277,11 @@ def add_StyleTransferServiceServicer_to_server(servicer, server):
                     servicer.DownloadImage,
                     request_deserializer=impasto_dot_v1_dot_style__transfer__pb2.DownloadImageRequest.FromString,
                     response_serializer=impasto_dot_v1_dot_style__transfer__pb2.DownloadImageResponse.SerializeToString,
+            ),
+            'InspectFeatures': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectFeatures,
+                    request_deserializer=impasto_dot_v1_dot_style__transfer__pb2.InspectFeaturesRequest.FromString,
+                    response_serializer=impasto_dot_v1_dot_style__transfer__pb2.InspectFeaturesResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -598,6 +615,33 @@ class StyleTransferService(object):
             '/impasto.v1.StyleTransferService/DownloadImage',
             impasto_dot_v1_dot_style__transfer__pb2.DownloadImageRequest.SerializeToString,
             impasto_dot_v1_dot_style__transfer__pb2.DownloadImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/impasto.v1.StyleTransferService/InspectFeatures',
+            impasto_dot_v1_dot_style__transfer__pb2.InspectFeaturesRequest.SerializeToString,
+            impasto_dot_v1_dot_style__transfer__pb2.InspectFeaturesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -108,6 +108,12 @@ class StyleTransferServiceStub:
     ]
     """Returns an uploaded file in pieces."""
 
+    InspectFeatures: grpc.UnaryUnaryMultiCallable[
+        impasto.v1.style_transfer_pb2.InspectFeaturesRequest,
+        impasto.v1.style_transfer_pb2.InspectFeaturesResponse,
+    ]
+    """Returns a picture as filters of a layer see it."""
+
     GetServerInfo: grpc.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetServerInfoRequest,
         impasto.v1.style_transfer_pb2.GetServerInfoResponse,
@@ -197,6 +203,12 @@ class StyleTransferServiceAsyncStub:
         impasto.v1.style_transfer_pb2.DownloadImageResponse,
     ]
     """Returns an uploaded file in pieces."""
+
+    InspectFeatures: grpc.aio.UnaryUnaryMultiCallable[
+        impasto.v1.style_transfer_pb2.InspectFeaturesRequest,
+        impasto.v1.style_transfer_pb2.InspectFeaturesResponse,
+    ]
+    """Returns a picture as filters of a layer see it."""
 
     GetServerInfo: grpc.aio.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetServerInfoRequest,
@@ -311,6 +323,14 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[impasto.v1.style_transfer_pb2.DownloadImageResponse], collections.abc.AsyncIterator[impasto.v1.style_transfer_pb2.DownloadImageResponse]]:
         """Returns an uploaded file in pieces."""
+
+    @abc.abstractmethod
+    def InspectFeatures(
+        self,
+        request: impasto.v1.style_transfer_pb2.InspectFeaturesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[impasto.v1.style_transfer_pb2.InspectFeaturesResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.InspectFeaturesResponse]]:
+        """Returns a picture as filters of a layer see it."""
 
     @abc.abstractmethod
     def GetServerInfo(

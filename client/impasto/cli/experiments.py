@@ -1,0 +1,235 @@
+"""``impasto reconstruct``, ``texture``, ``features``, ``redo`` and ``paper``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from PIL import Image
+
+from impasto import experiments
+from impasto.cli.output import (
+    JSON,
+    SECONDS,
+    SERVER,
+    ProgressBar,
+    check_output,
+    print_json,
+    read_picture,
+    summary,
+    write_picture,
+)
+from impasto.cli.stylize import LayerWeights, follow, given_options, painting_options
+from impasto.client import Client
+from impasto.paper import write_paper
+from impasto.redo import recipe
+from impasto.requests import reconstruction_options, texture_options
+from impasto.sheets import Tile, contact_sheet
+
+OUTPUT = click.option(
+    "-o", "--output", "out", required=True, help="Where the picture goes: .png, .jpg, .webp, or - for stdout."
+)
+SHEET = click.option("-o", "--output", "out", required=True, help="Where the picture goes: .png, .jpg or .webp.")
+TIMEOUT = click.option("--timeout", type=SECONDS, help="Seconds after which the job is cancelled.")
+QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+_STYLED = ("style_layers", "style_weight", "style_loss", "style_scale", "color", "content_layers", "content_weight")
+
+
+@click.command()
+@click.argument("image")
+@OUTPUT
+@click.option("--layer", default="relu4_2", show_default=True, help="Where the picture is compared.")
+@click.option("--series", is_flag=True, help="A contact sheet of VGG16's first eight layers instead, with each one's PSNR.")
+@painting_options(*_STYLED)
+@TIMEOUT
+@QUIET
+@SERVER
+@JSON
+def reconstruct(
+    image: str,
+    out: str,
+    layer: str,
+    series: bool,
+    timeout: float | None,
+    quiet: bool,
+    server: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Paint what a layer holds of IMAGE: from noise, compared with it at that layer only."""
+    check_output(out)
+    given = given_options(options, out)
+    with Client(server) as client:
+        if series:
+            _not_to_stdout(out)
+            given["format"] = "png"
+            found = experiments.reconstructions(client, read_picture(image), tell=_teller(quiet), **given)
+            original = _original(image, found[0].result.image)
+            figures = {item.label: experiments.psnr(item.result.image, original) for item in found}
+            tiles = [Tile(item.result.image, f"{item.label}\nPSNR {figures[item.label]:.1f} dB") for item in found]
+            half = len(tiles) // 2
+            _save(contact_sheet([tiles[:half], tiles[half:]]), out)
+            _tell(as_json, {"output": out, "psnr_db": figures})
+            return
+        _paint(client, (read_picture(image), None), reconstruction_options(layer, given), out, timeout, quiet, as_json)
+
+
+@click.command()
+@click.argument("styles", nargs=-1, required=True, metavar="STYLE...")
+@OUTPUT
+@click.option("--layers", type=LayerWeights(), help="Where it is compared; the first layer of each block by default.")
+@click.option("--series", is_flag=True, help="A contact sheet over 1 to 5 of them instead, L-BFGS above Adam.")
+@painting_options("style_layers", "content_layers", "content_weight", "color", "style_weight")
+@TIMEOUT
+@QUIET
+@SERVER
+@JSON
+def texture(
+    styles: tuple[str, ...],
+    out: str,
+    layers: dict[str, float] | None,
+    series: bool,
+    timeout: float | None,
+    quiet: bool,
+    server: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Paint a texture of one or several STYLE pictures: from noise, compared with their statistics only."""
+    check_output(out)
+    given = given_options(options, out)
+    pictures = [read_picture(style) for style in styles]
+    with Client(server) as client:
+        if series:
+            _not_to_stdout(out)
+            given["format"] = "png"
+            chosen = tuple(layers or experiments.FIRST_LAYERS)
+            rows = experiments.textures(client, pictures[0], chosen, tell=_teller(quiet), **given)
+            _save(contact_sheet([[item.tile() for item in row] for row in rows]), out)
+            _tell(as_json, {"output": out, "losses": {item.label: item.result.losses.total for row in rows for item in row}})
+            return
+        _paint(client, (None, pictures), texture_options(layers, given), out, timeout, quiet, as_json)
+
+
+@click.command()
+@click.argument("image")
+@click.option("--layer", required=True, help="Which layer, such as conv1_1.")
+@SHEET
+@click.option("--filters", default="5", show_default=True, help="How many, then those that answer most; or which: 3,17,40.")
+@click.option("--network", default="", help="ARCHITECTURE:WEIGHTS; the server's own by default.")
+@click.option("--size", "size_px", type=int, default=256, show_default=True, help="Longer side that the picture is seen at.")
+@click.option("--pooling", type=click.Choice(["average", "max"]), default="average", help="How the network pools.")
+@SERVER
+@JSON
+def features(
+    image: str, layer: str, out: str, filters: str, network: str, size_px: int, pooling: Any, server: str, as_json: bool
+) -> None:
+    """Show IMAGE as filters of a layer see it: their responses as grey pictures, black the least and white the most."""
+    check_output(out)
+    _not_to_stdout(out)
+    try:
+        numbers = [int(number) for number in filters.split(",")]
+    except ValueError:
+        raise click.UsageError(f"--filters {filters}: a number, or numbers by commas") from None
+    wanted = numbers if "," in filters else numbers[0]
+    with Client(server) as client:
+        found = client.features(read_picture(image), layer, wanted, network=network, size_px=size_px, pooling=pooling)
+    tiles = [
+        Tile(item.image, f"{layer}, filter {item.filter}\n{item.minimum:.2f} to {item.maximum:.2f}") for item in found.responses
+    ]
+    columns = max(1, min(8, len(tiles)))
+    _save(contact_sheet([tiles[start : start + columns] for start in range(0, len(tiles), columns)]), out)
+    figures = {item.filter: {"minimum": item.minimum, "maximum": item.maximum, "mean": item.mean} for item in found.responses}
+    _tell(as_json, {"output": out, "layer": layer, "network": found.network.id, "filters": figures})
+
+
+@click.command()
+@click.argument("picture", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@OUTPUT
+@click.option(
+    "--from", "search", multiple=True, type=click.Path(exists=True, path_type=Path), help="File or folder of its pictures."
+)
+@TIMEOUT
+@QUIET
+@SERVER
+@JSON
+def redo(
+    picture: Path, out: str, search: tuple[Path, ...], timeout: float | None, quiet: bool, server: str, as_json: bool
+) -> None:
+    """Make PICTURE again, from what its file says: on the same machine it is the same, byte for byte.
+
+    Its content and styles are looked for by their hash: in --from, in its folder, here, and among the server's uploads.
+    """
+    check_output(out)
+    found = recipe(picture, search)
+    with Client(server) as client:
+        _paint(client, (found.content, found.styles), found.options, out, timeout, quiet, as_json, found.weights_sha256)
+
+
+@click.command()
+@click.argument("content")
+@click.argument("style")
+@click.option("-o", "--output", "out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
+@click.option("--size", "size_px", type=int, default=256, show_default=True, help="Longer side of the pictures.")
+@click.option("--steps", type=int, default=100, show_default=True, help="Optimizer steps of each picture.")
+@click.option("--networks", help="Networks to compare, by commas; the server's own and random ones by default.")
+@QUIET
+@SERVER
+def paper(
+    content: str, style: str, out: Path, size_px: int, steps: int, networks: str | None, quiet: bool, server: str
+) -> None:
+    """Repeat the report with CONTENT and STYLE: every experiment, as one page with pictures, plots and timings."""
+    out.mkdir(parents=True, exist_ok=True)
+    chosen = networks.split(",") if networks is not None else experiments.NETWORKS
+    with Client(server) as client:
+        page = write_paper(client, Path(content), Path(style), out, size_px, steps, chosen, _teller(quiet))
+    click.echo(str(page))
+
+
+def _paint(
+    client: Client,
+    pictures: tuple[Any, Any],
+    options: dict[str, Any],
+    out: str,
+    timeout: float | None,
+    quiet: bool,
+    as_json: bool,
+    weights_sha256: str = "",
+) -> None:
+    job = client.submit(*pictures, **options)
+    result = follow(job, ProgressBar(quiet=quiet), timeout)
+    write_picture(result, out)
+    network = result.job.network
+    if weights_sha256 and network is not None and network.weights_sha256 != weights_sha256:
+        click.echo("Warning: the server's filters are others than those that painted the picture", err=True)
+    if as_json:
+        print_json({**result.job.to_dict(), "output": out})
+    else:
+        click.echo(summary(result), err=True)
+
+
+def _original(image: str, like: Image.Image) -> Image.Image:
+    with Image.open(image) as opened:
+        return opened.convert("RGB").resize(like.size, Image.Resampling.LANCZOS)
+
+
+def _teller(quiet: bool) -> experiments.Tell:
+    return lambda label: None if quiet else click.echo(f"painting: {label}", err=True)
+
+
+def _tell(as_json: bool, values: dict[str, Any]) -> None:
+    if as_json:
+        print_json(values)
+
+
+def _not_to_stdout(out: str) -> None:
+    if out == "-":
+        raise click.UsageError("a contact sheet is written to a file, not to stdout")
+
+
+def _save(sheet: Image.Image, out: str) -> None:
+    try:
+        sheet.save(out)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {out}: {error}") from None

@@ -1,0 +1,119 @@
+"""The networks that can paint, as plain data: names, sizes and depths of their layers. Imports no torch.
+
+Layers of every network are named by one rule: blocks are counted by the poolings between them, and inside a block the
+convolutions are counted: ``conv2_1`` before the non-linearity, ``relu2_1`` after it, ``pool2`` at the block's end. A fire
+module of SqueezeNet counts as one convolution of which only the end can be read, after its non-linearity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+POOL = 0
+"""Stands for a pooling among the channels below."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer that can be read.
+
+    Attributes:
+        name: By the rule above.
+        channels: How many filters answer.
+        stride_px: Canvas pixels from one position to the next, along a side.
+    """
+
+    name: str
+    channels: int
+    stride_px: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A convolutional trunk.
+
+    Attributes:
+        name: As in torchvision.
+        layers: From the shallowest to the deepest.
+        content_layer: Where the content is compared if nobody says otherwise.
+        min_side_px: Smallest canvas at whose end there are still positions.
+        memory: What a pass takes over what VGG16's takes, about.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    content_layer: str
+    min_side_px: int
+    memory: float
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Names of the layers, from the shallowest to the deepest."""
+        return tuple(layer.name for layer in self.layers)
+
+    @property
+    def first_layers(self) -> tuple[str, ...]:
+        """The first layer of each block after its non-linearity: where the style is compared if nobody says otherwise."""
+        return tuple(name for name in self.layer_names if name.startswith("relu") and name.endswith("_1"))
+
+    def values_per_pixel(self, layer: str) -> float:
+        """Return how many values a layer has for each pixel of the canvas."""
+        found = next(item for item in self.layers if item.name == layer)
+        return found.channels / found.stride_px**2
+
+
+def _layers(channels: Sequence[int], *, stem_stride: int = 1, fires: bool = False) -> Iterator[Layer]:
+    block, position, stride, width = 1, 0, stem_stride, 3
+    for count in channels:
+        if count == POOL:
+            stride *= 2
+            yield Layer(f"pool{block}", width, stride)
+            block, position = block + 1, 0
+            continue
+        width, position = count, position + 1
+        if not fires or block == 1:
+            yield Layer(f"conv{block}_{position}", width, stride)
+        yield Layer(f"relu{block}_{position}", width, stride)
+
+
+_VGG16 = (64, 64, POOL, 128, 128, POOL, 256, 256, 256, POOL, 512, 512, 512, POOL, 512, 512, 512, POOL)
+_VGG19 = (64, 64, POOL, 128, 128, POOL, *(256,) * 4, POOL, *(512,) * 4, POOL, *(512,) * 4, POOL)
+_ALEXNET = (64, POOL, 192, POOL, 384, 256, 256, POOL)
+_SQUEEZENET = (64, POOL, 128, 128, POOL, 256, 256, POOL, 384, 384, 512, 512)
+
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
+    {
+        "vgg16": Architecture("vgg16", tuple(_layers(_VGG16)), "relu4_2", 16, 1.0),
+        "vgg19": Architecture("vgg19", tuple(_layers(_VGG19)), "relu4_2", 16, 1.15),
+        "alexnet": Architecture("alexnet", tuple(_layers(_ALEXNET, stem_stride=4)), "relu3_2", 64, 0.3),
+        "squeezenet1_1": Architecture(
+            "squeezenet1_1", tuple(_layers(_SQUEEZENET, stem_stride=2, fires=True)), "relu4_1", 32, 0.5
+        ),
+    }
+)
+"""Every network by its name in torchvision."""
+
+DEFAULT = "vgg16"
+RANDOM = "random"
+"""Weights drawn from a seed: ``random-7``, or ``random`` for seed 0."""
+
+
+def split(name: str) -> tuple[str, str]:
+    """Return architecture and weights of a network's name, ``ARCHITECTURE[:WEIGHTS]`` or ``WEIGHTS`` alone.
+
+    Weights may be a path with colons in it: only a known architecture before the first colon is one.
+    """
+    before, separator, after = name.partition(":")
+    if before in ARCHITECTURES:
+        return before, after if separator else ""
+    return DEFAULT, name
+
+
+def random_seed(weights: str) -> int | None:
+    """Return the seed that a name of random weights stands for, None for any other weights."""
+    if weights == RANDOM:
+        return 0
+    prefix, _, number = weights.partition("-")
+    return int(number) if prefix == RANDOM and number.isascii() and number.isdigit() and len(number) < 10 else None

@@ -1,0 +1,106 @@
+r"""The statistics that can make a style, each a matrix per sample whose squared distance to the style's is the loss.
+
+.. math:: L = w |S(F) - A|^2
+
+with ``F`` a layer's features, ``C`` channels at ``N`` positions, and ``A`` the statistic of the style. All are formed in
+float32 whatever the features' precision. A weighted sum over several styles folds into one target, as for Gram matrices.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from impasto_engine.losses import gram
+from impasto_engine.parameters import StyleLossName
+
+BINS = 256
+"""Into which sorted values are averaged: enough to tell distributions apart, and independent of the picture's size."""
+_SMALL = 1e-6
+
+Features = Float[Tensor, "batch channels height width"]
+Guide = Float[Tensor, "batch 1 height width"]
+
+
+def statistic(name: StyleLossName, features: Features, guide: Guide | None = None) -> Float[Tensor, "batch _ _"]:
+    """Return a statistic of each sample's features.
+
+    Args:
+        name: Which one.
+        features: At one layer.
+        guide: Weight of each position, its square 1 in the mean; None for all alike. Guides of Gatys et al. ("Controlling
+            Perceptual Factors in Neural Style Transfer", CVPR 2017), section 4, eq. 5, there with their squares' sum 1.
+
+    Raises:
+        ValueError: If the statistic cannot be guided.
+    """
+    if features.dtype != torch.float64:
+        features = features.float()
+    if name == "gram":
+        return gram(features if guide is None else features * guide)
+    if name == "covariance":
+        return _covariance(features, guide)
+    if name == "moments":
+        return _moments(features, guide)
+    if guide is not None:
+        raise ValueError(f"{name} cannot be guided")
+    channels = features.shape[1]
+    flat = features.flatten(2)
+    return _sorted(flat if name == "histogram" else torch.matmul(_directions(channels, flat.device, flat.dtype), flat))
+
+
+def _mean(features: Tensor, guide: Tensor | None) -> Tensor:
+    weighted = features if guide is None else features * guide.square()
+    return weighted.mean(dim=(2, 3))
+
+
+def _covariance(features: Tensor, guide: Tensor | None) -> Tensor:
+    r"""Return covariance and mean side by side, ``[C, C + 1]``.
+
+    .. math:: \left[\, G - \mu \mu^T \mid \mu \,\right]
+
+    The Gram matrix of features shifted by their mean, and the mean itself, which the shift leaves out: it no longer mixes how
+    bright a layer is with how its channels go together (Novak & Nikulin 2016 shift by a constant instead).
+    """
+    mean = _mean(features, guide)[:, :, None]
+    # Centred before the product: the difference of the two large matrices would lose what is left between them.
+    centred = features - mean[..., None]
+    product = gram(centred if guide is None else centred * guide)
+    return torch.cat([product, mean], dim=2)
+
+
+def _moments(features: Tensor, guide: Tensor | None) -> Tensor:
+    r"""Return mean and standard deviation of each channel, ``[C, 2]`` (Li et al., IJCAI 2017, eq. 9; Huang & Belongie 2017).
+
+    .. math:: \left[\, \mu \mid \sqrt{\overline{(F - \mu)^2} + 10^{-6}} \,\right]
+    """
+    mean = _mean(features, guide)
+    variance = _mean((features - mean[..., None, None]).square(), guide)
+    return torch.stack([mean, (variance + _SMALL).sqrt()], dim=2)
+
+
+def _sorted(flat: Float[Tensor, "batch rows positions"]) -> Tensor:
+    r"""Return each row's values in order, averaged into 256 bins of equal weight and scaled, ``[rows, 256]``.
+
+    .. math:: S_{rb} = \overline{\mathrm{sort}(F_r)}_{b} / \sqrt{256}
+
+    The squared distance is that of Wasserstein between the rows' distributions, up to the bins. Over the channels themselves
+    this matches their histograms (Risser et al. 2017, without their resampling of a target at each step); over directions
+    through all channels it is the sliced distance (Heitz et al., CVPR 2021, eq. 6). Departure: the directions are a fixed
+    orthonormal basis instead of fresh ones at each step, since L-BFGS needs a loss that stays the same.
+    """
+    ordered = flat.sort(dim=2).values
+    binned: Tensor = F.adaptive_avg_pool1d(ordered, BINS) / BINS**0.5
+    return binned
+
+
+@functools.lru_cache(maxsize=32)
+def _directions(channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return an orthonormal basis in no particular direction, the same every time."""
+    drawn = torch.randn(channels, channels, generator=torch.Generator().manual_seed(channels), dtype=torch.float64)
+    basis: Tensor = torch.linalg.qr(drawn).Q
+    return basis.to(device, dtype)
