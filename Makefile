@@ -9,7 +9,7 @@ NODE_DIR := tests/contract/node
 # The last landed commit, which the contract must not break: origin's main where there is one, else this one.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup demo serve proto lint format test test-gpu soak bench bench-service docs-pictures samples builtin-weights docker clean
+.PHONY: help setup demo serve proto lint format test test-gpu soak bench bench-service docs-pictures parameters test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -56,7 +56,7 @@ format: setup ## Let ruff mend what it can
 
 test: setup ## Run every test (under ten minutes on two cores)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed; fi
-	$(BIN)/pytest -m "not gpu"
+	$(BIN)/pytest -m "not gpu and not golden"
 
 test-gpu: setup ## Run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu
@@ -72,6 +72,12 @@ bench-service: setup ## Measure the service: jobs per minute, control under load
 
 docs-pictures: setup ## Repeat the report: Adam against L-BFGS, table and pictures into docs/build/
 	$(BIN)/python benchmarks/report.py
+
+parameters: setup ## Write docs/PARAMETERS.md from the contract, the presets and the command line
+	$(BIN)/python scripts/parameters.py
+
+test-golden: setup ## Check the authors' golden losses; needs IMPASTO_GOLDEN (see tests/golden/test_golden.py)
+	$(BIN)/pytest tests/golden -m golden
 
 samples: setup ## Paint the sample styles again
 	$(BIN)/python samples/paint_styles.py

@@ -20,22 +20,25 @@ class Tile:
 
 
 def contact_sheet(rows: Sequence[Sequence[Tile]], tile_px: int = 256) -> Image.Image:
-    """Return rows of pictures, each fitted into a square of ``tile_px``, with their captions.
+    """Return rows of pictures, each ``tile_px`` on its longer side, with their captions.
 
     Small pictures, such as the responses of deep filters, are enlarged without smoothing, so that their pixels can be seen.
     """
     font = ImageFont.load_default(TEXT_PX)
-    lines = max((tile.caption.count("\n") + 1 for row in rows for tile in row if tile.caption), default=0)
-    step_x, step_y = tile_px + GAP_PX, tile_px + GAP_PX + lines * (TEXT_PX + 4)
-    columns = max((len(row) for row in rows), default=0)
-    sheet = Image.new("RGB", (columns * step_x + GAP_PX, len(rows) * step_y + GAP_PX), _PAPER)
+    fitted = [[_fitted(tile.picture.convert("RGB"), tile_px) for tile in row] for row in rows]
+    heights = [max((picture.height for picture in row), default=0) for row in fitted]
+    lines = [max((tile.caption.count("\n") + 1 for tile in row if tile.caption), default=0) for row in rows]
+    tops = [GAP_PX]
+    for height, count in zip(heights, lines, strict=True):
+        tops.append(tops[-1] + height + count * (TEXT_PX + 4) + GAP_PX)
+    step = tile_px + GAP_PX
+    sheet = Image.new("RGB", (max((len(row) for row in rows), default=0) * step + GAP_PX, tops[-1]), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    for down, row in enumerate(rows):
-        for right, tile in enumerate(row):
-            left, top = GAP_PX + right * step_x, GAP_PX + down * step_y
-            picture = _fitted(tile.picture.convert("RGB"), tile_px)
-            sheet.paste(picture, (left + (tile_px - picture.width) // 2, top + tile_px - picture.height))
-            draw.multiline_text((left, top + tile_px + 2), tile.caption, fill=_INK, font=font)
+    for row, pictures, top, height in zip(rows, fitted, tops, heights, strict=False):
+        for right, (tile, picture) in enumerate(zip(row, pictures, strict=True)):
+            left = GAP_PX + right * step
+            sheet.paste(picture, (left + (tile_px - picture.width) // 2, top + (height - picture.height) // 2))
+            draw.multiline_text((left, top + height + 2), tile.caption, fill=_INK, font=font)
     return sheet
 
 

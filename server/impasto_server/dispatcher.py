@@ -565,11 +565,12 @@ class Dispatcher:
             text = f"a canvas of {spec.width} x {spec.height} px needs about {needed} MiB, which no device here has for jobs"
             raise invalid(("parameters.size_px", f"{text}; a smaller history takes less"))
 
-    def _enqueue(self, job: Job) -> None:
-        """Let a job that was accepted earlier wait at its old place, however full the queue is."""
+    def _enqueue(self, job: Job, *, at_once: bool = False) -> None:
+        """Let a job that was accepted earlier wait at its old place, or before all others, however full the queue is."""
         if not self.fleet.any_ready:
             self._unmeasured.add(job.job_id)  # what it takes is known when a worker is
-        ticket = replace(self.fleet.ticket(job.spec), job_id=job.job_id, arrived=self._live[job.job_id].accepted)
+        arrived = 0.0 if at_once else self._live[job.job_id].accepted
+        ticket = replace(self.fleet.ticket(job.spec), job_id=job.job_id, arrived=arrived)
         self._scheduler.submit(replace(ticket, alone=job.losses_of_worker > 0), force=True)
 
     def _checkpoint(self, job_id: str) -> Path:
@@ -593,6 +594,8 @@ class Dispatcher:
             live.going_on = False
             self._store.put(replace(job, state=JobState.RUNNING, device=decision.worker, attempts=attempts))
             self.fleet.send(decision.worker, Start(job.job_id, job.spec, str(self._checkpoint(job.job_id))))
+            if live.overdue:
+                self.fleet.send(decision.worker, Finish(job.job_id))
 
     def _set_alarm(self, job: Job) -> None:
         limit = job.spec.time_limit_s
@@ -605,9 +608,15 @@ class Dispatcher:
         job = self._store.get(job_id)
         if job is None or job.state.ended:
             return
-        if job.spec.return_best and job.state is JobState.RUNNING and job.step:
+        if job.spec.return_best and job.step:
             self._live[job_id].overdue = True
-            self.fleet.send(job.device, Finish(job_id))
+            if job.state is JobState.RUNNING:
+                self.fleet.send(job.device, Finish(job_id))
+            else:  # its canvas lies in its checkpoint, which the next worker with room turns into a picture
+                self._scheduler.remove(job_id)
+                self._store.put(replace(job, state=JobState.QUEUED))
+                self._enqueue(job, at_once=True)
+                self._dispatch()
             return
         self.fleet.send(job.device, Cancel(job_id))
         begun = f"after {job.step} of {job.spec.parameters.steps} steps" if job.step else "before its first step"

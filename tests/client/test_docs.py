@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator
 
@@ -55,6 +56,19 @@ def test_every_option_is_documented() -> None:
     """In the docstring that users read."""
     for name in Options.__annotations__:
         assert f"{name}:" in (Options.__doc__ or ""), name
+
+
+def test_the_page_of_parameters_is_up_to_date() -> None:
+    """It is what `make parameters` would write, and every option of the client stands in it."""
+    source = importlib.util.spec_from_file_location("parameters_page", ROOT / "scripts/parameters.py")
+    assert source
+    assert source.loader
+    module = importlib.util.module_from_spec(source)
+    source.loader.exec_module(module)
+    page = (ROOT / "docs/PARAMETERS.md").read_text()
+    assert page == module.page(), "run make parameters"
+    contract = {name.removesuffix("_s") for name in Options.__annotations__}
+    assert {name for name in contract if f"`{name}`" not in page} == set()
 
 
 def test_links_lead_somewhere() -> None:

@@ -202,7 +202,7 @@ def test_contact_sheets_show_every_tile() -> None:
     tiles = [Tile(Image.new("RGB", (40, 20), "red"), "one"), Tile(Image.new("L", (10, 30), 90), "two\nlines")]
     sheet = contact_sheet([tiles, tiles[:1]], 64)
     assert sheet.width == 2 * 72 + 8
-    assert sheet.getpixel((8 + 32, 8 + 63)) == (255, 0, 0)
+    assert sheet.getpixel((8 + 32, 8 + 32)) == (255, 0, 0)
     assert sheet.getpixel((8 + 72 + 32, 8 + 32)) == (90, 90, 90)
 
 

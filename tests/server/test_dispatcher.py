@@ -373,6 +373,21 @@ async def test_at_the_time_limit_the_best_picture_is_there_for_who_wants_it(best
             assert "of 10000 steps" in job.error.message
 
 
+async def test_a_paused_job_that_has_steps_has_its_best_picture_at_the_time_limit() -> None:
+    """Taken from its checkpoint by the next worker with room, before all that wait; one without a step fails."""
+    async with dispatching(FakeWorker(step_s=0.01), max_running_jobs=1) as dispatcher:
+        job = await submit(dispatcher, steps=10_000, time_limit_s=0.2, return_best=True)
+        while not dispatcher.get(job.job_id).step:
+            await asyncio.sleep(0.01)
+        dispatcher.pause(job.job_id)
+        running, waiting = await submit(dispatcher, steps=30), await submit(dispatcher, steps=1, priority=5)
+        job = await ended(dispatcher, job)
+        assert (job.state, job.stop_reason) == (JobState.SUCCEEDED, StopReason.DEADLINE)
+        assert dispatcher.result(job.job_id)
+        await ended(dispatcher, running)
+        await ended(dispatcher, waiting)
+
+
 async def test_a_job_that_was_to_pause_or_end_does_so_though_its_worker_dies() -> None:
     """What was asked for is not forgotten with the worker that was asked."""
     worker = FakeWorker(step_s=0.01)
