@@ -9,7 +9,7 @@ NODE_DIR := tests/contract/node
 # The last landed commit, which the contract must not break: origin's main where there is one, else this one.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup demo serve proto lint format test test-gpu soak bench bench-service docs-pictures parameters test-golden samples builtin-weights docker clean
+.PHONY: help setup demo serve proto lint format test test-gpu soak bench bench-service docs-pictures parameters errors dashboard test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -75,6 +75,12 @@ docs-pictures: setup ## Repeat the report: Adam against L-BFGS, table and pictur
 
 parameters: setup ## Write docs/PARAMETERS.md from the contract, the presets and the command line
 	$(BIN)/python scripts/parameters.py
+
+errors: setup ## Write docs/ERRORS.md from the table of reasons
+	$(BIN)/python scripts/errors.py
+
+dashboard: setup ## Write deploy/grafana/impasto.json
+	$(BIN)/python scripts/dashboard.py
 
 test-golden: setup ## Check the authors' golden losses; needs IMPASTO_GOLDEN (see tests/golden/test_golden.py)
 	$(BIN)/pytest tests/golden -m golden

@@ -19,9 +19,10 @@ from impasto.errors import (
     NotReady,
     Overloaded,
     ServerError,
+    Unauthenticated,
     Unavailable,
 )
-from impasto.pictures import UploadedImage
+from impasto.pictures import NamedFile, UploadedImage
 from impasto.requests import Style
 from impasto.results import (
     Features,
@@ -38,11 +39,13 @@ from impasto.results import (
     Step,
     Timings,
 )
+from impasto.security import Credentials
 
 __all__ = [
     "AsyncClient",
     "AsyncJob",
     "Client",
+    "Credentials",
     "DeadlineExceeded",
     "Features",
     "Finished",
@@ -54,6 +57,7 @@ __all__ = [
     "JobFailed",
     "JobInfo",
     "Losses",
+    "NamedFile",
     "NetworkInfo",
     "NotFound",
     "NotReady",
@@ -67,6 +71,7 @@ __all__ = [
     "Step",
     "Style",
     "Timings",
+    "Unauthenticated",
     "Unavailable",
     "UploadedImage",
 ]

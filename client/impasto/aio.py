@@ -29,6 +29,7 @@ from impasto.requests import (
     upload_requests,
 )
 from impasto.results import Event, Features, Finished, JobInfo, Result, ServerInfo, Step
+from impasto.security import Credentials
 from impasto.transport import channel_options, check_size, error_of
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
@@ -39,14 +40,24 @@ class AsyncClient:
 
     Args:
         server: HOST:PORT; by default ``$IMPASTO_SERVER``, else localhost:50051.
+        patience_s: As for :class:`impasto.Client`.
+        credentials: As for :class:`impasto.Client`.
     """
 
-    def __init__(self, server: str | None = None, *, patience_s: float = DEFAULT_S) -> None:
+    def __init__(
+        self, server: str | None = None, *, patience_s: float = DEFAULT_S, credentials: Credentials | None = None
+    ) -> None:
         self.server = server_address(server)
         self.patience_s = patience_s
         self._met = False
-        self._channel = grpc.aio.insecure_channel(self.server, options=channel_options(self.server))
-        self._stub: Any = pb_grpc.StyleTransferServiceStub(self._channel)
+        credentials = credentials or Credentials.from_environment()
+        secured, options = credentials.channel_credentials(), channel_options(self.server)
+        if secured:
+            self._channel = grpc.aio.secure_channel(self.server, secured, options=options)
+        else:
+            self._channel = grpc.aio.insecure_channel(self.server, options=options)
+        self._stub: Any = credentials.authorized(pb_grpc.StyleTransferServiceStub(self._channel))
+        self._limit_bytes: int | None = None
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -79,7 +90,7 @@ class AsyncClient:
         """
         if on_step is None:
             spec = await asyncio.to_thread(job_spec, content, style, options)
-            check_size(spec)
+            await self._check_size(spec)
             request = pb.StylizeRequest(spec=spec, request_id=request_id or str(uuid.uuid4()))
             response = await self._call(self._stub.Stylize, request, timeout_s)
             return Result(response.result.image.data, results.job_info(response.result.job))
@@ -99,10 +110,24 @@ class AsyncClient:
     ) -> AsyncJob:
         """Hand a job in and return at once; see :meth:`impasto.Client.submit`."""
         spec = await asyncio.to_thread(job_spec, content, style, options)
-        check_size(spec)
+        await self._check_size(spec)
         request = pb.SubmitJobRequest(spec=spec, request_id=request_id or str(uuid.uuid4()))
         response = await self._call(self._stub.SubmitJob, request, CALL_TIMEOUT_S)
-        return AsyncJob(self, response.job.job_id)
+        return AsyncJob(self, response.job.job_id, results.job_info(response.job))
+
+    async def validate(self, content: Picture | None, style: Styles = None, **options: Unpack[Options]) -> JobInfo:
+        """Let the server check a job and hand nothing in; see :meth:`impasto.Client.validate`."""
+        spec = await asyncio.to_thread(job_spec, content, style, options)
+        await self._check_size(spec)
+        request = pb.SubmitJobRequest(spec=spec, validate_only=True)
+        return results.job_info((await self._call(self._stub.SubmitJob, request, CALL_TIMEOUT_S)).job)
+
+    async def _check_size(self, spec: pb.JobSpec) -> None:
+        if spec.ByteSize() < transport.SMALL_BYTES:
+            return
+        if self._limit_bytes is None:
+            self._limit_bytes = (await self.server_info()).limits["max_message_bytes"]
+        check_size(spec, self._limit_bytes)
 
     async def reconstruct(self, image: Picture, layer: str = "relu4_2", **options: Any) -> Result:
         """Paint what a layer holds of a picture; see :meth:`impasto.Client.reconstruct`."""
@@ -197,9 +222,10 @@ class AsyncClient:
 class AsyncJob:
     """A handle on a job of a server; see :class:`impasto.Job`."""
 
-    def __init__(self, client: AsyncClient, job_id: str) -> None:
+    def __init__(self, client: AsyncClient, job_id: str, acknowledgement: JobInfo | None = None) -> None:
         self._client = client
         self.job_id = job_id
+        self.acknowledgement = acknowledgement
 
     def __repr__(self) -> str:
         """Return the job's id."""

@@ -27,7 +27,8 @@ from impasto.requests import (
     upload_requests,
 )
 from impasto.results import Event, Features, Finished, JobInfo, Result, ServerInfo, Step
-from impasto.transport import Watchdog, channel_options, check_size, error_of, silence
+from impasto.security import Credentials
+from impasto.transport import SMALL_BYTES, Watchdog, channel_options, check_size, error_of, silence
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 
@@ -45,14 +46,23 @@ class Client:
     Args:
         server: HOST:PORT; by default ``$IMPASTO_SERVER``, else localhost:50051.
         patience_s: How long a server that was there may be away, as for a restart, before a call gives up; 0 to try once.
+        credentials: Token and TLS; by default what the environment says (:mod:`impasto.security`).
     """
 
-    def __init__(self, server: str | None = None, *, patience_s: float = DEFAULT_S) -> None:
+    def __init__(
+        self, server: str | None = None, *, patience_s: float = DEFAULT_S, credentials: Credentials | None = None
+    ) -> None:
         self.server = server_address(server)
         self.patience_s = patience_s
         self._met = False
-        self._channel = grpc.insecure_channel(self.server, options=channel_options(self.server))
-        self._stub = pb_grpc.StyleTransferServiceStub(self._channel)
+        credentials = credentials or Credentials.from_environment()
+        secured, options = credentials.channel_credentials(), channel_options(self.server)
+        if secured:
+            self._channel = grpc.secure_channel(self.server, secured, options=options)
+        else:
+            self._channel = grpc.insecure_channel(self.server, options=options)
+        self._stub = credentials.authorized(pb_grpc.StyleTransferServiceStub(self._channel))
+        self._limit_bytes: int | None = None
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -92,7 +102,7 @@ class Client:
         """
         if on_step is None:
             spec = job_spec(content, style, options)
-            check_size(spec)
+            self._check_size(spec)
             request = pb.StylizeRequest(spec=spec, request_id=request_id or str(uuid.uuid4()))
             response = self._call(self._stub.Stylize, request, timeout_s)
             return Result(response.result.image.data, results.job_info(response.result.job))
@@ -120,10 +130,29 @@ class Client:
             ImpastoError: See :mod:`impasto.errors`.
         """
         spec = job_spec(content, style, options)
-        check_size(spec)
+        self._check_size(spec)
         request = pb.SubmitJobRequest(spec=spec, request_id=request_id or str(uuid.uuid4()))
         response = self._call(self._stub.SubmitJob, request, timeout_s)
-        return Job(self, response.job.job_id)
+        return Job(self, response.job.job_id, results.job_info(response.job))
+
+    def validate(self, content: Picture | None, style: Styles = None, **options: Unpack[Options]) -> JobInfo:
+        """Let the server check a job and hand nothing in: returns what it would become, with estimates of start and end.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        spec = job_spec(content, style, options)
+        self._check_size(spec)
+        request = pb.SubmitJobRequest(spec=spec, validate_only=True)
+        return results.job_info(self._call(self._stub.SubmitJob, request, CALL_TIMEOUT_S).job)
+
+    def _check_size(self, spec: pb.JobSpec) -> None:
+        """Refuse what this server does not take before it travels; the server is asked once, and only for large requests."""
+        if spec.ByteSize() < SMALL_BYTES:
+            return
+        if self._limit_bytes is None:
+            self._limit_bytes = self.server_info().limits["max_message_bytes"]
+        check_size(spec, self._limit_bytes)
 
     def reconstruct(self, image: Picture, layer: str = "relu4_2", **options: Any) -> Result:
         """Paint what a layer holds of a picture: from noise, compared with the picture at that layer only.
@@ -274,11 +303,13 @@ class Job:
 
     Attributes:
         job_id: Names the job on its server.
+        acknowledgement: The job as it was when this client handed it in, with estimates of start and end; None else.
     """
 
-    def __init__(self, client: Client, job_id: str) -> None:
+    def __init__(self, client: Client, job_id: str, acknowledgement: JobInfo | None = None) -> None:
         self._client = client
         self.job_id = job_id
+        self.acknowledgement = acknowledgement
 
     def __repr__(self) -> str:
         """Return the job's id."""

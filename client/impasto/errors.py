@@ -5,6 +5,7 @@ ImpastoError
 |-- NotFound           no such job
 |-- NotReady           the job has no picture (yet)
 |-- Overloaded         the queue is full; .retry_after_s says when to try again
+|-- Unauthenticated    the server wants a token or a certificate, and this one is not good
 |-- Unavailable        no server there, or it is starting or shutting down
 |-- DeadlineExceeded   the time given was not enough
 |-- JobCancelled       somebody cancelled the job
@@ -71,6 +72,10 @@ class Overloaded(ImpastoError):
     """The server has too much to do; ``retry_after_s`` says when to try again."""
 
 
+class Unauthenticated(ImpastoError):
+    """The server wants to know who calls, and does not know this caller."""
+
+
 class Unavailable(ImpastoError):
     """No server answers there, or it is starting or shutting down."""
 
@@ -97,6 +102,8 @@ _BY_CODE: Mapping[grpc.StatusCode, type[ImpastoError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: NotReady,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: Unauthenticated,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: JobCancelled,
     grpc.StatusCode.ABORTED: JobFailed,

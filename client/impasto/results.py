@@ -73,6 +73,9 @@ class JobInfo:
         time_limit_s: As asked for; None for none.
         on_deadline: ``fail`` or ``return_best``.
         ttl_s: As asked for; None for the server's retention.
+        estimated_start: When it is likely to start, in answers to submitting and asking; None if nobody can tell.
+        estimated_end: When it is likely to end.
+        owner: Who handed it in; empty where the server tells nobody apart.
     """
 
     job_id: str
@@ -100,6 +103,9 @@ class JobInfo:
     time_limit_s: float | None
     on_deadline: str
     ttl_s: float | None
+    estimated_start: datetime | None
+    estimated_end: datetime | None
+    owner: str
     parameters: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -110,7 +116,7 @@ class JobInfo:
     def to_dict(self) -> dict[str, Any]:
         """Return the job as values that JSON can hold."""
         values = asdict(self)
-        for name in ("created", "started", "ended"):
+        for name in ("created", "started", "ended", "estimated_start", "estimated_end"):
             moment = values[name]
             values[name] = moment.isoformat() if moment else None
         if self.network:
@@ -346,6 +352,9 @@ def job_info(message: pb.Job) -> JobInfo:
         time_limit_s=message.time_limit.ToNanoseconds() / 1e9 if message.HasField("time_limit") else None,
         on_deadline=_word(pb.OnDeadline, "ON_DEADLINE_", message.on_deadline),
         ttl_s=message.ttl.ToNanoseconds() / 1e9 if message.HasField("ttl") else None,
+        estimated_start=_moment(message.estimated_start_time) if message.HasField("estimated_start_time") else None,
+        estimated_end=_moment(message.estimated_end_time) if message.HasField("estimated_end_time") else None,
+        owner=message.owner,
         parameters=_parameters(message.parameters),
     )
 

@@ -11,16 +11,18 @@ import grpc
 from impasto import errors
 from impasto.v1 import style_transfer_pb2 as pb
 
-MAX_MESSAGE_BYTES = 64 << 20
+SMALL_BYTES = 4 << 20
+"""Requests below this are taken by every server."""
 _DETAILS_KEY = "grpc-status-details-bin"
 
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # The server says what it takes; see check_size.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
     # A frozen peer is noticed by pings; the timeout of keepalive alone is bounded by TCP's, a minute or more.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 4_000),
+    ("grpc.http2.ping_timeout_ms", 4_000),
     ("grpc.keepalive_permit_without_calls", 0),
 ]
 _LOOPBACK = ("localhost", "127.", "[::1]", "::1")
@@ -75,15 +77,19 @@ def error_of(call: grpc.RpcError, target: str) -> errors.ImpastoError:
     return errors.from_status(failed.code(), failed.details() or "", raw, target)
 
 
-def check_size(spec: pb.JobSpec) -> None:
-    """Refuse a request that no server takes, before it travels.
+def check_size(spec: pb.JobSpec, limit: int) -> None:
+    """Refuse a request that the server does not take, before it travels.
+
+    Args:
+        spec: What is to be sent.
+        limit: The server's largest message in bytes.
 
     Raises:
         InvalidRequest: If it is larger than a message may be.
     """
     size = spec.ByteSize()
-    if size > MAX_MESSAGE_BYTES - 1024:
-        text = f"the pictures take {size} bytes together; a request may have {MAX_MESSAGE_BYTES}"
+    if size > limit - 1024:
+        text = f"the pictures take {size} bytes together; a request may have {limit}. Upload them, one by one"
         raise errors.InvalidRequest(
             f"content: {text}", reason="MESSAGE_TOO_LARGE", violations=(errors.Violation("content", text),)
         )

@@ -92,7 +92,14 @@ class StyleCache:
 
     def __init__(self, capacity: int = 64) -> None:
         self._capacity = capacity
+        self._hits = self._misses = 0
         self._entries: OrderedDict[tuple[object, ...], dict[str, Tensor]] = OrderedDict()
+
+    def take_counts(self) -> tuple[int, int]:
+        """Return how many styles were found and not found since the last time this was asked."""
+        counts = self._hits, self._misses
+        self._hits = self._misses = 0
+        return counts
 
     def statistics(self, network: Network, style: Style, parameters: Parameters) -> dict[str, Tensor]:
         """Return the style's statistics at the layers that the parameters weigh."""
@@ -101,7 +108,9 @@ class StyleCache:
         key = (network.weights.sha256, style.digest, style.pixels.shape, layers, parameters.pooling, name)
         if style.digest and key in self._entries:
             self._entries.move_to_end(key)
+            self._hits += 1
             return self._entries[key]
+        self._misses += 1
         seen = network.features(to_canvas(style.pixels, network.device), layers, parameters.pooling)
         found = {}
         for layer, features in seen.items():

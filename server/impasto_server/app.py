@@ -12,25 +12,34 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIServer
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
 
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
+from impasto_server.access import Principal, TokenFileError, Tokens
 from impasto_server.config import MIB, ServerConfig
 from impasto_server.dispatcher import Dispatcher
 from impasto_server.durable import DataError, DurableStore
+from impasto_server.interceptor import CallInterceptor, Identify, anybody
+from impasto_server.jobs import ServiceError
+from impasto_server.metrics import Machine, Method, Metrics, watch_lag
 from impasto_server.protocol import WorkerSettings
 from impasto_server.service import StyleTransferService
 from impasto_server.store import JobStore, MemoryStore
+from impasto_server.tracing import tracing_to
 from impasto_server.uploads import Uploads
 from impasto_server.workers import ProcessWorker, WorkerHandle
 
 logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["StyleTransferService"].full_name
+MEASURE_S = 0.5
+"""How often the figures that say how things stand are set."""
 LINGER_S = 2.0
 """How long the pictures of jobs that ended while draining can still be fetched."""
 STOP_GRACE_S = 2.0
@@ -48,10 +57,12 @@ class RunningServer:
     Attributes:
         address: HOST:PORT that it listens on.
         dispatcher: Owns the jobs.
+        metrics: What is counted.
     """
 
     address: str
     dispatcher: Dispatcher
+    metrics: Metrics
 
 
 def options(config: ServerConfig) -> list[tuple[str, int]]:
@@ -63,6 +74,10 @@ def options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        # A peer that is frozen is noticed within ten seconds by pings; keepalive's own timeout is bounded by TCP's.
+        ("grpc.keepalive_time_ms", 5_000),
+        ("grpc.keepalive_timeout_ms", 4_000),
+        ("grpc.http2.ping_timeout_ms", 4_000),
         ("grpc.so_reuseport", 0),
     ]
 
@@ -82,36 +97,127 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     except DataError as error:
         scratch.cleanup()
         raise StartError(str(error)) from None
-    dispatcher = Dispatcher(config, store, workers)
-    server = grpc.aio.server(options=options(config))
+    metrics = Metrics()
+    metrics.expect(_methods(), (worker.name for worker in workers))
+    dispatcher = Dispatcher(config, store, workers, metrics)
+    tracing = tracing_to(config.otlp_endpoint)
+    interceptor = CallInterceptor(metrics, _identify(config), tracing)
+    server = grpc.aio.server(options=options(config), interceptors=[interceptor], compression=grpc.Compression.NoCompression)
     folder = (config.data_folder or Path(scratch.name)) / "uploads"
     uploads = Uploads(folder, config.retention_s, config.max_message_bytes, config.max_data_mib * MIB)
-    service = StyleTransferService(dispatcher, config, importlib.metadata.version("impasto"), uploads)
+    version = importlib.metadata.version("impasto")
+    service = StyleTransferService(dispatcher, config, version, uploads, metrics)
     pb_grpc.add_StyleTransferServiceServicer_to_server(service, server)
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     host = config.listen.rpartition(":")[0]
+    credentials = _credentials(config)
     try:
-        port = server.add_insecure_port(config.listen)
+        port = server.add_secure_port(config.listen, credentials) if credentials else server.add_insecure_port(config.listen)
     except RuntimeError:
         raise StartError(f"cannot listen on {config.listen}: is another server there?") from None
+    metrics.registry.register(Machine(dispatcher.fleet.processes))
+    metrics_server = _serve_metrics(config, metrics)
     await _set_health(servicer, serving=False)
     await server.start()
     dispatcher.fleet.start()
-    watcher = asyncio.create_task(_follow_readiness(dispatcher, servicer))
-    logger.info("listening on %s:%d", host, port)
+    watchers = [
+        asyncio.create_task(_follow_readiness(dispatcher, servicer)),
+        asyncio.create_task(watch_lag(metrics)),
+        asyncio.create_task(_measure(dispatcher, metrics, version)),
+    ]
+    logger.info("listening on %s:%d%s", host, port, ", with TLS" if credentials else "")
     try:
-        yield RunningServer(f"{host}:{port}", dispatcher)
+        yield RunningServer(f"{host}:{port}", dispatcher, metrics)
     finally:
-        watcher.cancel()
+        for watcher in watchers:
+            watcher.cancel()
         await servicer.enter_graceful_shutdown()
         if await dispatcher.drain():
             await asyncio.sleep(LINGER_S)
         await server.stop(STOP_GRACE_S)
         await dispatcher.stop()
+        if metrics_server is not None:
+            await asyncio.to_thread(metrics_server.shutdown)
+            metrics_server.server_close()
+        tracing.stop()
         scratch.cleanup()
+
+
+def _methods() -> list[Method]:
+    """Return the contract's methods, and the health service's, as metrics label them."""
+    found = []
+    for service in (pb.DESCRIPTOR.services_by_name["StyleTransferService"], health_pb2.DESCRIPTOR.services_by_name["Health"]):
+        for method in service.methods:
+            kind = {(False, False): "unary", (True, False): "client_stream", (False, True): "server_stream"}.get(
+                (method.client_streaming, method.server_streaming), "bidi_stream"
+            )
+            found.append(Method(kind, service.full_name, method.name))
+    return found
+
+
+def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+    """Return what the server proves itself with, and how it checks clients; None for no TLS.
+
+    Raises:
+        StartError: If a file cannot be read.
+    """
+    if not config.tls_cert:
+        return None
+    try:
+        pair = (Path(config.tls_key).read_bytes(), Path(config.tls_cert).read_bytes())
+        authority = Path(config.tls_client_ca).read_bytes() if config.tls_client_ca else None
+    except OSError as error:
+        raise StartError(f"{error.filename}: {error.strerror}") from None
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+
+
+def _identify(config: ServerConfig) -> Identify:
+    """Return what says who calls: by token, by the certificate's common name, or nobody is told apart.
+
+    Raises:
+        StartError: If the token file cannot be used.
+    """
+    if config.tokens:
+        try:
+            tokens = Tokens(Path(config.tokens))
+        except TokenFileError as error:
+            raise StartError(str(error)) from None
+        return lambda context: tokens.principal(_authorization(context))
+    return _by_certificate if config.tls_client_ca else anybody
+
+
+def _authorization(context: Any) -> str | None:
+    return next((str(value) for key, value in context.invocation_metadata() or () if key == "authorization"), None)
+
+
+def _by_certificate(context: Any) -> Principal:
+    names = context.auth_context().get("x509_common_name", [])
+    if not names:
+        raise ServiceError("UNAUTHENTICATED", "CERTIFICATE_WITHOUT_NAME", "the client's certificate has no common name")
+    return Principal(names[0].decode(), admin=False)
+
+
+def _serve_metrics(config: ServerConfig, metrics: Metrics) -> WSGIServer | None:
+    if not config.metrics:
+        return None
+    host, _, port = config.metrics.rpartition(":")
+    try:
+        server, _ = start_http_server(int(port), host.strip("[]"), metrics.registry)
+    except OSError as error:
+        raise StartError(f"cannot serve metrics on {config.metrics}: {error.strerror}") from None
+    logger.info("metrics at http://%s:%d/metrics", host, server.server_port)
+    return server
+
+
+async def _measure(dispatcher: Dispatcher, metrics: Metrics, version: str) -> None:
+    while True:
+        dispatcher.measure()
+        if (network := dispatcher.fleet.network) is not None:
+            metrics.info.labels(version, network.id).set(1)
+        await asyncio.sleep(MEASURE_S)
 
 
 def _store(config: ServerConfig, scratch: Path) -> JobStore:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from impasto_server.config import ConfigError, ServerConfig
+from impasto_server import logs
+from impasto_server.config import ConfigError, ServerConfig, read_file, to_toml
 
 _DEFAULTS = ServerConfig()
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -34,13 +36,45 @@ def _option(flag: str, text: str, **more: Any) -> Callable[[Command], Command]:
     )
 
 
+def _from_file(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """Let a file's settings stand where neither an option nor a variable says something."""
+    if value is None:
+        return
+    try:
+        ctx.default_map = {**(ctx.default_map or {}), **read_file(Path(value))}
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+
+
 @click.command()
+@click.option(
+    "--config",
+    is_eager=True,
+    expose_value=False,
+    callback=_from_file,
+    envvar="IMPASTO_CONFIG",
+    show_envvar=True,
+    type=click.Path(dir_okay=False),
+    help="TOML file of settings, by the names of these options; options and variables go first.",
+)
+@click.option("--print-config", is_flag=True, help="Print the settings as such a file, and end.")
 @_option("--listen", "Address to serve on, HOST:PORT; port 0 takes a free one.")
+@_option("--metrics", "Address to serve Prometheus metrics on (HTTP, /metrics), HOST:PORT; nowhere by default.")
+@_option("--tls-cert", "Certificate chain (PEM); with --tls-key the server speaks TLS.")
+@_option("--tls-key", "Its private key (PEM).")
+@_option("--tls-client-ca", "CA (PEM) that clients' certificates must be signed by; their common name owns the jobs.")
+@_option("--tokens", "File with the tokens of those who may call; see 'impasto token'.")
+@_option("--log-format", "console, or json with a line for each event.")
+@_option("--otlp-endpoint", "Where traces go, by OTLP over gRPC; nowhere by default. Needs impasto[otel].")
 @_option("--device", "auto, cpu, cuda, or a list such as cuda:0,cuda:1. One worker each.")
 @_option(
     "--weights", "auto, builtin, imagenet, imagenet-v1, random-SEED, or a path; before it ARCHITECTURE: for another network."
 )
 @_option("--max-queued-jobs", "More waiting jobs are refused.")
+@_option("--max-queued-work-s", "More waiting work, by the estimated time of its steps, is refused; 0 for no limit.")
+@_option("--max-client-jobs", "Jobs of one client that have not ended; 0 for no limit.")
+@_option("--max-client-jobs-per-minute", "Jobs of one client accepted within a minute; 0 for no limit.")
+@_option("--max-client-pixels", "Canvas pixels of one client's jobs that have not ended; 0 for no limit.")
 @_option("--max-running-jobs", "Jobs that share a device at once; 0 for 1 on a CPU and 16 on a GPU.")
 @_option("--max-memory-mib", "Memory that a device's jobs may take together; 0 for 80 % of what is free at start.")
 @_option("--max-size-px", "Largest canvas side.")
@@ -66,19 +100,25 @@ def _option(flag: str, text: str, **more: Any) -> Callable[[Command], Command]:
     type=click.Choice(["debug", "info", "warning", "error"]),
     help="How much to log, to stderr.",
 )
-def serve(log_level: str, **settings: Any) -> None:
+def serve(log_level: str, *, print_config: bool, **settings: Any) -> None:
     """Run the server until SIGTERM or Ctrl-C; running jobs may then end within the grace time."""
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        config = ServerConfig(**settings)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+    if print_config:
+        click.echo(to_toml(config), nl=False)
+        return
+    logs.set_up(log_level, config.log_format)
     # Imported here: `impasto serve --help` need not wait for the server, and one that is told its device not for torch.
     from impasto_server.app import StartError, run  # noqa: PLC0415
 
     try:
-        config = ServerConfig(**settings)
         devices = ("cpu",) if config.device == "cpu" else _find_devices(config.device)
         if config.weights == "auto":
             _warn_of_builtin_weights()
         asyncio.run(run(config, devices, lambda address: click.echo(f"impasto is serving on {address}", err=True)))
-    except (ConfigError, StartError, ValueError) as error:
+    except (StartError, ValueError) as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -95,6 +135,26 @@ def _warn_of_builtin_weights() -> None:
         logging.getLogger(__name__).warning(
             "no ImageNet weights in the cache: using the built-in filters; 'impasto weights download' fetches the papers'"
         )
+
+
+@click.command()
+@click.argument("name")
+@click.option("--file", "path", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Token file to add to.")
+@click.option("--admin", is_flag=True, help="May see everybody's jobs.")
+def token(name: str, path: Path, *, admin: bool) -> None:
+    """Make a token for NAME: its hash goes into the file, the token itself is printed once and kept nowhere."""
+    from impasto_server.access import TokenFileError, new_token, parse  # noqa: PLC0415
+
+    try:
+        before = path.read_text() if path.exists() else ""
+        parse(before)
+        fresh, line = new_token(name, admin=admin)
+        separator = "" if before.endswith("\n") or not before else "\n"
+        with open(path, "a", opener=lambda file, flags: os.open(file, flags, 0o600)) as file:
+            file.write(f"{separator}{line}\n")
+    except (OSError, TokenFileError) as error:
+        raise click.ClickException(f"{path}: {error}") from None
+    click.echo(fresh)
 
 
 @click.group()

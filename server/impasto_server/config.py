@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 import os
+import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 MIB = 1 << 20
 IN_MEMORY = ":memory:"
@@ -14,16 +18,40 @@ class ConfigError(ValueError):
     """A setting that cannot be; the message names it."""
 
 
+_MAY_BE_ZERO = frozenset(
+    {
+        "max_running_jobs",
+        "max_memory_mib",
+        "grace_s",
+        "max_queued_work_s",
+        "max_client_jobs",
+        "max_client_jobs_per_minute",
+        "max_client_pixels",
+    }
+)
+
+
 @dataclass(frozen=True)
 class ServerConfig:
     """Settings of one server process.
 
     Attributes:
         listen: Address to serve on; port 0 takes a free one.
+        metrics: Address to serve metrics on, HTTP at /metrics; empty for nowhere.
+        tls_cert: Certificate chain in PEM; with ``tls_key`` the server speaks TLS.
+        tls_key: Its private key in PEM.
+        tls_client_ca: Certificates in PEM that clients' certificates must be signed by; the common name owns the jobs.
+        tokens: File with the tokens of those who may call; see :mod:`impasto_server.access`.
+        log_format: ``console``, or ``json`` with a line for each event.
+        otlp_endpoint: Where traces go, by OTLP over gRPC; empty for nowhere. Needs ``impasto[otel]``.
         device: ``auto``, ``cpu``, ``cuda`` or a list such as ``cuda:0,cuda:1``.
         weights: ``auto``, ``builtin``, ``imagenet``, ``imagenet-v1``, ``random-SEED`` or a path; before it an architecture and
             a colon for another network than VGG16.
         max_queued_jobs: More waiting jobs are refused.
+        max_queued_work_s: More waiting work, by the estimated time of its steps, is refused; 0 for no limit.
+        max_client_jobs: Jobs of one client that have not ended; 0 for no limit.
+        max_client_jobs_per_minute: Jobs of one client accepted within a minute; 0 for no limit.
+        max_client_pixels: Canvas pixels of one client's jobs that have not ended; 0 for no limit.
         max_running_jobs: Jobs that share a device at once; 0 for 1 on a CPU and 16 on a GPU.
         max_memory_mib: Memory that the jobs on a device may take together; 0 for 80 % of what is free when its worker starts.
         max_size_px: Largest canvas side.
@@ -41,9 +69,20 @@ class ServerConfig:
     """
 
     listen: str = "127.0.0.1:50051"
+    metrics: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    tokens: str = ""
+    log_format: str = "console"
+    otlp_endpoint: str = ""
     device: str = "auto"
     weights: str = "auto"
     max_queued_jobs: int = 256
+    max_queued_work_s: float = 0.0
+    max_client_jobs: int = 0
+    max_client_jobs_per_minute: int = 0
+    max_client_pixels: int = 0
     max_running_jobs: int = 0
     max_memory_mib: int = 0
     max_size_px: int = 2048
@@ -60,12 +99,18 @@ class ServerConfig:
     cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
-        host, separator, port = self.listen.rpartition(":")
-        if not separator or not host or not port.isdigit() or int(port) > 65535:
-            raise ConfigError(f"listen must be HOST:PORT, got {self.listen!r}")
+        _check_address("listen", self.listen)
+        if self.metrics:
+            _check_address("metrics", self.metrics)
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ConfigError("tls_cert and tls_key go together")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ConfigError("tls_client_ca needs tls_cert and tls_key")
+        if self.log_format not in ("console", "json"):
+            raise ConfigError(f"log_format must be console or json, got {self.log_format!r}")
         for item in fields(self):
             value = getattr(self, item.name)
-            low = 0 if item.name in ("max_running_jobs", "max_memory_mib", "grace_s") else 1e-3
+            low = 0 if item.name in _MAY_BE_ZERO else 1e-3
             if isinstance(value, (int, float)) and not isinstance(value, bool) and not value >= low:
                 raise ConfigError(f"{item.name} must be {'at least 0' if low == 0 else 'above 0'}, got {value}")
         if not 16 <= self.max_size_px <= 8192:
@@ -79,3 +124,47 @@ class ServerConfig:
         if self.data_dir:
             return Path(self.data_dir).expanduser()
         return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "impasto"
+
+
+def _check_address(name: str, address: str) -> None:
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"{name} must be HOST:PORT, got {address!r}")
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Return the settings in a TOML file, checked for their names and kinds.
+
+    Raises:
+        ConfigError: If it cannot be read, or has a key that is no setting, or a value of another kind.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    kinds = {item.name: type(item.default) for item in fields(ServerConfig)}
+    for name, value in values.items():
+        if name not in kinds:
+            close = difflib.get_close_matches(name, kinds, 1)
+            hint = f"; do you mean {close[0]}?" if close else f"; there are {', '.join(kinds)}"
+            raise ConfigError(f"{path}: there is no setting {name!r}{hint}")
+        kind = kinds[name]
+        fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+        if not fits and not (kind is float and isinstance(value, int) and not isinstance(value, bool)):
+            raise ConfigError(f"{path}: {name} must be {_KINDS[kind]}, got {value!r}")
+    return values
+
+
+_KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def to_toml(config: ServerConfig) -> str:
+    """Return the settings as a TOML file that :func:`read_file` takes."""
+    lines = []
+    for item in fields(config):
+        value = getattr(config, item.name)
+        shown = json.dumps(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
+        lines.append(f"{item.name} = {shown}")
+    return "\n".join(lines) + "\n"

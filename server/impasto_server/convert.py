@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Literal, TypeVar
@@ -261,8 +262,16 @@ def states(numbers: Iterable[int]) -> list[JobState]:
     return found
 
 
-def job_message(job: Job, queue_position: int = 0) -> pb.Job:
-    """Return a job as it stands."""
+def job_message(job: Job, queue_position: int = 0, estimate: tuple[float, float] | None = None) -> pb.Job:
+    """Return a job as it stands.
+
+    Args:
+        job: The job.
+        queue_position: Jobs that will start before it.
+        estimate: In how many seconds it is going to start and to end.
+    """
+    now = time.time()
+    starts, ends = estimate or (None, None)
     parameters = job.spec.parameters
     if job.arithmetic is not None:
         parameters = replace(parameters, precision=job.arithmetic)
@@ -291,6 +300,9 @@ def job_message(job: Job, queue_position: int = 0) -> pb.Job:
         time_limit=_span(job.spec.time_limit_s),
         on_deadline=pb.ON_DEADLINE_RETURN_BEST if job.spec.return_best else pb.ON_DEADLINE_FAIL,
         ttl=_span(job.spec.ttl_s),
+        estimated_start_time=_timestamp(now + starts) if starts is not None and job.started is None else None,
+        estimated_end_time=_timestamp(now + ends) if ends is not None else None,
+        owner=job.owner,
     )
 
 

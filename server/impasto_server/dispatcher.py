@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,11 @@ from impasto_server.jobs import (
     not_found,
 )
 from impasto_server.journal import Journal
+from impasto_server.metrics import Metrics
+from impasto_server.pace import Pace, work
 from impasto_server.protocol import (
     Cancel,
+    Checkpointed,
     Finish,
     JobPainted,
     JobParked,
@@ -49,6 +53,7 @@ from impasto_server.protocol import (
     checkpoint_files,
 )
 from impasto_server.provenance import provenance
+from impasto_server.quotas import Quota, Quotas
 from impasto_server.scheduler import Assignment, Scheduler, Ticket
 from impasto_server.store import JobStore
 from impasto_server.workers import WorkerHandle
@@ -71,6 +76,10 @@ class _Live:
         pausing: Whether PauseJob asked for the job's leaving.
         overdue: Whether the time limit has come, and the job was told to end as it stands.
         alarm: Rings at the time limit.
+        stepped: When its last step was told, or it began.
+        elapsed_s: What its steps took by then.
+        remaining_s: What its worker thought was left by then.
+        checkpointed: When its state was written last, or it began.
     """
 
     accepted: float
@@ -82,6 +91,10 @@ class _Live:
     pausing: bool = False
     overdue: bool = False
     alarm: asyncio.TimerHandle | None = None
+    stepped: float = 0.0
+    elapsed_s: float = 0.0
+    remaining_s: float = 0.0
+    checkpointed: float = 0.0
 
 
 class Dispatcher:
@@ -91,11 +104,18 @@ class Dispatcher:
         config: The server's settings.
         store: Where jobs are kept; what an earlier process left there goes on.
         workers: Handles of workers that are not started yet.
+        metrics: Where things are counted; by default where nobody looks.
     """
 
-    def __init__(self, config: ServerConfig, store: JobStore, workers: Sequence[WorkerHandle]) -> None:
+    def __init__(
+        self, config: ServerConfig, store: JobStore, workers: Sequence[WorkerHandle], metrics: Metrics | None = None
+    ) -> None:
         self._config = config
         self._store = store
+        self._metrics = metrics or Metrics()
+        self._quotas = Quotas(Quota(config.max_client_jobs, config.max_client_jobs_per_minute, config.max_client_pixels))
+        self._pace = Pace()
+        self._on_device: dict[str, int] = {}
         self._scheduler = Scheduler(config.max_queued_jobs)
         self.fleet = Fleet(config, workers, self._on_worker, self._on_report, self._on_lost)
         self._live: dict[str, _Live] = {}
@@ -129,16 +149,17 @@ class Dispatcher:
         """What pictures take on the disk."""
         return self._store.bytes_kept
 
-    def check_admission(self, request_id: str, digest: str) -> Job | None:
+    def check_admission(self, request_id: str, digest: str, owner: str = "") -> Job | None:
         """Say before the expensive part of a request whether it can be taken.
 
         Returns:
             The job that a repeated request means, or None for a new one.
 
         Raises:
-            ServiceError: If the id stands for another request, the server drains or has no worker, or the queue is full.
+            ServiceError: If the id stands for another request, the server drains or has no worker, the queue is full, or the
+                client has what it may have.
         """
-        known = self._store.by_request(request_id) if request_id else None
+        known = self._store.by_request(owner, request_id) if request_id else None
         if known is not None:
             if known.digest != digest:
                 raise invalid(("request_id", f"{request_id!r} was used for another request"))
@@ -149,31 +170,70 @@ class Dispatcher:
             raise ServiceError("UNAVAILABLE", "STARTING", "no worker is ready yet", retry_s=1.0)
         if self._scheduler.queued + self._committing >= self._config.max_queued_jobs:
             waiting = self._scheduler.queued
-            raise ServiceError(
-                "RESOURCE_EXHAUSTED",
-                "QUEUE_FULL",
-                f"{waiting} jobs wait, which is the limit",
-                metadata={"queued": str(waiting), "running": str(self._scheduler.running)},
-                retry_s=5.0,
-            )
+            raise self._queue_full(f"{waiting} jobs wait, which is the limit", str(self._config.max_queued_jobs))
+        limit_s = self._config.max_queued_work_s
+        if limit_s and (work_s := self.queued_work_s()) >= limit_s:
+            raise self._queue_full(f"about {work_s:.0f} s of work wait, and {limit_s:g} s may", f"{limit_s:g} s")
+        self._quotas.check(owner, 0, time.monotonic())
         self._store.check()
         return None
 
-    async def submit(self, spec: JobSpec, request_id: str, digest: str, *, detached: bool) -> Job:
+    def _queue_full(self, text: str, limit: str) -> ServiceError:
+        waiting, running = str(self._scheduler.queued), str(self._scheduler.running)
+        metadata = {"queued": waiting, "running": running, "limit": limit}
+        return ServiceError("RESOURCE_EXHAUSTED", "QUEUE_FULL", text, metadata=metadata, retry_s=5.0)
+
+    def queued_work_s(self) -> float:
+        """Return how long the steps of all waiting jobs are estimated to take."""
+        return sum(self._steps_s(self._known(job_id)) or 0.0 for job_id in self._scheduler.waiting())
+
+    def estimate(self, job: Job) -> tuple[float, float] | None:
+        """Return in how many seconds a job is estimated to start and to end; None if nobody knows yet, or it has ended."""
+        own_s = self._steps_s(job)
+        if own_s is None or job.state.ended or job.state is JobState.PAUSED:
+            return None
+        if job.state is JobState.RUNNING:
+            return 0.0, own_s
+        running = [live for live in self._live.values() if live.remaining_s and not live.ended.is_set()]
+        ahead_s = sum(live.remaining_s for live in running)
+        for job_id in self._scheduler.waiting():
+            if job_id == job.job_id:
+                break
+            ahead_s += self._steps_s(self._known(job_id)) or 0.0
+        start_s = ahead_s / max(1, len(self.fleet.workers))
+        return start_s, start_s + own_s
+
+    def _steps_s(self, job: Job) -> float | None:
+        return self._pace.seconds(job.spec.width, job.spec.height, job.spec.parameters, job.step)
+
+    async def validate(self, spec: JobSpec, owner: str = "") -> Job:
+        """Return the job that a spec would become if it were handed in now, and hand nothing in.
+
+        Raises:
+            ServiceError: As :meth:`submit`.
+        """
+        self._check_memory(spec, self.fleet.ticket(spec))
+        self._quotas.check(owner, spec.width * spec.height, time.monotonic())
+        return Job("", 0, "", "", False, spec, created=time.time(), owner=owner)
+
+    async def submit(self, spec: JobSpec, request_id: str, digest: str, *, detached: bool, owner: str = "") -> Job:
         """Accept a job; it is safe when this returns. What :meth:`check_admission` said is checked again: time has passed.
 
         Raises:
             ServiceError: As :meth:`check_admission`; or the job could run nowhere; or it cannot be kept.
         """
-        known = self.check_admission(request_id, digest)
+        known = self.check_admission(request_id, digest, owner)
         if known is not None:
             return await self.join(known, detached=detached)
         ticket = self.fleet.ticket(spec)
         self._check_memory(spec, ticket)
         self._expire()
+        now, pixels = time.monotonic(), spec.width * spec.height
+        self._quotas.check(owner, pixels, now)
         self._numbers += 1
-        job = Job(secrets.token_hex(8), self._numbers, request_id, digest, detached, spec, created=time.time())
-        now = time.monotonic()
+        job_id = secrets.token_hex(8)
+        job = Job(job_id, self._numbers, request_id, digest, detached, spec, created=time.time(), owner=owner)
+        self._quotas.book(owner, pixels, now)
         self._store.add(job)
         self._live[job.job_id] = _Live(accepted=now)
         admitting = asyncio.create_task(self._admit(job, replace(ticket, job_id=job.job_id, arrived=now)))
@@ -191,15 +251,18 @@ class Dispatcher:
             await self._store.committed(job.job_id)
         except ServiceError:
             self._live.pop(job.job_id, None)
+            self._release(job)
             raise
         finally:
             self._committing -= 1
         current = self._store.get(job.job_id)
         if current is not None and current.state is JobState.QUEUED:  # nobody cancelled, paused or deleted it meanwhile
+            self._metrics.accepted.inc()
             self._set_alarm(job)
             self._scheduler.submit(ticket, force=True)
-            spec = job.spec
-            logger.info("job %s accepted: %d x %d, %d steps", job.job_id, spec.width, spec.height, spec.parameters.steps)
+            spec, about = job.spec, {"job_id": job.job_id, "request_id": job.request_id, "owner": job.owner}
+            text = "job %s accepted: %d x %d, %d steps"
+            logger.info(text, job.job_id, spec.width, spec.height, spec.parameters.steps, extra=about)
             self._dispatch()
 
     def _abandon(self, job: Job, admitting: asyncio.Task[None]) -> None:
@@ -230,21 +293,23 @@ class Dispatcher:
         self._expire()
         return self._known(job_id)
 
-    def by_request(self, request_id: str) -> Job:
+    def by_request(self, owner: str, request_id: str) -> Job:
         """Return the job that a client named so.
 
         Raises:
             ServiceError: If there is none.
         """
-        job = self._store.by_request(request_id)
+        job = self._store.by_request(owner, request_id)
         if job is None:
             raise not_found(request_id)
         return job
 
-    def page(self, before: int | None, limit: int, states: Collection[JobState]) -> list[Job]:
-        """Return jobs with numbers below ``before``, newest first."""
+    def page(
+        self, before: int | None, limit: int, states: Collection[JobState], shows: Callable[[Job], bool] = lambda _: True
+    ) -> list[Job]:
+        """Return jobs with numbers below ``before`` that may be seen, newest first."""
         self._expire()
-        return self._store.page(before, limit, states)
+        return self._store.page(before, limit, states, shows)
 
     def position(self, job_id: str) -> int:
         """Return how many jobs will start before this one."""
@@ -432,6 +497,7 @@ class Dispatcher:
             self._store.put(job)
             live.going_on = state is JobState.PAUSED
             self._set_alarm(job)
+            self._quotas.book(job.owner, job.spec.width * job.spec.height, -math.inf)
             if state is JobState.QUEUED:
                 self._enqueue(job)
                 logger.info("job %s is taken up again; it was at step %d", job.job_id, job.step)
@@ -443,6 +509,10 @@ class Dispatcher:
     # What the workers report.
 
     def _on_worker(self, name: str) -> None:
+        self._metrics.ready.labels(name).set(1)
+        seconds = self.fleet.seconds_per_pixel(name)
+        if seconds:
+            self._pace.learn(name, seconds)
         unmeasured, self._unmeasured = self._unmeasured, set()
         for job_id in unmeasured:
             job = self._store.get(job_id)
@@ -464,6 +534,10 @@ class Dispatcher:
             return  # cancelled meanwhile, or given to another worker
         if isinstance(report, JobStarted):
             self._on_started(job, report)
+        elif isinstance(report, Checkpointed):
+            self._metrics.checkpoints.inc()
+            self._metrics.checkpoint_bytes.inc(report.size)
+            self._live[job.job_id].checkpointed = time.monotonic()
         elif isinstance(report, JobParked):
             self._on_parked(job, report.step)
         elif isinstance(report, JobStepped):
@@ -474,6 +548,8 @@ class Dispatcher:
             self._end(job, JobState.FAILED, StopReason.FAILED, JobError(report.reason, report.message))
 
     def _on_lost(self, name: str, cause: str) -> None:
+        self._metrics.restarts.labels(name).inc()
+        self._metrics.ready.labels(name).set(0)
         lost = self._scheduler.worker_lost(name)
         for job_id in lost:
             job = self._known(job_id)
@@ -492,10 +568,19 @@ class Dispatcher:
 
     def _on_started(self, job: Job, report: JobStarted) -> None:
         live = self._live[job.job_id]
+        now = time.monotonic()
+        live.stepped = live.checkpointed = now
+        live.elapsed_s = job.optimize_s if report.step else 0.0
         if job.started is None:
-            job = replace(job, started=time.time(), queue_s=time.monotonic() - live.accepted)
+            job = replace(job, started=time.time(), queue_s=now - live.accepted)
+            self._metrics.queue_s.observe(job.queue_s)
+        if report.step:
+            self._metrics.resumes.inc()
+        self._metrics.cache.labels("hit").inc(report.cache_hits)
+        self._metrics.cache.labels("miss").inc(report.cache_misses)
         losses = job.losses if report.step else None
-        logger.info("job %s starts on %s after %d steps", job.job_id, job.device, report.step)
+        about = {"job_id": job.job_id, "device": job.device}
+        logger.info("job %s starts on %s after %d steps", job.job_id, job.device, report.step, extra=about)
         network = report.network or job.network
         self._store.put(replace(job, arithmetic=report.arithmetic, step=report.step, losses=losses, network=network))
         self._tell(job.job_id, Started(job.device, job.attempts, report.step, report.note))
@@ -514,7 +599,8 @@ class Dispatcher:
         else:
             self._store.put(replace(job, state=JobState.QUEUED, device="", step=step, preemptions=job.preemptions + 1))
             self._tell(job.job_id, Paused(PauseReason.PREEMPTED, step))
-            logger.info("job %s made room after %d steps", job.job_id, step)
+            self._metrics.preemptions.inc()
+            logger.info("job %s made room after %d steps", job.job_id, step, extra={"job_id": job.job_id})
         self._dispatch()
 
     def _pause(self, job: Job, reason: PauseReason, step: int) -> None:
@@ -522,7 +608,40 @@ class Dispatcher:
         self._tell(job.job_id, Paused(reason, step))
         logger.info("job %s is paused after %d steps", job.job_id, step)
 
+    def _count_step(self, job: Job, report: JobStepped) -> None:
+        live, metrics, device = self._live[job.job_id], self._metrics, job.device
+        together = max(1, self._on_device.get(device, 1))
+        seconds = max(0.0, report.elapsed_s - live.elapsed_s)
+        live.stepped, live.elapsed_s, live.remaining_s = time.monotonic(), report.elapsed_s, report.remaining_s
+        metrics.steps.labels(device).inc()
+        metrics.step_s.labels(device).observe(seconds)
+        metrics.occupancy.labels(device).observe(together)
+        if report.step == 1:
+            metrics.first_step_s.observe(live.stepped - live.accepted)
+        spec = job.spec
+        left = (work(spec.width, spec.height, spec.parameters, done) for done in (report.step - 1, report.step))
+        if (done := next(left) - next(left)) > 0 and seconds:
+            self._pace.learn(device, seconds / together / done)
+
+    def measure(self) -> None:
+        """Set the figures that say how things stand at this moment."""
+        now, metrics = time.monotonic(), self._metrics
+        self._on_device = self._scheduler.running_on()
+        for device, count in self._on_device.items():
+            metrics.running.labels(device).set(count)
+        waiting = self._scheduler.waiting()
+        metrics.queue_depth.set(len(waiting))
+        metrics.queue_age.set(max((now - self._live[job_id].accepted for job_id in waiting), default=0.0))
+        metrics.queue_work.set(self.queued_work_s())
+        states = ((live, self._store.get(job_id)) for job_id, live in self._live.items() if not live.ended.is_set())
+        running = [live for live, job in states if job and job.state is JobState.RUNNING and live.stepped]
+        metrics.last_step.set(max((now - live.stepped for live in running), default=0.0))
+        metrics.checkpoint_age.set(max((now - live.checkpointed for live in running), default=0.0))
+        metrics.storage.set(self._store.bytes_kept)
+        metrics.storage_limit.set(self._config.max_data_mib * MIB)
+
     def _on_step(self, job: Job, report: JobStepped) -> None:
+        self._count_step(job, report)
         self._store.put(replace(job, step=report.step, losses=report.losses, optimize_s=report.elapsed_s))
         steps = job.spec.parameters.steps
         self._tell(job.job_id, Stepped(report.step, steps, report.losses, report.elapsed_s, report.remaining_s, report.preview))
@@ -636,16 +755,24 @@ class Dispatcher:
         self._store.append(job_id, number, event, show)
 
     def _end(self, job: Job, state: JobState, reason: StopReason, error: JobError | None = None) -> None:
-        self._store.put(replace(job, state=state, stop_reason=reason, error=error, ended=time.time()))
+        job = replace(job, state=state, stop_reason=reason, error=error, ended=time.time())
+        self._store.put(job)
         self._scheduler.remove(job.job_id)
+        self._release(job)
+        self._metrics.job_ended(job)
         live = self._live[job.job_id]
+        live.remaining_s = 0.0
         if live.alarm:
             live.alarm.cancel()
         live.left.set()
         self._drop_checkpoint(job.job_id)
         self._tell(job.job_id, Ended())
-        logger.info("job %s %s after %d steps", job.job_id, state.value, job.step)
+        about = {"job_id": job.job_id, "request_id": job.request_id, "owner": job.owner, "stop_reason": reason.value}
+        logger.info("job %s %s after %d steps", job.job_id, state.value, job.step, extra=about)
         self._dispatch()
+
+    def _release(self, job: Job) -> None:
+        self._quotas.release(job.owner, job.spec.width * job.spec.height)
 
     def _expire(self) -> None:
         for job_id in self._store.expire(time.time()):

@@ -90,6 +90,16 @@ class Fleet:
         """The network that is resident, the default of jobs; every worker has the same."""
         return next((status.ready.network for status in self.workers if status.ready), None)
 
+    def seconds_per_pixel(self, name: str) -> float:
+        """Return what a step of a worker takes for each pixel, by its first look; 0 if it is not known."""
+        ready = self._workers[name].ready
+        return ready.seconds_per_pixel if ready else 0.0
+
+    def processes(self) -> list[tuple[str, int]]:
+        """Return the device and process id of each worker that is a process here."""
+        pids = ((status.handle.name, getattr(status.handle, "pid", None)) for status in self.workers)
+        return [(name, pid) for name, pid in pids if pid is not None]
+
     def networks(self) -> list[NetworkDescription]:
         """Return every network that jobs can name, the default first; of random ones only that there are."""
         default = self.network
@@ -221,7 +231,7 @@ class Fleet:
         for worker, future in self._inspected.values():
             if worker == name and not future.done():
                 text = "the worker was lost meanwhile; try again"
-                future.set_exception(ServiceError("UNAVAILABLE", "WORKER_LOST", text, retry_s=1.0))
+                future.set_exception(ServiceError("UNAVAILABLE", "WORKER_GONE", text, retry_s=1.0))
         task = asyncio.create_task(self._restart(status, delay))
         self._restarts.add(task)
         task.add_done_callback(self._restarts.discard)

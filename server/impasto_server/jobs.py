@@ -174,6 +174,7 @@ class Job:
         digest: Hash of the request's spec: the same ``request_id`` with another one is refused.
         detached: Whether the job goes on when nobody waits for it.
         losses_of_worker: How often its worker died under it.
+        owner: Who handed it in; empty where nobody is told apart.
     """
 
     job_id: str
@@ -199,6 +200,7 @@ class Job:
     attempts: int = 0
     preemptions: int = 0
     losses_of_worker: int = 0
+    owner: str = ""
 
 
 class PauseReason(Enum):

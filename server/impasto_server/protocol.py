@@ -92,6 +92,7 @@ class Ready:
         memory: What the network was measured to take for each canvas.
         free_bytes: Memory that jobs may take together; None if unknown.
         available: Other networks that can be loaded by name, ``ARCHITECTURE:WEIGHTS``.
+        seconds_per_pixel: What a step takes for each pixel of the canvas, by a first look; 0 if nobody looked.
     """
 
     description: str
@@ -101,6 +102,7 @@ class Ready:
     memory: MemoryModel = field(default_factory=MemoryModel)
     free_bytes: int | None = None
     available: tuple[str, ...] = ()
+    seconds_per_pixel: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class JobStarted:
     Attributes:
         note: What is worth knowing, such as that a checkpoint was damaged.
         network: What paints it.
+        cache_hits: Styles whose statistics were there already.
+        cache_misses: Styles that had to be put through the network.
     """
 
     job_id: str
@@ -124,6 +128,8 @@ class JobStarted:
     step: int = 0
     note: str = ""
     network: NetworkDescription | None = None
+    cache_hits: int = 0
+    cache_misses: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,14 @@ class JobParked:
 
     job_id: str
     step: int
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    """A job's state was written, of so many bytes."""
+
+    job_id: str
+    size: int
 
 
 @dataclass(frozen=True)
@@ -195,5 +209,5 @@ class Inspected:
     error: str = ""
 
 
-JobReport = JobStarted | JobStepped | JobParked | JobPainted | JobFailed
+JobReport = JobStarted | JobStepped | Checkpointed | JobParked | JobPainted | JobFailed
 Report = Ready | CannotStart | PassMeasured | Inspected | JobReport

@@ -166,6 +166,14 @@ class Scheduler:
         """Jobs that run."""
         return sum(len(worker.running) for worker in self._workers.values())
 
+    def waiting(self) -> list[str]:
+        """Return the jobs that wait, in the order in which they will start."""
+        return [job_id for _, job_id in self._order]
+
+    def running_on(self) -> dict[str, int]:
+        """Return how many jobs run on each worker."""
+        return {name: len(worker.running) for name, worker in self._workers.items()}
+
     @property
     def full(self) -> bool:
         """Whether no further job is admitted."""

@@ -10,28 +10,26 @@ import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 from impasto_engine.parameters import MAX_STEPS, PRESETS
 from impasto_server import convert, validation
+from impasto_server.access import PRINCIPAL
 from impasto_server.config import MIB, ServerConfig
 from impasto_server.dispatcher import Dispatcher
 from impasto_server.failpoints import hit
-from impasto_server.jobs import Ended, Job, JobSpec, JobState, ServiceError, invalid
+from impasto_server.jobs import Ended, Job, JobSpec, JobState, ServiceError, invalid, not_found
+from impasto_server.metrics import Metrics
+from impasto_server.reasons import REASONS
+from impasto_server.status import abort
 from impasto_server.uploads import Uploads, pieces
 
 logger = logging.getLogger(__name__)
 
-DOMAIN = "impasto"
 JOB_ID_METADATA = "impasto-job-id"
 DEFAULT_PAGE, MAX_PAGE = 50, 500
 CONCURRENT_DECODES = 2
@@ -53,7 +51,7 @@ def _unary(
         try:
             return await handler(service, request, context)
         except Exception as error:
-            return await _abort(context, error)
+            return await abort(context, error)
 
     return call
 
@@ -66,9 +64,11 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         config: The server's settings.
         version: Told by GetServerInfo.
         uploads: Files that clients sent once.
+        metrics: Where things are counted.
     """
 
-    def __init__(self, dispatcher: Dispatcher, config: ServerConfig, version: str, uploads: Uploads) -> None:
+    def __init__(self, dispatcher: Dispatcher, config: ServerConfig, version: str, uploads: Uploads, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._dispatcher = dispatcher
         self._uploads = uploads
         self._config = config
@@ -92,24 +92,25 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         """See the contract."""
         try:
             job, sequence = self._watched(request)
-            async with contextlib.aclosing(self._dispatcher.watch(job, sequence)) as events:
-                async for number, event in events:
-                    hit("progress.before_send")
-                    yield self._progress(request, number, event, job.job_id)
-                    hit("progress.after_send")
+            with self._metrics.streams.track_inprogress():
+                async with contextlib.aclosing(self._dispatcher.watch(job, sequence)) as events:
+                    async for number, event in events:
+                        hit("progress.before_send")
+                        yield self._progress(request, number, event, job.job_id)
+                        hit("progress.after_send")
         except Exception as error:
-            await _abort(context, error)
+            await abort(context, error)
 
     @_unary
     async def SubmitJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.SubmitJobResponse:
         """See the contract."""
-        job = await self._submit(request.spec, request.request_id, detached=True)
-        return pb.SubmitJobResponse(job=self._message(job))
+        job = await self._submit(request.spec, request.request_id, detached=True, validate_only=request.validate_only)
+        return pb.SubmitJobResponse(job=self._message(job, with_estimate=True))
 
     @_unary
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         """See the contract."""
-        return pb.GetJobResponse(job=self._message(self._dispatcher.get(request.job_id)))
+        return pb.GetJobResponse(job=self._message(self._own(request.job_id), with_estimate=True))
 
     @_unary
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
@@ -118,36 +119,38 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             raise invalid(("page_size", f"must be 0 or more, got {request.page_size}"))
         size = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
         before = _page_start(request.page_token)
-        jobs = self._dispatcher.page(before, size + 1, convert.states(request.states))
+        caller = PRINCIPAL.get()
+        states = convert.states(request.states)
+        jobs = self._dispatcher.page(before, size + 1, states, lambda job: caller.may_see(job.owner))
         token = _page_token(jobs[size - 1]) if len(jobs) > size else ""
         return pb.ListJobsResponse(jobs=[self._message(job) for job in jobs[:size]], next_page_token=token)
 
     @_unary
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         """See the contract."""
-        return pb.CancelJobResponse(job=self._message(self._dispatcher.cancel(request.job_id)))
+        return pb.CancelJobResponse(job=self._message(self._dispatcher.cancel(self._own(request.job_id).job_id)))
 
     @_unary
     async def PauseJob(self, request: pb.PauseJobRequest, context: Context) -> pb.PauseJobResponse:
         """See the contract."""
-        return pb.PauseJobResponse(job=self._message(self._dispatcher.pause(request.job_id)))
+        return pb.PauseJobResponse(job=self._message(self._dispatcher.pause(self._own(request.job_id).job_id)))
 
     @_unary
     async def ResumeJob(self, request: pb.ResumeJobRequest, context: Context) -> pb.ResumeJobResponse:
         """See the contract."""
-        return pb.ResumeJobResponse(job=self._message(self._dispatcher.resume(request.job_id)))
+        return pb.ResumeJobResponse(job=self._message(self._dispatcher.resume(self._own(request.job_id).job_id)))
 
     @_unary
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> pb.DeleteJobResponse:
         """See the contract."""
-        self._dispatcher.delete(request.job_id)
+        self._dispatcher.delete(self._own(request.job_id).job_id)
         return pb.DeleteJobResponse()
 
     @_unary
     async def GetResult(self, request: pb.GetResultRequest, context: Context) -> pb.GetResultResponse:
         """See the contract."""
-        picture = self._dispatcher.result(request.job_id)
-        job = self._dispatcher.get(request.job_id)
+        job = self._own(request.job_id)
+        picture = self._dispatcher.result(job.job_id)
         return pb.GetResultResponse(result=convert.result_message(job, picture))
 
     async def UploadImage(
@@ -157,13 +160,13 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         try:
             return await self._upload(request_iterator)
         except Exception as error:
-            await _abort(context, error)
+            await abort(context, error)
 
     async def _upload(self, requests: AsyncIterator[pb.UploadImageRequest]) -> pb.UploadImageResponse:
         first = await anext(requests, None)
         if first is None or first.WhichOneof("part") != "start":
             raise invalid(("start", "must be the first message"))
-        start, uploads = first.start, self._uploads
+        start, uploads = first.start, self._uploads.of(PRINCIPAL.get().name)
         there = await asyncio.to_thread(uploads.begin, start.sha256, start.size_bytes, start.offset_bytes)
         at = start.offset_bytes
         async for request in requests:
@@ -180,20 +183,23 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
     ) -> AsyncIterator[pb.DownloadImageResponse]:
         """See the contract."""
         try:
-            data = await asyncio.to_thread(self._uploads.read, request.image_id)
+            data = await asyncio.to_thread(self._uploads.of(PRINCIPAL.get().name).read, request.image_id)
             for piece in pieces(data):
                 yield pb.DownloadImageResponse(chunk=piece)
         except KeyError:
             text = f"there is no uploaded file {request.image_id!r}"
             resource = ("impasto.v1.Image", request.image_id)
-            await _abort(context, ServiceError("NOT_FOUND", "IMAGE_NOT_FOUND", text, resource=resource))
+            metadata = {"image_id": request.image_id}
+            error = ServiceError("NOT_FOUND", "IMAGE_NOT_FOUND", text, metadata=metadata, resource=resource)
+            await abort(context, error)
         except Exception as error:
-            await _abort(context, error)
+            await abort(context, error)
 
     @_unary
     async def InspectFeatures(self, request: pb.InspectFeaturesRequest, context: Context) -> pb.InspectFeaturesResponse:
         """See the contract."""
-        file = await asyncio.to_thread(convert.image_file, request.image, "image", self._uploads.read)
+        uploaded = self._uploads.of(PRINCIPAL.get().name).read
+        file = await asyncio.to_thread(convert.image_file, request.image, "image", uploaded)
         check = functools.partial(validation.check_inspection, network_id=self._dispatcher.fleet.network_id)
         async with self._decoding:
             command = await asyncio.to_thread(check, file, convert.inspection(request), config=self._config)
@@ -209,24 +215,51 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         if which is None:
             raise invalid(("job_id", "give a job_id or a request_id"))
         by_id = which == "job_id"
-        job = self._dispatcher.get(request.job_id) if by_id else self._dispatcher.by_request(request.request_id)
+        job = self._own(request.job_id) if by_id else self._dispatcher.by_request(PRINCIPAL.get().name, request.request_id)
         sequence = request.resume_after_sequence if request.HasField("resume_after_sequence") else None
         if sequence is not None and sequence < 0:
             raise invalid(("resume_after_sequence", f"must be 0 or more, got {sequence}"))
         return job, sequence
 
-    async def _submit(self, spec: pb.JobSpec, request_id: str, *, detached: bool, answer_within_s: float | None = None) -> Job:
+    def _own(self, job_id: str) -> Job:
+        """Return a job that the caller may see; another's is not there, as far as the caller can tell."""
+        job = self._dispatcher.get(job_id)
+        if not PRINCIPAL.get().may_see(job.owner):
+            raise not_found(job_id)
+        return job
+
+    async def _submit(
+        self,
+        spec: pb.JobSpec,
+        request_id: str,
+        *,
+        detached: bool,
+        answer_within_s: float | None = None,
+        validate_only: bool = False,
+    ) -> Job:
+        try:
+            return await self._accept(spec, request_id, detached, answer_within_s, validate_only)
+        except ServiceError as error:
+            self._metrics.rejected.labels(error.reason).inc()
+            raise
+
+    async def _accept(
+        self, spec: pb.JobSpec, request_id: str, detached: bool, answer_within_s: float | None, validate_only: bool
+    ) -> Job:
+        owner = PRINCIPAL.get().name
         # On a thread: hashing a request of many megabytes would hold up every other call.
-        draft = await asyncio.to_thread(convert.draft, spec, self._uploads.read)
-        known = self._dispatcher.check_admission(request_id, draft.digest)
+        draft = await asyncio.to_thread(convert.draft, spec, self._uploads.of(owner).read)
+        known = self._dispatcher.check_admission(request_id, draft.digest, owner)
         if known is not None:
-            return await self._dispatcher.join(known, detached=detached)
+            return known if validate_only else await self._dispatcher.join(known, detached=detached)
         draft = validation.check_numbers(draft, request_id, self._dispatcher.fleet.network_id, self._config)
         async with self._decoding:
             job_spec: JobSpec = await asyncio.to_thread(validation.open_pictures, draft, self._config)
         if answer_within_s is not None and job_spec.return_best and job_spec.time_limit_s is None:
             job_spec = replace(job_spec, time_limit_s=max(0.0, answer_within_s - ANSWER_S))
-        return await self._dispatcher.submit(job_spec, request_id, draft.digest, detached=detached)
+        if validate_only:
+            return await self._dispatcher.validate(job_spec, owner)
+        return await self._dispatcher.submit(job_spec, request_id, draft.digest, detached=detached, owner=owner)
 
     def _progress(self, request: pb.ProgressRequest, number: int, event: object, job_id: str) -> pb.ProgressResponse:
         job = self._dispatcher.get(job_id)
@@ -242,8 +275,9 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             message.step.ClearField("preview")
         return message
 
-    def _message(self, job: Job) -> pb.Job:
-        return convert.job_message(job, self._dispatcher.position(job.job_id))
+    def _message(self, job: Job, *, with_estimate: bool = False) -> pb.Job:
+        estimate = self._dispatcher.estimate(job) if with_estimate else None
+        return convert.job_message(job, self._dispatcher.position(job.job_id), estimate)
 
     def _info(self) -> pb.GetServerInfoResponse:
         config, dispatcher = self._config, self._dispatcher
@@ -263,6 +297,9 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
                 max_steps=MAX_STEPS,
                 max_styles=config.max_styles,
                 max_queued_jobs=config.max_queued_jobs,
+                max_client_jobs=config.max_client_jobs,
+                max_client_jobs_per_minute=config.max_client_jobs_per_minute,
+                max_client_pixels=config.max_client_pixels,
             ),
             queue=pb.Queue(queued=dispatcher.queued, running=dispatcher.running),
             storage=pb.Storage(
@@ -273,37 +310,6 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         )
 
 
-async def _abort(context: Context, error: Exception) -> NoReturn:
-    """End a call with the status of an error; one that nobody foresaw goes to the log, not to the client."""
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
-    if not isinstance(error, ServiceError):
-        logger.error("a handler failed", exc_info=error)
-        error = ServiceError("INTERNAL", "INTERNAL", "the server made a mistake; its log says more")
-    status = rpc_status.to_status(_status(error))
-    await context.abort(status.code, status.details, status.trailing_metadata)
-
-
-def _status(error: ServiceError) -> status_pb2.Status:
-    """Return the error in the form of AIP-193."""
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
-    if error.violations:
-        violation = error_details_pb2.BadRequest.FieldViolation
-        fields = [violation(field=field, description=text) for field, text in error.violations]
-        details.append(error_details_pb2.BadRequest(field_violations=fields))
-    if error.retry_s is not None:
-        delay = Duration()
-        delay.FromNanoseconds(round(error.retry_s * 1e9))
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    if error.resource is not None:
-        kind, name = error.resource
-        details.append(error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name))
-    packed = [AnyMessage() for _ in details]
-    for target, detail in zip(packed, details, strict=True):
-        target.Pack(detail)
-    return status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message, details=packed)
-
-
 def _unsuccessful(job: Job) -> ServiceError:
     """Return the error that Stylize ends with when its job did not succeed."""
     if job.state is JobState.CANCELLED:
@@ -312,16 +318,8 @@ def _unsuccessful(job: Job) -> ServiceError:
     error = job.error
     reason, text = (error.reason, error.message) if error else ("UNKNOWN", "it failed")
     metadata = {"job_id": job.job_id}
-    code = _JOB_ERROR_CODES.get(reason, "INTERNAL")
+    code = REASONS[reason].code if reason in REASONS else "INTERNAL"
     return ServiceError(code, reason, f"job {job.job_id} failed: {text}", metadata=metadata)
-
-
-_JOB_ERROR_CODES = {
-    "OUT_OF_MEMORY": "RESOURCE_EXHAUSTED",
-    "WORKER_LOST": "ABORTED",
-    "DEADLINE_EXCEEDED": "DEADLINE_EXCEEDED",
-    "DATA_LOST": "DATA_LOSS",
-}
 
 
 def _page_token(job: Job) -> str:

@@ -81,12 +81,14 @@ class JobStore(Protocol):
         """Return a job."""
         ...
 
-    def by_request(self, request_id: str) -> Job | None:
+    def by_request(self, owner: str, request_id: str) -> Job | None:
         """Return the job that a client named so."""
         ...
 
-    def page(self, before: int | None, limit: int, states: Collection[JobState]) -> list[Job]:
-        """Return jobs with numbers below ``before``, newest first; no states means all."""
+    def page(
+        self, before: int | None, limit: int, states: Collection[JobState], shows: Callable[[Job], bool] = lambda _: True
+    ) -> list[Job]:
+        """Return jobs with numbers below ``before``, newest first; no states means all, ``shows`` says which may be seen."""
         ...
 
     def put_result(self, job_id: str, picture: bytes) -> None:
@@ -118,7 +120,7 @@ class MemoryStore:
         self._retention_s = retention_s
         self._max_ended = max_ended
         self._jobs: dict[str, Job] = {}
-        self._requests: dict[str, str] = {}
+        self._requests: dict[tuple[str, str], str] = {}
         self._results: dict[str, bytes] = {}
 
     @property
@@ -153,29 +155,31 @@ class MemoryStore:
         """See :class:`JobStore`."""
         self._jobs[job.job_id] = job
         if job.request_id:
-            self._requests[job.request_id] = job.job_id
+            self._requests[job.owner, job.request_id] = job.job_id
 
     def put(self, job: Job) -> None:
         """See :class:`JobStore`. The pictures of an ended job are let go: only its result is still of use."""
         if job.state.ended:
-            job = replace(job, spec=replace(job.spec, content=None, styles=()))
+            job = replace(job, spec=replace(job.spec, content=None, styles=(), mask=None, init_image=None))
         self._jobs[job.job_id] = job
 
     def get(self, job_id: str) -> Job | None:
         """See :class:`JobStore`."""
         return self._jobs.get(job_id)
 
-    def by_request(self, request_id: str) -> Job | None:
+    def by_request(self, owner: str, request_id: str) -> Job | None:
         """See :class:`JobStore`."""
-        return self._jobs.get(self._requests.get(request_id, ""))
+        return self._jobs.get(self._requests.get((owner, request_id), ""))
 
-    def page(self, before: int | None, limit: int, states: Collection[JobState]) -> list[Job]:
+    def page(
+        self, before: int | None, limit: int, states: Collection[JobState], shows: Callable[[Job], bool] = lambda _: True
+    ) -> list[Job]:
         """See :class:`JobStore`."""
         found: list[Job] = []
         for job in self._newest_first():
             if len(found) == limit:
                 break
-            if (before is None or job.number < before) and (not states or job.state in states):
+            if (before is None or job.number < before) and (not states or job.state in states) and shows(job):
                 found.append(job)
         return found
 
@@ -204,8 +208,8 @@ class MemoryStore:
         for job_id in job_ids:
             job = self._jobs.pop(job_id, None)
             self._results.pop(job_id, None)
-            if job is not None and self._requests.get(job.request_id) == job_id:
-                del self._requests[job.request_id]
+            if job is not None and self._requests.get((job.owner, job.request_id)) == job_id:
+                del self._requests[job.owner, job.request_id]
 
     def _newest_first(self) -> Iterator[Job]:
         return reversed(self._jobs.values())

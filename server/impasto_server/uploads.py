@@ -21,13 +21,29 @@ _ID = re.compile(r"[0-9a-f]{64}")
 
 
 class Uploads:
+    """Files by their owner: nobody can name another's, whoever knows its hash. Arguments as for :class:`Folder`."""
+
+    def __init__(self, folder: Path, retention_s: float, max_file_bytes: int, max_bytes: int) -> None:
+        self._folder = folder
+        self._limits = (retention_s, max_file_bytes, max_bytes)
+        self._folders: dict[str, Folder] = {}
+
+    def of(self, owner: str) -> Folder:
+        """Return the files of an owner."""
+        if owner not in self._folders:
+            name = f"of-{hashlib.sha256(owner.encode()).hexdigest()[:32]}" if owner else ""
+            self._folders[owner] = Folder(self._folder / name, *self._limits)
+        return self._folders[owner]
+
+
+class Folder:
     """A folder of files.
 
     Args:
         folder: Made if it is not there.
         retention_s: How long a file is kept after its last use.
         max_file_bytes: Larger ones are refused.
-        max_bytes: What all files may take together.
+        max_bytes: What all files there may take together.
     """
 
     def __init__(self, folder: Path, retention_s: float, max_file_bytes: int, max_bytes: int) -> None:
@@ -55,7 +71,7 @@ class Uploads:
         there = self._size(self._partial(image_id))
         if not 0 <= offset <= there:
             raise invalid(("start.offset_bytes", f"{there} bytes are there, so it must be from 0 to {there}, got {offset}"))
-        if sum(path.stat().st_size for path in self._folder.iterdir()) + size - there > self._max_bytes:
+        if sum(path.stat().st_size for path in self._folder.iterdir() if path.is_file()) + size - there > self._max_bytes:
             raise ServiceError("RESOURCE_EXHAUSTED", "STORAGE_FULL", "there is no room for more files", retry_s=60.0)
         return there
 
@@ -108,7 +124,7 @@ class Uploads:
         oldest = time.time() - self._retention_s
         for path in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < oldest:
+                if path.is_file() and path.stat().st_mtime < oldest:
                     path.unlink()
 
     def _touch(self, image_id: str) -> None:

@@ -34,6 +34,7 @@ from impasto_server.memory import MemoryModel
 from impasto_server.protocol import (
     Cancel,
     CannotStart,
+    Checkpointed,
     Command,
     FilterResponse,
     Finish,
@@ -193,7 +194,8 @@ class Worker:
         began = now - (found.elapsed_s if found else 0.0)
         due = now + self._interval_s
         self._jobs[command.job_id] = _Running(command.spec, owner, plan, index, batch, began, path, due)
-        self._send(JobStarted(command.job_id, key.precision, done, note, described(network)))
+        hits, misses = self._styles.take_counts()
+        self._send(JobStarted(command.job_id, key.precision, done, note, described(network), hits, misses))
 
     def _resident(self, name: str) -> Network:
         """Return a network by its name, loaded if it is not here; those that nobody uses make room in order of last use."""
@@ -248,7 +250,8 @@ class Worker:
         def write() -> None:
             before = time.thread_time()
             try:
-                checkpoints.write(path, checkpoint)
+                size = checkpoints.write(path, checkpoint)
+                self._send(Checkpointed(job_id, size))
             except OSError as error:
                 logger.warning("no checkpoint of job %s: %s", job_id, error)
             contention = CPU_CONTENTION if self._network.device.type == "cpu" else 0.0
@@ -437,12 +440,14 @@ def _warm_up(network: Network) -> Ready:
     grey = torch.full((side, side, 3), 128, dtype=torch.uint8)
     job = painting.Job(side, side, grey, (painting.Style(grey),), Parameters(size_px=side))
     canvas = painting.first_canvas(job, device)
-    takes = []
+    takes, seconds = [], math.inf
     for _ in range(WARM_UP_ROUNDS):
         with PeakMemory(device) as preparing:
             objectives = StackedObjectives([painting.objective(network, job)], network)
         with PeakMemory(device) as passing:
-            objectives.evaluate(network, canvas, job.parameters.pooling, arithmetic)
+            began = time.perf_counter()
+            objectives.evaluate(network, canvas, job.parameters.pooling, arithmetic).terms.tolist()
+            seconds = min(seconds, time.perf_counter() - began)
         takes.append((passing.taken, preparing.taken))
     memory = MemoryModel()
     # The first time the libraries also take what they keep for good; of the others a stray allocation can raise one.
@@ -453,7 +458,8 @@ def _warm_up(network: Network) -> Ready:
         memory = MemoryModel({**figures, "tf32": figures["float32"]})
     group = default_group_size(device)
     names = available()
-    return Ready(describe(device), described(network), arithmetic, group, memory, free_memory(device), names)
+    pace = seconds / side**2
+    return Ready(describe(device), described(network), arithmetic, group, memory, free_memory(device), names, pace)
 
 
 def _to_engine(spec: JobSpec) -> painting.Job:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import click
 import pytest
@@ -12,6 +13,7 @@ import pytest
 import impasto
 from impasto.cli.main import cli
 from impasto.requests import Options
+from impasto_server.reasons import REASONS
 
 from ..conftest import ROOT
 
@@ -58,15 +60,32 @@ def test_every_option_is_documented() -> None:
         assert f"{name}:" in (Options.__doc__ or ""), name
 
 
-def test_the_page_of_parameters_is_up_to_date() -> None:
-    """It is what `make parameters` would write, and every option of the client stands in it."""
-    source = importlib.util.spec_from_file_location("parameters_page", ROOT / "scripts/parameters.py")
+def script(name: str) -> Any:
+    """Return a script as a module."""
+    source = importlib.util.spec_from_file_location(f"{name}_page", ROOT / f"scripts/{name}.py")
     assert source
     assert source.loader
     module = importlib.util.module_from_spec(source)
     source.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_errors_is_up_to_date_and_complete() -> None:
+    """It is what `make errors` would write, and every reason in the server's code stands in it."""
+    page = (ROOT / "docs/ERRORS.md").read_text()
+    assert page == script("errors").page(), "run make errors"
+    raised = set()
+    for path in (ROOT / "server/impasto_server").glob("*.py"):
+        raised |= set(re.findall(r'ServiceError\(\s*"[A-Z_]+",\s*"([A-Z_]+)"', path.read_text()))
+        raised |= set(re.findall(r'JobError\(\s*"([A-Z_]+)"', path.read_text()))
+    assert len(raised) > 12
+    assert raised <= set(REASONS)
+
+
+def test_the_page_of_parameters_is_up_to_date() -> None:
+    """It is what `make parameters` would write, and every option of the client stands in it."""
     page = (ROOT / "docs/PARAMETERS.md").read_text()
-    assert page == module.page(), "run make parameters"
+    assert page == script("parameters").page(), "run make parameters"
     contract = {name.removesuffix("_s") for name in Options.__annotations__}
     assert {name for name in contract if f"`{name}`" not in page} == set()
 

@@ -208,4 +208,4 @@ async def test_a_worker_that_dies_over_a_question_is_told(service: Any, png: Png
             await asyncio.sleep(0.01)
         worker.die()
         code, info, _ = await fails(asking)
-        assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "WORKER_LOST")
+        assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "WORKER_GONE")

@@ -148,7 +148,7 @@ async def test_a_full_queue_says_so_with_figures() -> None:
         with pytest.raises(ServiceError) as caught:
             await submit(dispatcher)
         assert (caught.value.code, caught.value.reason) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
-        assert caught.value.metadata == {"queued": "2", "running": "1"}
+        assert caught.value.metadata == {"queued": "2", "running": "1", "limit": "2"}
         assert caught.value.retry_s
 
 

@@ -125,7 +125,7 @@ async def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
         assert first.job == record(1, spec=FULL, created=first.job.created)
         assert (second.job.state, second.events) == (JobState.SUCCEEDED, [Started("cpu", 1), Ended()])
         assert store.result("j2") == b"picture"
-        assert store.by_request("r2") == second.job
+        assert store.by_request("", "r2") == second.job
         store.forget(["j1", "j2"])
     assert os.listdir(tmp_path / "blobs") == []
     assert store.bytes_kept == 0
@@ -321,7 +321,7 @@ async def test_a_caller_that_goes_away_while_its_job_is_accepted_harms_nothing(t
         assert leaving.cancelled()
         job = await asyncio.wait_for(dispatcher.submit(spec(), "", "d", detached=True), 2)
         assert (await asyncio.wait_for(dispatcher.wait(job), 2)).state is JobState.SUCCEEDED
-        gone = await asyncio.wait_for(dispatcher.wait(dispatcher.by_request("gone")), 2)
+        gone = await asyncio.wait_for(dispatcher.wait(dispatcher.by_request("", "gone")), 2)
         assert gone.state is (JobState.SUCCEEDED if detached else JobState.CANCELLED)
 
 

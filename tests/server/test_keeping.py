@@ -87,7 +87,7 @@ def test_ended_jobs_expire_with_their_pictures_and_request_ids() -> None:
         store.put_result(f"j{number}", b"picture")
     assert store.expire(now=5.0) == ["j2"]
     assert store.result("j2") is None
-    assert store.by_request("r2") is None
+    assert store.by_request("", "r2") is None
     assert store.expire(now=13.5) == ["j3"]
     assert [item.job_id for item in store.page(None, 9, ())] == ["j4", "j1"]
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from impasto_server.jobs import ServiceError
-from impasto_server.uploads import Uploads
+from impasto_server.uploads import Folder
 
 DATA = bytes(range(256)) * 20
 ID = hashlib.sha256(DATA).hexdigest()
 
 
-def uploads(folder: Path, max_bytes: int = 1 << 20) -> Uploads:
-    return Uploads(folder, 3600.0, 1 << 16, max_bytes)
+def uploads(folder: Path, max_bytes: int = 1 << 20) -> Folder:
+    return Folder(folder, 3600.0, 1 << 16, max_bytes)
 
 
 def test_a_file_comes_in_pieces_and_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import signal
 import sys
+from typing import TextIO
 
 import click
 
@@ -13,6 +15,7 @@ from impasto.cli.jobs import jobs
 from impasto.cli.server import health, info, upload
 from impasto.cli.stylize import stylize
 from impasto.errors import ImpastoError
+from impasto.security import VARIABLES
 
 ENTRY_POINTS = "impasto.commands"
 INTERRUPTED = 130
@@ -58,10 +61,25 @@ def _missing(name: str, error: ImportError) -> click.Command:
     return command
 
 
+FILE = click.Path(exists=True, dir_okay=False)
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="impasto")
-def cli() -> None:
-    """Paint pictures in the style of others, on an impasto server."""
+@click.option(
+    "--token-file", type=click.File(), help="File with the token for the server; $IMPASTO_TOKEN holds the token itself."
+)
+@click.option("--tls", is_flag=True, help="Speak TLS, with the system's certificates. Also $IMPASTO_TLS=1.")
+@click.option("--tls-ca", type=FILE, help="Certificates (PEM) that the server's must be signed by. Also $IMPASTO_TLS_CA.")
+@click.option("--tls-cert", type=FILE, help="Own certificate (PEM), where the server wants one. Also $IMPASTO_TLS_CERT.")
+@click.option("--tls-key", type=FILE, help="Its private key (PEM). Also $IMPASTO_TLS_KEY.")
+def cli(*, token_file: TextIO | None, tls: bool, **files: str | None) -> None:
+    """Paint pictures in the style of others, on an impasto server.
+
+    The options here go before the command; the commands' clients read them from the environment.
+    """
+    given = {**files, "tls": "1" if tls else None, "token": token_file.read().strip() if token_file else None}
+    os.environ.update({VARIABLES[name]: value for name, value in given.items() if value})
 
 
 cli.add_command(stylize)

@@ -333,7 +333,7 @@ class JobError(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "request_id", "state", "create_time", "start_time", "end_time", "step", "evaluations", "losses", "parameters", "width_px", "height_px", "network", "device", "stop_reason", "error", "timings", "queue_position", "attempts", "priority", "preemptions", "time_limit", "on_deadline", "ttl")
+    __slots__ = ("job_id", "request_id", "state", "create_time", "start_time", "end_time", "step", "evaluations", "losses", "parameters", "width_px", "height_px", "network", "device", "stop_reason", "error", "timings", "queue_position", "attempts", "priority", "preemptions", "time_limit", "on_deadline", "ttl", "estimated_start_time", "estimated_end_time", "owner")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -358,6 +358,9 @@ class Job(_message.Message):
     TIME_LIMIT_FIELD_NUMBER: _ClassVar[int]
     ON_DEADLINE_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_START_TIME_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_END_TIME_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     request_id: str
     state: JobState
@@ -382,7 +385,10 @@ class Job(_message.Message):
     time_limit: _duration_pb2.Duration
     on_deadline: OnDeadline
     ttl: _duration_pb2.Duration
-    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[int] = ..., evaluations: _Optional[int] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., network: _Optional[_Union[NetworkInfo, _Mapping]] = ..., device: _Optional[str] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., queue_position: _Optional[int] = ..., attempts: _Optional[int] = ..., priority: _Optional[int] = ..., preemptions: _Optional[int] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    estimated_start_time: _timestamp_pb2.Timestamp
+    estimated_end_time: _timestamp_pb2.Timestamp
+    owner: str
+    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[int] = ..., evaluations: _Optional[int] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., network: _Optional[_Union[NetworkInfo, _Mapping]] = ..., device: _Optional[str] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., queue_position: _Optional[int] = ..., attempts: _Optional[int] = ..., priority: _Optional[int] = ..., preemptions: _Optional[int] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., estimated_start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., estimated_end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class JobResult(_message.Message):
     __slots__ = ("job", "image")
@@ -485,12 +491,14 @@ class HeartbeatEvent(_message.Message):
     def __init__(self, state: _Optional[_Union[JobState, str]] = ..., queue_position: _Optional[int] = ...) -> None: ...
 
 class SubmitJobRequest(_message.Message):
-    __slots__ = ("spec", "request_id")
+    __slots__ = ("spec", "request_id", "validate_only")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     spec: JobSpec
     request_id: str
-    def __init__(self, spec: _Optional[_Union[JobSpec, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    validate_only: bool
+    def __init__(self, spec: _Optional[_Union[JobSpec, _Mapping]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ...) -> None: ...
 
 class SubmitJobResponse(_message.Message):
     __slots__ = ("job",)
@@ -723,20 +731,26 @@ class Preset(_message.Message):
     def __init__(self, name: _Optional[str] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_image_pixels", "max_size_px", "max_steps", "max_styles", "max_queued_jobs")
+    __slots__ = ("max_message_bytes", "max_image_pixels", "max_size_px", "max_steps", "max_styles", "max_queued_jobs", "max_client_jobs", "max_client_jobs_per_minute", "max_client_pixels")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_SIZE_PX_FIELD_NUMBER: _ClassVar[int]
     MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
     MAX_STYLES_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUED_JOBS_FIELD_NUMBER: _ClassVar[int]
+    MAX_CLIENT_JOBS_FIELD_NUMBER: _ClassVar[int]
+    MAX_CLIENT_JOBS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
+    MAX_CLIENT_PIXELS_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_image_pixels: int
     max_size_px: int
     max_steps: int
     max_styles: int
     max_queued_jobs: int
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_size_px: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_styles: _Optional[int] = ..., max_queued_jobs: _Optional[int] = ...) -> None: ...
+    max_client_jobs: int
+    max_client_jobs_per_minute: int
+    max_client_pixels: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_size_px: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_styles: _Optional[int] = ..., max_queued_jobs: _Optional[int] = ..., max_client_jobs: _Optional[int] = ..., max_client_jobs_per_minute: _Optional[int] = ..., max_client_pixels: _Optional[int] = ...) -> None: ...
 
 class Queue(_message.Message):
     __slots__ = ("queued", "running")

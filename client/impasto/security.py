@@ -1,0 +1,82 @@
+"""How a client proves who it is, and makes sure of the server: tokens and TLS."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from impasto.errors import InvalidRequest
+
+VARIABLES = {
+    "token": "IMPASTO_TOKEN",
+    "tls": "IMPASTO_TLS",
+    "tls_ca": "IMPASTO_TLS_CA",
+    "tls_cert": "IMPASTO_TLS_CERT",
+    "tls_key": "IMPASTO_TLS_KEY",
+}
+"""Environment variables that stand in for what is not given."""
+_NO = ("", "0", "false", "no")
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a client shows and wants to see. What is left out comes from the environment (:data:`VARIABLES`).
+
+    Attributes:
+        token: Bearer token that the server's operator gave out.
+        tls: Whether to speak TLS; by itself if any of the files is given.
+        tls_ca: Certificates (PEM file) that the server's must be signed by; the system's by default.
+        tls_cert: Own certificate (PEM file), where the server wants one.
+        tls_key: Its private key (PEM file).
+    """
+
+    token: str = field(default="", repr=False)
+    tls: bool = False
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+
+    @staticmethod
+    def from_environment() -> Credentials:
+        """Return what the environment says."""
+        found = {name: os.environ.get(variable, "") for name, variable in VARIABLES.items()}
+        return Credentials(**{**found, "tls": found["tls"].lower() not in _NO})  # type: ignore[arg-type]
+
+    def channel_credentials(self) -> grpc.ChannelCredentials | None:
+        """Return gRPC's credentials, or None for a channel without TLS.
+
+        Raises:
+            InvalidRequest: If a file cannot be read.
+        """
+        if not (self.tls or self.tls_ca or self.tls_cert):
+            return None
+        return grpc.ssl_channel_credentials(_read(self.tls_ca), _read(self.tls_key), _read(self.tls_cert))
+
+    def authorized(self, stub: Any) -> Any:
+        """Return a stub whose calls carry the token."""
+        return _Authorized(stub, self.token) if self.token else stub
+
+
+class _Authorized:
+    """A stub whose methods send a token along. gRPC's own call credentials refuse channels without TLS."""
+
+    def __init__(self, stub: Any, token: str) -> None:
+        self._stub = stub
+        self._metadata = (("authorization", f"Bearer {token}"),)
+
+    def __getattr__(self, name: str) -> Any:
+        return functools.partial(getattr(self._stub, name), metadata=self._metadata)
+
+
+def _read(path: str) -> bytes | None:
+    if not path:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"{path}: {error.strerror}", reason="UNREADABLE") from None

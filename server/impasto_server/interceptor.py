@@ -1,0 +1,171 @@
+"""Around every call: who makes it, what is counted, what is logged. Streams are measured to their last message."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from impasto_server.access import ANYBODY, PRINCIPAL, Principal
+from impasto_server.jobs import ServiceError
+from impasto_server.metrics import Method, Metrics, code_label
+from impasto_server.status import abort
+from impasto_server.tracing import NoTracing, Tracing
+
+logger = logging.getLogger(__name__)
+
+OPEN_SERVICES = frozenset({"grpc.health.v1.Health"})
+"""Answered to anybody: load balancers carry no token."""
+
+Identify = Callable[[Any], Principal]
+"""Says who calls, by the call's context, or raises a ServiceError."""
+
+
+def anybody(context: Any) -> Principal:
+    """Tell nobody apart."""
+    del context
+    return ANYBODY
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Identifies, counts and logs every call.
+
+    Args:
+        metrics: Where calls are counted.
+        identify: Says who calls.
+        tracing: Where spans go.
+    """
+
+    def __init__(self, metrics: Metrics, identify: Identify = anybody, tracing: Tracing | None = None) -> None:
+        self._metrics = metrics
+        self._identify = identify
+        self._tracing = tracing or NoTracing()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Return the method's handler with ours around it."""
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        _, service, name = handler_call_details.method.split("/")
+        kind = "bidi_stream" if handler.request_streaming and handler.response_streaming else "unary"
+        if handler.request_streaming != handler.response_streaming:
+            kind = "client_stream" if handler.request_streaming else "server_stream"
+        identify = anybody if service in OPEN_SERVICES else self._identify
+        call = _Call(self._metrics, Method(kind, service, name), identify, self._tracing)
+        wrap = call.streaming if handler.response_streaming else call.single
+        inner = {
+            (False, False): handler.unary_unary,
+            (False, True): handler.unary_stream,
+            (True, False): handler.stream_unary,
+            (True, True): handler.stream_stream,
+        }[handler.request_streaming, handler.response_streaming]
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[handler.request_streaming, handler.response_streaming]
+        return make(
+            wrap(inner, streams_requests=handler.request_streaming),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+class _Call:
+    """Wraps one method's handlers."""
+
+    def __init__(self, metrics: Metrics, method: Method, identify: Identify, tracing: Tracing) -> None:
+        self._tracing = tracing
+        self._metrics = metrics
+        self._method = method
+        self._identify = identify
+        labels = method.labels
+        self._started, self._received = metrics.started.labels(*labels), metrics.received.labels(*labels)
+        self._sent, self._handling = metrics.sent.labels(*labels), metrics.handling.labels(*labels)
+
+    def single(self, inner: Callable[..., Awaitable[Any]], *, streams_requests: bool) -> Callable[..., Awaitable[Any]]:
+        """Return a handler of one response."""
+
+        async def handle(request: Any, context: Any) -> Any:
+            began = self._begin()
+            ending: BaseException | None = None
+            try:
+                with self._tracing.call(self._method.name, _metadata(context)):
+                    await self._admit(context)
+                    response = await inner(self._requests(request, streams_requests), context)
+            except BaseException as error:
+                ending = error
+                raise
+            else:
+                self._sent.inc()
+                return response
+            finally:
+                self._end(context, began, ending)
+
+        return handle
+
+    def streaming(self, inner: Callable[..., Any], *, streams_requests: bool) -> Callable[..., AsyncIterator[Any]]:
+        """Return a handler of a stream of responses."""
+
+        async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
+            began = self._begin()
+            ending: BaseException | None = None
+            try:
+                await self._admit(context)
+                async for response in inner(self._requests(request, streams_requests), context):
+                    self._sent.inc()
+                    yield response
+            except BaseException as error:
+                ending = error
+                raise
+            finally:
+                self._end(context, began, ending)
+
+        return handle
+
+    async def _admit(self, context: Any) -> None:
+        try:
+            PRINCIPAL.set(self._identify(context))
+        except ServiceError as error:
+            await abort(context, error)
+
+    def _begin(self) -> float:
+        self._started.inc()
+        return time.monotonic()
+
+    def _requests(self, request: Any, streams: bool) -> Any:
+        if streams:
+            return self._counted(request)
+        self._received.inc()
+        return request
+
+    async def _counted(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            self._received.inc()
+            yield request
+
+    def _end(self, context: Any, began: float, ending: BaseException | None) -> None:
+        seconds = time.monotonic() - began
+        code = code_label(context.code())
+        if isinstance(ending, (asyncio.CancelledError, GeneratorExit)):
+            code = "Canceled"
+        elif ending is not None and code == "OK":
+            code = "Unknown"
+        self._metrics.handled.labels(*self._method.labels, code).inc()
+        self._handling.observe(seconds)
+        level = logging.WARNING if code in ("Internal", "Unknown", "DataLoss") else logging.DEBUG
+        details = {"method": self._method.name, "code": code, "seconds": round(seconds, 4), "caller": PRINCIPAL.get().name}
+        logger.log(level, "%s ended with %s", self._method.name, code, extra=details)
+
+
+def _metadata(context: Any) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}

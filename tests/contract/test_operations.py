@@ -1,0 +1,405 @@
+"""What operators rely on: who may see what, quotas, estimates, metrics of every kind of call, TLS, traces."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import hashlib
+import ipaddress
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from prometheus_client import CollectorRegistry, generate_latest
+
+import impasto
+from impasto.v1 import style_transfer_pb2 as pb
+from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
+from impasto_server import tracing
+from impasto_server.access import new_token
+from impasto_server.interceptor import CallInterceptor
+from impasto_server.metrics import Machine, Metrics
+
+from ..server.fakes import FakeWorker
+from .test_service import fails
+
+Png = Callable[..., bytes]
+SERVICE = "impasto.v1.StyleTransferService"
+
+
+def as_caller(token: str) -> dict[str, Any]:
+    return {"metadata": (("authorization", f"Bearer {token}"),)}
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> dict[str, str]:
+    """Return tokens of ann, bob and an admin, whose hashes stand in a file."""
+    made = {name: new_token(name, admin=name == "root") for name in ("ann", "bob", "root")}
+    path = tmp_path / "tokens"
+    path.write_text("\n".join(line for _, line in made.values()))
+    return {"file": str(path), **{name: token for name, (token, _) in made.items()}}
+
+
+async def test_jobs_are_visible_to_their_owner_and_admins_only(service: Any, spec: Any, people: dict[str, str]) -> None:
+    """For everybody else they are not there, by any call and under the same request id; health needs no token."""
+    async with service(tokens=people["file"]) as running:
+        stub, ann, bob, root = running.stub, *(as_caller(people[name]) for name in ("ann", "bob", "root"))
+        code, info, _ = await fails(stub.ListJobs(pb.ListJobsRequest()))
+        assert (code, info.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING")
+        _, info, _ = await fails(stub.ListJobs(pb.ListJobsRequest(), **as_caller("wrong")))
+        assert info.reason == "TOKEN_UNKNOWN"
+        health = health_pb2_grpc.HealthStub(running.channel)
+        assert (await health.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+        request = pb.SubmitJobRequest(spec=spec(), request_id="same")
+        job = (await stub.SubmitJob(request, **ann)).job
+        assert job.owner == "ann"
+        own = (await stub.SubmitJob(request, **bob)).job
+        assert own.job_id != job.job_id
+        job_id = job.job_id
+        calls = (
+            stub.GetJob(pb.GetJobRequest(job_id=job_id), **bob),
+            stub.CancelJob(pb.CancelJobRequest(job_id=job_id), **bob),
+            stub.PauseJob(pb.PauseJobRequest(job_id=job_id), **bob),
+            stub.ResumeJob(pb.ResumeJobRequest(job_id=job_id), **bob),
+            stub.DeleteJob(pb.DeleteJobRequest(job_id=job_id), **bob),
+            stub.GetResult(pb.GetResultRequest(job_id=job_id), **bob),
+            stub.Progress(pb.ProgressRequest(job_id=job_id), **bob).read(),
+        )
+        for call in calls:
+            code, info, _ = await fails(call)
+            assert (code, info.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
+        for caller, wanted in ((ann, {job_id}), (bob, {own.job_id}), (root, {job_id, own.job_id})):
+            listed = (await stub.ListJobs(pb.ListJobsRequest(), **caller)).jobs
+            assert {item.job_id for item in listed} == wanted
+        assert (await stub.GetJob(pb.GetJobRequest(job_id=job_id), **root)).job.job_id == job_id
+
+
+async def test_uploaded_files_are_their_owners(service: Any, spec: Any, png: Png, people: dict[str, str]) -> None:
+    """Who knows a file's hash and not more has nothing."""
+    data = png(seed=3)
+    image_id = hashlib.sha256(data).hexdigest()
+    start = pb.UploadImageRequest(start=pb.UploadStart(sha256=image_id, size_bytes=len(data)))
+    async with service(tokens=people["file"]) as running:
+        ann, bob = as_caller(people["ann"]), as_caller(people["bob"])
+        await running.stub.UploadImage(iter([start, pb.UploadImageRequest(chunk=data)]), **ann)
+        call = running.stub.DownloadImage(pb.DownloadImageRequest(image_id=image_id), **bob)
+        _, info, _ = await fails(call.read())
+        assert info.reason == "IMAGE_NOT_FOUND"
+        made = spec()
+        made.content.image_id = image_id
+        _, _, violations = await fails(running.stub.SubmitJob(pb.SubmitJobRequest(spec=made), **bob))
+        assert list(violations) == ["content.image_id"]
+        assert (await running.stub.SubmitJob(pb.SubmitJobRequest(spec=made), **ann)).job.job_id
+
+
+async def test_a_client_with_its_quota_used_is_told_and_others_are_not_held_up(
+    service: Any, spec: Any, people: dict[str, str]
+) -> None:
+    """RESOURCE_EXHAUSTED with figures; a job that ends makes room."""
+    async with service(FakeWorker(hang=True), tokens=people["file"], max_client_jobs=1) as running:
+        ann, bob = as_caller(people["ann"]), as_caller(people["bob"])
+        first = (await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()), **ann)).job
+        code, info, _ = await fails(running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()), **ann))
+        assert (code, info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED")
+        assert dict(info.metadata) == {"quota": "jobs", "limit": "1", "used": "1"}
+        await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()), **bob)
+        await running.stub.CancelJob(pb.CancelJobRequest(job_id=first.job_id), **ann)
+        await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()), **ann)
+        info = await running.stub.GetServerInfo(pb.GetServerInfoRequest(), **ann)
+        assert info.limits.max_client_jobs == 1
+
+
+async def test_too_much_waiting_work_is_refused(service: Any, spec: Any) -> None:
+    """By the estimated time of its steps, once a step has been seen."""
+    async with service(FakeWorker(step_s=0.05), max_queued_work_s=0.2, max_running_jobs=1) as running:
+        first = (await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec(100)))).job
+        while not (await running.stub.GetJob(pb.GetJobRequest(job_id=first.job_id))).job.step > 3:
+            await asyncio.sleep(0.02)
+        await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec(100)))
+        code, info, _ = await fails(running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec(1))))
+        assert (code, info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        assert info.metadata["limit"] == "0.2 s"
+
+
+async def test_the_acknowledgement_says_when_a_job_is_likely_to_start_and_end(service: Any, spec: Any) -> None:
+    """From the steps seen so far and the work ahead; validate_only says the same and hands nothing in."""
+    async with service(FakeWorker(step_s=0.02), max_running_jobs=1) as running:
+        stub = running.stub
+        first = (await stub.SubmitJob(pb.SubmitJobRequest(spec=spec(200)))).job
+        while not (await stub.GetJob(pb.GetJobRequest(job_id=first.job_id))).job.step > 5:
+            await asyncio.sleep(0.02)
+        asked = (await stub.SubmitJob(pb.SubmitJobRequest(spec=spec(100), validate_only=True))).job
+        assert not asked.job_id
+        assert len((await stub.ListJobs(pb.ListJobsRequest())).jobs) == 1
+        job = (await stub.SubmitJob(pb.SubmitJobRequest(spec=spec(100)))).job
+        for found in (asked, job):
+            start = found.estimated_start_time.ToDatetime() - found.create_time.ToDatetime()
+            end = found.estimated_end_time.ToDatetime() - found.create_time.ToDatetime()
+            assert 1 < start.total_seconds() < 8
+            assert 1 < (end - start).total_seconds() < 6
+        broken = spec(0)
+        code, _, violations = await fails(stub.SubmitJob(pb.SubmitJobRequest(spec=broken, validate_only=True)))
+        assert (code, list(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, ["parameters.steps"])
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    found = metrics.registry.get_sample_value(name, labels or None)
+    assert found is not None, f"{name} {labels} is not there"
+    return found
+
+
+async def test_calls_of_every_kind_are_counted_to_their_end(service: Any, spec: Any, png: Png) -> None:
+    """Unary, both kinds of streams; refused and cancelled ones by their code; all there with zeros before the first call."""
+    async with service(FakeWorker(step_s=0.02)) as running:
+        metrics, stub = running.running.metrics, running.stub
+
+        def count(name: str, method: str, kind: str = "unary", **more: str) -> float:
+            return value(metrics, name, grpc_type=kind, grpc_service=SERVICE, grpc_method=method, **more)
+
+        assert count("grpc_server_handled_total", "Progress", "server_stream", grpc_code="OK") == 0
+        assert count("grpc_server_handled_total", "GetJob", grpc_code="NotFound") == 0
+        await fails(stub.GetJob(pb.GetJobRequest(job_id="nothing")))
+        assert count("grpc_server_handled_total", "GetJob", grpc_code="NotFound") == 1
+        assert count("grpc_server_msg_sent_total", "GetJob") == 0
+        job = (await stub.SubmitJob(pb.SubmitJobRequest(spec=spec(3)))).job
+        events = [event async for event in stub.Progress(pb.ProgressRequest(job_id=job.job_id))]
+        assert count("grpc_server_msg_sent_total", "Progress", "server_stream") == len(events)
+        assert count("grpc_server_handled_total", "Progress", "server_stream", grpc_code="OK") == 1
+        assert count("grpc_server_handling_seconds_count", "Progress", "server_stream") == 1
+        assert count("grpc_server_handling_seconds_sum", "Progress", "server_stream") > 0.02
+        data = png()
+        start = pb.UploadStart(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+        parts = [pb.UploadImageRequest(start=start), pb.UploadImageRequest(chunk=data)]
+        await stub.UploadImage(iter(parts))
+        assert count("grpc_server_msg_received_total", "UploadImage", "client_stream") == 2
+        slow = (await stub.SubmitJob(pb.SubmitJobRequest(spec=spec(1000)))).job
+        call = stub.Progress(pb.ProgressRequest(job_id=slow.job_id))
+        await call.read()
+        assert value(metrics, "impasto_progress_streams") == 1
+        call.cancel()
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            if count("grpc_server_handled_total", "Progress", "server_stream", grpc_code="Canceled"):
+                break
+        assert count("grpc_server_handled_total", "Progress", "server_stream", grpc_code="Canceled") == 1
+        assert value(metrics, "impasto_progress_streams") == 0
+        started = count("grpc_server_started_total", "Progress", "server_stream")
+        assert started == 2
+
+
+async def test_jobs_are_counted_through_their_life(service: Any, spec: Any) -> None:
+    """Accepted, refused by reason, steps, ends by reason, times; queue and running as they stand."""
+    worker = FakeWorker(step_s=0.01)
+    async with service(worker, max_running_jobs=1) as running:
+        metrics, stub = running.running.metrics, running.stub
+        await stub.Stylize(pb.StylizeRequest(spec=spec(5)))
+        await fails(stub.SubmitJob(pb.SubmitJobRequest(spec=spec(0))))
+        assert value(metrics, "impasto_jobs_accepted_total") == 1
+        assert value(metrics, "impasto_jobs_rejected_total", reason="INVALID_FIELD") == 1
+        assert value(metrics, "impasto_jobs_rejected_total", reason="QUEUE_FULL") == 0
+        assert value(metrics, "impasto_evaluations_total", device="cpu") == 5
+        assert value(metrics, "impasto_step_seconds_count", device="cpu") == 5
+        assert value(metrics, "impasto_jobs_ended_total", state="succeeded", stop_reason="steps") == 1
+        for name in ("queue", "time_to_first_step", "optimize", "encode", "job"):
+            assert value(metrics, f"impasto_{name}_seconds_count") == 1
+        assert value(metrics, "impasto_final_loss_count") == 1
+        worker.hang = True
+        jobs = [(await stub.SubmitJob(pb.SubmitJobRequest(spec=spec()))).job for _ in range(3)]
+        running.running.dispatcher.measure()
+        assert value(metrics, "impasto_queue_depth") == 2
+        assert value(metrics, "impasto_jobs_running", device="cpu") == 1
+        await asyncio.sleep(0.1)
+        running.running.dispatcher.measure()
+        assert value(metrics, "impasto_queue_age_seconds") >= 0.1
+        assert value(metrics, "impasto_running_without_step_seconds") >= 0.1
+        await stub.CancelJob(pb.CancelJobRequest(job_id=jobs[0].job_id))
+        assert value(metrics, "impasto_jobs_ended_total", state="cancelled", stop_reason="cancelled") == 1
+        worker.die()
+        assert value(metrics, "impasto_worker_restarts_total", device="cpu") == 1
+
+
+async def test_metrics_are_served_on_an_address_of_their_own(service: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """In Prometheus's text; without a GPU its figures say so; the address is free again afterwards."""
+    with caplog.at_level("INFO"):
+        async with service(metrics="127.0.0.1:0"):
+            url = next(part for part in caplog.text.split() if part.startswith("http://"))
+            text = (await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read())).decode()
+    assert "# TYPE grpc_server_started_total counter" in text
+    assert "impasto_gpu_metrics_up 0.0" in text
+    assert "process_open_fds" in text
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(url, timeout=5)
+
+
+def test_a_gpus_figures_are_read_and_one_that_fails_is_left_out() -> None:
+    """From NVML as it is; a model without a figure has the others; a driver that goes away is told by a zero."""
+
+    class Nvml:
+        NVMLError = RuntimeError
+        NVML_TEMPERATURE_GPU = NVML_CLOCK_SM = NVML_MEMORY_ERROR_TYPE_UNCORRECTED = NVML_VOLATILE_ECC = 0
+        nvmlClocksThrottleReasonGpuIdle = 1
+        gone = False
+
+        def nvmlDeviceGetCount(self) -> int:
+            if self.gone:
+                raise RuntimeError("driver")
+            return 1
+
+        def __getattr__(self, name: str) -> Any:
+            class Many:
+                gpu, used, total = 50, 10, 20
+
+            def read(*arguments: object) -> Any:
+                if name == "nvmlDeviceGetPowerUsage":
+                    raise RuntimeError("not on this model")
+                return Many() if name.endswith(("Rates", "MemoryInfo")) else 5
+
+            return read
+
+    registry, machine = CollectorRegistry(), Machine(lambda: [("cpu", 0)])
+    machine._nvml = Nvml()
+    registry.register(machine)
+    text = generate_latest(registry).decode()
+    assert "impasto_gpu_metrics_up 1.0" in text
+    assert 'impasto_gpu_utilization_ratio{gpu="0"} 0.5' in text
+    assert 'impasto_gpu_throttled{gpu="0"} 4.0' in text
+    assert 'impasto_gpu_power_watts{gpu="0"}' not in text
+    machine._nvml.gone = True
+    assert "impasto_gpu_metrics_up 0.0" in generate_latest(registry).decode()
+
+
+def certificate(name: str, signer: tuple[Any, Any] | None = None) -> tuple[Any, Any]:
+    """Return a key and a certificate, signed by itself or by a signer's."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(signer[1].subject if signer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+    )
+    return key, builder.sign(signer[0] if signer else key, hashes.SHA256())
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> dict[str, str]:
+    """Return the paths of a CA, and of keys and certificates that it signed for a server, for ann and for bob."""
+    authority = certificate("CA")
+    made = {"ca": authority, **{name: certificate(name, authority) for name in ("server", "ann", "bob")}}
+    paths = {}
+    for name, (key, cert) in made.items():
+        (tmp_path / f"{name}.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+        plain = serialization.NoEncryption()
+        pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        (tmp_path / f"{name}.key").write_bytes(key.private_bytes(pem, form, plain))
+        paths[name], paths[f"{name}_key"] = str(tmp_path / f"{name}.pem"), str(tmp_path / f"{name}.key")
+    return paths
+
+
+async def test_clients_speak_tls_and_are_told_apart_by_their_certificates(service: Any, png: Png, tls: dict[str, str]) -> None:
+    """The certificate's name owns the jobs; without one, or without TLS, nobody gets in; the client's errors say so."""
+    settings = {"tls_cert": tls["server"], "tls_key": tls["server_key"], "tls_client_ca": tls["ca"]}
+    async with service(**settings) as running:
+        address = running.running.address
+
+        def credentials(name: str) -> impasto.Credentials:
+            return impasto.Credentials(tls_ca=tls["ca"], tls_cert=tls[name], tls_key=tls[f"{name}_key"])
+
+        async with impasto.AsyncClient(address, credentials=credentials("ann")) as ann:
+            job = await ann.submit(png(), png(seed=1), steps=2, size_px=48)
+            assert (await job.info()).owner == "ann"
+        async with impasto.AsyncClient(address, credentials=credentials("bob")) as bob:
+            with pytest.raises(impasto.NotFound):
+                await bob.job(job.job_id).info()
+        for wrong in (impasto.Credentials(), impasto.Credentials(tls_ca=tls["ca"])):
+            async with impasto.AsyncClient(address, credentials=wrong, patience_s=0) as nobody:
+                with pytest.raises(impasto.Unavailable):
+                    await nobody.server_info()
+
+
+def test_the_sync_client_sends_its_token(people: dict[str, str], png: Png, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given, or from the environment; the wrong one is an exception of its own. With the real server's command line."""
+    from ..conftest import ServerProcess
+
+    server = ServerProcess("--tokens", people["file"], "--log-format", "json")
+    try:
+        with impasto.Client(server.address, credentials=impasto.Credentials(token=people["ann"])) as client:
+            result = client.stylize(png(), png(seed=1), size_px=48, steps=2)
+            assert result.job.owner == "ann"
+        monkeypatch.setenv("IMPASTO_TOKEN", people["root"])
+        with impasto.Client(server.address) as client:
+            assert [job.owner for job in client.jobs()] == ["ann"]
+        with (
+            impasto.Client(server.address, credentials=impasto.Credentials(token="wrong")) as client,
+            pytest.raises(impasto.Unauthenticated) as caught,
+        ):
+            list(client.jobs())
+        assert caught.value.reason == "TOKEN_UNKNOWN"
+    finally:
+        assert server.stop() == 0
+    log = "".join(server.log)
+    assert '"owner": "ann"' in log
+    assert not any(people[name] in log for name in ("ann", "root"))
+
+
+async def test_calls_are_traced_within_the_callers_trace(spec: Any) -> None:
+    """A span for each call, its parent the caller's; one that fails is marked."""
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    traced = tracing.OpenTelemetry(exporter, batched=False)
+
+    class Servicer(pb_grpc.StyleTransferServiceServicer):
+        async def GetServerInfo(self, request: Any, context: Any) -> pb.GetServerInfoResponse:
+            return pb.GetServerInfoResponse(version="traced")
+
+    server = grpc.aio.server(interceptors=[CallInterceptor(Metrics(), tracing=traced)])
+    pb_grpc.add_StyleTransferServiceServicer_to_server(Servicer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = pb_grpc.StyleTransferServiceStub(channel)
+        await stub.GetServerInfo(pb.GetServerInfoRequest(), metadata=(("traceparent", parent),))
+    await server.stop(None)
+    (span,) = exporter.get_finished_spans()
+    assert span.name == "GetServerInfo"
+    assert f"{span.context.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
+    traced.stop()
+
+
+def test_traces_without_their_libraries_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none are wanted by default."""
+    assert isinstance(tracing.tracing_to(""), tracing.NoTracing)
+    monkeypatch.setitem(__import__("sys").modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
+    with pytest.raises(tracing.TracingError, match=r"pip install 'impasto\[otel\]'"):
+        tracing.tracing_to("localhost:4317")
+
+
+async def test_failed_preconditions_say_what_is_missing(service: Any, spec: Any) -> None:
+    """PreconditionFailure beside ErrorInfo."""
+    async with service(FakeWorker(hang=True)) as running:
+        job = (await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()))).job
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await running.stub.GetResult(pb.GetResultRequest(job_id=job.job_id))
+        status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+        assert isinstance(status, status_pb2.Status)
+        failure = error_details_pb2.PreconditionFailure()
+        assert any(detail.Unpack(failure) for detail in status.details)
+        assert failure.violations[0].subject == job.job_id

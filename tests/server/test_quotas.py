@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+
+from impasto_engine.parameters import Parameters
+from impasto_server.jobs import ServiceError
+from impasto_server.pace import FLOAT32_OVER_BFLOAT16, Pace, work
+from impasto_server.quotas import Quota, Quotas
+
+
+def refused(quotas: Quotas, owner: str, pixels: int, now: float) -> dict[str, str]:
+    with pytest.raises(ServiceError) as caught:
+        quotas.check(owner, pixels, now)
+    assert (caught.value.code, caught.value.reason) == ("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED")
+    return caught.value.metadata
+
+
+def test_a_client_has_so_many_jobs_at_a_time() -> None:
+    """Others are not concerned; one that ends makes room."""
+    quotas = Quotas(Quota(jobs=2))
+    for _ in range(2):
+        quotas.check("ann", 1, 0.0)
+        quotas.book("ann", 1, 0.0)
+    assert refused(quotas, "ann", 1, 0.0) == {"quota": "jobs", "limit": "2", "used": "2"}
+    quotas.check("bob", 1, 0.0)
+    quotas.release("ann", 1)
+    quotas.check("ann", 1, 0.0)
+
+
+def test_a_client_has_so_many_jobs_a_minute() -> None:
+    """Whether they ended or not; the refusal says when the next is taken."""
+    quotas = Quotas(Quota(jobs_per_minute=2))
+    for now in (0.0, 10.0):
+        quotas.book("ann", 1, now)
+        quotas.release("ann", 1)
+    with pytest.raises(ServiceError) as caught:
+        quotas.check("ann", 1, 20.0)
+    assert caught.value.retry_s == pytest.approx(40.0)
+    quotas.check("ann", 1, 60.5)
+
+
+def test_a_client_has_so_many_pixels_at_a_time() -> None:
+    """This job's count too."""
+    quotas = Quotas(Quota(pixels=100))
+    quotas.book("ann", 60, 0.0)
+    quotas.check("ann", 40, 0.0)
+    assert refused(quotas, "ann", 41, 0.0)["used"] == "60"
+
+
+def test_no_quota_is_no_limit_and_accounts_do_not_pile_up() -> None:
+    """A thousand clients that went leave nothing behind."""
+    quotas = Quotas(Quota())
+    for number in range(1000):
+        quotas.check(str(number), 10**9, 0.0)
+        quotas.book(str(number), 10**9, 0.0)
+        quotas.check(str(number), 1, 100.0)
+        quotas.release(str(number), 10**9)
+    assert not quotas._accounts
+    quotas.release("nobody", 1)
+
+
+def test_work_counts_pixels_and_steps_of_every_level() -> None:
+    """By hand: 40 steps at 256 px and 60 at 512 px; what is done is not counted, float32 and other networks cost theirs."""
+    parameters = Parameters(size_px=512, steps=100)
+    whole = 40 * 256 * 128 + 60 * 512 * 256
+    assert work(512, 256, parameters) == whole
+    assert work(512, 256, parameters, done=50) == 50 * 512 * 256
+    assert work(512, 256, parameters, done=100) == 0
+    assert work(512, 256, Parameters(size_px=512, precision="float32")) == whole * FLOAT32_OVER_BFLOAT16
+    assert work(512, 256, Parameters(size_px=512, network="alexnet:random-0")) < whole / 5
+
+
+def test_pace_learns_from_steps() -> None:
+    """Unknown before the first; then near what steps take lately."""
+    pace, parameters = Pace(), Parameters(size_px=100, steps=10, levels=1)
+    assert pace.seconds(100, 100, parameters) is None
+    pace.learn("cpu", 1e-5)
+    assert pace.seconds(100, 100, parameters) == pytest.approx(1.0)
+    for _ in range(60):
+        pace.learn("cpu", 2e-5)
+    assert pace.seconds(100, 100, parameters, done=5) == pytest.approx(1.0, rel=0.01)
