@@ -97,7 +97,7 @@ LABEL org.opencontainers.image.title="impasto" \
 
 USER 10001:10001
 WORKDIR /tmp
-EXPOSE 50051
+EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
 # Follows the port of IMPASTO_LISTEN, and never goes through a proxy that the environment names.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \

@@ -7,11 +7,12 @@ store's, networks live in the workers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,10 @@ logger = logging.getLogger(__name__)
 
 MAX_LOSSES = 3
 """A job whose worker dies so often under it fails."""
+HEARTBEATS_PER_S = 500
+"""Heartbeats that all watchers together get in a second, at most."""
+LONGEST_HEARTBEAT_S = 20.0
+"""But no watcher waits longer than this: clients take a server for lost that is silent for half a minute."""
 PARKING_S = 10.0
 """How long workers may take to write the states of their jobs when the server stops."""
 
@@ -122,6 +127,7 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = 0
         self._committing = 0
+        self._watchers = 0
         self._unmeasured: set[str] = set()
         self._draining = False
         self._impatience = asyncio.Event()
@@ -381,18 +387,28 @@ class Dispatcher:
         self._store.forget([job_id])
         self._live.pop(job_id)
 
-    async def wait(self, job: Job) -> Job:
-        """Wait for a job's end. If the last waiter of a job that is not detached goes away, the job is cancelled."""
+    @contextlib.contextmanager
+    def wanted(self, job: Job) -> Iterator[None]:
+        """Hold a job's picture for wanted while the block lasts.
+
+        If the last who wants that of a job that is not detached goes away, the job is cancelled. Enter it before anything
+        else is awaited: a caller may be gone by then.
+        """
         live = self._live[job.job_id]
         live.waiters += 1
         try:
-            await live.ended.wait()
+            yield
         finally:
             live.waiters -= 1
             current = self._store.get(job.job_id)
             left = live.waiters == 0 and not (self._draining and self._store.durable)
             if left and current is not None and not current.detached:
                 self.cancel(job.job_id)
+
+    async def wait(self, job: Job) -> Job:
+        """Wait for a job's end, and want it meanwhile."""
+        with self.wanted(job):
+            await self._live[job.job_id].ended.wait()
         return self._known(job.job_id)
 
     async def watch(self, job: Job, sequence: int | None) -> AsyncGenerator[tuple[int, Job | Event | Heartbeat]]:
@@ -409,15 +425,23 @@ class Dispatcher:
         if current.state.ended:
             # The end is told again to whoever asks after it.
             at = min(at, journal.sequence - 1)
-        yield at, current
-        while True:
-            for number, event in journal.after(at):
-                at = number
-                yield number, event
-                if isinstance(event, Ended):
-                    return
-            if journal.sequence == at and not await journal.wait(self._config.heartbeat_s):
-                yield at, Heartbeat()
+        self._watchers += 1
+        try:
+            yield at, current
+            while True:
+                for number, event in journal.after(at):
+                    at = number
+                    yield number, event
+                    if isinstance(event, Ended):
+                        return
+                if journal.sequence == at and not await journal.wait(self._heartbeat_s()):
+                    yield at, Heartbeat()
+        finally:
+            self._watchers -= 1
+
+    def _heartbeat_s(self) -> float:
+        """Return the silence after which a watcher gets a heartbeat: longer when so many watch that it would cost too much."""
+        return max(self._config.heartbeat_s, min(LONGEST_HEARTBEAT_S, self._watchers / HEARTBEATS_PER_S))
 
     # What the server's life asks.
 

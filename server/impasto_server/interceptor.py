@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from impasto_server.access import ANYBODY, PRINCIPAL, Principal
 from impasto_server.jobs import ServiceError
@@ -75,7 +76,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         }[handler.request_streaming, handler.response_streaming]
         return make(
             wrap(inner, streams_requests=handler.request_streaming),
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=_careful(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
@@ -101,7 +102,7 @@ class _Call:
             try:
                 with self._tracing.call(self._method.name, _metadata(context)):
                     await self._admit(context)
-                    response = await inner(self._requests(request, streams_requests), context)
+                    response = await inner(await self._requests(request, context, streams_requests), context)
             except BaseException as error:
                 ending = error
                 raise
@@ -121,7 +122,7 @@ class _Call:
             ending: BaseException | None = None
             try:
                 await self._admit(context)
-                async for response in inner(self._requests(request, streams_requests), context):
+                async for response in inner(await self._requests(request, context, streams_requests), context):
                     self._sent.inc()
                     yield response
             except BaseException as error:
@@ -142,16 +143,16 @@ class _Call:
         self._started.inc()
         return time.monotonic()
 
-    def _requests(self, request: Any, streams: bool) -> Any:
+    async def _requests(self, request: Any, context: Any, streams: bool) -> Any:
         if streams:
-            return self._counted(request)
+            return self._counted(request, context)
         self._received.inc()
-        return request
+        return await _whole(request, context)
 
-    async def _counted(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def _counted(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         async for request in requests:
             self._received.inc()
-            yield request
+            yield await _whole(request, context)
 
     def _end(self, context: Any, began: float, ending: BaseException | None) -> None:
         seconds = time.monotonic() - began
@@ -165,6 +166,28 @@ class _Call:
         level = logging.WARNING if code in ("Internal", "Unknown", "DataLoss") else logging.DEBUG
         details = {"method": self._method.name, "code": code, "seconds": round(seconds, 4), "caller": PRINCIPAL.get().name}
         logger.log(level, "%s ended with %s", self._method.name, code, extra=details)
+
+
+class _Garbled:
+    """Stands for a message that cannot be decoded; gRPC itself would answer with INTERNAL."""
+
+
+def _careful(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def decode_or_tell(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except DecodeError:
+            return _Garbled()
+
+    return decode_or_tell
+
+
+async def _whole(request: Any, context: Any) -> Any:
+    """Return a request, unless it could not be decoded."""
+    if isinstance(request, _Garbled):
+        text = "the message cannot be decoded"
+        await abort(context, ServiceError("INVALID_ARGUMENT", "MESSAGE_GARBLED", text))
+    return request
 
 
 def _metadata(context: Any) -> dict[str, str]:

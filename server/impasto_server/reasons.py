@@ -31,6 +31,7 @@ class Reason:
 REASONS: Mapping[str, Reason] = MappingProxyType(
     {
         "INVALID_FIELD": Reason("INVALID_ARGUMENT", "Fields of the request are wrong; BadRequest names all.", "Mend them."),
+        "MESSAGE_GARBLED": Reason("INVALID_ARGUMENT", "The message is not one of the contract's.", "Use the contract."),
         "TOKEN_MISSING": Reason("UNAUTHENTICATED", "The server wants a token, and the call has none.", "Send one."),
         "TOKEN_UNKNOWN": Reason("UNAUTHENTICATED", "The token is not one of the server's.", "Ask the operator for one."),
         "CERTIFICATE_WITHOUT_NAME": Reason(

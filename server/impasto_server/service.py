@@ -81,8 +81,9 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         """See the contract."""
         left_s = context.time_remaining()
         job = await self._submit(request.spec, request.request_id, detached=False, answer_within_s=left_s)
-        await context.send_initial_metadata(((JOB_ID_METADATA, job.job_id),))
-        job = await self._dispatcher.wait(job)
+        with self._dispatcher.wanted(job):
+            await context.send_initial_metadata(((JOB_ID_METADATA, job.job_id),))
+            job = await self._dispatcher.wait(job)
         if job.state is not JobState.SUCCEEDED:
             raise _unsuccessful(job)
         picture = self._dispatcher.result(job.job_id)

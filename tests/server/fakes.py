@@ -88,6 +88,14 @@ class FakeWorker:
                 parked = JobParked(command.job_id, self._steps[command.job_id])
                 asyncio.get_running_loop().call_soon(self._on_report, parked)
 
+    def forget(self) -> None:
+        """Let go of what is over."""
+        self.commands.clear()
+        for job_id in [job_id for job_id, task in self._tasks.items() if task.done()]:
+            del self._tasks[job_id]
+            self._steps.pop(job_id, None)
+            self._paths.pop(job_id, None)
+
     def report(self, report: Report) -> None:
         self._on_report(report)
 
