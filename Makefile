@@ -9,7 +9,7 @@ NODE_DIR := tests/contract/node
 # The last landed commit, which the contract must not break: origin's main where there is one, else this one.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup demo serve proto lint format test test-gpu soak bench bench-service docs-pictures parameters errors dashboard test-golden samples builtin-weights docker clean
+.PHONY: help setup demo serve proto lint format test test-gpu soak bench bench-service bench-streams docs-pictures parameters errors dashboard test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -61,7 +61,8 @@ test: setup ## Run every test (under ten minutes on two cores)
 test-gpu: setup ## Run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu
 
-soak: setup ## Kill the server and its worker 200 times (about half an hour)
+soak: setup ## Kill the server and its worker 200 times (half an hour or more), and 100,000 odd inputs
+	$(BIN)/python -m tests.soak.fuzz
 	$(BIN)/python -m tests.soak.crashes
 
 bench: setup ## Measure the engine; writes benchmarks/results/
@@ -69,6 +70,9 @@ bench: setup ## Measure the engine; writes benchmarks/results/
 
 bench-service: setup ## Measure the service: jobs per minute, control under load, memory
 	$(BIN)/python benchmarks/service.py
+
+bench-streams: setup ## Measure health with ten thousand watchers and two hundred waiting jobs
+	$(BIN)/python benchmarks/streams.py
 
 docs-pictures: setup ## Repeat the report: Adam against L-BFGS, table and pictures into docs/build/
 	$(BIN)/python benchmarks/report.py
