@@ -158,3 +158,21 @@ def test_numbers_from_a_newer_server_do_not_break_an_older_client() -> None:
     """An enum value that this client does not know stays a number."""
     message = pb.Job.FromString(pb.Job(job_id="x").SerializeToString() + b"\x18\x63")
     assert results.job_info(message).state == "99"
+
+
+def test_the_command_line_names_the_option_beside_the_field() -> None:
+    """Fields that no option stands for, and errors without fields, stay as they are."""
+    from impasto.cli.main import told
+
+    found = (
+        errors.Violation("parameters.size_px", "too small"),
+        errors.Violation("parameters.style_layers[relu1_1].weight", "no number"),
+        errors.Violation("styles[0].image", "is empty"),
+        errors.Violation("output.quality", "too large"),
+        errors.Violation("mask", "is black"),
+    )
+    assert told(errors.InvalidRequest("all of it", violations=found)) == (
+        "parameters.size_px (--size): too small; parameters.style_layers[relu1_1].weight: no number; "
+        "styles[0].image: is empty; output.quality (--quality): too large; mask (--mask): is black"
+    )
+    assert told(errors.NotFound("no job")) == "no job"

@@ -403,3 +403,17 @@ async def test_failed_preconditions_say_what_is_missing(service: Any, spec: Any)
         failure = error_details_pb2.PreconditionFailure()
         assert any(detail.Unpack(failure) for detail in status.details)
         assert failure.violations[0].subject == job.job_id
+
+
+async def test_errors_that_quote_long_texts_still_arrive(service: Any, spec: Any) -> None:
+    """All of it travels as metadata, of which gRPC takes 16 KB: texts are cut, and many wrong fields become some."""
+    async with service() as running:
+        made = spec()
+        for number in range(200):
+            made.parameters.style_layers.layers.add(layer=f"{number}" + "ä" * 3000, weight=-1)
+        made.parameters.network = "x" * 10_000
+        code, info, violations = await fails(running.stub.SubmitJob(pb.SubmitJobRequest(spec=made)))
+        assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+        assert 1 < len(violations) < 20
+        code, _, _ = await fails(running.stub.GetJob(pb.GetJobRequest(job_id="j" * 100_000)))
+        assert code is grpc.StatusCode.NOT_FOUND

@@ -13,7 +13,7 @@ import click
 from impasto.cli.experiments import features, paper, reconstruct, redo, texture
 from impasto.cli.jobs import jobs
 from impasto.cli.server import health, info, upload
-from impasto.cli.stylize import stylize
+from impasto.cli.stylize import PAINTING, stylize
 from impasto.errors import ImpastoError
 from impasto.security import VARIABLES
 
@@ -96,6 +96,21 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def told(error: ImpastoError) -> str:
+    """Return an error's message, with the option beside each field that has one."""
+    if not error.violations:
+        return str(error)
+    return "; ".join(f"{item.field}{_option(item.field)}: {item.description}" for item in error.violations)
+
+
+def _option(field: str) -> str:
+    name = field.rpartition(".")[2].partition("[")[0]
+    command = stylize if field.startswith(("parameters.", "output.")) or field in PAINTING or field == "mask" else None
+    name = {"time_limit": "time_limit_s", "ttl": "ttl_s"}.get(name, name)
+    option = next((item for item in command.params if item.name == name), None) if command else None
+    return f" ({option.opts[0]})" if isinstance(option, click.Option) else ""
+
+
 def main() -> None:
     """Run the command line; errors are one line on stderr and a non-zero exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -113,7 +128,7 @@ def main() -> None:
         click.echo(f"Error: {_needs_server(error)}", err=True)
         sys.exit(1)
     except ImpastoError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {told(error)}", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
