@@ -50,7 +50,7 @@ class AsyncClient:
         self.server = server_address(server)
         self.patience_s = patience_s
         self._met = False
-        credentials = credentials or Credentials.from_environment()
+        credentials = (credentials or Credentials()).completed()
         secured, options = credentials.channel_credentials(), channel_options(self.server)
         if secured:
             self._channel = grpc.aio.secure_channel(self.server, secured, options=options)

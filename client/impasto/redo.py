@@ -30,12 +30,14 @@ class Recipe:
         styles: The styles.
         options: Everything else.
         weights_sha256: Hash of the filters that painted it.
+        ended_after_steps: Where a time limit ended it, which making it again does not do; None for the whole.
     """
 
     content: Picture | None
     styles: list[Style]
     options: dict[str, Any]
     weights_sha256: str
+    ended_after_steps: int | None = None
 
 
 def provenance(path: Path) -> dict[str, Any]:
@@ -71,6 +73,13 @@ def recipe(path: Path, search: Iterable[Path] = ()) -> Recipe:
         InvalidRequest: If the file does not say how it was made.
     """
     values = provenance(path)
+    try:
+        return _recipe(path, values, search)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _unusable(path, f"says how it was made in a way that cannot be understood ({error})") from None
+
+
+def _recipe(path: Path, values: Mapping[str, Any], search: Iterable[Path]) -> Recipe:
     wanted = {source["role"]: source for source in values["sources"]}
     found = _find({source["sha256"]: source["name"] for source in wanted.values()}, [*search, path.parent, Path()])
 
@@ -89,7 +98,8 @@ def recipe(path: Path, search: Iterable[Path] = ()) -> Recipe:
         styles.append(Style(image, weight, picture(f"styles[{index}].mask"), picture(f"styles[{index}].region")))
     options = {**_options(values["parameters"]), **values["output"]}
     options |= {name: file for name in ("mask", "init_image") if (file := picture(name)) is not None}
-    return Recipe(picture("content"), styles, options, values.get("weights_sha256", ""))
+    ended = values.get("ended_after_steps")
+    return Recipe(picture("content"), styles, options, values.get("weights_sha256", ""), ended)
 
 
 def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +119,10 @@ def _find(wanted: Mapping[str, str], places: Iterable[Path]) -> dict[str, bytes]
     for file in _files(places, set(wanted.values())):
         if len(found) == len(wanted):
             break
-        data = file.read_bytes()
+        try:
+            data = file.read_bytes()
+        except OSError:  # another file may be the one
+            continue
         digest = hashlib.sha256(data).hexdigest()
         if digest in wanted:
             found.setdefault(digest, data)

@@ -47,12 +47,19 @@ class Credentials:
         found = {name: os.environ.get(variable, "") for name, variable in VARIABLES.items()}
         return Credentials(**{**found, "tls": found["tls"].lower() not in _NO})  # type: ignore[arg-type]
 
+    def completed(self) -> Credentials:
+        """Return what was given, and for what was not, what the environment says."""
+        other = Credentials.from_environment()
+        return Credentials(**{name: getattr(self, name) or getattr(other, name) for name in VARIABLES})
+
     def channel_credentials(self) -> grpc.ChannelCredentials | None:
         """Return gRPC's credentials, or None for a channel without TLS.
 
         Raises:
             InvalidRequest: If a file cannot be read.
         """
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise InvalidRequest("tls_cert and tls_key go together", reason="INVALID_FIELD")
         if not (self.tls or self.tls_ca or self.tls_cert):
             return None
         return grpc.ssl_channel_credentials(_read(self.tls_ca), _read(self.tls_key), _read(self.tls_cert))

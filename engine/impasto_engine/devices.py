@@ -86,6 +86,8 @@ def prepare(device: torch.device) -> None:
     float32, and cuDNN does not choose its algorithms by stopwatch. On a CPU freed memory is kept.
     """
     if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)  # events and graphs are made on the current device
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

@@ -197,7 +197,10 @@ def _fire(features: Tensor, filters: tuple[Tensor, ...]) -> Tensor:
 
 
 def _pool(features: Tensor, module: nn.MaxPool2d, pooling: Pooling) -> Tensor:
-    size, stride, ceil = module.kernel_size, module.stride, module.ceil_mode
+    size, stride = module.kernel_size, module.stride
+    # A picture that is smaller than the window has one position left.
+    window = size if isinstance(size, int) else max(size)
+    ceil = module.ceil_mode or min(features.shape[2:]) < window
     if pooling == "max":
         return F.max_pool2d(features, size, stride, ceil_mode=ceil)
     return F.avg_pool2d(features, size, stride, ceil_mode=ceil)

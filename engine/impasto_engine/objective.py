@@ -127,6 +127,8 @@ def style_targets(
             for matrix, share in zip(matrices, shares, strict=True)
         ]
         coefficient = sum(factors)
+        if not coefficient:
+            continue
         mean = sum((matrix * (f / coefficient) for matrix, f in zip(matrices, factors, strict=True)), start=0 * matrices[0])
         spread = (f * float((matrix - mean).square().sum()) for matrix, f in zip(matrices, factors, strict=True))
         guide = guides[layer] if guides else None

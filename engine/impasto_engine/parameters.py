@@ -40,6 +40,8 @@ COARSEST_PX = 256
 COARSE_SHARE = 0.4
 """Of a job's steps, how many are done at the coarser levels together."""
 MAX_WEIGHT = 1e15
+MAX_PRODUCT = 1e20
+"""Of a loss's weight and a layer's: float32 holds no more once they are squared errors."""
 MAX_STYLE_SCALE = 8.0
 MAX_LEARNING_RATE = 100.0
 ADAM_LEARNING_RATE = 0.02
@@ -205,6 +207,11 @@ def violations(
             if layer not in layers:
                 yield Violation(name, f"no layer {layer!r}; the network has {', '.join(layers)}")
             yield from _weight(f"{name}[{layer}].weight", weight)
+            whole = getattr(parameters, name.replace("layers", "weight")) * weight
+            if whole > MAX_PRODUCT or 0 < whole < 1 / MAX_PRODUCT:
+                low, high = 1 / MAX_PRODUCT, MAX_PRODUCT
+                text = f"times {name.replace('layers', 'weight')} must be from {low:g} to {high:g}, is {whole:g}"
+                yield Violation(f"{name}[{layer}].weight", text)
     yield from _numbers(parameters, min_size_px, max_size_px)
     if has_regions and parameters.style_loss in ("sliced", "histogram"):
         text = f"{parameters.style_loss} cannot be taken from a part of a picture; use gram, covariance or moments with masks"
@@ -226,6 +233,9 @@ def _numbers(parameters: Parameters, min_size_px: int, max_size_px: int) -> Iter
         if getattr(parameters, name):
             yield from _range(name, getattr(parameters, name), min_size_px, max_size_px)
     yield from _schedule(parameters.schedule, min_size_px, max_size_px)
+    whole = sum(max(0, steps) for _, steps in parameters.schedule)
+    if whole > MAX_STEPS:
+        yield Violation("schedule", f"has {whole} steps together; at most {MAX_STEPS}")
     yield from _range("history", parameters.history, 1, MAX_HISTORY)
     yield from _range("seed", parameters.seed, 0, 2**63 - 1)
     yield from _range("levels", parameters.levels, 0, MAX_LEVELS)

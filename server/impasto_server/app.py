@@ -31,7 +31,7 @@ from impasto_server.metrics import Machine, Method, Metrics, watch_lag
 from impasto_server.protocol import WorkerSettings
 from impasto_server.service import StyleTransferService
 from impasto_server.store import JobStore, MemoryStore
-from impasto_server.tracing import tracing_to
+from impasto_server.tracing import TracingError, tracing_to
 from impasto_server.uploads import Uploads
 from impasto_server.workers import ProcessWorker, WorkerHandle
 
@@ -91,6 +91,11 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     Raises:
         StartError: If the address cannot be had.
     """
+    credentials, identify = _credentials(config), _identify(config)
+    try:
+        tracing = tracing_to(config.otlp_endpoint)
+    except TracingError as error:
+        raise StartError(str(error)) from None
     scratch = tempfile.TemporaryDirectory(prefix="impasto-", ignore_cleanup_errors=True)
     try:
         store = _store(config, Path(scratch.name))
@@ -100,8 +105,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     metrics = Metrics()
     metrics.expect(_methods(), (worker.name for worker in workers))
     dispatcher = Dispatcher(config, store, workers, metrics)
-    tracing = tracing_to(config.otlp_endpoint)
-    interceptor = CallInterceptor(metrics, _identify(config), tracing)
+    interceptor = CallInterceptor(metrics, identify, tracing)
     server = grpc.aio.server(options=options(config), interceptors=[interceptor], compression=grpc.Compression.NoCompression)
     folder = (config.data_folder or Path(scratch.name)) / "uploads"
     uploads = Uploads(folder, config.retention_s, config.max_message_bytes, config.max_data_mib * MIB)
@@ -112,12 +116,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    host = config.listen.rpartition(":")[0]
-    credentials = _credentials(config)
-    try:
-        port = server.add_secure_port(config.listen, credentials) if credentials else server.add_insecure_port(config.listen)
-    except RuntimeError:
-        raise StartError(f"cannot listen on {config.listen}: is another server there?") from None
+    host, port = _listen(config, server, credentials)
     metrics.registry.register(Machine(dispatcher.fleet.processes))
     metrics_server = _serve_metrics(config, metrics)
     await _set_health(servicer, serving=False)
@@ -144,6 +143,14 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
             metrics_server.server_close()
         tracing.stop()
         scratch.cleanup()
+
+
+def _listen(config: ServerConfig, server: grpc.aio.Server, credentials: grpc.ServerCredentials | None) -> tuple[str, int]:
+    try:
+        port = server.add_secure_port(config.listen, credentials) if credentials else server.add_insecure_port(config.listen)
+    except RuntimeError:
+        raise StartError(f"cannot listen on {config.listen}: is another server there?") from None
+    return config.listen.rpartition(":")[0], port
 
 
 def _methods() -> list[Method]:
@@ -195,9 +202,10 @@ def _authorization(context: Any) -> str | None:
 
 def _by_certificate(context: Any) -> Principal:
     names = context.auth_context().get("x509_common_name", [])
-    if not names:
+    name = names[0].decode(errors="replace") if names else ""
+    if not name:
         raise ServiceError("UNAUTHENTICATED", "CERTIFICATE_WITHOUT_NAME", "the client's certificate has no common name")
-    return Principal(names[0].decode(), admin=False)
+    return Principal(name, admin=False)
 
 
 def _serve_metrics(config: ServerConfig, metrics: Metrics) -> WSGIServer | None:

@@ -239,7 +239,7 @@ class Dispatcher:
         self._numbers += 1
         job_id = secrets.token_hex(8)
         job = Job(job_id, self._numbers, request_id, digest, detached, spec, created=time.time(), owner=owner)
-        self._quotas.book(owner, pixels, now)
+        self._quotas.book(owner, job_id, pixels, now)
         self._store.add(job)
         self._live[job.job_id] = _Live(accepted=now)
         admitting = asyncio.create_task(self._admit(job, replace(ticket, job_id=job.job_id, arrived=now)))
@@ -354,6 +354,8 @@ class Dispatcher:
             ServiceError: If it is not there.
         """
         job = self.get(job_id)
+        if self._live[job_id].overdue:
+            return job  # it is about to end as it stands
         if job.state is JobState.QUEUED:
             self._scheduler.remove(job_id)
             self._pause(job, PauseReason.REQUESTED, job.step)
@@ -521,7 +523,7 @@ class Dispatcher:
             self._store.put(job)
             live.going_on = state is JobState.PAUSED
             self._set_alarm(job)
-            self._quotas.book(job.owner, job.spec.width * job.spec.height, -math.inf)
+            self._quotas.book(job.owner, job.job_id, job.spec.width * job.spec.height, -math.inf)
             if state is JobState.QUEUED:
                 self._enqueue(job)
                 logger.info("job %s is taken up again; it was at step %d", job.job_id, job.step)
@@ -576,12 +578,13 @@ class Dispatcher:
         self._metrics.ready.labels(name).set(0)
         lost = self._scheduler.worker_lost(name)
         for job_id in lost:
+            self._live[job_id].remaining_s = self._live[job_id].stepped = 0.0
             job = self._known(job_id)
             job = replace(job, losses_of_worker=job.losses_of_worker + 1)
             if job.losses_of_worker >= MAX_LOSSES:
                 error = JobError("WORKER_LOST", f"its worker was lost {job.losses_of_worker} times (last: {cause})")
                 self._end(job, JobState.FAILED, StopReason.FAILED, error)
-            elif self._live[job_id].pausing:
+            elif self._live[job_id].pausing and not self._live[job_id].overdue:
                 self._live[job_id].pausing = False
                 self._scheduler.remove(job_id)
                 self._pause(job, PauseReason.REQUESTED, job.step)
@@ -608,12 +611,15 @@ class Dispatcher:
         network = report.network or job.network
         self._store.put(replace(job, arithmetic=report.arithmetic, step=report.step, losses=losses, network=network))
         self._tell(job.job_id, Started(job.device, job.attempts, report.step, report.note))
+        if live.overdue and report.step:  # else after its first step: what it starts from is no picture
+            self.fleet.send(job.device, Finish(job.job_id))
 
     def _on_parked(self, job: Job, step: int) -> None:
         live = self._live[job.job_id]
         live.going_on = True
+        live.remaining_s = live.stepped = 0.0
         self._scheduler.parked(job.job_id)
-        if live.pausing:
+        if live.pausing and not live.overdue:
             live.pausing = False
             self._scheduler.remove(job.job_id)
             self._pause(job, PauseReason.REQUESTED, step)
@@ -628,6 +634,8 @@ class Dispatcher:
         self._dispatch()
 
     def _pause(self, job: Job, reason: PauseReason, step: int) -> None:
+        live = self._live[job.job_id]
+        live.remaining_s = live.stepped = 0.0
         self._store.put(replace(job, state=JobState.PAUSED, device="", step=step))
         self._tell(job.job_id, Paused(reason, step))
         logger.info("job %s is paused after %d steps", job.job_id, step)
@@ -651,8 +659,8 @@ class Dispatcher:
         """Set the figures that say how things stand at this moment."""
         now, metrics = time.monotonic(), self._metrics
         self._on_device = self._scheduler.running_on()
-        for device, count in self._on_device.items():
-            metrics.running.labels(device).set(count)
+        for status in self.fleet.workers:
+            metrics.running.labels(status.handle.name).set(self._on_device.get(status.handle.name, 0))
         waiting = self._scheduler.waiting()
         metrics.queue_depth.set(len(waiting))
         metrics.queue_age.set(max((now - self._live[job_id].accepted for job_id in waiting), default=0.0))
@@ -679,7 +687,7 @@ class Dispatcher:
         began = time.monotonic()
         picture, error = None, None
         try:
-            made_by = provenance(job) if output.metadata else None
+            made_by = provenance(job, report.stop_reason) if output.metadata else None
             picture = await asyncio.to_thread(images.encode, report.picture, output.format, output.quality, made_by)
         except (OSError, ValueError, MemoryError) as cause:
             error = JobError("ENCODE_ERROR", f"its picture could not be encoded as {output.format}: {cause}")
@@ -737,8 +745,6 @@ class Dispatcher:
             live.going_on = False
             self._store.put(replace(job, state=JobState.RUNNING, device=decision.worker, attempts=attempts))
             self.fleet.send(decision.worker, Start(job.job_id, job.spec, str(self._checkpoint(job.job_id))))
-            if live.overdue:
-                self.fleet.send(decision.worker, Finish(job.job_id))
 
     def _set_alarm(self, job: Job) -> None:
         limit = job.spec.time_limit_s
@@ -796,7 +802,7 @@ class Dispatcher:
         self._dispatch()
 
     def _release(self, job: Job) -> None:
-        self._quotas.release(job.owner, job.spec.width * job.spec.height)
+        self._quotas.release(job.owner, job.job_id)
 
     def _expire(self) -> None:
         for job_id in self._store.expire(time.time()):

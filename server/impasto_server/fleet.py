@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 GPU_SLOTS = 16
 MIB = 1 << 20
+MAX_QUESTIONS = 4
+"""Questions about features that are answered at a time: each holds the steps of a worker up for a moment."""
 MEMORY_SHARE = 0.8
 """How much of what is free on a device its jobs may take."""
 RESTART_DELAYS_S = (0.1, 1.0, 5.0)
@@ -117,8 +119,12 @@ class Fleet:
             ValueError: If there is none of that name; the message says which there are.
         """
         known = [network.id for network in self.networks()]
-        if not name or not known or name in known:
-            return name or (known[0] if known else "")
+        if not known:
+            if name:
+                raise ValueError("no network is ready yet; try again")
+            return ""
+        if not name or name in known:
+            return name or known[0]
         architecture, weights = split(name)
         seed = random_seed(weights)
         if seed is not None:
@@ -139,6 +145,10 @@ class Fleet:
         name = next((name for name, status in self._workers.items() if status.ready), None)
         if name is None:
             raise ServiceError("UNAVAILABLE", "STARTING", "no worker is ready yet", retry_s=1.0)
+        if len(self._inspected) >= MAX_QUESTIONS:
+            text = f"{MAX_QUESTIONS} questions about features are being answered, which is the limit"
+            metadata = {"queued": str(MAX_QUESTIONS), "running": "", "limit": str(MAX_QUESTIONS)}
+            raise ServiceError("RESOURCE_EXHAUSTED", "QUEUE_FULL", text, metadata=metadata, retry_s=2.0)
         self._inspections += 1
         number = self._inspections
         future: asyncio.Future[Inspected] = asyncio.get_running_loop().create_future()

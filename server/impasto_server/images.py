@@ -114,6 +114,13 @@ def encode(picture: Raster, image_format: ImageFormat, quality: int, made_by: st
     return out.getvalue()
 
 
+def encode_grey(picture: Plane) -> bytes:
+    """Return one byte a pixel as a grey PNG."""
+    out = io.BytesIO()
+    Image.frombytes("L", (picture.width, picture.height), picture.values).save(out, "PNG")
+    return out.getvalue()
+
+
 _SOFTWARE, _EXIF_IFD, _USER_COMMENT = 0x0131, 0x8769, 0x9286
 
 

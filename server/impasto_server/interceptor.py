@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -122,9 +124,14 @@ class _Call:
             ending: BaseException | None = None
             try:
                 await self._admit(context)
-                async for response in inner(await self._requests(request, context, streams_requests), context):
-                    self._sent.inc()
-                    yield response
+                found = inner(await self._requests(request, context, streams_requests), _Counting(context, self._sent))
+                if inspect.isawaitable(found):  # it writes its messages itself, as the health service does
+                    await found
+                    return
+                async with contextlib.aclosing(found) as responses:  # at once, not when its garbage is collected
+                    async for response in responses:
+                        self._sent.inc()
+                        yield response
             except BaseException as error:
                 ending = error
                 raise
@@ -166,6 +173,22 @@ class _Call:
         level = logging.WARNING if code in ("Internal", "Unknown", "DataLoss") else logging.DEBUG
         details = {"method": self._method.name, "code": code, "seconds": round(seconds, 4), "caller": PRINCIPAL.get().name}
         logger.log(level, "%s ended with %s", self._method.name, code, extra=details)
+
+
+class _Counting:
+    """A call's context that counts the messages written through it."""
+
+    def __init__(self, context: Any, sent: Any) -> None:
+        self._context = context
+        self._sent = sent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: Any) -> None:
+        """Send a message."""
+        await self._context.write(message)
+        self._sent.inc()
 
 
 class _Garbled:

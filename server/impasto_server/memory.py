@@ -13,6 +13,8 @@ from impasto_server.scheduler import Demand
 FLOAT, CHANNELS = 4, 3
 CANVASES = {"lbfgs": 6, "adam": 6}
 """Canvas-sized tensors of an optimizer besides its history: canvas, trial, gradients, directions and what an update needs."""
+FORWARD_SHARE = 0.5
+"""What a pass without a gradient takes over one with it, about."""
 NETWORK_BYTES = 120 << 20
 """What a network takes that is loaded for a job: VGG19's filters in both arithmetics."""
 OVERHEAD_BYTES = 24 << 20
@@ -40,7 +42,11 @@ class MemoryModel:
         architecture = ARCHITECTURES[split(parameters.network)[0]]
         values = sum(architecture.values_per_pixel(layer) for layer in parameters.content_layers) if spec.content else 0
         held = canvases * CHANNELS * FLOAT * pixels + round(FLOAT * values * pixels) + pictures + OVERHEAD_BYTES
-        return Demand(held, round(self.bytes_per_pixel[arithmetic] * architecture.memory * pixels))
+        passing = self.bytes_per_pixel[arithmetic] * pixels
+        # Styles go through the network in float32 and without a gradient, at their own size.
+        style_pixels = max((style.picture.width * style.picture.height for style in spec.styles), default=0)
+        preparing = FORWARD_SHARE * self.bytes_per_pixel["float32"] * style_pixels
+        return Demand(held, round(max(passing, preparing) * architecture.memory))
 
     def learn(self, arithmetic: Arithmetic, pixels: int, taken: int) -> MemoryModel:
         """Return the model raised to what a pass was seen to take; a smaller figure may have missed something."""

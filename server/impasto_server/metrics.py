@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ class Metrics:
         if job.state is JobState.SUCCEEDED:
             self.encode_s.observe(job.encode_s)
             self.job_s.observe(max(0.0, (job.ended or 0.0) - job.created))
-            if job.losses is not None:
+            if job.losses is not None and math.isfinite(job.losses.total):
                 self.losses.observe(job.losses.total)
 
 

@@ -27,8 +27,7 @@ class Quota:
 
 @dataclass
 class _Account:
-    jobs: int = 0
-    pixels: int = 0
+    pixels: dict[str, int] = field(default_factory=dict)
     accepted: deque[float] = field(default_factory=deque)
 
 
@@ -48,30 +47,29 @@ class Quotas:
         quota, account = self._quota, self._accounts.get(owner, _Account())
         while account.accepted and account.accepted[0] <= now - MINUTE_S:
             account.accepted.popleft()
-        if quota.jobs and account.jobs >= quota.jobs:
-            raise _exceeded("jobs", "jobs that have not ended", quota.jobs, account.jobs, None)
-        if quota.pixels and account.pixels + pixels > quota.pixels:
+        jobs, used = len(account.pixels), sum(account.pixels.values())
+        if quota.jobs and jobs >= quota.jobs:
+            raise _exceeded("jobs", "jobs that have not ended", quota.jobs, jobs, None)
+        if quota.pixels and used + pixels > quota.pixels:
             text = f"canvas pixels in jobs that have not ended, and this one has {pixels}"
-            raise _exceeded("pixels", text, quota.pixels, account.pixels, None)
+            raise _exceeded("pixels", text, quota.pixels, used, None)
         if quota.jobs_per_minute and len(account.accepted) >= quota.jobs_per_minute:
             wait_s = account.accepted[0] + MINUTE_S - now
             raise _exceeded("jobs_per_minute", "jobs within a minute", quota.jobs_per_minute, len(account.accepted), wait_s)
 
-    def book(self, owner: str, pixels: int, now: float) -> None:
+    def book(self, owner: str, job_id: str, pixels: int, now: float) -> None:
         """Note a job that was accepted."""
         account = self._accounts.setdefault(owner, _Account())
-        account.jobs += 1
-        account.pixels += pixels
+        account.pixels[job_id] = pixels
         account.accepted.append(now)
 
-    def release(self, owner: str, pixels: int) -> None:
-        """Note that a job ended."""
+    def release(self, owner: str, job_id: str) -> None:
+        """Note that a job ended; one that is not there is no error."""
         account = self._accounts.get(owner)
         if account is None:
             return
-        account.jobs -= 1
-        account.pixels -= pixels
-        if not account.jobs and not account.accepted:
+        account.pixels.pop(job_id, None)
+        if not account.pixels and not account.accepted:
             del self._accounts[owner]
 
 

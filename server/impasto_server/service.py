@@ -257,7 +257,8 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         async with self._decoding:
             job_spec: JobSpec = await asyncio.to_thread(validation.open_pictures, draft, self._config)
         if answer_within_s is not None and job_spec.return_best and job_spec.time_limit_s is None:
-            job_spec = replace(job_spec, time_limit_s=max(0.0, answer_within_s - ANSWER_S))
+            limit_s = min(max(0.0, answer_within_s - ANSWER_S), validation.MAX_SECONDS)
+            job_spec = replace(job_spec, time_limit_s=limit_s)
         if validate_only:
             return await self._dispatcher.validate(job_spec, owner)
         return await self._dispatcher.submit(job_spec, request_id, draft.digest, detached=detached, owner=owner)

@@ -24,7 +24,8 @@ class Uploads:
     """Files by their owner: nobody can name another's, whoever knows its hash. Arguments as for :class:`Folder`."""
 
     def __init__(self, folder: Path, retention_s: float, max_file_bytes: int, max_bytes: int) -> None:
-        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._root = folder
         self._limits = (retention_s, max_file_bytes, max_bytes)
         self._folders: dict[str, Folder] = {}
 
@@ -32,7 +33,7 @@ class Uploads:
         """Return the files of an owner."""
         if owner not in self._folders:
             name = f"of-{hashlib.sha256(owner.encode()).hexdigest()[:32]}" if owner else ""
-            self._folders[owner] = Folder(self._folder / name, *self._limits)
+            self._folders[owner] = Folder(self._root / name, *self._limits, self._root)
         return self._folders[owner]
 
 
@@ -43,11 +44,13 @@ class Folder:
         folder: Made if it is not there.
         retention_s: How long a file is kept after its last use.
         max_file_bytes: Larger ones are refused.
-        max_bytes: What all files there may take together.
+        max_bytes: What all files in the root may take together.
+        root: Folder of all owners' folders; this one by default.
     """
 
-    def __init__(self, folder: Path, retention_s: float, max_file_bytes: int, max_bytes: int) -> None:
+    def __init__(self, folder: Path, retention_s: float, max_file_bytes: int, max_bytes: int, root: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._root = root or folder
         self._folder = folder
         self._retention_s = retention_s
         self._max_file_bytes = max_file_bytes
@@ -71,7 +74,7 @@ class Folder:
         there = self._size(self._partial(image_id))
         if not 0 <= offset <= there:
             raise invalid(("start.offset_bytes", f"{there} bytes are there, so it must be from 0 to {there}, got {offset}"))
-        if sum(path.stat().st_size for path in self._folder.iterdir() if path.is_file()) + size - there > self._max_bytes:
+        if sum(path.stat().st_size for path in self._root.rglob("*") if path.is_file()) + size - there > self._max_bytes:
             raise ServiceError("RESOURCE_EXHAUSTED", "STORAGE_FULL", "there is no room for more files", retry_s=60.0)
         return there
 
@@ -122,7 +125,7 @@ class Folder:
 
     def _expire(self) -> None:
         oldest = time.time() - self._retention_s
-        for path in self._folder.iterdir():
+        for path in self._root.rglob("*"):
             with contextlib.suppress(FileNotFoundError):
                 if path.is_file() and path.stat().st_mtime < oldest:
                     path.unlink()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ MAX_REQUEST_ID = 128
 MAX_NAME = 255
 MAX_FILTERS = 64
 SHOWN_FILTERS = 5
-INSPECTION_PX = 256
+INSPECTION_PX, MAX_INSPECTION_PX = 256, 1024
 MAX_PREVIEW_PX = 1024
 MIN_PREVIEW_PX = 16
 MAX_PRIORITY = 10
@@ -147,9 +146,6 @@ def check_numbers(draft: Draft, request_id: str, network_id: Callable[[str], str
                 min_size_px=architecture.min_side_px,
             )
         ]
-    if parameters.style_scale > 1 and parameters.size_px * parameters.style_scale > config.max_size_px:
-        text = f"would see the styles at {parameters.size_px * parameters.style_scale:.0f} px; at most {config.max_size_px}"
-        found.append(Violation("parameters.style_scale", text))
     for name, file in draft.files().items():
         if len(file.name) > MAX_NAME or not file.name.isprintable():
             found.append(Violation(f"{name}.name", f"must be at most {MAX_NAME} printable characters"))
@@ -161,8 +157,8 @@ def check_numbers(draft: Draft, request_id: str, network_id: Callable[[str], str
 
 def _job_violations(draft: Draft) -> Iterator[Violation]:
     for index, style in enumerate(draft.styles):
-        if not (math.isfinite(style.weight) and 0 < style.weight <= 1e6):
-            yield Violation(f"styles[{index}].weight", f"must be above 0 and at most 1e6, got {style.weight:g}")
+        if not 1e-6 <= style.weight <= 1e6:
+            yield Violation(f"styles[{index}].weight", f"must be from 1e-6 to 1e6, got {style.weight:g}")
     if abs(draft.priority) > MAX_PRIORITY:
         yield Violation("priority", f"must be from {-MAX_PRIORITY} to {MAX_PRIORITY}, got {draft.priority}")
     for name, seconds in (("time_limit", draft.time_limit_s), ("ttl", draft.ttl_s)):
@@ -187,6 +183,11 @@ def open_pictures(draft: Draft, config: ServerConfig) -> JobSpec:
     if size is None:
         _raise(pictures.found)
         raise invalid(("content", "give a content image, styles, or both"))
+    seen_px = max(size) * parameters.style_scale
+    if draft.styles and parameters.style_scale > 1 and seen_px > config.max_size_px:
+        text = f"would see the styles at {seen_px:.0f} px; at most {config.max_size_px}"
+        pictures.found.append(Violation("parameters.style_scale", text))
+        _raise(pictures.found)
     pictures.found += _too_thin("parameters.size_px", size, parameters)
     if not parameters.schedule:
         parameters = replace(parameters, size_px=max(size))
@@ -245,8 +246,9 @@ def check_inspection(file: File, asked: Inspection, network_id: Callable[[str], 
         found.append(Violation("filters", f"{asked.layer} has filters 0 to {channels - 1}, got {list(asked.filters)}"))
     if len(asked.filters) > MAX_FILTERS or not 0 <= asked.count <= MAX_FILTERS:
         found.append(Violation("count", f"at most {MAX_FILTERS} filters are shown at once"))
-    if not architecture.min_side_px <= asked.size_px <= config.max_size_px:
-        text = f"must be from {architecture.min_side_px} to {config.max_size_px}, got {asked.size_px}"
+    largest = min(config.max_size_px, MAX_INSPECTION_PX)
+    if not architecture.min_side_px <= asked.size_px <= largest:
+        text = f"must be from {architecture.min_side_px} to {largest}, got {asked.size_px}"
         found.append(Violation("size_px", text))
     _raise(found)
     try:

@@ -10,7 +10,7 @@ import queue
 import signal
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -124,11 +124,12 @@ class Worker:
         self._measured: dict[tuple[str, BatchKey], int] = {}
         self._kept: dict[str, Checkpoint] = {}
         self._jobs: dict[str, _Running] = {}
+        self._questions: deque[Inspect] = deque()
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to step."""
-        return not self._jobs
+        """Whether there is nothing to step or to tell."""
+        return not self._jobs and not self._questions
 
     def handle(self, command: Command) -> None:
         """Let a job join or leave; takes effect before the next step."""
@@ -136,23 +137,34 @@ class Worker:
             with self._failures((command.job_id,)):
                 self._join(command)
         elif isinstance(command, Inspect):
-            self._send(self._inspect(command))
+            self._questions.append(command)
         elif command.job_id not in self._jobs:
-            self._kept.pop(command.job_id, None)
-        elif isinstance(command, Cancel):
-            self._leave(command.job_id)
-        elif isinstance(command, Finish):
-            self._finish(command.job_id, StopReason.DEADLINE)
+            if isinstance(command, Cancel):
+                self._kept.pop(command.job_id, None)
         else:
-            self._park(command.job_id)
+            with self._failures((command.job_id,)):
+                if isinstance(command, Cancel):
+                    self._leave(command.job_id)
+                elif isinstance(command, Finish):
+                    self._finish(command.job_id, StopReason.DEADLINE)
+                else:
+                    self._park(command.job_id)
 
     def step(self) -> None:
         """Move every job by one step, batch by batch, and report."""
         for batch in list(self._batches.values()):
             names = tuple(name for name, running in self._jobs.items() if running.batch is batch)
+            reports: list[tuple[str, Step]] = []
             with self._failures(names):
-                for job_id, step in self._measure(batch):
-                    self._report(job_id, step)
+                reports = self._measure(batch)
+            for job_id, step in reports:
+                running = self._jobs.get(job_id)
+                # A report may be of a step that was done before the job left for its next level.
+                if running is not None and running.batch is batch:
+                    with self._failures((job_id,)):
+                        self._report(job_id, step)
+        if self._questions:
+            self._send(self._inspect(self._questions.popleft()))
         for job_id, running in self._jobs.items():
             if running.checkpoint and not running.writing and time.monotonic() >= running.due:
                 self._save(job_id, running, running.checkpoint)
@@ -216,11 +228,13 @@ class Worker:
             network = self._resident(command.network)
             canvas = to_canvas(_pixels(command.picture), network.device)
             seen = network.features(canvas, (command.layer,), command.pooling)[command.layer][0]
-        except (WeightsError, RuntimeError) as error:
-            return Inspected(command.number, error=str(error).splitlines()[0])
-        spread = seen.flatten(1).std(dim=1, correction=0)
-        strongest = spread.argsort(descending=True, stable=True)[: command.count].tolist()
-        responses = tuple(_response(seen[index], index) for index in command.filters or strongest)
+            spread = seen.flatten(1).std(dim=1, correction=0)
+            strongest = spread.argsort(descending=True, stable=True)[: command.count].tolist()
+            responses = tuple(_response(seen[index], index) for index in command.filters or strongest)
+        except Exception as error:
+            # Whatever it is, the jobs here have nothing to do with it.
+            logger.exception("a question about features could not be answered")
+            return Inspected(command.number, error=str(error).partition("\n")[0] or type(error).__name__)
         return Inspected(command.number, responses, described(network))
 
     def _batch(self, network: Network, level: painting.Level) -> RunningBatch:
@@ -359,8 +373,8 @@ def described(network: Network) -> NetworkDescription:
 
 def _response(values: torch.Tensor, index: int) -> FilterResponse:
     low, high = float(values.min()), float(values.max())
-    grey = ((values - low) / max(high - low, 1e-12)).expand(3, -1, -1)
-    picture = images.encode(_raster(grey), "png", 100)
+    grey = (((values - low) / max(high - low, 1e-12)).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    picture = images.encode_grey(Plane(grey.shape[1], grey.shape[0], grey.numpy().tobytes()))
     return FilterResponse(index, picture, low, high, float(values.mean()), float(values.std(correction=0)))
 
 

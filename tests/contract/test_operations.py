@@ -417,3 +417,75 @@ async def test_errors_that_quote_long_texts_still_arrive(service: Any, spec: Any
         assert 1 < len(violations) < 20
         code, _, _ = await fails(running.stub.GetJob(pb.GetJobRequest(job_id="j" * 100_000)))
         assert code is grpc.StatusCode.NOT_FOUND
+
+
+async def test_health_can_be_watched(service: Any) -> None:
+    """As gRPC's own clients and balancers do: the health service writes its answers itself."""
+    async with service() as running:
+        stub = health_pb2_grpc.HealthStub(running.channel)
+        watching = stub.Watch(health_pb2.HealthCheckRequest())
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
+        watching.cancel()
+        labels = {"grpc_type": "server_stream", "grpc_service": "grpc.health.v1.Health", "grpc_method": "Watch"}
+        assert value(running.running.metrics, "grpc_server_msg_sent_total", **labels) == 1
+
+
+async def test_so_many_questions_at_a_time(service: Any, png: Png) -> None:
+    """The next one is told to come again; one whose caller leaves makes room."""
+    from impasto_server.fleet import MAX_QUESTIONS
+
+    async with service(FakeWorker(deaf=True)) as running:
+        request = pb.InspectFeaturesRequest(image=pb.Image(data=png()), layer="conv1_1")
+        asked = [asyncio.ensure_future(_inspect(running.stub, request)) for _ in range(MAX_QUESTIONS)]
+        while len(running.worker.commands) < MAX_QUESTIONS:
+            await asyncio.sleep(0.01)
+        code, info, _ = await fails(running.stub.InspectFeatures(request))
+        assert (code, info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        running.worker.deaf = False
+        for _ in range(50):
+            try:
+                assert (await running.stub.InspectFeatures(request)).responses
+                break
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.05)
+        else:
+            raise AssertionError("no room was made")
+
+
+async def _inspect(stub: Any, request: pb.InspectFeaturesRequest) -> Any:
+    return await stub.InspectFeatures(request)
+
+
+async def test_uploads_of_owners_who_stay_away_expire_and_count(tmp_path: Path) -> None:
+    """Whoever uploads next sweeps all folders, and the limit is for all together."""
+    from impasto_server.jobs import ServiceError
+    from impasto_server.uploads import Uploads
+
+    uploads = Uploads(tmp_path, 0.2, 1000, 1500)
+    data = bytes(1000)
+    image_id = hashlib.sha256(data).hexdigest()
+    ann, bob = uploads.of("ann"), uploads.of("bob")
+    ann.begin(image_id, 1000, 0)
+    ann.put(image_id, 0, data, 1000)
+    assert ann.complete(image_id, 1000)
+    with pytest.raises(ServiceError, match="no room"):
+        bob.begin(image_id, 1000, 0)
+    await asyncio.sleep(0.3)
+    assert bob.begin(image_id, 1000, 0) == 0
+    with pytest.raises(KeyError):
+        ann.read(image_id)
+
+
+def test_credentials_take_what_is_left_out_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that is given does not mean that TLS is not wanted; half a pair is refused."""
+    monkeypatch.setenv("IMPASTO_TLS", "1")
+    monkeypatch.setenv("IMPASTO_TOKEN", "other")
+    found = impasto.Credentials(token="mine").completed()
+    assert (found.token, found.tls) == ("mine", True)
+    assert found.channel_credentials() is not None
+    assert "mine" not in repr(found)
+    with pytest.raises(impasto.InvalidRequest, match="go together"):
+        impasto.Credentials(tls_cert="a.pem").channel_credentials()

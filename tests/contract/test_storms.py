@@ -43,8 +43,8 @@ async def quiet(running: Any) -> None:
     """See that nothing is left of the clients: calls, watchers, waiting jobs, tasks of the dispatcher's."""
     metrics, dispatcher = running.running.metrics, running.running.dispatcher
     assert await settles(lambda: open_calls(metrics) == 0), open_calls(metrics)
-    assert metrics.registry.get_sample_value("impasto_progress_streams") == 0
-    assert dispatcher._watchers == 0
+    assert await settles(lambda: metrics.registry.get_sample_value("impasto_progress_streams") == 0)
+    assert await settles(lambda: dispatcher._watchers == 0)
     assert await settles(lambda: not any(live.waiters for live in dispatcher._live.values()))
     assert await settles(lambda: not dispatcher._tasks)
 

@@ -18,21 +18,24 @@ def refused(quotas: Quotas, owner: str, pixels: int, now: float) -> dict[str, st
 def test_a_client_has_so_many_jobs_at_a_time() -> None:
     """Others are not concerned; one that ends makes room."""
     quotas = Quotas(Quota(jobs=2))
-    for _ in range(2):
+    for job_id in ("a", "b"):
         quotas.check("ann", 1, 0.0)
-        quotas.book("ann", 1, 0.0)
+        quotas.book("ann", job_id, 1, 0.0)
     assert refused(quotas, "ann", 1, 0.0) == {"quota": "jobs", "limit": "2", "used": "2"}
     quotas.check("bob", 1, 0.0)
-    quotas.release("ann", 1)
+    quotas.release("ann", "a")
+    quotas.release("ann", "a")
     quotas.check("ann", 1, 0.0)
+    quotas.book("ann", "c", 1, 0.0)
+    assert refused(quotas, "ann", 1, 0.0)["used"] == "2"
 
 
 def test_a_client_has_so_many_jobs_a_minute() -> None:
     """Whether they ended or not; the refusal says when the next is taken."""
     quotas = Quotas(Quota(jobs_per_minute=2))
     for now in (0.0, 10.0):
-        quotas.book("ann", 1, now)
-        quotas.release("ann", 1)
+        quotas.book("ann", "a", 1, now)
+        quotas.release("ann", "a")
     with pytest.raises(ServiceError) as caught:
         quotas.check("ann", 1, 20.0)
     assert caught.value.retry_s == pytest.approx(40.0)
@@ -42,7 +45,7 @@ def test_a_client_has_so_many_jobs_a_minute() -> None:
 def test_a_client_has_so_many_pixels_at_a_time() -> None:
     """This job's count too."""
     quotas = Quotas(Quota(pixels=100))
-    quotas.book("ann", 60, 0.0)
+    quotas.book("ann", "a", 60, 0.0)
     quotas.check("ann", 40, 0.0)
     assert refused(quotas, "ann", 41, 0.0)["used"] == "60"
 
@@ -52,11 +55,11 @@ def test_no_quota_is_no_limit_and_accounts_do_not_pile_up() -> None:
     quotas = Quotas(Quota())
     for number in range(1000):
         quotas.check(str(number), 10**9, 0.0)
-        quotas.book(str(number), 10**9, 0.0)
+        quotas.book(str(number), "a", 10**9, 0.0)
         quotas.check(str(number), 1, 100.0)
-        quotas.release(str(number), 10**9)
+        quotas.release(str(number), "a")
     assert not quotas._accounts
-    quotas.release("nobody", 1)
+    quotas.release("nobody", "a")
 
 
 def test_work_counts_pixels_and_steps_of_every_level() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from impasto_engine import painting
+from impasto_engine.batch import Step
 from impasto_engine.networks import Network
 from impasto_engine.parameters import Parameters
 from impasto_engine.weights import load_network
@@ -18,6 +20,8 @@ from impasto_server.jobs import JobSpec, OutputOptions, Raster, StopReason, Styl
 from impasto_server.protocol import (
     Cancel,
     Finish,
+    Inspect,
+    Inspected,
     JobFailed,
     JobPainted,
     JobParked,
@@ -260,3 +264,48 @@ def test_running_out_of_memory_is_told_apart(network: Network, monkeypatch: pyte
     worker.handle(Start("next", spec()))
     run(worker)
     assert isinstance(reports[-1], JobPainted)
+
+
+def test_a_late_report_does_not_move_a_job_that_has_climbed(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU reports may come two at once: one that is flagged converged ends its level, not the next one too."""
+    reports: list[Report] = []
+    worker = Worker(network, reports.append)
+    job = spec(steps=8)
+    worker.handle(Start("a", replace(job, parameters=replace(job.parameters, levels=2))))
+    (batch,) = worker._batches.values()
+    step = batch.step
+
+    def twice() -> list[tuple[str, Step]]:
+        ((name, report),) = step()
+        flagged = replace(report, converged=True)
+        return [(name, flagged), (name, replace(flagged, step=2))]
+
+    monkeypatch.setattr(batch, "step", twice)
+    worker.step()
+    running = worker._jobs["a"]
+    assert running.index == 1
+    assert not any(isinstance(report, JobPainted) for report in reports)
+
+
+def test_what_goes_wrong_over_a_question_or_an_end_harms_nobody_else(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question is answered with an error, the job that cannot be finished fails, the others go on."""
+    reports: list[Report] = []
+    worker = Worker(network, reports.append)
+    for name in ("a", "b"):
+        worker.handle(Start(name, spec(steps=3)))
+    picture = raster(1)
+    worker.handle(Inspect(7, picture, "vgg16:/nowhere.pth", "conv1_1", (), 5, "average"))
+    worker.handle(Inspect(8, picture, "", "conv1_1", (), 5, "average"))
+    worker.step()
+    worker.step()
+    answers = [report for report in reports if isinstance(report, Inspected)]
+    assert [answer.number for answer in answers] == [7, 8]
+    assert "no such file" in answers[0].error
+    assert len(answers[1].responses) == 5
+    monkeypatch.setattr(painting, "finished", lambda canvas, job: 1 / 0)
+    worker.handle(Finish("a"))
+    monkeypatch.undo()
+    assert [report.job_id for report in reports if isinstance(report, JobFailed)] == ["a"]
+    while not worker.idle:
+        worker.step()
+    assert [report.job_id for report in reports if isinstance(report, JobPainted)] == ["b"]

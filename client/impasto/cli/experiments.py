@@ -163,6 +163,9 @@ def redo(
     """
     check_output(out)
     found = recipe(picture, search)
+    if found.ended_after_steps is not None:
+        text = f"its time limit ended it after {found.ended_after_steps} steps; made again it will have all its steps"
+        click.echo(f"Warning: {text}", err=True)
     with Client(server) as client:
         _paint(client, (found.content, found.styles), found.options, out, timeout, quiet, as_json, found.weights_sha256)
 
