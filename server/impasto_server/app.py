@@ -8,7 +8,7 @@ import importlib.metadata
 import logging
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,19 +96,15 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
         tracing = tracing_to(config.otlp_endpoint)
     except TracingError as error:
         raise StartError(str(error)) from None
-    scratch = tempfile.TemporaryDirectory(prefix="impasto-", ignore_cleanup_errors=True)
-    try:
-        store = _store(config, Path(scratch.name))
-    except DataError as error:
-        scratch.cleanup()
-        raise StartError(str(error)) from None
+    closing = contextlib.ExitStack()
+    folder = closing.enter_context(_home(config))
+    store = _store(config, folder)
     metrics = Metrics()
     metrics.expect(_methods(), (worker.name for worker in workers))
     dispatcher = Dispatcher(config, store, workers, metrics)
     interceptor = CallInterceptor(metrics, identify, tracing)
     server = grpc.aio.server(options=options(config), interceptors=[interceptor], compression=grpc.Compression.NoCompression)
-    folder = (config.data_folder or Path(scratch.name)) / "uploads"
-    uploads = Uploads(folder, config.retention_s, config.max_message_bytes, config.max_data_mib * MIB)
+    uploads = Uploads(folder / "uploads", config.retention_s, config.max_message_bytes, config.max_data_mib * MIB)
     version = importlib.metadata.version("impasto")
     service = StyleTransferService(dispatcher, config, version, uploads, metrics)
     pb_grpc.add_StyleTransferServiceServicer_to_server(service, server)
@@ -142,7 +138,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
             await asyncio.to_thread(metrics_server.shutdown)
             metrics_server.server_close()
         tracing.stop()
-        scratch.cleanup()
+        closing.close()
 
 
 def _listen(config: ServerConfig, server: grpc.aio.Server, credentials: grpc.ServerCredentials | None) -> tuple[str, int]:
@@ -228,11 +224,23 @@ async def _measure(dispatcher: Dispatcher, metrics: Metrics, version: str) -> No
         await asyncio.sleep(MEASURE_S)
 
 
-def _store(config: ServerConfig, scratch: Path) -> JobStore:
-    folder = config.data_folder
-    if folder is None:
-        return MemoryStore(config.retention_s, config.max_ended_jobs, scratch)
-    return DurableStore(folder, config.retention_s, config.max_ended_jobs, config.max_data_mib * MIB)
+@contextlib.contextmanager
+def _home(config: ServerConfig) -> Iterator[Path]:
+    """Give the folder that the server's files lie in; one for this process's life only where nothing is kept."""
+    if config.data_folder is not None:
+        yield config.data_folder
+        return
+    with tempfile.TemporaryDirectory(prefix="impasto-", ignore_cleanup_errors=True) as scratch:
+        yield Path(scratch)
+
+
+def _store(config: ServerConfig, folder: Path) -> JobStore:
+    if config.data_folder is None:
+        return MemoryStore(config.retention_s, config.max_ended_jobs, folder)
+    try:
+        return DurableStore(folder, config.retention_s, config.max_ended_jobs, config.max_data_mib * MIB)
+    except DataError as error:
+        raise StartError(str(error)) from None
 
 
 async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[str], None]) -> None:
