@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,10 @@ from PIL import Image
 from impasto import experiments
 from impasto.client import Client
 from impasto.experiments import Experiment, Tell
+from impasto.plots import STYLE, chart, table
 from impasto.sheets import Tile, contact_sheet
 
 PAGE = "index.html"
-_LINE_COLOURS = ("#1b6ca8", "#d1495b", "#3a8f5c", "#c98a1b", "#7a4fa3")
-_STYLE = """
-:root { color-scheme: light dark; --ink: #222; --paper: #fff; --rule: #ccc; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ddd; --paper: #181818; --rule: #444; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 70rem; margin: 2rem auto;
-  padding: 0 1rem; }
-img { max-width: 100%; height: auto; } table { border-collapse: collapse; margin: 1rem 0; }
-td, th { border-bottom: 1px solid var(--rule); padding: .25rem .75rem; text-align: right; }
-td:first-child, th:first-child { text-align: left; } svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); }
-"""
 
 
 def write_paper(
@@ -66,7 +56,7 @@ def write_paper(
     parts.append(_networks(client, content, style, folder, common, networks, tell))
     page = folder / PAGE
     title = "<!doctype html><html lang='en'><meta charset='utf-8'><title>impasto: the report, repeated</title>"
-    page.write_text(f"{title}<style>{_STYLE}</style>" + "\n".join(parts) + "</html>\n", encoding="utf-8")
+    page.write_text(f"{title}<style>{STYLE}</style>" + "\n".join(parts) + "</html>\n", encoding="utf-8")
     return page
 
 
@@ -104,7 +94,7 @@ def _reconstructions(client: Client, content: Path, folder: Path, common: Mappin
         "What a layer keeps of the content",
         "From white noise, compared with the photograph at one layer only (Gatys et al. 2016, figure 1).",
         _picture("reconstructions.png"),
-        _table(("layer", "PSNR, dB", "loss", "s per step"), rows),
+        table(("layer", "PSNR, dB", "loss", "s per step"), rows),
     )
 
 
@@ -167,46 +157,13 @@ def _costs(found: Sequence[Experiment]) -> str:
         )
         for item in found
     ]
-    return _table(("", "network", "loss after one step", "loss at the end", "evaluations", "s per step"), rows)
+    return table(("", "network", "loss after one step", "loss at the end", "evaluations", "s per step"), rows)
 
 
-def plot(series: Mapping[str, Sequence[float]], width: int = 720, height: int = 320) -> str:
-    """Return losses over evaluations as an SVG picture, on a logarithmic scale."""
-    values = [math.log10(value) for losses in series.values() for value in losses if value > 0]
-    if not values:
-        return ""
-    low, high = min(values), max(values)
-    high = max(high, low + 1e-6)
-    count = max(len(losses) for losses in series.values())
-    left, bottom, top, right = 70, height - 40, 15, width - 15
-
-    def across(index: int) -> float:
-        return left + (right - left) * index / max(1, count - 1)
-
-    def down(value: float) -> float:
-        return bottom - (bottom - top) * (math.log10(value) - low) / (high - low)
-
-    parts = [f"<svg viewBox='0 0 {width} {height}' width='{width}' role='img' aria-label='loss over evaluations'>"]
-    for step in range(5):
-        level = low + (high - low) * step / 4
-        y = bottom - (bottom - top) * step / 4
-        parts.append(f"<line x1='{left}' y1='{y:.1f}' x2='{right}' y2='{y:.1f}' stroke='gray' stroke-opacity='.3'/>")
-        parts.append(f"<text x='{left - 8}' y='{y + 4:.1f}' text-anchor='end' font-size='12'>{10**level:.3g}</text>")
-    for index in sorted({0, count // 4, count // 2, 3 * count // 4, count - 1}):
-        place = across(index)
-        parts.append(f"<text x='{place:.1f}' y='{bottom + 18}' text-anchor='middle' font-size='12'>{index + 1}</text>")
-    for number, (label, losses) in enumerate(series.items()):
-        colour = _LINE_COLOURS[number % len(_LINE_COLOURS)]
-        points = " ".join(f"{across(index):.1f},{down(value):.1f}" for index, value in enumerate(losses) if value > 0)
-        parts.append(f"<polyline points='{points}' fill='none' stroke='{colour}' stroke-width='2'/>")
-        y = top + 14 + 16 * number
-        parts.append(
-            f"<text x='{right - 4}' y='{y}' text-anchor='end' font-size='13' style='fill:{colour}'>{html.escape(label)}</text>"
-        )
-    parts.append(
-        f"<text x='{(left + right) / 2}' y='{height - 4}' text-anchor='middle' font-size='12'>evaluations</text></svg>"
-    )
-    return "".join(parts)
+def plot(series: Mapping[str, Sequence[float]]) -> str:
+    """Return losses over evaluations, on a logarithmic scale."""
+    points = {label: [(index + 1.0, loss) for index, loss in enumerate(losses)] for label, losses in series.items()}
+    return chart(points, "evaluations", log=True)
 
 
 def _section(title: str, text: str, *parts: str) -> str:
@@ -215,9 +172,3 @@ def _section(title: str, text: str, *parts: str) -> str:
 
 def _picture(name: str) -> str:
     return f"<p><img src='{name}' alt='{name.removesuffix('.png')}'></p>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{cells}</tr>{body}</table>"

@@ -46,13 +46,15 @@ def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def _needs_server(error: ImportError) -> str:
+    if (error.name or "").startswith("hdrh"):
+        return f"this command needs {error.name}: pip install 'impasto[load]'"
     return f"this command needs the server's packages ({error.name} is missing): pip install 'impasto[server]'"
 
 
 def _missing(name: str, error: ImportError) -> click.Command:
     text = _needs_server(error)
 
-    @click.command(name, short_help="Needs: pip install 'impasto[server]'.", context_settings={"ignore_unknown_options": True})
+    @click.command(name, short_help=f"Needs: {text.rpartition(': ')[2]}.", context_settings={"ignore_unknown_options": True})
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def command(arguments: tuple[str, ...]) -> None:
         del arguments

@@ -1,0 +1,118 @@
+"""When requests are to be sent: open loops by rate, with stages and ramps, repeatable by seed. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Spacing = Literal["poisson", "constant", "gamma"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of a run: requests a second, or requests in flight, from its beginning to its end.
+
+    Attributes:
+        begin: At its beginning.
+        end: At its end; another one than at its beginning is a ramp.
+        seconds: How long it lasts; infinite for the rest of the run.
+    """
+
+    begin: float
+    end: float
+    seconds: float
+
+    def amount(self, into: float) -> float:
+        """Return the amount that the stage has come to after so many seconds."""
+        part = into / self.seconds if self.seconds != float("inf") else 0.0
+        return self.begin + (self.end - self.begin) * part
+
+
+def stages(text: str) -> list[Stage]:
+    """Return the stages of ``0.1:60,0.1-0.5:120,0.5`` (amount or ramp, colon, seconds; without seconds for the rest).
+
+    Raises:
+        ValueError: If it cannot be understood.
+    """
+    found = []
+    for item in text.split(","):
+        amount, _, seconds = item.strip().partition(":")
+        begin, _, end = amount.partition("-")
+        try:
+            stage = Stage(float(begin), float(end or begin), float(seconds) if seconds else float("inf"))
+        except ValueError:
+            raise ValueError(f"{item!r} is not AMOUNT:SECONDS or FROM-TO:SECONDS") from None
+        if min(stage.begin, stage.end) < 0 or stage.seconds <= 0 or max(stage.begin, stage.end) == 0:
+            raise ValueError(f"{item!r}: amounts and seconds must be above 0")
+        if end and stage.seconds == float("inf"):
+            raise ValueError(f"{item!r}: a ramp needs its seconds")
+        found.append(stage)
+    return found
+
+
+def offsets(plan: Sequence[Stage], spacing: Spacing, seed: int, burstiness: float = 1.0) -> Iterator[float]:
+    """Yield when requests are to be sent, in seconds from the beginning, until the stages are over.
+
+    Distances are drawn at a rate of one and stretched by the rate of the moment (time rescaling), so that ramps are right for
+    every spacing.
+
+    Args:
+        plan: Rates.
+        spacing: ``poisson`` (independent users), ``constant``, or ``gamma`` (burstier than Poisson, or smoother).
+        seed: The same seed gives the same times.
+        burstiness: Of ``gamma``: squared coefficient of variation of the distances; 1 is Poisson's.
+    """
+    rng = random.Random(seed)  # noqa: S311 - nothing is secret here
+
+    def distance() -> float:
+        if spacing == "constant":
+            return 1.0
+        return rng.expovariate(1.0) if spacing == "poisson" else rng.gammavariate(1 / burstiness, burstiness)
+
+    began = 0.0
+    left = distance()
+    for stage in plan:
+        into = 0.0
+        while True:
+            step = _time_for(stage, into, left)
+            if step is None:
+                left -= _sum(stage, into, stage.seconds)
+                break
+            into += step
+            yield began + into
+            left = distance()
+        began += stage.seconds
+
+
+def _sum(stage: Stage, since: float, until: float) -> float:
+    """Return how many requests a stage brings between two moments of it."""
+    return (stage.amount(since) + stage.amount(until)) / 2 * (until - since)
+
+
+def _time_for(stage: Stage, into: float, requests: float) -> float | None:
+    """Return the time that a stage needs from a moment on for so many requests; None if it ends before."""
+    if stage.seconds == float("inf"):
+        return requests / stage.begin
+    if _sum(stage, into, stage.seconds) < requests:
+        return None
+    rate, slope = stage.amount(into), (stage.end - stage.begin) / stage.seconds
+    if abs(slope) < 1e-12:
+        return requests / rate
+    return float((-rate + (rate * rate + 2 * slope * requests) ** 0.5) / slope)
+
+
+def trace(path: Path) -> list[float]:
+    """Return the send times in a file, one a line, in seconds from the beginning.
+
+    Raises:
+        ValueError: If a line is no number, or they do not rise.
+    """
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    times = [float(line) for line in lines if line and not line.startswith("#")]
+    if any(later < earlier for earlier, later in itertools.pairwise(times)) or (times and times[0] < 0):
+        raise ValueError(f"{path}: times must rise from 0")
+    return times

@@ -1,0 +1,118 @@
+"""A run as one page that needs nothing else."""
+
+from __future__ import annotations
+
+import html
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from impasto.load.measures import PERCENTILES, Measure, Report, Slo, quantile, samples_of
+from impasto.load.records import Record
+from impasto.plots import STYLE, chart, table
+
+
+def seconds(value: float | None) -> str:
+    """Return a time for people; what nobody can tell is a dash."""
+    if value is None:
+        return "-"
+    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def rows(report: Report) -> list[list[str]]:
+    """Return a row of texts for each measure: name, counts, percentiles."""
+    found = []
+    for measure in report.measures.values():
+        cells = [measure.name, str(measure.count), str(measure.censored)]
+        found.append([*cells, *(_percentile(measure, percent) for percent in PERCENTILES), seconds(measure.longest)])
+    return found
+
+
+HEAD = ("measure", "count", "not ended", *(f"p{percent:g}" for percent in PERCENTILES), "longest")
+
+
+def _percentile(measure: Measure, percent: float) -> str:
+    text = seconds(measure.percentiles.get(percent))
+    low, high = measure.intervals.get(percent, (None, None))
+    return text if low is None else f"{text} ({seconds(low)} to {seconds(high)})"
+
+
+def page(report: Report, gates: Sequence[tuple[Slo, bool]] = ()) -> str:
+    """Return the page."""
+    records = [Record(**dict(record)) for record in report.records]
+    done = {"from the intended send": "done", "from the actual send": "done@sent"}
+    parts = ["<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"]
+    parts.append(f"<title>impasto load</title><style>{STYLE}</style><h1>Load test</h1>")
+    parts.append(table(("", ""), [(key, str(value)) for key, value in report.about.items()]))
+    if gates:
+        verdicts = [(gate.text, "holds" if holds else "BROKEN", _shown(report, gate)) for gate, holds in gates]
+        parts.append("<h2>Gates</h2>" + table(("gate", "", "measured"), verdicts))
+    parts.append(
+        "<h2>Times</h2><p>From the intended send, unless a row says @sent. In brackets 95 % intervals by bootstrap.</p>"
+    )
+    parts.append(table(HEAD, rows(report)))
+    parts.append("<h2>Ends</h2>" + table(("outcome", "requests"), [(k, str(v)) for k, v in report.outcomes.items()]))
+    for title, counted in (("Errors", report.errors), ("Incorrect", report.incorrect)):
+        if counted:
+            parts.append(f"<h2>{title}</h2>" + table(("what", "times"), [(k, str(v)) for k, v in counted.items()]))
+    over_time = {
+        label: [(record.intended, took) for record, took in _times(records, from_sent=base == "done@sent")]
+        for label, base in done.items()
+    }
+    curves = {label: _curve(samples_of(records, base)) for label, base in done.items()}
+    ticks = {float(place): word for place, word in enumerate(("50 %", "90 %", "99 %", "99.9 %"))}
+    parts.append("<h2>Percentiles, s</h2>" + chart(curves, "percentile", ticks=ticks))
+    parts.append("<h2>Jobs done a second</h2>" + chart({"done": _throughput(records)}, "s"))
+    parts.append(_server(report.samples))
+    text = f"sent late by {report.lateness['median_s'] * 1e3:.2f} ms (median), {report.lateness['longest_s'] * 1e3:.1f} ms (longest)"
+    parts.append(f"<h2>The tester itself</h2><p>Requests were {html.escape(text)}.</p></html>")
+    return "\n".join(parts)
+
+
+def _times(records: Sequence[Record], *, from_sent: bool) -> list[tuple[Record, float]]:
+    times = ((record, record.took("done", from_sent=from_sent)) for record in records)
+    return [(record, took) for record, took in times if took is not None]
+
+
+def _shown(report: Report, gate: Slo) -> str:
+    value = report.value(gate.metric)
+    if gate.metric in ("errors", "censored", "incorrect"):
+        return f"{(value or 0) * 100:.2f} %"
+    return f"{value:.3f} /s" if gate.metric == "throughput" and value is not None else seconds(value)
+
+
+def _curve(samples: list[tuple[float, bool]]) -> list[tuple[float, float]]:
+    """Return times by percentile, where 50, 90, 99 and 99.9 % are equally far apart."""
+    found = []
+    for step in range(0, 31):
+        q = 0.5 + 0.4 * step / 10 if step <= 10 else 1 - 10 ** -(step / 10)
+        value = quantile(samples, q)
+        if value is not None and 1 - q >= 0.5 / max(1, len(samples)):
+            found.append((step / 10, value))
+    return found
+
+
+def _throughput(records: Sequence[Record]) -> list[tuple[float, float]]:
+    ends = sorted(record.moments["done"] for record in records if "done" in record.moments)
+    if not ends:
+        return []
+    width = max(1.0, ends[-1] / 40)
+    counts = [0] * (int(ends[-1] / width) + 1)
+    for end in ends:
+        counts[int(end / width)] += 1
+    return [((index + 0.5) * width, count / width) for index, count in enumerate(counts)]
+
+
+def _server(samples: Sequence[Any]) -> str:
+    if not samples:
+        return ""
+    series = {name: [(item["at"], item[name]) for item in samples if name in item] for name in ("waiting", "running")}
+    text = "<h2>The server: jobs</h2>" + chart(series, "s")
+    occupancy = []
+    for before, after in itertools.pairwise(samples):
+        count = after.get("occupancy_count", 0) - before.get("occupancy_count", 0)
+        if count > 0:
+            occupancy.append((after["at"], (after["occupancy_sum"] - before["occupancy_sum"]) / count))
+    text += "<h2>The server: jobs on a device at its steps</h2>" + chart({"mean": occupancy}, "s")
+    gpu = [(item["at"], item["gpu"]) for item in samples if "gpu" in item]
+    return text + ("<h2>The server: GPU in use</h2>" + chart({"share": gpu}, "s") if gpu else "")

@@ -1,0 +1,58 @@
+"""What is noted of each request."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+MOMENTS = ("acknowledged", "first_step", "first_preview", "done")
+"""What is measured from the intended and from the actual send."""
+
+
+@dataclass
+class Record:
+    """One request from its intended send to its end. Times are seconds from the run's beginning.
+
+    Attributes:
+        number: Which one, from 0.
+        entry: Name of its class in the workload.
+        intended: When it was to be sent.
+        sent: When it was sent.
+        moments: When it was acknowledged, had its first step and preview, and was done; absent for what did not come.
+        outcome: ``ok``, ``error``, ``cancelled`` (on purpose) or ``censored`` (not ended when the run was given up).
+        reason: Code and reason of an error.
+        incorrect: What was wrong with it beyond errors: gaps, duplicates, a picture that does not decode, ...
+        chaos: What was done to it on purpose.
+        given_up: When a censored one was let go.
+        loss: Final loss.
+        steps: Steps done.
+        longest_gap: Longest time between two of its steps.
+        split: The server's own figures: queue, optimize and encode.
+        received_bytes: Of its picture.
+        job_id: On the server.
+    """
+
+    number: int
+    entry: str
+    intended: float
+    sent: float = 0.0
+    moments: dict[str, float] = field(default_factory=dict)
+    outcome: str = "censored"
+    reason: str = ""
+    incorrect: list[str] = field(default_factory=list)
+    chaos: str = ""
+    given_up: float | None = None
+    loss: float | None = None
+    steps: int = 0
+    longest_gap: float = 0.0
+    split: dict[str, float] = field(default_factory=dict)
+    received_bytes: int = 0
+    job_id: str = ""
+
+    def took(self, moment: str, *, from_sent: bool = False) -> float | None:
+        """Return the seconds from its intended (or actual) send to a moment; None if that did not come."""
+        return None if moment not in self.moments else self.moments[moment] - (self.sent if from_sent else self.intended)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as values that JSON can hold."""
+        return asdict(self)

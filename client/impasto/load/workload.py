@@ -1,0 +1,166 @@
+"""What is sent: a mix of classes of jobs, from a small TOML file, repeatable by seed.
+
+[[entry]]
+name = "small"
+weight = 3
+size_px = [128, 192]          # one of these
+steps = 20
+preset = "preview"
+content = "photos/"           # a file, a folder, or nothing for pictures that are drawn
+style = "styles/"
+variants = 4                  # how many different jobs of this class there are; the same ones come again and again
+options = { color = "luminance" }
+call = "job"                  # or "health": one small call, to see what the tester itself can do
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_DRAWN_PX = 256
+
+
+class WorkloadError(ValueError):
+    """A workload that cannot be; the message names the entry."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A class of requests."""
+
+    name: str = "default"
+    weight: float = 1.0
+    size_px: tuple[int, ...] = (128,)
+    steps: int = 20
+    preset: str = ""
+    content: str = ""
+    style: str = ""
+    variants: int = 4
+    options: Mapping[str, Any] = field(default_factory=dict)
+    call: str = "job"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request: its class, and everything of it but its id. Those of one key are alike to the byte."""
+
+    entry: Entry
+    key: str
+    content: bytes = field(repr=False)
+    style: bytes = field(repr=False)
+    options: Mapping[str, Any]
+
+
+class Workload:
+    """Draws requests from a mix.
+
+    Args:
+        entries: The classes.
+        seed: The same seed draws the same requests in the same order.
+
+    Raises:
+        WorkloadError: If an entry cannot be used.
+    """
+
+    def __init__(self, entries: tuple[Entry, ...] = (Entry(),), seed: int = 0) -> None:
+        if not entries:
+            raise WorkloadError("there is no entry")
+        self.entries = entries
+        self._rng = random.Random(seed)  # noqa: S311 - nothing is secret here
+        self._pictures: dict[str, list[bytes]] = {}
+        for entry in entries:
+            for place in (entry.content, entry.style):
+                self._pictures.setdefault(place, _pictures(place, entry.name))
+
+    def draw(self) -> Request:
+        """Return the next request."""
+        entry = self._rng.choices(self.entries, [entry.weight for entry in self.entries])[0]
+        variant = self._rng.randrange(entry.variants)
+        size = entry.size_px[variant % len(entry.size_px)]
+        contents, styles = self._pictures[entry.content], self._pictures[entry.style]
+        content = contents[variant % len(contents)]
+        style = styles[(variant + 1) % len(styles)]
+        options: dict[str, Any] = {"size_px": size, "steps": entry.steps, "seed": variant, **entry.options}
+        if entry.preset:
+            options["preset"] = entry.preset
+        return Request(entry, f"{entry.name}/{variant}", content, style, options)
+
+
+def read_workload(path: Path, seed: int = 0) -> Workload:
+    """Return the workload in a file.
+
+    Raises:
+        WorkloadError: If it cannot be read, or an entry has something unknown in it.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise WorkloadError(f"{path}: {error}") from None
+    if set(values) != {"entry"} or not isinstance(values["entry"], list):
+        raise WorkloadError(f"{path}: holds [[entry]] tables and nothing else")
+    return Workload(tuple(_entry(path, number, item) for number, item in enumerate(values["entry"])), seed)
+
+
+def _entry(path: Path, number: int, values: dict[str, Any]) -> Entry:
+    name = str(values.get("name", f"entry{number}"))
+    unknown = set(values) - set(Entry.__dataclass_fields__)
+    if unknown:
+        raise WorkloadError(
+            f"{path}: {name} has {', '.join(sorted(unknown))}; there are {', '.join(Entry.__dataclass_fields__)}"
+        )
+    size = values.get("size_px", Entry.size_px)
+    for place in ("content", "style"):
+        if values.get(place):
+            values[place] = str(path.parent / values[place])
+    try:
+        entry = Entry(**{**values, "name": name, "size_px": tuple(size) if isinstance(size, list | tuple) else (size,)})
+        if not (entry.weight > 0 and entry.variants > 0 and entry.steps > 0 and entry.call in ("job", "health")):
+            raise ValueError("weight, variants and steps must be above 0, call must be job or health")
+    except (TypeError, ValueError) as error:
+        raise WorkloadError(f"{path}: {name}: {error}") from None
+    return entry
+
+
+def _pictures(place: str, name: str) -> list[bytes]:
+    """Return the files of a place: a file, a folder, or pictures that are drawn."""
+    if not place:
+        return [_drawn(number) for number in range(4)]
+    path = Path(place)
+    files = sorted(item for item in path.iterdir() if item.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
+    try:
+        found = [file.read_bytes() for file in files]
+    except OSError as error:
+        raise WorkloadError(f"{name}: {error.filename}: {error.strerror}") from None
+    if not found:
+        raise WorkloadError(f"{name}: there is no picture in {path}")
+    return found
+
+
+def _drawn(seed: int) -> bytes:
+    """Return a picture of some shapes, the same for the same seed."""
+    rng = random.Random(seed)  # noqa: S311
+    image = Image.new("RGB", (_DRAWN_PX, _DRAWN_PX * 3 // 4), _colour(rng))
+    draw = ImageDraw.Draw(image)
+    for _ in range(40):
+        x, y, size = rng.randrange(_DRAWN_PX), rng.randrange(_DRAWN_PX), rng.randrange(10, 80)
+        box = (x - size, y - size, x + size, y + size)
+        if rng.random() < 0.5:
+            draw.ellipse(box, _colour(rng))
+        else:
+            draw.arc(box, rng.randrange(180), rng.randrange(180, 360), _colour(rng), width=rng.randrange(2, 9))
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def _colour(rng: random.Random) -> tuple[int, int, int]:
+    return rng.randrange(256), rng.randrange(256), rng.randrange(256)
