@@ -59,12 +59,14 @@ def page(report: Report, gates: Sequence[tuple[Slo, bool]] = ()) -> str:
         label: [(record.intended, took) for record, took in _times(records, from_sent=base == "done@sent")]
         for label, base in done.items()
     }
+    parts.append("<h2>Latency over time, s</h2>" + chart(over_time, "intended send, s", dots=True))
     curves = {label: _curve(samples_of(records, base)) for label, base in done.items()}
     ticks = {float(place): word for place, word in enumerate(("50 %", "90 %", "99 %", "99.9 %"))}
     parts.append("<h2>Percentiles, s</h2>" + chart(curves, "percentile", ticks=ticks))
     parts.append("<h2>Jobs done a second</h2>" + chart({"done": _throughput(records)}, "s"))
     parts.append(_server(report.samples))
-    text = f"sent late by {report.lateness['median_s'] * 1e3:.2f} ms (median), {report.lateness['longest_s'] * 1e3:.1f} ms (longest)"
+    late = report.lateness
+    text = f"sent late by {late['median_s'] * 1e3:.2f} ms (median), {late['longest_s'] * 1e3:.1f} ms (longest)"
     parts.append(f"<h2>The tester itself</h2><p>Requests were {html.escape(text)}.</p></html>")
     return "\n".join(parts)
 
