@@ -9,7 +9,7 @@ NODE_DIR := tests/contract/node
 # The last landed commit, which the contract must not break: origin's main where there is one, else this one.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup demo serve proto lint format test test-gpu soak bench bench-service bench-streams docs-pictures parameters errors dashboard test-golden samples builtin-weights docker clean
+.PHONY: help setup demo serve proto lint format test test-gpu soak bench bench-service bench-streams bench-load docs-pictures parameters errors dashboard test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -73,6 +73,9 @@ bench-service: setup ## Measure the service: jobs per minute, control under load
 
 bench-streams: setup ## Measure health with ten thousand watchers and two hundred waiting jobs
 	$(BIN)/python benchmarks/streams.py
+
+bench-load: setup ## Measure how many small calls a second impasto load drives
+	$(BIN)/python benchmarks/load.py
 
 docs-pictures: setup ## Repeat the report: Adam against L-BFGS, table and pictures into docs/build/
 	$(BIN)/python benchmarks/report.py
