@@ -59,6 +59,15 @@ def test_rules_and_dashboard_ask_for_metrics_that_exist() -> None:
     assert names - known() == set()
 
 
+def test_each_alert_is_shown_to_fire() -> None:
+    """In the rule test that promtool runs."""
+    rules = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())
+    alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"] if "alert" in rule}
+    cases = yaml.safe_load((DEPLOY / "prometheus/alerts_test.yml").read_text())["tests"]
+    fired = {item["alertname"] for case in cases for item in case["alert_rule_test"] if item.get("exp_alerts")}
+    assert alerts == fired
+
+
 def test_the_dashboard_is_what_its_script_writes() -> None:
     """Panels do not overlap, and every id is there once."""
     source = importlib.util.spec_from_file_location("dashboard", ROOT / "scripts/dashboard.py")
