@@ -90,8 +90,10 @@ class Client:
         """Paint a picture and wait for it. Interrupting the wait (Ctrl-C, a deadline, an error) cancels the job.
 
         Args:
-            content: The picture to repaint; None synthesizes a texture of the style.
-            style: One style picture, or several, each alone or as a pair with its weight; None reconstructs the content.
+            content: The picture to repaint; None synthesizes a texture of the style (:meth:`texture` leaves all but the style's
+                loss out).
+            style: One style picture, or several, each alone or as a pair with its weight; None keeps the content's loss only,
+                and as the start is the content, it hardly changes: see :meth:`reconstruct`, which starts from noise.
             on_step: Called after every optimizer step.
             timeout_s: Deadline for the whole; there is none by default.
             request_id: UUID that makes the call safe to repeat: the same request joins the running job or gets its result.

@@ -29,6 +29,7 @@ class Recipe:
         content: The content image, if there was one.
         styles: The styles.
         options: Everything else.
+        missing: Names of the pictures that were not found here; the server is asked for them.
         weights_sha256: Hash of the filters that painted it.
         ended_after_steps: Where a time limit ended it, which making it again does not do; None for the whole.
     """
@@ -38,6 +39,7 @@ class Recipe:
     options: dict[str, Any]
     weights_sha256: str
     ended_after_steps: int | None = None
+    missing: tuple[str, ...] = ()
 
 
 def provenance(path: Path) -> dict[str, Any]:
@@ -99,7 +101,8 @@ def _recipe(path: Path, values: Mapping[str, Any], search: Iterable[Path]) -> Re
     options = {**_options(values["parameters"]), **values["output"]}
     options |= {name: file for name in ("mask", "init_image") if (file := picture(name)) is not None}
     ended = values.get("ended_after_steps")
-    return Recipe(picture("content"), styles, options, values.get("weights_sha256", ""), ended)
+    missing = tuple(source["name"] or source["role"] for source in wanted.values() if source["sha256"] not in found)
+    return Recipe(picture("content"), styles, options, values.get("weights_sha256", ""), ended, missing)
 
 
 def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:

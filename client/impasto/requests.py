@@ -256,7 +256,10 @@ def _set(target: Any, name: str, value: Any) -> None:
             layers.SetInParent()
             layers.layers.extend(pb.LayerWeight(layer=layer, weight=weight) for layer, weight in value.items())
         elif name == "schedule":
-            target.schedule.extend(pb.SizeSteps(size_px=size, steps=steps) for size, steps in value)
+            pairs = [tuple(item) for item in value] if not isinstance(value, str) else [()]
+            if any(len(pair) != 2 for pair in pairs):
+                raise _invalid(path, f"must be pairs of size and steps, such as [(256, 100), (512, 50)], got {value!r}")
+            target.schedule.extend(pb.SizeSteps(size_px=size, steps=steps) for size, steps in pairs)
         elif name in _SPANS:
             path = _SPANS[name]
             getattr(target, path).FromNanoseconds(round(value * 1e9))

@@ -194,7 +194,7 @@ def open_pictures(draft: Draft, config: ServerConfig) -> JobSpec:
     content = pictures.raster("content", size)
     init_image = pictures.raster("init_image", size)
     mask = pictures.plane("mask", size)
-    styles = tuple(filter(None, (pictures.style(index, size) for index in range(len(draft.styles)))))
+    styles = tuple(filter(None, (pictures.style(index, size, mask) for index in range(len(draft.styles)))))
     _raise(pictures.found)
     return JobSpec(
         size[0],
@@ -303,7 +303,7 @@ class _Pictures:
             self.found.append(Violation(name, str(error)))
             return None
 
-    def style(self, index: int, canvas: tuple[int, int]) -> StylePicture | None:
+    def style(self, index: int, canvas: tuple[int, int], painted: Plane | None) -> StylePicture | None:
         """Return a style at the size of its strokes on the canvas; None if it cannot be used."""
         name, parameters = f"styles[{index}].image", self._draft.parameters
         opened = self._opened.get(name)
@@ -313,9 +313,17 @@ class _Pictures:
         self.found += _too_thin(name, size, parameters)
         mask = self.plane(f"styles[{index}].mask", size)
         region = self.plane(f"styles[{index}].region", canvas)
+        if region is not None and painted is not None and not _meet(region, painted):
+            text = "lies outside of what the mask says is painted: nothing of the style would be seen"
+            self.found.append(Violation(f"styles[{index}].region", text))
         picture = images.fit(opened, *size)
         weight, digest = self._draft.styles[index].weight, hashlib.sha256(picture.rgb).hexdigest()
         return StylePicture(picture, weight, digest, mask, region)
+
+
+def _meet(one: Plane, other: Plane) -> bool:
+    """Whether two masks of one size have a pixel that is in both."""
+    return any(first and second for first, second in zip(one.values, other.values, strict=True))
 
 
 def _too_thin(name: str, size: tuple[int, int], parameters: Parameters) -> list[Violation]:

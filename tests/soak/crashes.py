@@ -32,6 +32,8 @@ KINDS = 3
 STEPS, SIZE_PX = 40, 64
 CHECKPOINT_S = "0.2"
 START_LIMIT_S = 60.0
+REACH_S = 10.0
+"""How long a server that serves may take to come to the place where it is to die."""
 Picture = bytes
 
 
@@ -222,8 +224,9 @@ def soak(
             server.kill()
             rare = kind.startswith(("admit", "result"))
             server.start(f"{kind}:{draw.randint(1, 2 if rare else 9)}")
+            server.wait_ready()  # it may die before
             # A worker that dies at its failpoint comes back with the same one: not so long that a job loses it three times.
-            deadline = time.monotonic() + (4.5 if "checkpoint" in kind else 8)
+            deadline = time.monotonic() + (1.5 if "checkpoint" in kind else REACH_S)
             while not server.dead and time.monotonic() < deadline:
                 time.sleep(0.02)
             if not server.dead and "checkpoint" not in kind:

@@ -22,6 +22,7 @@ from impasto.cli.output import (
 )
 from impasto.cli.stylize import LayerWeights, follow, given_options, painting_options
 from impasto.client import Client
+from impasto.errors import InvalidRequest
 from impasto.paper import write_paper
 from impasto.redo import recipe
 from impasto.requests import reconstruction_options, texture_options
@@ -40,7 +41,7 @@ _STYLED = ("style_layers", "style_weight", "style_loss", "style_scale", "color",
 @click.argument("image")
 @OUTPUT
 @click.option("--layer", default="relu4_2", show_default=True, help="Where the picture is compared.")
-@click.option("--series", is_flag=True, help="A contact sheet of VGG16's first eight layers instead, with each one's PSNR.")
+@click.option("--series", is_flag=True, help="A contact sheet of the first eight layers instead, with each one's PSNR.")
 @painting_options(*_STYLED)
 @TIMEOUT
 @QUIET
@@ -64,7 +65,12 @@ def reconstruct(
         if series:
             _not_to_stdout(out)
             given["format"] = "png"
-            found = experiments.reconstructions(client, read_picture(image), tell=_teller(quiet), **given)
+            if network := given.get("network"):
+                layers = next((item.layers for item in client.server_info().networks if item.name == network.split(":")[0]), ())
+                chosen = tuple(layer for layer in layers if layer.startswith("relu"))[:8]
+            else:
+                chosen = experiments.RECONSTRUCTED
+            found = experiments.reconstructions(client, read_picture(image), chosen, tell=_teller(quiet), **given)
             original = _original(image, found[0].result.image)
             figures = {item.label: experiments.psnr(item.result.image, original) for item in found}
             tiles = [Tile(item.result.image, f"{item.label}\nPSNR {figures[item.label]:.1f} dB") for item in found]
@@ -104,7 +110,12 @@ def texture(
         if series:
             _not_to_stdout(out)
             given["format"] = "png"
-            chosen = tuple(layers or experiments.FIRST_LAYERS)
+            if given.get("optimizer"):
+                raise click.UsageError("--series paints with both optimizers; leave --optimizer away")
+            networks = client.server_info().networks
+            own = next((item for item in networks if item.name == given.get("network", "").split(":")[0]), networks[0])
+            firsts = tuple(layer for layer in own.layers if layer.startswith("relu") and layer.endswith("_1"))
+            chosen = tuple(layers or firsts)
             rows = experiments.textures(client, pictures[0], chosen, tell=_teller(quiet), **given)
             _save(contact_sheet([[item.tile() for item in row] for row in rows]), out)
             _tell(as_json, {"output": out, "losses": {item.label: item.result.losses.total for row in rows for item in row}})
@@ -116,7 +127,9 @@ def texture(
 @click.argument("image")
 @click.option("--layer", required=True, help="Which layer, such as conv1_1.")
 @SHEET
-@click.option("--filters", default="5", show_default=True, help="How many, then those that answer most; or which: 3,17,40.")
+@click.option(
+    "--filters", default="5", show_default=True, help="How many, then those that answer most; or which: 3,17,40 (3, for one)."
+)
 @click.option("--network", default="", help="ARCHITECTURE:WEIGHTS; the server's own by default.")
 @click.option("--size", "size_px", type=int, default=256, show_default=True, help="Longer side that the picture is seen at.")
 @click.option("--pooling", type=click.Choice(["average", "max"]), default="average", help="How the network pools.")
@@ -129,10 +142,12 @@ def features(
     check_output(out)
     _not_to_stdout(out)
     try:
-        numbers = [int(number) for number in filters.split(",")]
-    except ValueError:
+        numbers = [int(number) for number in filters.split(",") if number.strip()]
+        wanted = numbers if "," in filters else numbers[0]
+    except (ValueError, IndexError):
         raise click.UsageError(f"--filters {filters}: a number, or numbers by commas") from None
-    wanted = numbers if "," in filters else numbers[0]
+    if min(numbers) < 0 or wanted == 0:
+        raise click.UsageError(f"--filters {filters}: at least one, and from filter 0 on")
     with Client(server) as client:
         found = client.features(read_picture(image), layer, wanted, network=network, size_px=size_px, pooling=pooling)
     tiles = [
@@ -159,15 +174,23 @@ def redo(
 ) -> None:
     """Make PICTURE again, from what its file says: on the same machine it is the same, byte for byte.
 
-    Its content and styles are looked for by their hash: in --from, in its folder, here, and among the server's uploads.
+    Its content and styles are looked for by their hash: in --from (a file, or a folder without those inside it), in its folder,
+    here, and among the server's uploads.
     """
     check_output(out)
     found = recipe(picture, search)
     if found.ended_after_steps is not None:
         text = f"its time limit ended it after {found.ended_after_steps} steps; made again it will have all its steps"
         click.echo(f"Warning: {text}", err=True)
-    with Client(server) as client:
-        _paint(client, (found.content, found.styles), found.options, out, timeout, quiet, as_json, found.weights_sha256)
+    pictures = (found.content, found.styles)
+    try:
+        with Client(server) as client:
+            _paint(client, pictures, found.options, out, timeout, quiet, as_json, found.weights_sha256)
+    except InvalidRequest as error:
+        if found.missing and any(item.field.endswith("image_id") for item in error.violations):
+            names = ", ".join(found.missing)
+            raise click.ClickException(f"not found by their hash: {names}; say where they are with --from") from None
+        raise
 
 
 @click.command()

@@ -157,6 +157,10 @@ def painting_options(*left_out: str) -> Callable[[Command], Command]:
 def given_options(options: Mapping[str, Any], out: str | None) -> dict[str, Any]:
     """Return the options that were given, as the client takes them, and the format that a file's ending stands for."""
     given = {name: value for name, value in options.items() if value is not None and value is not False}
+    if "schedule" in given:
+        for name, flag in (("size_px", "--size"), ("steps", "--steps"), ("levels", "--levels")):
+            if name in given:
+                raise click.UsageError(f"{flag} and --schedule exclude each other: the schedule says sizes and steps")
     given["format"] = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}.get(Path(out or "").suffix.lower(), "png")
     if "on_deadline" in given:
         given["on_deadline"] = given["on_deadline"].replace("-", "_")
