@@ -51,7 +51,7 @@ def test_a_picture_is_made_again_byte_for_byte(files: Path) -> None:
         (away / "renamed.png").unlink()
         done = cli("redo", "first.png", "-o", "third.png", "-q", server=second, cwd=files)
         assert done.returncode == 1
-        assert b"content.image_id: there is no uploaded file" in done.stderr
+        assert b"not found by their hash: content.png; say where they are with --from" in done.stderr
     finally:
         for server in (first, second):
             if server and server.process.poll() is None:
@@ -195,6 +195,37 @@ def test_a_masked_picture_keeps_what_was_left_out(real_server: ServerProcess, fi
         assert experiments.psnr(found.crop(outside), content.convert("RGB").crop(outside)) >= 30
         inside = (0, 0, 40, 72)
         assert experiments.psnr(found.crop(inside), content.convert("RGB").crop(inside)) < 30
+
+
+def test_options_that_exclude_each_other_are_told(real_server: ServerProcess, files: Path) -> None:
+    """Instead of one of them being left aside in silence; and a filter that is none, and one alone."""
+    for arguments, message in (
+        (
+            ("stylize", "content.png", "style.png", "-o", "a.png", "--schedule", "64:2", "--size", "96"),
+            b"--size and --schedule",
+        ),
+        (
+            ("stylize", "content.png", "style.png", "-o", "a.png", "--schedule", "64:2", "--steps", "9"),
+            b"--steps and --schedule",
+        ),
+        (("texture", "style.png", "-o", "a.png", "--series", "--optimizer", "adam"), b"both optimizers"),
+        (("features", "content.png", "--layer", "conv1_1", "-o", "a.png", "--filters", "-1"), b"from filter 0 on"),
+        (("features", "content.png", "--layer", "conv1_1", "-o", "a.png", "--filters", "0"), b"at least one"),
+    ):
+        done = cli(*arguments, server=real_server, cwd=files)
+        assert done.returncode == 2
+        assert message in done.stderr
+    arguments = ("features", "content.png", "--layer", "conv1_1", "-o", "a.png", "--filters", "3,", "--json")
+    assert list(json.loads(cli(*arguments, server=real_server, cwd=files).stdout)["filters"]) == ["3"]
+
+
+def test_series_follow_the_network(real_server: ServerProcess, files: Path) -> None:
+    """Layers are the network's own."""
+    small = ("--size", "96", "--steps", "2", "-q", "--json", "--network", "alexnet:random-1")
+    done = cli("reconstruct", "content.png", "--series", "-o", "a.png", *small, server=real_server, cwd=files)
+    assert list(json.loads(done.stdout)["psnr_db"]) == ["relu1_1", "relu2_1", "relu3_1", "relu3_2", "relu3_3"]
+    done = cli("texture", "style.png", "--series", "-o", "a.png", *small, server=real_server, cwd=files)
+    assert len(json.loads(done.stdout)["losses"]) == 6
 
 
 def test_contact_sheets_show_every_tile() -> None:

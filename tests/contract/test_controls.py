@@ -122,6 +122,26 @@ async def test_controls_that_do_not_go_together(service: Any, spec: Any) -> None
             assert set(violations) == fields
 
 
+async def test_a_region_outside_of_the_mask_is_refused(service: Any, spec: Any) -> None:
+    """Nothing of its style would be seen."""
+
+    def half(left: bool) -> pb.Image:
+        image = Image.new("L", (16, 16))
+        image.paste(255, (0, 0, 6, 16) if left else (10, 0, 16, 16))
+        out = io.BytesIO()
+        image.save(out, "PNG")
+        return pb.Image(data=out.getvalue())
+
+    async with service() as running:
+        made = spec()
+        made.mask.CopyFrom(half(left=True))
+        made.styles[0].region.CopyFrom(half(left=False))
+        _, _, violations = await fails(running.stub.SubmitJob(pb.SubmitJobRequest(spec=made)))
+        assert list(violations) == ["styles[0].region"]
+        made.styles[0].region.CopyFrom(half(left=True))
+        assert (await running.stub.SubmitJob(pb.SubmitJobRequest(spec=made))).job.job_id
+
+
 async def test_an_image_to_start_from_is_started_from(service: Any, spec: Any, png: Png) -> None:
     """Without saying so, cropped to the canvas."""
     async with service() as running:
