@@ -191,7 +191,12 @@ def reference(pictures: list[Picture], where: Path) -> list[Picture]:
 
 
 def soak(
-    pictures: list[Picture], kills: int, seed: int, where: Path, in_flight: int = 3
+    pictures: list[Picture],
+    kills: int,
+    seed: int,
+    where: Path,
+    in_flight: int = 3,
+    places: tuple[str, ...] = NAMES,
 ) -> tuple[collections.Counter[str], list[str]]:
     """Kill so many times; returns what was done and everything that went wrong."""
     draw = random.Random(seed)
@@ -203,17 +208,22 @@ def soak(
     wrong: list[str] = []
     clients: list[tuple[threading.Thread, Watched]] = []
     submitted = 0
-    plan = [name for name in NAMES for _ in range(max(1, kills // (2 * len(NAMES))))][: kills // 2]
+    plan = [name for name in places for _ in range(max(1, kills // (2 * len(places))))][: kills // 2]
     plan += ["worker" if index % 4 == 0 else "server" for index in range(kills - len(plan))]
     draw.shuffle(plan)
+
+    def one_more() -> None:
+        nonlocal submitted
+        seen = Watched(submitted % KINDS, f"request-{submitted}")
+        submitted += 1
+        thread = threading.Thread(target=follow, args=(server.address, pictures, seen), daemon=True)
+        thread.start()
+        clients.append((thread, seen))
+
     for kind in plan:
         clients = [pair for pair in clients if pair[0].is_alive() or _judge(pair[1], wanted, done, wrong)]
         while len(clients) < in_flight:
-            seen = Watched(submitted % KINDS, f"request-{submitted}")
-            submitted += 1
-            thread = threading.Thread(target=follow, args=(server.address, pictures, seen), daemon=True)
-            thread.start()
-            clients.append((thread, seen))
+            one_more()
         if kind == "server":
             time.sleep(draw.uniform(0.0, 1.5))
             server.kill()
@@ -222,8 +232,10 @@ def soak(
             done["no worker to kill"] += not server.kill_worker()
         else:
             server.kill()
-            rare = kind.startswith(("admit", "result"))
-            server.start(f"{kind}:{draw.randint(1, 2 if rare else 9)}")
+            rare = {"admit": 1, "result": 2}.get(kind.partition(".")[0], 9)
+            server.start(f"{kind}:{draw.randint(1, rare)}")
+            if kind.startswith("admit"):  # those who are there have been admitted
+                one_more()
             server.wait_ready()  # it may die before
             # A worker that dies at its failpoint comes back with the same one: not so long that a job loses it three times.
             deadline = time.monotonic() + (1.5 if "checkpoint" in kind else REACH_S)
@@ -267,6 +279,9 @@ def _judge(seen: Watched, wanted: list[Picture], done: collections.Counter[str],
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument(
+        "--places", nargs="+", default=NAMES, choices=NAMES, help="named places, of which half of the kills are"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -275,7 +290,7 @@ def main() -> None:
     pictures = [encoded(picture(64, 48, seed)) for seed in range(KINDS)]
     with folder() as where:
         began = time.monotonic()
-        done, wrong = soak(pictures, arguments.kills, arguments.seed, where)
+        done, wrong = soak(pictures, arguments.kills, arguments.seed, where, places=tuple(arguments.places))
         for name, count in sorted(done.items()):
             print(f"{count:5d}  {name}")
         print(f"{time.monotonic() - began:.0f} s")
