@@ -14,14 +14,14 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from impasto.aio import AsyncClient
 from impasto.cli.output import SERVER
 from impasto.load.arrivals import Stage, offsets, stages, trace
 from impasto.load.capacity import Trial, best, find_capacity
 from impasto.load.measures import Report, Slo, joined, load_report, quantile, samples_of, summarize
-from impasto.load.page import HEAD, page, rows, seconds
+from impasto.load.page import page, seconds
 from impasto.load.records import Record
 from impasto.load.runner import CHAOS, Plan, run
 from impasto.load.scrape import sample
@@ -236,9 +236,13 @@ async def _search(jobs: int, options: dict[str, Any]) -> int:
 
 
 def _print(report: Report) -> None:
-    table = Table(*HEAD)
-    for row in rows(report):
-        table.add_row(*row)
+    # The page has all percentiles and their intervals; here what fits into 80 columns.
+    table = Table(
+        "measure", *(Column(name, justify="right") for name in ("count", "not ended", "p50", "p95", "p99", "longest"))
+    )
+    for measure in report.measures.values():
+        times = (measure.percentiles[50.0], measure.percentiles[95.0], measure.percentiles[99.0], measure.longest)
+        table.add_row(measure.name, str(measure.count), str(measure.censored), *(seconds(time) for time in times))
     Console().print(table)
     outcomes = ", ".join(f"{count} {name}" for name, count in report.outcomes.items())
     click.echo(f"{outcomes} in {report.seconds:.1f} s; {report.throughput:.3f} jobs done a second")
