@@ -18,7 +18,7 @@ td:first-child, th:first-child { text-align: left; } svg { max-width: 100%; heig
 """
 """Of a page that holds the charts."""
 Points = Sequence[tuple[float, float]]
-_LEFT, _BOTTOM, _TOP, _RIGHT = 70, 40, 15, 15
+_LEFT, _BOTTOM, _TOP, _RIGHT = 70, 40, 15, 30
 
 
 def chart(

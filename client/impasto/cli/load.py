@@ -247,8 +247,8 @@ def _print(report: Report) -> None:
     outcomes = ", ".join(f"{count} {name}" for name, count in report.outcomes.items())
     click.echo(f"{outcomes} in {report.seconds:.1f} s; {report.throughput:.3f} jobs done a second")
     for kind, counted in (("error", report.errors), ("incorrect", report.incorrect)):
-        for text, times in counted.items():
-            click.echo(f"{kind}: {text}: {times}")
+        for text, often in counted.items():
+            click.echo(f"{kind}: {text}: {often}")
     late = report.lateness
     click.echo(f"the tester sent late by {late['median_s'] * 1e3:.2f} ms (median), {late['longest_s'] * 1e3:.1f} ms (longest)")
 

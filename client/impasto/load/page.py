@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from impasto.load.measures import PERCENTILES, Measure, Report, Slo, quantile, samples_of
@@ -43,7 +43,7 @@ def page(report: Report, gates: Sequence[tuple[Slo, bool]] = ()) -> str:
     done = {"from the intended send": "done", "from the actual send": "done@sent"}
     parts = ["<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"]
     parts.append(f"<title>impasto load</title><style>{STYLE}</style><h1>Load test</h1>")
-    parts.append(table(("", ""), [(key, str(value)) for key, value in report.about.items()]))
+    parts.append(table(("", ""), [(key.replace("_", " "), _plain(value)) for key, value in report.about.items()]))
     if gates:
         verdicts = [(gate.text, "holds" if holds else "BROKEN", _shown(report, gate)) for gate, holds in gates]
         parts.append("<h2>Gates</h2>" + table(("gate", "", "measured"), verdicts))
@@ -69,6 +69,13 @@ def page(report: Report, gates: Sequence[tuple[Slo, bool]] = ()) -> str:
     text = f"sent late by {late['median_s'] * 1e3:.2f} ms (median), {late['longest_s'] * 1e3:.1f} ms (longest)"
     parts.append(f"<h2>The tester itself</h2><p>Requests were {html.escape(text)}.</p></html>")
     return "\n".join(parts)
+
+
+def _plain(value: Any) -> str:
+    """Return a value of what a run was about for people."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items()) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _times(records: Sequence[Record], *, from_sent: bool) -> list[tuple[Record, float]]:
