@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-COLOURS = ("#1b6ca8", "#d1495b", "#3a8f5c", "#c98a1b", "#7a4fa3", "#5c8a99")
+COLOURS = ("#2f86c9", "#d1495b", "#3a8f5c", "#c98a1b", "#7a4fa3", "#5c8a99")
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --rule: #ccc; }
 @media (prefers-color-scheme: dark) { :root { --ink: #ddd; --paper: #181818; --rule: #444; } }
