@@ -261,6 +261,8 @@ class AsyncJob:
                     after = message.sequence
                     if not (again and message.HasField("snapshot")):
                         yield results.event(message)
+                    if message.HasField("result"):
+                        return  # however the stream ends: the end would be told again
             except grpc.aio.AioRpcError as error:
                 again = again or after is not None
                 await asyncio.sleep(patience.delay(error_of(error, client.server)))

@@ -366,6 +366,8 @@ class Job:
                     after = message.sequence
                     if not (again and message.HasField("snapshot")):
                         yield results.event(message)
+                    if message.HasField("result"):
+                        return  # however the stream ends: the end would be told again
             except grpc.RpcError as error:
                 again = again or after is not None
                 cause = silence(client.server) if watchdog.silent else error_of(error, client.server)

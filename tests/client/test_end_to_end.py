@@ -199,7 +199,10 @@ def test_detached_jobs_from_the_command_line(real_server: ServerProcess, files: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["content.png", "style.png", "-o", "out.png", "--size", "3"], "parameters.size_px (--size): must be from 16 to 2048, got 3"),
+        (
+            ["content.png", "style.png", "-o", "out.png", "--size", "3"],
+            "parameters.size_px (--size): must be from 16 to 2048, got 3",
+        ),
         (["content.png", "style.png", "-o", "out.png", "--content-weight", "nan"], "parameters.content_weight"),
         (["content.png", "style.png", "-o", "out.png", "--style-layers", "relu9_1"], "no layer 'relu9_1'"),
         (["content.png", "style.png", "-o", "out.png", "--preset", "none"], "there is no preset 'none'"),

@@ -16,6 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 
 import impasto
 from impasto.v1 import style_transfer_pb2 as pb
+from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 
 from ..server.fakes import FakeWorker
 
@@ -194,3 +195,36 @@ async def test_a_server_that_falls_silent_is_noticed(
 
             with pytest.raises(impasto.Unavailable, match="silent"):
                 await asyncio.wait_for(asyncio.to_thread(watch) if kind == "sync" else watch_async(), 5)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_the_end_is_told_once_though_the_server_dies_with_it(kind: str) -> None:
+    """The result arrives, the stream's own end does not: the client has all it wanted and does not ask again."""
+    asked = 0
+
+    class Dying(pb_grpc.StyleTransferServiceServicer):
+        async def Progress(self, request: Any, context: Any) -> AsyncIterator[pb.ProgressResponse]:
+            nonlocal asked
+            asked += 1
+            job = pb.Job(job_id="a", state=pb.JOB_STATE_SUCCEEDED)
+            yield pb.ProgressResponse(sequence=41, snapshot=job)
+            yield pb.ProgressResponse(sequence=42, result=pb.JobResult(job=job))
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "killed")
+
+    server = grpc.aio.server()
+    pb_grpc.add_StyleTransferServiceServicer_to_server(Dying(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    if kind == "async":
+        async with impasto.AsyncClient(f"127.0.0.1:{port}") as client:
+            sequences = [event.sequence async for event in client.job("a").progress(resume_after=0)]
+    else:
+
+        def watch() -> list[int]:
+            with impasto.Client(f"127.0.0.1:{port}") as client:
+                return [event.sequence for event in client.job("a").progress(resume_after=0)]
+
+        sequences = await asyncio.to_thread(watch)
+    await server.stop(None)
+    assert sequences == [41, 42]
+    assert asked == 1
