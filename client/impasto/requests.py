@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict
 
-from impasto.errors import InvalidRequest, Violation
+from impasto.fields import assign, invalid, set_layers, set_schedule, set_span
 from impasto.pictures import Picture, fill
 from impasto.v1 import style_transfer_pb2 as pb
 
@@ -154,9 +155,9 @@ def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any])
         InvalidRequest: If a picture cannot be read or an option has a value of the wrong kind.
         TypeError: If an option is unknown.
     """
-    unknown = set(options) - set(Options.__annotations__)
+    unknown = sorted(set(options) - set(Options.__annotations__))
     if unknown:
-        raise TypeError(f"unknown option {', '.join(sorted(unknown))}; there are {', '.join(Options.__annotations__)}")
+        raise TypeError(f"{'; '.join(map(_unknown, unknown))}; there are {', '.join(Options.__annotations__)}")
     spec = pb.JobSpec()
     if content is not None:
         fill(spec.content, content, "content")
@@ -167,7 +168,7 @@ def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any])
             if getattr(given, name) is not None:
                 fill(getattr(added, name), getattr(given, name), f"styles[{index}].{name}")
         if given.weight is not None:
-            _assign(added, "weight", given.weight, f"styles[{index}].weight")
+            assign(added, "weight", given.weight, f"styles[{index}].weight")
     for name, value in options.items():
         if value is not None and name in _PICTURES:
             fill(getattr(spec, name), value, name)
@@ -175,6 +176,11 @@ def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any])
             target = spec if name in _SPEC else spec.output if name in _OUTPUT else spec.parameters
             _set(target, name, value)
     return spec
+
+
+def _unknown(name: str) -> str:
+    alike = difflib.get_close_matches(name, Options.__annotations__, n=1)
+    return f"unknown option {name}" + (f", do you mean {alike[0]}?" if alike else "")
 
 
 EXPERIMENT = {"init": "noise", "total_variation_weight": 0.0}
@@ -205,10 +211,10 @@ def features_request(
     """
     request = pb.InspectFeaturesRequest(network=network, layer=layer)
     fill(request.image, image, "image")
-    _assign(request, "size_px", size_px, "size_px")
+    assign(request, "size_px", size_px, "size_px")
     _set_enum(request, "pooling", pooling, "pooling")
     if isinstance(filters, int):
-        _assign(request, "count", filters, "count")
+        assign(request, "count", filters, "count")
     else:
         request.filters.extend(filters)
     return request
@@ -222,7 +228,7 @@ def job_states(states: Sequence[str]) -> list[pb.JobState]:
     """
     for state in states:
         if state not in _JOB_STATES:
-            raise _invalid("states", f"there is no state {state!r}; there are {', '.join(_JOB_STATES)}")
+            raise invalid("states", f"there is no state {state!r}; there are {', '.join(_JOB_STATES)}")
     return [_JOB_STATES[state] for state in states]
 
 
@@ -239,46 +245,26 @@ def _style(given: Any) -> Style:
     return Style(given[0], given[1]) if isinstance(given, tuple) else Style(given)
 
 
-def _assign(target: Any, name: str, value: Any, path: str) -> None:
-    try:
-        setattr(target, name, value)
-    except (TypeError, ValueError) as error:
-        raise _invalid(path, f"cannot be {value!r}: {error}") from None
-
-
 def _set(target: Any, name: str, value: Any) -> None:
     path = name if name in _SPEC else f"output.{name}" if name in _OUTPUT else f"parameters.{name}"
-    try:
-        if name in _ENUMS:
-            _set_enum(target, name, value, path)
-        elif name.endswith("_layers"):
-            layers = getattr(target, name)
-            layers.SetInParent()
-            layers.layers.extend(pb.LayerWeight(layer=layer, weight=weight) for layer, weight in value.items())
-        elif name == "schedule":
-            pairs = [tuple(item) for item in value] if not isinstance(value, str) else [()]
-            if any(len(pair) != 2 for pair in pairs):
-                raise _invalid(path, f"must be pairs of size and steps, such as [(256, 100), (512, 50)], got {value!r}")
-            target.schedule.extend(pb.SizeSteps(size_px=size, steps=steps) for size, steps in pairs)
-        elif name in _SPANS:
-            path = _SPANS[name]
-            getattr(target, path).FromNanoseconds(round(value * 1e9))
-        else:
-            setattr(target, name, value)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise _invalid(path, f"cannot be {value!r}: {error}") from None
+    if name in _ENUMS:
+        _set_enum(target, name, value, path)
+    elif name.endswith("_layers"):
+        set_layers(getattr(target, name), value, path)
+    elif name == "schedule":
+        set_schedule(target.schedule, value, path)
+    elif name in _SPANS:
+        set_span(getattr(target, _SPANS[name]), value, _SPANS[name])
+    else:
+        assign(target, name, value, path)
 
 
 def _set_enum(target: Any, name: str, value: Any, path: str) -> None:
     kind, prefix = _ENUMS[name]
     words = {key.removeprefix(prefix).lower(): number for key, number in kind.items() if number}
-    if value not in words:
-        raise _invalid(path, f"must be one of {', '.join(words)}, got {value!r}")
+    if not isinstance(value, str) or value not in words:
+        raise invalid(path, f"must be one of {', '.join(words)}, got {value!r}")
     setattr(target, name, words[value])
-
-
-def _invalid(field: str, text: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {text}", reason="INVALID_FIELD", violations=(Violation(field, text),))
 
 
 PIECE_BYTES = 1 << 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,26 +63,36 @@ def test_options_land_in_their_fields_and_what_is_left_out_stays_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "field"),
+    ("options", "text"),
     [
-        ({"optimizer": "sgd"}, "parameters.optimizer"),
-        ({"steps": "many"}, "parameters.steps"),
-        ({"steps": 2**40}, "parameters.steps"),
-        ({"style_layers": {"relu1_1": "much"}}, "parameters.style_layers"),
-        ({"format": "gif"}, "output.format"),
+        ({"optimizer": "sgd"}, "parameters.optimizer: must be one of lbfgs, adam, got 'sgd'"),
+        ({"optimizer": ["adam"]}, "parameters.optimizer: must be one of lbfgs, adam, got ['adam']"),
+        ({"steps": "ten"}, "parameters.steps: must be a whole number from -2147483648 to 2147483647, got 'ten'"),
+        ({"steps": 2**40}, "parameters.steps: must be a whole number from -2147483648 to 2147483647, got 1099511627776"),
+        ({"network": 3}, "parameters.network: must be text, got 3"),
+        ({"omit_metadata": "no"}, "output.omit_metadata: must be True or False, got 'no'"),
+        ({"style_layers": "relu1_1"}, 'parameters.style_layers: must be weights by layer, such as {"relu4_2": 1.0}'),
+        ({"style_layers": {"relu1_1": "much"}}, "parameters.style_layers[relu1_1]: must be a number, got 'much'"),
+        ({"schedule": [(256, "x")]}, "parameters.schedule[0].steps: must be a whole number"),
+        ({"schedule": 5}, "parameters.schedule: must be pairs of size and steps, such as [(256, 100), (512, 50)], got 5"),
+        ({"time_limit_s": "3s"}, "time_limit: must be seconds, got '3s'"),
+        ({"time_limit_s": float("inf")}, "time_limit: must be seconds, got inf"),
+        ({"format": "gif"}, "output.format: must be one of png, jpeg, webp, got 'gif'"),
     ],
 )
-def test_options_of_the_wrong_kind_name_their_field(options: dict[str, object], field: str) -> None:
-    """Before anything travels."""
-    with pytest.raises(impasto.InvalidRequest) as caught:
+def test_options_of_the_wrong_kind_name_their_field(options: dict[str, object], text: str) -> None:
+    """Before anything travels, in a caller's words."""
+    with pytest.raises(impasto.InvalidRequest, match=f"^{re.escape(text)}") as caught:
         job_spec(b"c", b"s", options)
-    assert [violation.field for violation in caught.value.violations] == [field]
+    assert [violation.field for violation in caught.value.violations] == [text.split(":", maxsplit=1)[0]]
 
 
 def test_unknown_options_are_a_type_error_that_lists_the_known() -> None:
-    """As for any keyword argument."""
-    with pytest.raises(TypeError, match=r"unknown option sise; there are preset, .*size_px"):
-        job_spec(b"c", b"s", {"sise": 3})
+    """As for any keyword argument; one that is spelt nearly right is proposed."""
+    with pytest.raises(TypeError, match=r"unknown option stesp, do you mean steps\?; there are preset, .*size_px"):
+        job_spec(b"c", b"s", {"stesp": 3})
+    with pytest.raises(TypeError, match=r"^unknown option qqq; there are"):
+        job_spec(b"c", b"s", {"qqq": 3})
 
 
 def test_pictures_that_cannot_be_read_name_their_field(tmp_path: Path) -> None:

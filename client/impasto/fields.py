@@ -1,0 +1,87 @@
+"""Puts Python values into a message's fields, and says in a caller's words what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from impasto.errors import InvalidRequest, Violation
+
+_KINDS: Mapping[int, str] = {
+    FieldDescriptor.CPPTYPE_INT32: f"a whole number from {-(1 << 31)} to {(1 << 31) - 1}",
+    FieldDescriptor.CPPTYPE_UINT32: f"a whole number from 0 to {(1 << 32) - 1}",
+    FieldDescriptor.CPPTYPE_INT64: f"a whole number from {-(1 << 63)} to {(1 << 63) - 1}",
+    FieldDescriptor.CPPTYPE_UINT64: f"a whole number from 0 to {(1 << 64) - 1}",
+    FieldDescriptor.CPPTYPE_FLOAT: "a number",
+    FieldDescriptor.CPPTYPE_DOUBLE: "a number",
+    FieldDescriptor.CPPTYPE_BOOL: "True or False",
+    FieldDescriptor.CPPTYPE_STRING: "text",
+}
+
+
+def invalid(field: str, text: str) -> InvalidRequest:
+    """Return the error for one field."""
+    return InvalidRequest(f"{field}: {text}", reason="INVALID_FIELD", violations=(Violation(field, text),))
+
+
+def assign(target: Any, name: str, value: Any, path: str) -> None:
+    """Set a field that holds one plain value.
+
+    Args:
+        target: The message.
+        name: Of its field.
+        value: What a caller gave.
+        path: What the caller calls it.
+
+    Raises:
+        InvalidRequest: If the field cannot hold it.
+    """
+    try:
+        setattr(target, name, value)
+    except (TypeError, ValueError):
+        kind = _KINDS[target.DESCRIPTOR.fields_by_name[name].cpp_type]
+        raise invalid(path, f"must be {kind}, got {value!r}") from None
+
+
+def set_layers(target: Any, value: Any, path: str) -> None:
+    """Set weights by layer name.
+
+    Raises:
+        InvalidRequest: If they are no such mapping.
+    """
+    if not isinstance(value, Mapping):
+        raise invalid(path, f'must be weights by layer, such as {{"relu4_2": 1.0}}, got {value!r}')
+    target.SetInParent()
+    for layer, weight in value.items():
+        added = target.layers.add()
+        assign(added, "layer", layer, path)
+        assign(added, "weight", weight, f"{path}[{layer}]")
+
+
+def set_schedule(target: Any, value: Any, path: str) -> None:
+    """Add pairs of a size and its steps.
+
+    Raises:
+        InvalidRequest: If they are no such pairs.
+    """
+    example = "must be pairs of size and steps, such as [(256, 100), (512, 50)]"
+    if not isinstance(value, list | tuple) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+        raise invalid(path, f"{example}, got {value!r}")
+    for index, (size, steps) in enumerate(value):
+        added = target.add()
+        assign(added, "size_px", size, f"{path}[{index}].size_px")
+        assign(added, "steps", steps, f"{path}[{index}].steps")
+
+
+def set_span(target: Any, seconds: Any, path: str) -> None:
+    """Set a duration.
+
+    Raises:
+        InvalidRequest: If it is no number of seconds.
+    """
+    try:
+        target.FromNanoseconds(round(seconds * 1e9))
+    except (TypeError, ValueError, OverflowError):
+        raise invalid(path, f"must be seconds, got {seconds!r}") from None
