@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from impasto.load.arrivals import Stage, offsets, stages, trace
-from impasto.load.capacity import best, find_capacity
+from impasto.load.capacity import NO_ERRORS, best, find_capacity
 from impasto.load.measures import Slo, interval, joined, load_report, quantile, samples_of, summarize
 from impasto.load.page import page
 from impasto.load.records import Record
 from impasto.load.runner import Plan, run
-from impasto.load.scrape import parse
+from impasto.load.scrape import ScrapeError, growth, levels, means, parse, sampling, series
 from impasto.load.workload import Entry, Request, Workload, WorkloadError, read_workload
 
 from ..client.test_end_to_end import cli
@@ -224,7 +224,7 @@ def test_capacity_is_found() -> None:
         async def attempt(rate: float) -> Any:
             return report(rate, limit)
 
-        return await find_capacity(attempt, Slo.parse("p95(done)<30s"), 0.1)
+        return await find_capacity(attempt, [Slo.parse("p95(done)<30s"), NO_ERRORS], 0.1)
 
     found = best(asyncio.run(search(0.42)))
     assert found is not None
@@ -233,6 +233,19 @@ def test_capacity_is_found() -> None:
     above = best(asyncio.run(search(0.03)))
     assert above is not None
     assert above <= 0.03
+
+
+def test_a_rate_at_which_jobs_are_turned_away_is_no_capacity() -> None:
+    """Though those that are taken are quick."""
+
+    async def attempt(rate: float) -> Any:
+        taken = [Record(n, "a", 0.0, moments={"done": 1.0}, outcome="ok") for n in range(9)]
+        refused = Record(9, "a", 0.0, outcome="ok" if rate <= 0.2 else "error", reason="QUEUE_FULL")
+        return summarize([*taken, refused], 10.0 / rate, {})
+
+    trials = asyncio.run(find_capacity(attempt, [Slo.parse("p95(done)<30s"), NO_ERRORS], 0.1))
+    assert best(trials) == pytest.approx(0.2, rel=0.05)
+    assert all(trial.keeps_up for trial in trials)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +323,32 @@ def test_metrics_are_read_and_summed() -> None:
     """Over labels; what is not wanted is left out."""
     text = 'impasto_jobs_running{device="a"} 2.0\nimpasto_jobs_running{device="b"} 1.0\n# HELP x\nother 3\n'
     text += "impasto_queue_depth 4.0\n"
-    assert parse(text) == {"running": 3.0, "waiting": 4.0}
+    assert parse(text) == {"impasto_jobs_running": 3.0, "impasto_queue_depth": 4.0}
+
+
+def test_the_servers_figures_are_told_before_during_and_after() -> None:
+    """Levels, what counts grew by though the server began again in between, means of what changed."""
+    depth, evaluations = "impasto_queue_depth", "impasto_evaluations_total"
+    above, below = "impasto_batch_occupancy_sum", "impasto_batch_occupancy_count"
+    samples = [
+        {"at": 0.0, depth: 0.0, evaluations: 100.0, above: 50.0, below: 50.0},
+        {"at": 1.0, depth: 5.0, evaluations: 110.0, above: 80.0, below: 60.0},
+        {"at": 2.0, depth: 1.0, evaluations: 4.0, above: 4.0, below: 2.0},
+    ]
+    (level,) = levels(samples)
+    assert (level.before, level.mean, level.highest, level.after) == (0.0, 2.0, 5.0, 1.0)
+    assert growth(samples) == {"evaluations": 14.0}
+    assert means(samples) == {"jobs at a step": 34 / 12}
+    assert series(samples, "jobs at a step") == [(1.0, 3.0), (2.0, 2.0)]
+    text = page(summarize([], 2.0, {}, samples))
+    assert "<td>jobs waiting</td><td>0</td><td>2</td><td>5</td><td>1</td>" in text
+
+
+async def test_an_address_without_the_metrics_is_refused() -> None:
+    """Before any job is sent."""
+    with pytest.raises(ScrapeError, match="gives no metrics"):
+        async with sampling("http://127.0.0.1:9/metrics", lambda: 0.0):
+            pytest.fail("nothing was there")
 
 
 def test_the_page_bears_every_kind_of_run() -> None:

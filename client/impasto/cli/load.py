@@ -19,12 +19,12 @@ from rich.table import Column, Table
 from impasto.aio import AsyncClient
 from impasto.cli.output import SERVER
 from impasto.load.arrivals import Stage, offsets, stages, trace
-from impasto.load.capacity import Trial, best, find_capacity
+from impasto.load.capacity import NO_ERRORS, Trial, best, find_capacity
 from impasto.load.measures import Report, Slo, joined, load_report, quantile, samples_of, summarize
-from impasto.load.page import page, seconds
+from impasto.load.page import page, seconds, shown
 from impasto.load.records import Record
 from impasto.load.runner import CHAOS, Plan, run
-from impasto.load.scrape import sample
+from impasto.load.scrape import Sample, ScrapeError, growth, levels, means, sampling
 from impasto.load.target import ServiceTarget
 from impasto.load.workload import Entry, Workload, WorkloadError, read_workload
 
@@ -178,14 +178,17 @@ def _plan(jobs: int | None, options: dict[str, Any], rate: float | None = None) 
 
 async def _once(plan: Plan, options: dict[str, Any]) -> Report:
     workload = _workload(options)
-    samples: list[dict[str, float]] = []
+    samples: list[Sample] = []
     loop = asyncio.get_running_loop()
     async with AsyncClient(options["server"]) as client, contextlib.AsyncExitStack() as stack:
         info = await client.server_info()
         began, zero = time.time(), loop.time()
         if options["metrics_url"]:
-            scraping = asyncio.create_task(sample(options["metrics_url"], lambda: loop.time() - zero, samples))
-            stack.callback(scraping.cancel)
+            try:
+                samples = await stack.enter_async_context(sampling(options["metrics_url"], lambda: loop.time() - zero))
+            except ScrapeError as error:
+                raise click.ClickException(f"--metrics: {error}") from None
+            zero = loop.time()
         show = stack.enter_context(_live(quiet=options["quiet"]))
         records = await run(plan, workload, ServiceTarget(client, options["seed"]), show)
         took = loop.time() - zero
@@ -216,23 +219,35 @@ def _finish(report: Report, options: dict[str, Any]) -> int:
 
 async def _search(jobs: int, options: dict[str, Any]) -> int:
     gate: Slo = options["find_capacity"]
+    gates = [gate, *options["gates"]]
+    if not any(each.metric == "errors" for each in gates):
+        gates.append(NO_ERRORS)
     start = options["rate"][0].begin if options["rate"] else None
     if start is None:
         alone = await _once(_plan(min(jobs, 3), {**options, "concurrency": stages("1")}), options)
         start = max(alone.throughput, 1e-3)
 
     def tell(trial: Trial) -> None:
-        value = seconds(trial.report.value(gate.metric)) if "(" in gate.metric else trial.report.value(gate.metric)
-        click.echo(f"{trial.rate:8.3f} jobs/s: {gate.metric} {value}, {'holds' if trial.holds else 'broken'}")
+        report, done = trial.report, trial.report.throughput
+        value = shown(report, gate.metric)
+        broken = ", ".join(f"{each.text} broken" for each in gates if not each.holds(report))
+        behind = "" if trial.keeps_up else "; the server falls behind"
+        click.echo(f"{trial.rate:8.3f} jobs/s: {gate.metric} {value}, {done:.3f} done/s, {broken or 'holds'}{behind}")
 
-    trials = await find_capacity(lambda rate: _once(_plan(jobs, options, rate), options), gate, start, tell)
+    promise = " and ".join(each.text for each in gates)
+    try:
+        trials = await find_capacity(lambda rate: _once(_plan(jobs, options, rate), options), gates, start, tell)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     found = best(trials)
     if found is None:
-        click.echo(f"{gate.text} holds at no rate that was tried")
+        click.echo(f"{promise} hold at no rate that was tried")
         return BROKEN
-    click.echo(f"{gate.text} holds up to {found:.3f} jobs/s ({found * 60:.1f} a minute)")
-    last = next(trial.report for trial in trials if trial.rate == found)
-    return _finish(last, options)
+    click.echo(f"{promise} hold up to {found:.3f} jobs/s ({found * 60:.1f} a minute)")
+    last = next(trial for trial in trials if trial.rate == found)
+    if not last.keeps_up:
+        click.echo(f"but the server falls behind at that rate: more jobs than {jobs} would break it; ask with more --jobs")
+    return _finish(last.report, options)
 
 
 def _print(report: Report) -> None:
@@ -249,6 +264,11 @@ def _print(report: Report) -> None:
     for kind, counted in (("error", report.errors), ("incorrect", report.incorrect)):
         for text, often in counted.items():
             click.echo(f"{kind}: {text}: {often}")
+    if report.samples:
+        during = {**growth(report.samples), **means(report.samples)}
+        known = [f"{level.name} {level.mean:.3g} (highest {level.highest:.3g})" for level in levels(report.samples)[:5]]
+        known += [f"{name} {value:.3g}" for name, value in during.items() if value]
+        click.echo(f"the server: {', '.join(known)}")
     late = report.lateness
     click.echo(f"the tester sent late by {late['median_s'] * 1e3:.2f} ms (median), {late['longest_s'] * 1e3:.1f} ms (longest)")
 

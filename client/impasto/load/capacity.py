@@ -1,13 +1,17 @@
-"""Searches the highest rate at which a gate still holds."""
+"""Searches the highest rate at which gates still hold."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from impasto.load.measures import Report, Slo
 
 DOUBLINGS, HALVINGS = 8, 4
+NO_ERRORS = Slo.parse("errors<1%")
+"""Holds beside the gates: a server that turns jobs away is quick with those that it takes."""
+KEEPING_UP = 0.8
+"""Share of the rate that must be done, over all of a trial, its drain too, for the server to keep up."""
 Try = Callable[[float], Awaitable[Report]]
 
 
@@ -19,13 +23,20 @@ class Trial:
     holds: bool
     report: Report
 
+    @property
+    def keeps_up(self) -> bool:
+        """Whether about as much was done as was sent: if not, a longer trial would be worse."""
+        return self.report.throughput >= KEEPING_UP * self.rate
 
-async def find_capacity(attempt: Try, gate: Slo, start: float, tell: Callable[[Trial], None] = lambda _: None) -> list[Trial]:
-    """Try rates: doubled while the gate holds (or halved until it does), then between the last two. Returns all trials.
+
+async def find_capacity(
+    attempt: Try, gates: Sequence[Slo], start: float, tell: Callable[[Trial], None] = lambda _: None
+) -> list[Trial]:
+    """Try rates: doubled while the gates hold (or halved until they do), then between the last two. Returns all trials.
 
     Args:
         attempt: Runs an open loop at a rate, drained to its end.
-        gate: What must hold.
+        gates: What must hold.
         start: Rate to begin with.
         tell: Told every trial.
     """
@@ -33,7 +44,7 @@ async def find_capacity(attempt: Try, gate: Slo, start: float, tell: Callable[[T
 
     async def holds(rate: float) -> bool:
         report = await attempt(rate)
-        trials.append(Trial(rate, gate.holds(report), report))
+        trials.append(Trial(rate, all(gate.holds(report) for gate in gates), report))
         tell(trials[-1])
         return trials[-1].holds
 

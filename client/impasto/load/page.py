@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from impasto.load.measures import PERCENTILES, Measure, Report, Slo, quantile, samples_of
 from impasto.load.records import Record
-from impasto.plots import STYLE, chart, table
+from impasto.load.scrape import LEVELS, Sample, growth, levels, means, series
+from impasto.plots import STYLE, Points, chart, table
 
 
 def seconds(value: float | None) -> str:
@@ -45,7 +45,7 @@ def page(report: Report, gates: Sequence[tuple[Slo, bool]] = ()) -> str:
     parts.append(f"<title>impasto load</title><style>{STYLE}</style><h1>Load test</h1>")
     parts.append(table(("", ""), [(key.replace("_", " "), _plain(value)) for key, value in report.about.items()]))
     if gates:
-        verdicts = [(gate.text, "holds" if holds else "BROKEN", _shown(report, gate)) for gate, holds in gates]
+        verdicts = [(gate.text, "holds" if holds else "BROKEN", shown(report, gate.metric)) for gate, holds in gates]
         parts.append("<h2>Gates</h2>" + table(("gate", "", "measured"), verdicts))
     parts.append(
         "<h2>Times</h2><p>From the intended send, unless a row says @sent. In brackets 95 % intervals by bootstrap.</p>"
@@ -59,11 +59,13 @@ def page(report: Report, gates: Sequence[tuple[Slo, bool]] = ()) -> str:
         label: [(record.intended, took) for record, took in _times(records, from_sent=base == "done@sent")]
         for label, base in done.items()
     }
-    parts.append("<h2>Latency over time, s</h2>" + chart(over_time, "intended send, s", dots=True))
+    drawn = chart(over_time, "intended send, s", dots=True)
+    parts.append(f"<h2>Latency over time, s</h2>{drawn}" if drawn else "<p>Nothing was done.</p>")
     curves = {label: _curve(samples_of(records, base)) for label, base in done.items()}
     ticks = {float(place): word for place, word in enumerate(("50 %", "90 %", "99 %", "99.9 %"))}
-    parts.append("<h2>Percentiles, s</h2>" + chart(curves, "percentile", ticks=ticks))
-    parts.append("<h2>Jobs done a second</h2>" + chart({"done": _throughput(records)}, "s"))
+    if drawn:
+        parts.append("<h2>Percentiles, s</h2>" + chart(curves, "percentile", ticks=ticks))
+        parts.append(_titled("Jobs done a second", {"done": _throughput(records)}))
     parts.append(_server(report.samples))
     late = report.lateness
     text = f"sent late by {late['median_s'] * 1e3:.2f} ms (median), {late['longest_s'] * 1e3:.1f} ms (longest)"
@@ -83,11 +85,16 @@ def _times(records: Sequence[Record], *, from_sent: bool) -> list[tuple[Record, 
     return [(record, took) for record, took in times if took is not None]
 
 
-def _shown(report: Report, gate: Slo) -> str:
-    value = report.value(gate.metric)
-    if gate.metric in ("errors", "censored", "incorrect"):
+def shown(report: Report, metric: str) -> str:
+    """Return a figure of a run for people.
+
+    Raises:
+        ValueError: If there is no such figure.
+    """
+    value = report.value(metric)
+    if metric in ("errors", "censored", "incorrect"):
         return f"{(value or 0) * 100:.2f} %"
-    return f"{value:.3f} /s" if gate.metric == "throughput" and value is not None else seconds(value)
+    return f"{value:.3f} /s" if metric == "throughput" and value is not None else seconds(value)
 
 
 def _curve(samples: list[tuple[float, bool]]) -> list[tuple[float, float]]:
@@ -112,16 +119,34 @@ def _throughput(records: Sequence[Record]) -> list[tuple[float, float]]:
     return [((index + 0.5) * width, count / width) for index, count in enumerate(counts)]
 
 
-def _server(samples: Sequence[Any]) -> str:
+def _server(samples: Sequence[Sample]) -> str:
     if not samples:
         return ""
-    series = {name: [(item["at"], item[name]) for item in samples if name in item] for name in ("waiting", "running")}
-    text = "<h2>The server: jobs</h2>" + chart(series, "s")
-    occupancy = []
-    for before, after in itertools.pairwise(samples):
-        count = after.get("occupancy_count", 0) - before.get("occupancy_count", 0)
-        if count > 0:
-            occupancy.append((after["at"], (after["occupancy_sum"] - before["occupancy_sum"]) / count))
-    text += "<h2>The server: jobs on a device at its steps</h2>" + chart({"mean": occupancy}, "s")
-    gpu = [(item["at"], item["gpu"]) for item in samples if "gpu" in item]
-    return text + ("<h2>The server: GPU in use</h2>" + chart({"share": gpu}, "s") if gpu else "")
+    rows = [
+        (level.name, *(_amount(value) for value in (level.before, level.mean, level.highest, level.after)))
+        for level in levels(samples)
+    ]
+    text = "<h2>The server, by its metrics</h2>" + table(("", "before", "mean", "highest", "after"), rows)
+    during = {**growth(samples), **{f"{name} (mean)": value for name, value in means(samples).items()}}
+    text += table(("", "during the run"), [(name, _amount(value)) for name, value in during.items()])
+    for title, chosen in (
+        ("jobs", ("impasto_queue_depth", "impasto_jobs_running")),
+        ("GPUs in use", ("impasto_gpu_utilization_ratio",)),
+    ):
+        lines = {LEVELS[name]: [(item["at"], item[name]) for item in samples if name in item] for name in chosen}
+        text += _titled(f"The server: {title}", lines)
+    text += _titled("The server: jobs at a step", {"mean": series(samples, "jobs at a step")})
+    processors = {name: series(samples, f"{name} processors in use") for name in ("workers'", "server's")}
+    return text + _titled("The server: processors in use", processors)
+
+
+def _titled(title: str, lines: Mapping[str, Points]) -> str:
+    drawn = chart(lines, "s")
+    return f"<h2>{html.escape(title)}</h2>{drawn}" if drawn else ""
+
+
+def _amount(value: float) -> str:
+    for size, unit in ((1e9, " G"), (1e6, " M")):
+        if value >= size:
+            return f"{value / size:.2f}{unit}"
+    return f"{value:.4g}"
