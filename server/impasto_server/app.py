@@ -101,7 +101,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     store = _store(config, folder)
     metrics = Metrics()
     metrics.expect(_methods(), (worker.name for worker in workers))
-    dispatcher = Dispatcher(config, store, workers, metrics)
+    dispatcher = Dispatcher(config, store, workers, metrics, tracing)
     interceptor = CallInterceptor(metrics, identify, tracing)
     server = grpc.aio.server(options=options(config), interceptors=[interceptor], compression=grpc.Compression.NoCompression)
     uploads = Uploads(folder / "uploads", config.retention_s, config.max_message_bytes, config.max_data_mib * MIB)
@@ -137,7 +137,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
         if metrics_server is not None:
             await asyncio.to_thread(metrics_server.shutdown)
             metrics_server.server_close()
-        tracing.stop()
+        await asyncio.to_thread(tracing.stop)
         closing.close()
 
 

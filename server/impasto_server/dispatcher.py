@@ -57,6 +57,7 @@ from impasto_server.provenance import provenance
 from impasto_server.quotas import Quota, Quotas
 from impasto_server.scheduler import Assignment, Scheduler, Ticket
 from impasto_server.store import JobStore
+from impasto_server.tracing import NoTracing, Tracing
 from impasto_server.workers import WorkerHandle
 
 logger = logging.getLogger(__name__)
@@ -110,14 +111,21 @@ class Dispatcher:
         store: Where jobs are kept; what an earlier process left there goes on.
         workers: Handles of workers that are not started yet.
         metrics: Where things are counted; by default where nobody looks.
+        tracing: Where spans of jobs go.
     """
 
     def __init__(
-        self, config: ServerConfig, store: JobStore, workers: Sequence[WorkerHandle], metrics: Metrics | None = None
+        self,
+        config: ServerConfig,
+        store: JobStore,
+        workers: Sequence[WorkerHandle],
+        metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._config = config
         self._store = store
         self._metrics = metrics or Metrics()
+        self._tracing = tracing or NoTracing()
         self._quotas = Quotas(Quota(config.max_client_jobs, config.max_client_jobs_per_minute, config.max_client_pixels))
         self._pace = Pace()
         self._on_device: dict[str, int] = {}
@@ -238,7 +246,8 @@ class Dispatcher:
         self._quotas.check(owner, pixels, now)
         self._numbers += 1
         job_id = secrets.token_hex(8)
-        job = Job(job_id, self._numbers, request_id, digest, detached, spec, created=time.time(), owner=owner)
+        trace = self._tracing.current()
+        job = Job(job_id, self._numbers, request_id, digest, detached, spec, created=time.time(), owner=owner, trace=trace)
         self._quotas.book(owner, job_id, pixels, now)
         self._store.add(job)
         self._live[job.job_id] = _Live(accepted=now)
@@ -790,6 +799,7 @@ class Dispatcher:
         self._scheduler.remove(job.job_id)
         self._release(job)
         self._metrics.job_ended(job)
+        self._tracing.job(job)
         live = self._live[job.job_id]
         live.remaining_s = 0.0
         if live.alarm:

@@ -15,9 +15,9 @@ from google.protobuf.message import DecodeError
 
 from impasto_server.access import ANYBODY, PRINCIPAL, Principal
 from impasto_server.jobs import ServiceError
-from impasto_server.metrics import Method, Metrics, code_label
+from impasto_server.metrics import CODES, Method, Metrics, code_label
 from impasto_server.status import abort
-from impasto_server.tracing import NoTracing, Tracing
+from impasto_server.tracing import NoTracing, Span, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +99,11 @@ class _Call:
         """Return a handler of one response."""
 
         async def handle(request: Any, context: Any) -> Any:
-            began = self._begin()
+            begun = self._begin(context)
             ending: BaseException | None = None
             try:
-                with self._tracing.call(self._method.name, _metadata(context)):
-                    await self._admit(context)
-                    response = await inner(await self._requests(request, context, streams_requests), context)
+                await self._admit(context)
+                response = await inner(await self._requests(request, context, streams_requests), context)
             except BaseException as error:
                 ending = error
                 raise
@@ -112,7 +111,7 @@ class _Call:
                 self._sent.inc()
                 return response
             finally:
-                self._end(context, began, ending)
+                self._end(context, begun, ending)
 
         return handle
 
@@ -120,7 +119,7 @@ class _Call:
         """Return a handler of a stream of responses."""
 
         async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
-            began = self._begin()
+            begun = self._begin(context)
             ending: BaseException | None = None
             try:
                 await self._admit(context)
@@ -136,7 +135,7 @@ class _Call:
                 ending = error
                 raise
             finally:
-                self._end(context, began, ending)
+                self._end(context, begun, ending)
 
         return handle
 
@@ -146,9 +145,9 @@ class _Call:
         except ServiceError as error:
             await abort(context, error)
 
-    def _begin(self) -> float:
+    def _begin(self, context: Any) -> tuple[float, Span]:
         self._started.inc()
-        return time.monotonic()
+        return time.monotonic(), self._tracing.call(self._method.service, self._method.name, _metadata(context))
 
     async def _requests(self, request: Any, context: Any, streams: bool) -> Any:
         if streams:
@@ -161,7 +160,8 @@ class _Call:
             self._received.inc()
             yield await _whole(request, context)
 
-    def _end(self, context: Any, began: float, ending: BaseException | None) -> None:
+    def _end(self, context: Any, begun: tuple[float, Span], ending: BaseException | None) -> None:
+        began, span = begun
         seconds = time.monotonic() - began
         code = code_label(context.code())
         if isinstance(ending, (asyncio.CancelledError, GeneratorExit)):
@@ -170,6 +170,7 @@ class _Call:
             code = "Unknown"
         self._metrics.handled.labels(*self._method.labels, code).inc()
         self._handling.observe(seconds)
+        span.end(code, CODES[code])
         level = logging.WARNING if code in ("Internal", "Unknown", "DataLoss") else logging.DEBUG
         details = {"method": self._method.name, "code": code, "seconds": round(seconds, 4), "caller": PRINCIPAL.get().name}
         logger.log(level, "%s ended with %s", self._method.name, code, extra=details)

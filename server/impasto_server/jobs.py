@@ -175,6 +175,7 @@ class Job:
         detached: Whether the job goes on when nobody waits for it.
         losses_of_worker: How often its worker died under it.
         owner: Who handed it in; empty where nobody is told apart.
+        trace: The call that handed it in, as a ``traceparent``; empty without traces.
     """
 
     job_id: str
@@ -201,6 +202,7 @@ class Job:
     preemptions: int = 0
     losses_of_worker: int = 0
     owner: str = ""
+    trace: str = ""
 
 
 class PauseReason(Enum):

@@ -165,6 +165,10 @@ def code_label(code: Any) -> str:
     return _camel(code)
 
 
+CODES = {_camel(code): int(code.value[0]) for code in grpc.StatusCode}
+"""Numbers of the status codes by label."""
+
+
 async def watch_lag(metrics: Metrics, period_s: float = LAG_PERIOD_S) -> None:
     """Measure for ever how much later than asked for the event loop wakes a sleeper."""
     while True:

@@ -8,6 +8,7 @@ import hashlib
 import ipaddress
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import impasto
 from impasto.v1 import style_transfer_pb2 as pb
-from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
-from impasto_server import tracing
+from impasto_server import app, tracing
 from impasto_server.access import new_token
-from impasto_server.interceptor import CallInterceptor
 from impasto_server.metrics import Machine, Metrics
 
 from ..server.fakes import FakeWorker
@@ -358,30 +357,70 @@ def test_the_sync_client_sends_its_token(people: dict[str, str], png: Png, monke
     assert not any(people[name] in log for name in ("ann", "root"))
 
 
-async def test_calls_are_traced_within_the_callers_trace(spec: Any) -> None:
-    """A span for each call, its parent the caller's; one that fails is marked."""
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+
+
+async def test_calls_and_jobs_are_traced_within_the_callers_trace(
+    service: Any, spec: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A span for each call, streams too; a job's spans lie below the call that handed it in, and add up to its life."""
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+    from opentelemetry.trace import StatusCode
 
     exporter = InMemorySpanExporter()
-    traced = tracing.OpenTelemetry(exporter, batched=False)
+    monkeypatch.setattr(app, "tracing_to", lambda _: tracing.OpenTelemetry(exporter, batched=False))
+    async with service(FakeWorker(step_s=0.02), data_dir=str(tmp_path / "data")) as running:
+        stub, metadata = running.stub, (("traceparent", PARENT),)
+        job = (await stub.SubmitJob(pb.SubmitJobRequest(spec=spec(3)), metadata=metadata)).job
+        _ = [event async for event in stub.Progress(pb.ProgressRequest(job_id=job.job_id), metadata=metadata)]
+        await fails(stub.GetJob(pb.GetJobRequest(job_id="nothing"), metadata=metadata))
+        late = spec(1000)
+        late.time_limit.FromMilliseconds(100)
+        await fails(stub.Stylize(pb.StylizeRequest(spec=late), metadata=metadata))
+    spans = exporter.get_finished_spans()
+    assert {f"{span.context.trace_id:032x}" for span in spans} == {TRACE_ID}
+    calls = {span.name.rpartition("/")[2]: span for span in spans if "/" in span.name}
+    assert {name: span.attributes["rpc.grpc.status_code"] for name, span in calls.items()} == {
+        "SubmitJob": 0,
+        "Progress": 0,
+        "GetJob": 5,
+        "Stylize": 4,
+    }
+    assert {name for name, span in calls.items() if span.status.status_code is StatusCode.ERROR} == {"Stylize"}
+    done, failed = (span for span in spans if span.name == "job")
+    assert done.parent.span_id == calls["SubmitJob"].context.span_id
+    assert failed.parent.span_id == calls["Stylize"].context.span_id
+    assert done.attributes["impasto.job_id"] == job.job_id
+    assert (done.attributes["impasto.steps"], done.attributes["impasto.stop_reason"]) == (3, "steps")
+    assert failed.status.status_code is StatusCode.ERROR
+    parts = {span.name: span for span in spans if span.parent.span_id == done.context.span_id}
+    assert list(parts) == ["queue", "optimize", "encode"]
+    borders = [done.start_time, *(span.end_time for span in parts.values())]
+    assert borders == [*(span.start_time for span in parts.values()), done.end_time]
+    assert parts["optimize"].end_time - parts["optimize"].start_time > 0.04e9
 
-    class Servicer(pb_grpc.StyleTransferServiceServicer):
-        async def GetServerInfo(self, request: Any, context: Any) -> pb.GetServerInfoResponse:
-            return pb.GetServerInfoResponse(version="traced")
 
-    server = grpc.aio.server(interceptors=[CallInterceptor(Metrics(), tracing=traced)])
-    pb_grpc.add_StyleTransferServiceServicer_to_server(Servicer(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = pb_grpc.StyleTransferServiceStub(channel)
-        await stub.GetServerInfo(pb.GetServerInfoRequest(), metadata=(("traceparent", parent),))
-    await server.stop(None)
-    (span,) = exporter.get_finished_spans()
-    assert span.name == "GetServerInfo"
-    assert f"{span.context.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
-    traced.stop()
+async def test_traces_reach_a_collector(service: Any, spec: Any) -> None:
+    """By OTLP over gRPC: all of them, the last when the server stops."""
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+    names: list[str] = []
+
+    class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+        def Export(self, request: Any, context: Any) -> Any:
+            for group in request.resource_spans:
+                names.extend(span.name for scope in group.scope_spans for span in scope.spans)
+            return trace_service_pb2.ExportTraceServiceResponse()
+
+    collector = grpc.server(ThreadPoolExecutor(2))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Collector(), collector)
+    port = collector.add_insecure_port("127.0.0.1:0")
+    collector.start()
+    async with service(otlp_endpoint=f"127.0.0.1:{port}") as running:
+        await running.stub.Stylize(pb.StylizeRequest(spec=spec(3)))
+    collector.stop(None).wait()
+    assert sorted(names) == ["encode", f"{SERVICE}/Stylize", "job", "optimize", "queue"]
 
 
 def test_traces_without_their_libraries_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
