@@ -218,7 +218,7 @@ def _serve_metrics(config: ServerConfig, metrics: Metrics) -> WSGIServer | None:
 
 async def _measure(dispatcher: Dispatcher, metrics: Metrics, version: str) -> None:
     while True:
-        dispatcher.measure()
+        dispatcher.gauges.measure()
         if (network := dispatcher.fleet.network) is not None:
             metrics.info.labels(version, network.id).set(1)
         await asyncio.sleep(MEASURE_S)

@@ -13,13 +13,15 @@ import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from impasto_server import images
+from impasto_server.admission import Admission
 from impasto_server.config import ServerConfig
-from impasto_server.fleet import MIB, Fleet
+from impasto_server.fleet import Fleet
+from impasto_server.gauges import Gauges
 from impasto_server.jobs import (
     Ended,
     Event,
@@ -38,8 +40,8 @@ from impasto_server.jobs import (
     not_found,
 )
 from impasto_server.journal import Journal
+from impasto_server.live import Live
 from impasto_server.metrics import Metrics
-from impasto_server.pace import Pace, work
 from impasto_server.protocol import (
     Cancel,
     Checkpointed,
@@ -54,7 +56,6 @@ from impasto_server.protocol import (
     checkpoint_files,
 )
 from impasto_server.provenance import provenance
-from impasto_server.quotas import Quota, Quotas
 from impasto_server.scheduler import Assignment, Scheduler, Ticket
 from impasto_server.store import JobStore
 from impasto_server.tracing import NoTracing, Tracing
@@ -70,37 +71,6 @@ LONGEST_HEARTBEAT_S = 20.0
 """But no watcher waits longer than this: clients take a server for lost that is silent for half a minute."""
 PARKING_S = 10.0
 """How long workers may take to write the states of their jobs when the server stops."""
-
-
-@dataclass
-class _Live:
-    """What a job has besides its record while somebody may care: clocks, events and who waits.
-
-    Attributes:
-        left: Set when the job has left its worker for good, or ended.
-        going_on: Whether the next start goes on after a pause, which does not count as an attempt.
-        pausing: Whether PauseJob asked for the job's leaving.
-        overdue: Whether the time limit has come, and the job was told to end as it stands.
-        alarm: Rings at the time limit.
-        stepped: When its last step was told, or it began.
-        elapsed_s: What its steps took by then.
-        remaining_s: What its worker thought was left by then.
-        checkpointed: When its state was written last, or it began.
-    """
-
-    accepted: float
-    journal: Journal = field(default_factory=Journal)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    left: asyncio.Event = field(default_factory=asyncio.Event)
-    waiters: int = 0
-    going_on: bool = False
-    pausing: bool = False
-    overdue: bool = False
-    alarm: asyncio.TimerHandle | None = None
-    stepped: float = 0.0
-    elapsed_s: float = 0.0
-    remaining_s: float = 0.0
-    checkpointed: float = 0.0
 
 
 class Dispatcher:
@@ -126,12 +96,11 @@ class Dispatcher:
         self._store = store
         self._metrics = metrics or Metrics()
         self._tracing = tracing or NoTracing()
-        self._quotas = Quotas(Quota(config.max_client_jobs, config.max_client_jobs_per_minute, config.max_client_pixels))
-        self._pace = Pace()
-        self._on_device: dict[str, int] = {}
         self._scheduler = Scheduler(config.max_queued_jobs)
         self.fleet = Fleet(config, workers, self._on_worker, self._on_report, self._on_lost)
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, Live] = {}
+        self._admission = Admission(config, store, self._scheduler, self.fleet, self._live)
+        self.gauges = Gauges(config, self._metrics, store, self._scheduler, self.fleet, self._admission, self._live)
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = 0
         self._committing = 0
@@ -182,43 +151,12 @@ class Dispatcher:
             raise ServiceError("UNAVAILABLE", "DRAINING", "the server is shutting down; try another", retry_s=5.0)
         if not self.fleet.any_ready:
             raise ServiceError("UNAVAILABLE", "STARTING", "no worker is ready yet", retry_s=1.0)
-        if self._scheduler.queued + self._committing >= self._config.max_queued_jobs:
-            waiting = self._scheduler.queued
-            raise self._queue_full(f"{waiting} jobs wait, which is the limit", str(self._config.max_queued_jobs))
-        limit_s = self._config.max_queued_work_s
-        if limit_s and (work_s := self.queued_work_s()) >= limit_s:
-            raise self._queue_full(f"about {work_s:.0f} s of work wait, and {limit_s:g} s may", f"{limit_s:g} s")
-        self._quotas.check(owner, 0, time.monotonic())
-        self._store.check()
+        self._admission.check_room(owner, self._committing)
         return None
-
-    def _queue_full(self, text: str, limit: str) -> ServiceError:
-        waiting, running = str(self._scheduler.queued), str(self._scheduler.running)
-        metadata = {"queued": waiting, "running": running, "limit": limit}
-        return ServiceError("RESOURCE_EXHAUSTED", "QUEUE_FULL", text, metadata=metadata, retry_s=5.0)
-
-    def queued_work_s(self) -> float:
-        """Return how long the steps of all waiting jobs are estimated to take."""
-        return sum(self._steps_s(self._known(job_id)) or 0.0 for job_id in self._scheduler.waiting())
 
     def estimate(self, job: Job) -> tuple[float, float] | None:
         """Return in how many seconds a job is estimated to start and to end; None if nobody knows yet, or it has ended."""
-        own_s = self._steps_s(job)
-        if own_s is None or job.state.ended or job.state is JobState.PAUSED:
-            return None
-        if job.state is JobState.RUNNING:
-            return 0.0, own_s
-        running = [live for live in self._live.values() if live.remaining_s and not live.ended.is_set()]
-        ahead_s = sum(live.remaining_s for live in running)
-        for job_id in self._scheduler.waiting():
-            if job_id == job.job_id:
-                break
-            ahead_s += self._steps_s(self._known(job_id)) or 0.0
-        start_s = ahead_s / max(1, len(self.fleet.workers))
-        return start_s, start_s + own_s
-
-    def _steps_s(self, job: Job) -> float | None:
-        return self._pace.seconds(job.spec.width, job.spec.height, job.spec.parameters, job.step)
+        return self._admission.estimate(job)
 
     async def validate(self, spec: JobSpec, owner: str = "") -> Job:
         """Return the job that a spec would become if it were handed in now, and hand nothing in.
@@ -226,8 +164,7 @@ class Dispatcher:
         Raises:
             ServiceError: As :meth:`submit`.
         """
-        self._check_memory(spec, self.fleet.ticket(spec))
-        self._quotas.check(owner, spec.width * spec.height, time.monotonic())
+        self._admission.check_job(spec, self.fleet.ticket(spec), owner)
         return Job("", 0, "", "", False, spec, created=time.time(), owner=owner)
 
     async def submit(self, spec: JobSpec, request_id: str, digest: str, *, detached: bool, owner: str = "") -> Job:
@@ -240,17 +177,16 @@ class Dispatcher:
         if known is not None:
             return await self.join(known, detached=detached)
         ticket = self.fleet.ticket(spec)
-        self._check_memory(spec, ticket)
+        self._admission.check_job(spec, ticket, owner)
         self._expire()
-        now, pixels = time.monotonic(), spec.width * spec.height
-        self._quotas.check(owner, pixels, now)
+        now = time.monotonic()
         self._numbers += 1
         job_id = secrets.token_hex(8)
         trace = self._tracing.current()
         job = Job(job_id, self._numbers, request_id, digest, detached, spec, created=time.time(), owner=owner, trace=trace)
-        self._quotas.book(owner, job_id, pixels, now)
+        self._admission.book(job, now)
         self._store.add(job)
-        self._live[job.job_id] = _Live(accepted=now)
+        self._live[job.job_id] = Live(accepted=now)
         admitting = asyncio.create_task(self._admit(job, replace(ticket, job_id=job.job_id, arrived=now)))
         try:
             await asyncio.shield(admitting)
@@ -266,7 +202,7 @@ class Dispatcher:
             await self._store.committed(job.job_id)
         except ServiceError:
             self._live.pop(job.job_id, None)
-            self._release(job)
+            self._admission.release(job)
             raise
         finally:
             self._committing -= 1
@@ -518,7 +454,7 @@ class Dispatcher:
             job = restored.job
             self._numbers = max(self._numbers, job.number)
             age = max(0.0, time.time() - job.created)
-            live = self._live[job.job_id] = _Live(time.monotonic() - age, Journal(restored.events))
+            live = self._live[job.job_id] = Live(time.monotonic() - age, Journal(restored.events))
             if job.state.ended:
                 if not restored.events or not isinstance(restored.events[-1], Ended):
                     self._store.put(job)
@@ -532,7 +468,7 @@ class Dispatcher:
             self._store.put(job)
             live.going_on = state is JobState.PAUSED
             self._set_alarm(job)
-            self._quotas.book(job.owner, job.job_id, job.spec.width * job.spec.height, -math.inf)
+            self._admission.book(job, -math.inf)
             if state is JobState.QUEUED:
                 self._enqueue(job)
                 logger.info("job %s is taken up again; it was at step %d", job.job_id, job.step)
@@ -547,7 +483,7 @@ class Dispatcher:
         self._metrics.ready.labels(name).set(1)
         seconds = self.fleet.seconds_per_pixel(name)
         if seconds:
-            self._pace.learn(name, seconds)
+            self._admission.pace.learn(name, seconds)
         unmeasured, self._unmeasured = self._unmeasured, set()
         for job_id in unmeasured:
             job = self._store.get(job_id)
@@ -587,7 +523,7 @@ class Dispatcher:
         self._metrics.ready.labels(name).set(0)
         lost = self._scheduler.worker_lost(name)
         for job_id in lost:
-            self._live[job_id].remaining_s = self._live[job_id].stepped = 0.0
+            self._live[job_id].stop()
             job = self._known(job_id)
             job = replace(job, losses_of_worker=job.losses_of_worker + 1)
             if job.losses_of_worker >= MAX_LOSSES:
@@ -626,7 +562,7 @@ class Dispatcher:
     def _on_parked(self, job: Job, step: int) -> None:
         live = self._live[job.job_id]
         live.going_on = True
-        live.remaining_s = live.stepped = 0.0
+        live.stop()
         self._scheduler.parked(job.job_id)
         if live.pausing and not live.overdue:
             live.pausing = False
@@ -644,45 +580,13 @@ class Dispatcher:
 
     def _pause(self, job: Job, reason: PauseReason, step: int) -> None:
         live = self._live[job.job_id]
-        live.remaining_s = live.stepped = 0.0
+        live.stop()
         self._store.put(replace(job, state=JobState.PAUSED, device="", step=step))
         self._tell(job.job_id, Paused(reason, step))
         logger.info("job %s is paused after %d steps", job.job_id, step)
 
-    def _count_step(self, job: Job, report: JobStepped) -> None:
-        live, metrics, device = self._live[job.job_id], self._metrics, job.device
-        together = max(1, self._on_device.get(device, 1))
-        seconds = max(0.0, report.elapsed_s - live.elapsed_s)
-        live.stepped, live.elapsed_s, live.remaining_s = time.monotonic(), report.elapsed_s, report.remaining_s
-        metrics.steps.labels(device).inc()
-        metrics.step_s.labels(device).observe(seconds)
-        metrics.occupancy.labels(device).observe(together)
-        if report.step == 1:
-            metrics.first_step_s.observe(live.stepped - live.accepted)
-        spec = job.spec
-        left = (work(spec.width, spec.height, spec.parameters, done) for done in (report.step - 1, report.step))
-        if (done := next(left) - next(left)) > 0 and seconds:
-            self._pace.learn(device, seconds / together / done)
-
-    def measure(self) -> None:
-        """Set the figures that say how things stand at this moment."""
-        now, metrics = time.monotonic(), self._metrics
-        self._on_device = self._scheduler.running_on()
-        for status in self.fleet.workers:
-            metrics.running.labels(status.handle.name).set(self._on_device.get(status.handle.name, 0))
-        waiting = self._scheduler.waiting()
-        metrics.queue_depth.set(len(waiting))
-        metrics.queue_age.set(max((now - self._live[job_id].accepted for job_id in waiting), default=0.0))
-        metrics.queue_work.set(self.queued_work_s())
-        states = ((live, self._store.get(job_id)) for job_id, live in self._live.items() if not live.ended.is_set())
-        running = [live for live, job in states if job and job.state is JobState.RUNNING and live.stepped]
-        metrics.last_step.set(max((now - live.stepped for live in running), default=0.0))
-        metrics.checkpoint_age.set(max((now - live.checkpointed for live in running), default=0.0))
-        metrics.storage.set(self._store.bytes_kept)
-        metrics.storage_limit.set(self._config.max_data_mib * MIB)
-
     def _on_step(self, job: Job, report: JobStepped) -> None:
-        self._count_step(job, report)
+        self.gauges.count_step(job, report)
         self._store.put(replace(job, step=report.step, losses=report.losses, optimize_s=report.elapsed_s))
         steps = job.spec.parameters.steps
         self._tell(job.job_id, Stepped(report.step, steps, report.losses, report.elapsed_s, report.remaining_s, report.preview))
@@ -718,12 +622,6 @@ class Dispatcher:
         if job is None:
             raise not_found(job_id)
         return job
-
-    def _check_memory(self, spec: JobSpec, ticket: Ticket) -> None:
-        if not self._scheduler.could_hold(ticket):
-            needed = -(-(ticket.demand.held + ticket.demand.passing) // MIB)
-            text = f"a canvas of {spec.width} x {spec.height} px needs about {needed} MiB, which no device here has for jobs"
-            raise invalid(("parameters.size_px", f"{text}; a smaller history takes less"))
 
     def _enqueue(self, job: Job, *, at_once: bool = False) -> None:
         """Let a job that was accepted earlier wait at its old place, or before all others, however full the queue is."""
@@ -797,7 +695,7 @@ class Dispatcher:
         job = replace(job, state=state, stop_reason=reason, error=error, ended=time.time())
         self._store.put(job)
         self._scheduler.remove(job.job_id)
-        self._release(job)
+        self._admission.release(job)
         self._metrics.job_ended(job)
         self._tracing.job(job)
         live = self._live[job.job_id]
@@ -810,9 +708,6 @@ class Dispatcher:
         about = {"job_id": job.job_id, "request_id": job.request_id, "owner": job.owner, "stop_reason": reason.value}
         logger.info("job %s %s after %d steps", job.job_id, state.value, job.step, extra=about)
         self._dispatch()
-
-    def _release(self, job: Job) -> None:
-        self._quotas.release(job.owner, job.job_id)
 
     def _expire(self) -> None:
         for job_id in self._store.expire(time.time()):

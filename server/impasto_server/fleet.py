@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from impasto_engine.architectures import ARCHITECTURES, RANDOM, random_seed, split
-from impasto_server.config import ServerConfig
+from impasto_server.config import MIB, ServerConfig
 from impasto_server.jobs import JobSpec, NetworkDescription, ServiceError
 from impasto_server.memory import NETWORK_BYTES
 from impasto_server.protocol import CannotStart, Command, Inspect, Inspected, JobReport, PassMeasured, Ready, Report
@@ -18,7 +18,6 @@ from impasto_server.workers import WorkerHandle
 logger = logging.getLogger(__name__)
 
 GPU_SLOTS = 16
-MIB = 1 << 20
 MAX_QUESTIONS = 4
 """Questions about features that are answered at a time: each holds the steps of a worker up for a moment."""
 MEMORY_SHARE = 0.8
