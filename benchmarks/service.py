@@ -169,7 +169,8 @@ from pathlib import Path
 from engine import CPU, make_job
 from impasto_engine.devices import prepare
 from impasto_engine.weights import load_network
-from impasto_server import worker
+from impasto_server.worker import Worker
+from impasto_server.worker_process import warm_up
 from impasto_server.jobs import JobSpec, OutputOptions, Raster, StylePicture
 from impasto_server.protocol import Start
 size, steps = int(sys.argv[1]), int(sys.argv[2])
@@ -179,9 +180,9 @@ raster = lambda pixels: Raster(size, size, pixels.numpy().tobytes())
 styles = (StylePicture(raster(job.styles[0].pixels), 1.0, ""),)
 spec = JobSpec(size, size, raster(job.content), styles, job.parameters, OutputOptions())
 network = load_network("builtin", CPU)
-worker._warm_up(network)
+warm_up(network)
 path = Path(tempfile.mkdtemp()) / "checkpoint"
-runner = worker.Worker(network, lambda report: None, ThreadPoolExecutor(1).submit, 5.0)
+runner = Worker(network, lambda report: None, ThreadPoolExecutor(1).submit, 5.0)
 runner.handle(Start("job", spec, str(path)))
 running = runner._jobs["job"]
 seconds, due = [], []
@@ -215,7 +216,8 @@ import json, sys
 from engine import CPU, make_job
 from impasto_engine.devices import PeakMemory, prepare
 from impasto_engine.weights import load_network
-from impasto_server import worker
+from impasto_server.worker import Worker
+from impasto_server.worker_process import warm_up
 from impasto_server.jobs import JobSpec, OutputOptions, Raster, StylePicture
 from impasto_server.protocol import Start
 size, precision = int(sys.argv[1]), sys.argv[2]
@@ -225,10 +227,10 @@ raster = lambda pixels: Raster(size, size, pixels.numpy().tobytes())
 styles = (StylePicture(raster(job.styles[0].pixels), 1.0, ""),)
 spec = JobSpec(size, size, raster(job.content), styles, job.parameters, OutputOptions())
 network = load_network("builtin", CPU)
-ready = worker._warm_up(network)
+ready = warm_up(network)
 arithmetic = ready.arithmetic if precision == "auto" else precision
 demand = ready.memory.demand(spec, arithmetic)
-runner = worker.Worker(network, lambda report: None)
+runner = Worker(network, lambda report: None)
 with PeakMemory(CPU) as peak:
     runner.handle(Start("job", spec))
     while not runner.idle:

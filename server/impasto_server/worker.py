@@ -1,70 +1,50 @@
-"""The worker process: one device, one resident network, running batches that jobs join and leave between steps."""
+"""A worker: one device, its networks, and running batches that jobs join and leave between steps."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import math
-import os
-import queue
-import signal
-import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from impasto_engine import painting
-from impasto_engine.batch import BatchKey, RunningBatch, Step, default_group_size
-from impasto_engine.devices import PeakMemory, auto_precision, describe, free_memory, prepare
+from impasto_engine.batch import BatchKey, RunningBatch, Step
+from impasto_engine.devices import PeakMemory
 from impasto_engine.networks import Network
-from impasto_engine.objective import StackedObjectives, to_canvas, to_pixels
-from impasto_engine.parameters import Arithmetic, Parameters
-from impasto_engine.weights import WeightsError, available, load_network
-from impasto_server import checkpoints, images
+from impasto_server import checkpoints, images, tensors
 from impasto_server.checkpoints import Checkpoint
-from impasto_server.jobs import JobSpec, Losses, NetworkDescription, Plane, Raster, StopReason, StylePicture
-from impasto_server.memory import MemoryModel
+from impasto_server.jobs import JobSpec, Losses, StopReason
 from impasto_server.protocol import (
     Cancel,
-    CannotStart,
     Checkpointed,
     Command,
-    FilterResponse,
     Finish,
     Inspect,
-    Inspected,
     JobFailed,
     JobPainted,
     JobParked,
     JobStarted,
     JobStepped,
     PassMeasured,
-    Ready,
     Report,
     Start,
-    WorkerSettings,
     checkpoint_files,
 )
+from impasto_server.residents import Residents, described
 
 logger = logging.getLogger(__name__)
-WARM_UP_SIDE_PX = 256
-WARM_UP_ROUNDS = 6
-"""The first pays for what the libraries keep; of the others the least counts, since stray allocations raise some."""
-MAX_IDLE_NETWORKS = 3
-"""Networks kept that no job uses, beside the default."""
 PREVIEW_QUALITY = 85
 COST_SHARE = 50
 """A job's state is kept no more often than after so many times what that costs, however short the interval."""
 CPU_CONTENTION = 1.5
 """How much longer than its own time a second's work on another thread holds up steps on a CPU, about (measured)."""
-_OTHER_ARITHMETIC: dict[Arithmetic, tuple[Arithmetic, float]] = {"bfloat16": ("float32", 2.0), "float32": ("bfloat16", 0.5)}
 
 
 @dataclass
@@ -114,7 +94,7 @@ class Worker:
         graphs: bool = False,
     ) -> None:
         self._network = network
-        self._networks = OrderedDict({described(network).id: network})
+        self._residents = Residents(network)
         self._graphs = graphs
         self._send = send
         self._later = later
@@ -164,7 +144,7 @@ class Worker:
                     with self._failures((job_id,)):
                         self._report(job_id, step)
         if self._questions:
-            self._send(self._inspect(self._questions.popleft()))
+            self._send(self._residents.inspect(self._questions.popleft(), self._used()))
         for job_id, running in self._jobs.items():
             if running.checkpoint and not running.writing and time.monotonic() >= running.due:
                 self._save(job_id, running, running.checkpoint)
@@ -183,8 +163,8 @@ class Worker:
         return reports
 
     def _join(self, command: Start) -> None:
-        job = _to_engine(command.spec)
-        network = self._resident(command.spec.parameters.network)
+        job = tensors.to_engine(command.spec)
+        network = self._residents.get(command.spec.parameters.network, self._used())
         key = job.key(network.device)
         owner = f"{command.job_id} {network.weights.sha256} {key.precision}"
         path = Path(command.checkpoint) if command.checkpoint else None
@@ -209,33 +189,8 @@ class Worker:
         hits, misses = self._styles.take_counts()
         self._send(JobStarted(command.job_id, key.precision, done, note, described(network), hits, misses))
 
-    def _resident(self, name: str) -> Network:
-        """Return a network by its name, loaded if it is not here; those that nobody uses make room in order of last use."""
-        if not name:
-            return self._network
-        if name not in self._networks:
-            used = {id(running.batch.network) for running in self._jobs.values()} | {id(self._network)}
-            idle = [key for key, network in self._networks.items() if id(network) not in used]
-            for key in idle[: max(0, len(idle) - MAX_IDLE_NETWORKS + 1)]:
-                del self._networks[key]
-            logger.info("loading %s", name)
-            self._networks[name] = load_network(name, self._network.device)
-        self._networks.move_to_end(name)
-        return self._networks[name]
-
-    def _inspect(self, command: Inspect) -> Inspected:
-        try:
-            network = self._resident(command.network)
-            canvas = to_canvas(_pixels(command.picture), network.device)
-            seen = network.features(canvas, (command.layer,), command.pooling)[command.layer][0]
-            spread = seen.flatten(1).std(dim=1, correction=0)
-            strongest = spread.argsort(descending=True, stable=True)[: command.count].tolist()
-            responses = tuple(_response(seen[index], index) for index in command.filters or strongest)
-        except Exception as error:
-            # Whatever it is, the jobs here have nothing to do with it.
-            logger.exception("a question about features could not be answered")
-            return Inspected(command.number, error=str(error).partition("\n")[0] or type(error).__name__)
-        return Inspected(command.number, responses, described(network))
+    def _used(self) -> list[Network]:
+        return [running.batch.network for running in self._jobs.values()]
 
     def _batch(self, network: Network, level: painting.Level) -> RunningBatch:
         batch = RunningBatch(network, level.job.key(network.device), graphs=self._graphs)
@@ -322,7 +277,7 @@ class Worker:
             canvas = painting.next_canvas(canvas[0], before.job, after.job, self._network.device)
         self._leave(job_id)
         picture = painting.finished(canvas[0], running.levels[-1].job)
-        self._send(JobPainted(job_id, reason, _raster(picture)))
+        self._send(JobPainted(job_id, reason, tensors.raster(picture)))
 
     def _preview(self, running: _Running, job_id: str) -> bytes:
         canvas = painting.finished(running.batch.canvas(job_id), running.level.job)
@@ -330,7 +285,7 @@ class Worker:
         if scale < 1:
             size = [max(1, round(side * scale)) for side in canvas.shape[1:]]
             canvas = F.interpolate(canvas[None], size=size, mode="bilinear", antialias=True)[0]
-        return images.encode(_raster(canvas), "jpeg", PREVIEW_QUALITY)
+        return images.encode(tensors.raster(canvas), "jpeg", PREVIEW_QUALITY)
 
     def _leave(self, job_id: str) -> None:
         self._leave_batch(job_id)
@@ -366,18 +321,6 @@ def _batch_key(batch: RunningBatch) -> tuple[str, BatchKey]:
     return f"{batch.network.name} {batch.network.weights.sha256}", batch.key
 
 
-def described(network: Network) -> NetworkDescription:
-    """Return what jobs are told of a network."""
-    return NetworkDescription(network.name, network.weights.name, network.weights.sha256, network.layers)
-
-
-def _response(values: torch.Tensor, index: int) -> FilterResponse:
-    low, high = float(values.min()), float(values.max())
-    grey = (((values - low) / max(high - low, 1e-12)).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    picture = images.encode_grey(Plane(grey.shape[1], grey.shape[0], grey.numpy().tobytes()))
-    return FilterResponse(index, picture, low, high, float(values.mean()), float(values.std(correction=0)))
-
-
 class _Failures:
     """Turns an exception of the engine into failed jobs instead of a dead worker."""
 
@@ -393,117 +336,3 @@ class _Failures:
             return False
         self._worker.fail(self._job_ids, error)
         return True
-
-
-def worker_main(connection: Connection, settings: WorkerSettings) -> None:
-    """Run a worker until its pipe closes. The entry point of the spawned process."""
-    # The server decides when to stop: it closes the pipe. A Ctrl-C at the terminal reaches the whole process group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    device = torch.device(settings.device)
-    prepare(device)
-    try:
-        network = load_network(settings.weights, device)
-        ready = _warm_up(network)
-    except (WeightsError, RuntimeError) as error:
-        connection.send(CannotStart(str(error)))
-        return
-    sending = threading.Lock()
-
-    def send(report: Report) -> None:
-        try:
-            with sending:
-                connection.send(report)
-        except (BrokenPipeError, OSError):
-            os._exit(0)  # the server is gone; see _receive
-
-    send(ready)
-    commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, commands), daemon=True).start()
-    writer = ThreadPoolExecutor(1, "writer")
-    worker = Worker(network, send, writer.submit, settings.checkpoint_interval_s, graphs=settings.cuda_graphs)
-    while True:
-        for command in _drain(commands, wait=worker.idle):
-            worker.handle(command)
-        worker.step()
-
-
-def _receive(connection: Connection, commands: queue.SimpleQueue[Command]) -> None:
-    try:
-        while True:
-            commands.put(connection.recv())
-    except (EOFError, OSError):
-        # The server is gone or wants us gone; whatever is being computed is of no use to anybody.
-        os._exit(0)
-
-
-def _drain(commands: queue.SimpleQueue[Command], *, wait: bool) -> Iterator[Command]:
-    try:
-        yield commands.get(block=wait)
-        while True:
-            yield commands.get_nowait()
-    except queue.Empty:
-        return
-
-
-def _warm_up(network: Network) -> Ready:
-    """Evaluate a canvas, so that the first job does not pay for the libraries' first calls, and measure what it takes."""
-    device = network.device
-    arithmetic = auto_precision(device)
-    side = WARM_UP_SIDE_PX
-    grey = torch.full((side, side, 3), 128, dtype=torch.uint8)
-    job = painting.Job(side, side, grey, (painting.Style(grey),), Parameters(size_px=side))
-    canvas = painting.first_canvas(job, device)
-    takes, seconds = [], math.inf
-    for _ in range(WARM_UP_ROUNDS):
-        with PeakMemory(device) as preparing:
-            objectives = StackedObjectives([painting.objective(network, job)], network)
-        with PeakMemory(device) as passing:
-            began = time.perf_counter()
-            objectives.evaluate(network, canvas, job.parameters.pooling, arithmetic).terms.tolist()
-            seconds = min(seconds, time.perf_counter() - began)
-        takes.append((passing.taken, preparing.taken))
-    memory = MemoryModel()
-    # The first time the libraries also take what they keep for good; of the others a stray allocation can raise one.
-    evaluated, prepared = (min(column) / side**2 for column in zip(*takes[1:], strict=True))
-    if evaluated:
-        other, factor = _OTHER_ARITHMETIC[arithmetic]
-        figures = {arithmetic: max(evaluated, prepared), other: max(evaluated * factor, prepared)}
-        memory = MemoryModel({**figures, "tf32": figures["float32"]})
-    group = default_group_size(device)
-    names = available()
-    pace = seconds / side**2
-    return Ready(describe(device), described(network), arithmetic, group, memory, free_memory(device), names, pace)
-
-
-def _to_engine(spec: JobSpec) -> painting.Job:
-    return painting.Job(
-        spec.height,
-        spec.width,
-        _pixels(spec.content) if spec.content else None,
-        tuple(_style(style) for style in spec.styles),
-        spec.parameters,
-        _mask(spec.mask),
-        _pixels(spec.init_image) if spec.init_image else None,
-    )
-
-
-def _style(style: StylePicture) -> painting.Style:
-    # Statistics of a part of a picture are not worth keeping: masks seldom come twice.
-    digest = "" if style.mask else style.digest
-    return painting.Style(_pixels(style.picture), style.weight, digest, _mask(style.mask), _mask(style.region))
-
-
-def _mask(plane: Plane | None) -> torch.Tensor | None:
-    if plane is None:
-        return None
-    return torch.frombuffer(bytearray(plane.values), dtype=torch.uint8).view(plane.height, plane.width)
-
-
-def _pixels(picture: Raster) -> torch.Tensor:
-    return torch.frombuffer(bytearray(picture.rgb), dtype=torch.uint8).view(picture.height, picture.width, 3)
-
-
-def _raster(canvas: torch.Tensor) -> Raster:
-    pixels = to_pixels(canvas)
-    return Raster(pixels.shape[1], pixels.shape[0], pixels.numpy().tobytes())

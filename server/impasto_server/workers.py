@@ -79,7 +79,7 @@ class ProcessWorker:
 
 def _run(connection: Connection, settings: WorkerSettings) -> None:
     """Enter the worker process; only what runs there imports the engine's networks."""
-    from impasto_server.worker import worker_main  # noqa: PLC0415
+    from impasto_server.worker_process import worker_main  # noqa: PLC0415
 
     worker_main(connection, settings)
 

@@ -1,0 +1,113 @@
+"""The process around a worker: loads the network, measures the device, and carries commands and reports over the pipe."""
+
+from __future__ import annotations
+
+import math
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+
+import torch
+
+from impasto_engine import painting
+from impasto_engine.batch import default_group_size
+from impasto_engine.devices import PeakMemory, auto_precision, describe, free_memory, prepare
+from impasto_engine.networks import Network
+from impasto_engine.objective import StackedObjectives
+from impasto_engine.parameters import Arithmetic, Parameters
+from impasto_engine.weights import WeightsError, available, load_network
+from impasto_server.memory import MemoryModel
+from impasto_server.protocol import CannotStart, Command, Ready, Report, WorkerSettings
+from impasto_server.residents import described
+from impasto_server.worker import Worker
+
+WARM_UP_SIDE_PX = 256
+WARM_UP_ROUNDS = 6
+"""The first pays for what the libraries keep; of the others the least counts, since stray allocations raise some."""
+_OTHER_ARITHMETIC: dict[Arithmetic, tuple[Arithmetic, float]] = {"bfloat16": ("float32", 2.0), "float32": ("bfloat16", 0.5)}
+
+
+def worker_main(connection: Connection, settings: WorkerSettings) -> None:
+    """Run a worker until its pipe closes. The entry point of the spawned process."""
+    # The server decides when to stop: it closes the pipe. A Ctrl-C at the terminal reaches the whole process group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    device = torch.device(settings.device)
+    prepare(device)
+    try:
+        network = load_network(settings.weights, device)
+        ready = warm_up(network)
+    except (WeightsError, RuntimeError) as error:
+        connection.send(CannotStart(str(error)))
+        return
+    sending = threading.Lock()
+
+    def send(report: Report) -> None:
+        try:
+            with sending:
+                connection.send(report)
+        except (BrokenPipeError, OSError):
+            os._exit(0)  # the server is gone; see _receive
+
+    send(ready)
+    commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, commands), daemon=True).start()
+    writer = ThreadPoolExecutor(1, "writer")
+    worker = Worker(network, send, writer.submit, settings.checkpoint_interval_s, graphs=settings.cuda_graphs)
+    while True:
+        for command in _drain(commands, wait=worker.idle):
+            worker.handle(command)
+        worker.step()
+
+
+def _receive(connection: Connection, commands: queue.SimpleQueue[Command]) -> None:
+    try:
+        while True:
+            commands.put(connection.recv())
+    except (EOFError, OSError):
+        # The server is gone or wants us gone; whatever is being computed is of no use to anybody.
+        os._exit(0)
+
+
+def _drain(commands: queue.SimpleQueue[Command], *, wait: bool) -> Iterator[Command]:
+    try:
+        yield commands.get(block=wait)
+        while True:
+            yield commands.get_nowait()
+    except queue.Empty:
+        return
+
+
+def warm_up(network: Network) -> Ready:
+    """Evaluate a canvas, so that the first job does not pay for the libraries' first calls, and measure what it takes."""
+    device = network.device
+    arithmetic = auto_precision(device)
+    side = WARM_UP_SIDE_PX
+    grey = torch.full((side, side, 3), 128, dtype=torch.uint8)
+    job = painting.Job(side, side, grey, (painting.Style(grey),), Parameters(size_px=side))
+    canvas = painting.first_canvas(job, device)
+    takes, seconds = [], math.inf
+    for _ in range(WARM_UP_ROUNDS):
+        with PeakMemory(device) as preparing:
+            objectives = StackedObjectives([painting.objective(network, job)], network)
+        with PeakMemory(device) as passing:
+            began = time.perf_counter()
+            objectives.evaluate(network, canvas, job.parameters.pooling, arithmetic).terms.tolist()
+            seconds = min(seconds, time.perf_counter() - began)
+        takes.append((passing.taken, preparing.taken))
+    memory = MemoryModel()
+    # The first time the libraries also take what they keep for good; of the others a stray allocation can raise one.
+    evaluated, prepared = (min(column) / side**2 for column in zip(*takes[1:], strict=True))
+    if evaluated:
+        other, factor = _OTHER_ARITHMETIC[arithmetic]
+        figures = {arithmetic: max(evaluated, prepared), other: max(evaluated * factor, prepared)}
+        memory = MemoryModel({**figures, "tf32": figures["float32"]})
+    group = default_group_size(device)
+    names = available()
+    pace = seconds / side**2
+    return Ready(describe(device), described(network), arithmetic, group, memory, free_memory(device), names, pace)
