@@ -85,7 +85,8 @@ ENV PATH=/opt/venv/bin:${PATH} \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     IMPASTO_CACHE=/var/cache/impasto \
     IMPASTO_DATA_DIR=/var/lib/impasto \
-    IMPASTO_LISTEN=0.0.0.0:50051
+    IMPASTO_LISTEN=0.0.0.0:50051 \
+    IMPASTO_METRICS=0.0.0.0:9464
 
 ARG VERSION=dev
 ARG REVISION=unknown
@@ -99,8 +100,9 @@ USER 10001:10001
 WORKDIR /tmp
 EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
-# Follows the port of IMPASTO_LISTEN, and never goes through a proxy that the environment names.
+# Follows the port of IMPASTO_METRICS, which needs neither TLS nor a token; without one that of IMPASTO_LISTEN.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \
-    CMD no_grpc_proxy=127.0.0.1 impasto health --server "127.0.0.1:${IMPASTO_LISTEN##*:}"
+    CMD if [ -n "${IMPASTO_METRICS}" ]; then impasto health --http "127.0.0.1:${IMPASTO_METRICS##*:}"; \
+        else no_grpc_proxy=127.0.0.1 impasto health --server "127.0.0.1:${IMPASTO_LISTEN##*:}"; fi
 ENTRYPOINT ["impasto"]
 CMD ["serve"]

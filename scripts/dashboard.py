@@ -130,7 +130,7 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
                 "short",
                 [
                     (rate("process_cpu_seconds_total", "instance"), "server"),
-                    (f"rate({now('impasto_worker_cpu_seconds')}[5m])", "worker {{device}}"),
+                    (f"rate({now('impasto_worker_cpu_seconds_total')}[5m])", "worker {{device}}"),
                 ],
             ),
             (

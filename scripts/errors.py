@@ -13,6 +13,18 @@ from impasto_server.reasons import DOMAIN, REASONS, Reason
 PAGE = Path(__file__).parents[1] / "docs/ERRORS.md"
 
 
+OF_CLIENT = {
+    "INVALID_FIELD": ("InvalidRequest", "An option has a value of the wrong kind; all such are named."),
+    "UNREADABLE": ("InvalidRequest", "A file cannot be read."),
+    "MESSAGE_TOO_LARGE": ("InvalidRequest", "The pictures are larger than the server takes in one message; upload them."),
+    "NO_PROVENANCE": ("InvalidRequest", "The picture does not say how it was made (redo)."),
+    "UNAVAILABLE": ("Unavailable", "No server answers there."),
+    "TLS_FAILED": ("Unavailable", "The server's certificate is not trusted, is for another name, or it speaks no TLS."),
+    "SILENT": ("Unavailable", "A watched server has said nothing for half a minute."),
+    "DEADLINE_EXCEEDED": ("DeadlineExceeded", "The time given to the call was not enough."),
+}
+
+
 def exception(name: str, reason: Reason) -> str:
     """Return the exception of the Python client."""
     status = status_pb2.Status()
@@ -40,6 +52,14 @@ def page() -> str:
         job = " Also of jobs." if reason.of_job else ""
         kind = exception(name, reason)
         lines.append(f"| `{name}` | {reason.code} | `{kind}` | {reason.meaning}{job} | {reason.advice} | {keys} |")
+    lines += [
+        "",
+        "The Python client makes some itself, before or without a server's answer:",
+        "",
+        "| reason | exception | meaning |",
+        "|---|---|---|",
+        *(f"| `{name}` | `{kind}` | {meaning} |" for name, (kind, meaning) in OF_CLIENT.items()),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -81,7 +81,7 @@ class ServerProcess:
         assert self.process.stderr
         for line in self.process.stderr:
             self.log.append(line)
-            if found := re.search(r"serving on (\S+)", line):
+            if found := re.search(r'serving on ([^\s"]+)', line):
                 return found.group(1)
         raise AssertionError("the server did not start:\n" + "".join(self.log))
 

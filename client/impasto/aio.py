@@ -29,7 +29,7 @@ from impasto.requests import (
     upload_requests,
 )
 from impasto.results import Event, Features, Finished, JobInfo, Result, ServerInfo, Step
-from impasto.security import Credentials
+from impasto.security import Credentials, checked
 from impasto.transport import channel_options, check_size, error_of
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
@@ -50,13 +50,14 @@ class AsyncClient:
         self.server = server_address(server)
         self.patience_s = patience_s
         self._met = False
-        credentials = (credentials or Credentials()).completed()
-        secured, options = credentials.channel_credentials(), channel_options(self.server)
+        given = checked(credentials)
+        secured, options = given.channel_credentials(), channel_options(self.server)
+        self.secured = secured is not None
         if secured:
             self._channel = grpc.aio.secure_channel(self.server, secured, options=options)
         else:
             self._channel = grpc.aio.insecure_channel(self.server, options=options)
-        self._stub: Any = credentials.authorized(pb_grpc.StyleTransferServiceStub(self._channel))
+        self._stub: Any = given.authorized(pb_grpc.StyleTransferServiceStub(self._channel))
         self._limit_bytes: int | None = None
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
@@ -164,7 +165,7 @@ class AsyncClient:
             try:
                 answer = await self._stub.UploadImage(requests, timeout=UPLOAD_TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
-                await asyncio.sleep(patience.delay(error_of(error, self.server)))
+                await asyncio.sleep(patience.delay(error_of(error, self.server, secured=self.secured)))
                 ask_only, offset = True, 0
                 continue
             self._met = True
@@ -180,7 +181,7 @@ class AsyncClient:
             call = self._stub.DownloadImage(pb.DownloadImageRequest(image_id=image_id), timeout=UPLOAD_TIMEOUT_S)
             return b"".join([piece.chunk async for piece in call])
         except grpc.aio.AioRpcError as error:
-            raise error_of(error, self.server) from None
+            raise error_of(error, self.server, secured=self.secured) from None
 
     def job(self, job_id: str) -> AsyncJob:
         """Return a handle on a job by its id."""
@@ -213,7 +214,7 @@ class AsyncClient:
             try:
                 answer = await method(request, timeout=patience.left_s)
             except grpc.aio.AioRpcError as error:
-                await asyncio.sleep(patience.delay(error_of(error, self.server)))
+                await asyncio.sleep(patience.delay(error_of(error, self.server, secured=self.secured)))
             else:
                 self._met = True
                 return answer
@@ -265,7 +266,7 @@ class AsyncJob:
                         return  # however the stream ends: the end would be told again
             except grpc.aio.AioRpcError as error:
                 again = again or after is not None
-                await asyncio.sleep(patience.delay(error_of(error, client.server)))
+                await asyncio.sleep(patience.delay(error_of(error, client.server, secured=client.secured)))
             except TimeoutError:
                 again = again or after is not None
                 await asyncio.sleep(patience.delay(transport.silence(client.server)))

@@ -27,7 +27,7 @@ from impasto.requests import (
     upload_requests,
 )
 from impasto.results import Event, Features, Finished, JobInfo, Result, ServerInfo, Step
-from impasto.security import Credentials
+from impasto.security import Credentials, checked
 from impasto.transport import SMALL_BYTES, Watchdog, channel_options, check_size, error_of, silence
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
@@ -55,13 +55,14 @@ class Client:
         self.server = server_address(server)
         self.patience_s = patience_s
         self._met = False
-        credentials = (credentials or Credentials()).completed()
-        secured, options = credentials.channel_credentials(), channel_options(self.server)
+        given = checked(credentials)
+        secured, options = given.channel_credentials(), channel_options(self.server)
+        self.secured = secured is not None
         if secured:
             self._channel = grpc.secure_channel(self.server, secured, options=options)
         else:
             self._channel = grpc.insecure_channel(self.server, options=options)
-        self._stub = credentials.authorized(pb_grpc.StyleTransferServiceStub(self._channel))
+        self._stub = given.authorized(pb_grpc.StyleTransferServiceStub(self._channel))
         self._limit_bytes: int | None = None
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
@@ -227,7 +228,7 @@ class Client:
             try:
                 answer = self._stub.UploadImage(requests, timeout=UPLOAD_TIMEOUT_S)
             except grpc.RpcError as error:
-                time.sleep(patience.delay(error_of(error, self.server)))
+                time.sleep(patience.delay(error_of(error, self.server, secured=self.secured)))
                 ask_only, offset = True, 0
                 continue
             self._met = True
@@ -247,7 +248,7 @@ class Client:
             pieces = self._stub.DownloadImage(pb.DownloadImageRequest(image_id=image_id), timeout=UPLOAD_TIMEOUT_S)
             return b"".join(piece.chunk for piece in pieces)
         except grpc.RpcError as error:
-            raise error_of(error, self.server) from None
+            raise error_of(error, self.server, secured=self.secured) from None
 
     def job(self, job_id: str) -> Job:
         """Return a handle on a job by its id; whether there is such a job shows when it is asked."""
@@ -294,7 +295,7 @@ class Client:
             try:
                 answer = method(request, timeout=patience.left_s)
             except grpc.RpcError as error:
-                time.sleep(patience.delay(error_of(error, self.server)))
+                time.sleep(patience.delay(error_of(error, self.server, secured=self.secured)))
             else:
                 self._met = True
                 return answer
@@ -370,7 +371,7 @@ class Job:
                         return  # however the stream ends: the end would be told again
             except grpc.RpcError as error:
                 again = again or after is not None
-                cause = silence(client.server) if watchdog.silent else error_of(error, client.server)
+                cause = silence(client.server) if watchdog.silent else error_of(error, client.server, secured=client.secured)
                 time.sleep(patience.delay(cause))
             else:
                 return

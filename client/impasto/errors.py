@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from impasto.reach import why_not
+
 
 @dataclass(frozen=True)
 class Violation:
@@ -117,7 +119,9 @@ _BY_REASON: Mapping[str, type[ImpastoError]] = {
 }
 
 
-def from_status(code: grpc.StatusCode, message: str, details: bytes | None, target: str) -> ImpastoError:
+def from_status(
+    code: grpc.StatusCode, message: str, details: bytes | None, target: str, *, secured: bool = False
+) -> ImpastoError:
     """Return the exception for a gRPC status.
 
     Args:
@@ -125,6 +129,7 @@ def from_status(code: grpc.StatusCode, message: str, details: bytes | None, targ
         message: Its message.
         details: The serialized google.rpc.Status from ``grpc-status-details-bin``, if there was one.
         target: Address that was called, for the message of a server that does not answer.
+        secured: Whether the client spoke TLS, likewise.
     """
     info, violations, retry = error_details_pb2.ErrorInfo(), [], None
     for packed in status_pb2.Status.FromString(details).details if details else ():
@@ -136,8 +141,9 @@ def from_status(code: grpc.StatusCode, message: str, details: bytes | None, targ
         elif packed.Unpack(delay):
             retry = delay.retry_delay.seconds + delay.retry_delay.nanos / 1e9
     kind = _BY_REASON.get(info.reason) or _BY_CODE.get(code, ServerError)
+    reason = info.reason or code.name
     if kind is Unavailable and not info.reason:
-        message = f"no impasto server answers at {target} ({message})"
+        reason, message = why_not(target, message, secured=secured)
     if kind is DeadlineExceeded and not info.reason:
         message = "not done within the time given"
     if kind is Overloaded and not info.reason:
@@ -145,7 +151,7 @@ def from_status(code: grpc.StatusCode, message: str, details: bytes | None, targ
         kind = InvalidRequest
     return kind(
         message or code.name,
-        reason=info.reason or code.name,
+        reason=reason,
         metadata=dict(info.metadata),
         violations=tuple(violations),
         retry_after_s=retry,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -21,9 +21,15 @@ _KINDS: Mapping[int, str] = {
 }
 
 
-def invalid(field: str, text: str) -> InvalidRequest:
+def invalid(field: str, text: str, reason: str = "INVALID_FIELD") -> InvalidRequest:
     """Return the error for one field."""
-    return InvalidRequest(f"{field}: {text}", reason="INVALID_FIELD", violations=(Violation(field, text),))
+    return InvalidRequest(f"{field}: {text}", reason=reason, violations=(Violation(field, text),))
+
+
+def together(wrong: Sequence[InvalidRequest]) -> InvalidRequest:
+    """Return one error that names all fields."""
+    violations = tuple(violation for error in wrong for violation in error.violations)
+    return InvalidRequest("; ".join(map(str, wrong)), reason=wrong[0].reason, violations=violations)
 
 
 def assign(target: Any, name: str, value: Any, path: str) -> None:

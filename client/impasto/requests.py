@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict
 
-from impasto.fields import assign, invalid, set_layers, set_schedule, set_span
+from impasto.errors import InvalidRequest
+from impasto.fields import assign, invalid, set_layers, set_schedule, set_span, together
 from impasto.pictures import Picture, fill
 from impasto.v1 import style_transfer_pb2 as pb
 
@@ -144,15 +145,26 @@ _JOB_STATES: Mapping[str, pb.JobState] = {
 
 
 def server_address(server: str | None) -> str:
-    """Return the address to call: the argument, else ``$IMPASTO_SERVER``, else localhost:50051."""
-    return server or os.environ.get("IMPASTO_SERVER") or DEFAULT_SERVER
+    """Return the address to call: the argument, else ``$IMPASTO_SERVER``, else localhost:50051.
+
+    Raises:
+        InvalidRequest: If it is no HOST:PORT. gRPC's own forms (``dns:///...``, ``unix:...``) pass.
+    """
+    address = server or os.environ.get("IMPASTO_SERVER") or DEFAULT_SERVER
+    if not isinstance(address, str):
+        raise invalid("server", f"must be HOST:PORT, got {address!r}")
+    host, _, port = address.rpartition(":")
+    own_form = "://" in address or address.startswith(("unix:", "dns:", "ipv4:", "ipv6:", "xds:"))
+    if not own_form and not (host and port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise invalid("server", f"must be HOST:PORT, got {address!r}")
+    return address
 
 
 def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any]) -> pb.JobSpec:
     """Return a job out of what a caller gave.
 
     Raises:
-        InvalidRequest: If a picture cannot be read or an option has a value of the wrong kind.
+        InvalidRequest: If a picture cannot be read or options have values of the wrong kind; all of them are named.
         TypeError: If an option is unknown.
     """
     unknown = sorted(set(options) - set(Options.__annotations__))
@@ -169,12 +181,18 @@ def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any])
                 fill(getattr(added, name), getattr(given, name), f"styles[{index}].{name}")
         if given.weight is not None:
             assign(added, "weight", given.weight, f"styles[{index}].weight")
+    wrong: list[InvalidRequest] = []
     for name, value in options.items():
-        if value is not None and name in _PICTURES:
-            fill(getattr(spec, name), value, name)
-        elif value is not None:
-            target = spec if name in _SPEC else spec.output if name in _OUTPUT else spec.parameters
-            _set(target, name, value)
+        try:
+            if value is not None and name in _PICTURES:
+                fill(getattr(spec, name), value, name)
+            elif value is not None:
+                target = spec if name in _SPEC else spec.output if name in _OUTPUT else spec.parameters
+                _set(target, name, value)
+        except InvalidRequest as error:
+            wrong.append(error)
+    if wrong:
+        raise together(wrong)
     return spec
 
 
@@ -242,6 +260,8 @@ def _styles(style: Styles) -> list[Style]:
 def _style(given: Any) -> Style:
     if isinstance(given, Style):
         return given
+    if isinstance(given, tuple) and len(given) != 2:
+        raise invalid("styles", f"a style is a picture, a pair of a picture and its weight, or a Style; got {given!r}")
     return Style(given[0], given[1]) if isinstance(given, tuple) else Style(given)
 
 

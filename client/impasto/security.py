@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
+import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from impasto.errors import InvalidRequest
+from impasto.fields import invalid
 
 VARIABLES = {
     "token": "IMPASTO_TOKEN",
@@ -56,12 +58,13 @@ class Credentials:
         """Return gRPC's credentials, or None for a channel without TLS.
 
         Raises:
-            InvalidRequest: If a file cannot be read.
+            InvalidRequest: If a file cannot be read, or holds something else.
         """
         if bool(self.tls_cert) != bool(self.tls_key):
-            raise InvalidRequest("tls_cert and tls_key go together", reason="INVALID_FIELD")
+            raise invalid("tls_cert" if self.tls_key else "tls_key", "tls_cert and tls_key go together")
         if not (self.tls or self.tls_ca or self.tls_cert):
             return None
+        _check_files(self)
         return grpc.ssl_channel_credentials(_read(self.tls_ca), _read(self.tls_key), _read(self.tls_cert))
 
     def authorized(self, stub: Any) -> Any:
@@ -80,10 +83,41 @@ class _Authorized:
         return functools.partial(getattr(self._stub, name), metadata=self._metadata)
 
 
+def checked(credentials: Credentials | None) -> Credentials:
+    """Return what a client was given, completed from the environment.
+
+    Raises:
+        InvalidRequest: If it is something else, or has a token that cannot be sent.
+    """
+    if credentials is not None and not isinstance(credentials, Credentials):
+        raise invalid("credentials", f"must be Credentials, got {type(credentials).__name__}")
+    found = (credentials or Credentials()).completed()
+    for name in ("token", "tls_ca", "tls_cert", "tls_key"):
+        value = getattr(found, name)
+        if not isinstance(value, str):
+            raise invalid(f"credentials.{name}", f"must be text, got {type(value).__name__}")
+    if not all("!" <= character <= "~" for character in found.token):
+        raise invalid("credentials.token", "has characters that no token has; is it cut, or more than one line?")
+    return found
+
+
+def _check_files(credentials: Credentials) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    checks: list[tuple[str, Callable[[], object]]] = []
+    if credentials.tls_ca:
+        checks.append(("tls_ca", lambda: context.load_verify_locations(credentials.tls_ca)))
+    if credentials.tls_cert:
+        checks.append(("tls_cert", lambda: context.load_cert_chain(credentials.tls_cert, credentials.tls_key)))
+    for name, check in checks:
+        try:
+            check()
+        except ssl.SSLError:
+            text = "holds no certificate in PEM" if name == "tls_ca" else "is no certificate in PEM, or not that of tls_key"
+            raise invalid(f"credentials.{name}", f"{getattr(credentials, name)}: {text}") from None
+        except OSError as error:
+            text = f"cannot be read: {error.strerror}"
+            raise invalid(f"credentials.{name}", f"{getattr(credentials, name)}: {text}", "UNREADABLE") from None
+
+
 def _read(path: str) -> bytes | None:
-    if not path:
-        return None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InvalidRequest(f"{path}: {error.strerror}", reason="UNREADABLE") from None
+    return Path(path).read_bytes() if path else None

@@ -69,12 +69,18 @@ def silence(target: str) -> errors.Unavailable:
     return errors.Unavailable(f"{target} has been silent for {SILENCE_S:g} s", reason="SILENT")
 
 
-def error_of(call: grpc.RpcError, target: str) -> errors.ImpastoError:
-    """Return the exception for a call that failed, sync or async."""
+def error_of(call: grpc.RpcError, target: str, *, secured: bool = False) -> errors.ImpastoError:
+    """Return the exception for a call that failed, sync or async.
+
+    Args:
+        call: What gRPC raised.
+        target: Address that was called.
+        secured: Whether by TLS.
+    """
     failed: Any = call
     details = dict(failed.trailing_metadata() or ()).get(_DETAILS_KEY)
     raw = details if isinstance(details, bytes) else None
-    return errors.from_status(failed.code(), failed.details() or "", raw, target)
+    return errors.from_status(failed.code(), failed.details() or "", raw, target, secured=secured)
 
 
 def check_size(spec: pb.JobSpec, limit: int) -> None:

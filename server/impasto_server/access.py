@@ -97,6 +97,7 @@ class Tokens:
         self._looked = clock()
         self._stamp: tuple[int, int] | None = None
         self._known: dict[str, Principal] = {}
+        self._good = True
         try:
             self._read()
         except OSError as error:
@@ -110,7 +111,7 @@ class Tokens:
         Raises:
             ServiceError: UNAUTHENTICATED if there is no token, or one that nobody has.
         """
-        self._look()
+        self.look()
         kind, _, token = (authorization or "").partition(" ")
         if kind.lower() != "bearer" or not token:
             text = "this server wants a token: send 'authorization: Bearer TOKEN'"
@@ -120,15 +121,23 @@ class Tokens:
             raise ServiceError("UNAUTHENTICATED", "TOKEN_UNKNOWN", "the token is not one of this server's, or not any more")
         return found
 
-    def _look(self) -> None:
+    def look(self) -> bool:
+        """Read the file if it changed; what cannot be used is told, and what was before stays. Returns whether it is good."""
         now = self._clock()
         if now - self._looked < LOOK_AGAIN_S:
-            return
+            return self._good
         self._looked = now
         try:
             self._read()
         except (OSError, TokenFileError) as error:
-            logger.warning("the token file cannot be used, and the tokens of before stay: %s", error)
+            if self._good:
+                logger.warning("the token file cannot be used, and the tokens of before stay: %s", error)
+            self._good = False
+        else:
+            if not self._good:
+                logger.info("the token file is good again")
+            self._good = True
+        return self._good
 
     def _read(self) -> None:
         stat = self._path.stat()

@@ -14,6 +14,9 @@ from impasto_server.quotas import Quota, Quotas
 from impasto_server.scheduler import Scheduler, Ticket
 from impasto_server.store import JobStore
 
+SOON_S, LATE_S = 1.0, 60.0
+"""Bounds of when to try again."""
+
 
 class Admission:
     """Weighs a job against the queue, its client's quota, the devices' memory and the disk.
@@ -98,4 +101,9 @@ class Admission:
     def _queue_full(self, text: str, limit: str) -> ServiceError:
         waiting, running = str(self._scheduler.queued), str(self._scheduler.running)
         metadata = {"queued": waiting, "running": running, "limit": limit}
-        return ServiceError("RESOURCE_EXHAUSTED", "QUEUE_FULL", text, metadata=metadata, retry_s=5.0)
+        return ServiceError("RESOURCE_EXHAUSTED", "QUEUE_FULL", text, metadata=metadata, retry_s=self._room_s())
+
+    def _room_s(self) -> float:
+        """Return when a waiting job is likely to start, which makes room; bounded, for it is a guess."""
+        left = [live.remaining_s for live in self._live.values() if live.remaining_s and not live.ended.is_set()]
+        return min(max(min(left, default=SOON_S), SOON_S), LATE_S)

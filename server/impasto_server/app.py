@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import importlib.metadata
 import logging
 import signal
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from wsgiref.simple_server import WSGIServer
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
@@ -28,9 +28,11 @@ from impasto_server.durable import DataError, DurableStore
 from impasto_server.interceptor import CallInterceptor, Identify, anybody
 from impasto_server.jobs import ServiceError
 from impasto_server.metrics import Machine, Method, Metrics, watch_lag
+from impasto_server.operations import Operations, Pulse
 from impasto_server.protocol import WorkerSettings
 from impasto_server.service import StyleTransferService
 from impasto_server.store import JobStore, MemoryStore
+from impasto_server.tls import ServerTls, TlsError
 from impasto_server.tracing import TracingError, tracing_to
 from impasto_server.uploads import Uploads
 from impasto_server.workers import ProcessWorker, WorkerHandle
@@ -40,6 +42,8 @@ logger = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["StyleTransferService"].full_name
 MEASURE_S = 0.5
 """How often the figures that say how things stand are set."""
+FILES_S = 2.0
+"""How often files of tokens and TLS are looked at, at least."""
 LINGER_S = 2.0
 """How long the pictures of jobs that ended while draining can still be fetched."""
 STOP_GRACE_S = 2.0
@@ -91,7 +95,8 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     Raises:
         StartError: If the address cannot be had.
     """
-    credentials, identify = _credentials(config), _identify(config)
+    tls, tokens = _tls(config), _tokens(config)
+    identify = _identify(config, tokens)
     try:
         tracing = tracing_to(config.otlp_endpoint)
     except TracingError as error:
@@ -112,41 +117,57 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    host, port = _listen(config, server, credentials)
+    host, port = _listen(config, server, tls)
     metrics.registry.register(Machine(dispatcher.fleet.processes))
-    metrics_server = _serve_metrics(config, metrics)
+    pulse = Pulse()
+    operations = _serve_operations(config, metrics, pulse)
+    _warn_of_openness(config)
     await _set_health(servicer, serving=False)
     await server.start()
     dispatcher.fleet.start()
     watchers = [
-        asyncio.create_task(_follow_readiness(dispatcher, servicer)),
+        asyncio.create_task(_follow_readiness(dispatcher, servicer, pulse)),
         asyncio.create_task(watch_lag(metrics)),
         asyncio.create_task(_measure(dispatcher, metrics, version)),
+        asyncio.create_task(_watch_files(metrics, tls, tokens)),
     ]
-    logger.info("listening on %s:%d%s", host, port, ", with TLS" if credentials else "")
+    logger.info("listening on %s:%d%s", host, port, ", with TLS" if tls else "")
     try:
         yield RunningServer(f"{host}:{port}", dispatcher, metrics)
     finally:
         for watcher in watchers:
             watcher.cancel()
+        pulse.serving = False
         await servicer.enter_graceful_shutdown()
         if await dispatcher.drain():
             await asyncio.sleep(LINGER_S)
         await server.stop(STOP_GRACE_S)
         await dispatcher.stop()
-        if metrics_server is not None:
-            await asyncio.to_thread(metrics_server.shutdown)
-            metrics_server.server_close()
+        if operations is not None:
+            await asyncio.to_thread(operations.close)
         await asyncio.to_thread(tracing.stop)
         closing.close()
 
 
-def _listen(config: ServerConfig, server: grpc.aio.Server, credentials: grpc.ServerCredentials | None) -> tuple[str, int]:
+def _listen(config: ServerConfig, server: grpc.aio.Server, tls: ServerTls | None) -> tuple[str, int]:
     try:
-        port = server.add_secure_port(config.listen, credentials) if credentials else server.add_insecure_port(config.listen)
+        port = server.add_secure_port(config.listen, tls.credentials()) if tls else server.add_insecure_port(config.listen)
     except RuntimeError:
-        raise StartError(f"cannot listen on {config.listen}: is another server there?") from None
+        raise StartError(f"listen: cannot listen on {config.listen}: {_why_not(config.listen)}") from None
     return config.listen.rpartition(":")[0], port
+
+
+def _why_not(address: str) -> str:
+    """Return why an address cannot be had, which gRPC does not say."""
+    host, _, port = address.rpartition(":")
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(place)
+            probe.listen()
+    except OSError as error:
+        return "is another server there?" if error.errno == errno.EADDRINUSE else str(error.strerror or error)
+    return "gRPC does not say why"
 
 
 def _methods() -> list[Method]:
@@ -161,35 +182,50 @@ def _methods() -> list[Method]:
     return found
 
 
-def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+def _tls(config: ServerConfig) -> ServerTls | None:
     """Return what the server proves itself with, and how it checks clients; None for no TLS.
 
     Raises:
-        StartError: If a file cannot be read.
+        StartError: If a file cannot be used.
     """
     if not config.tls_cert:
         return None
     try:
-        pair = (Path(config.tls_key).read_bytes(), Path(config.tls_cert).read_bytes())
-        authority = Path(config.tls_client_ca).read_bytes() if config.tls_client_ca else None
-    except OSError as error:
-        raise StartError(f"{error.filename}: {error.strerror}") from None
-    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+        authority = Path(config.tls_client_ca) if config.tls_client_ca else None
+        return ServerTls(Path(config.tls_cert), Path(config.tls_key), authority)
+    except TlsError as error:
+        raise StartError(str(error)) from None
 
 
-def _identify(config: ServerConfig) -> Identify:
-    """Return what says who calls: by token, by the certificate's common name, or nobody is told apart.
+def _tokens(config: ServerConfig) -> Tokens | None:
+    """Return who is let in, or None where nobody is asked for a token.
 
     Raises:
         StartError: If the token file cannot be used.
     """
-    if config.tokens:
-        try:
-            tokens = Tokens(Path(config.tokens))
-        except TokenFileError as error:
-            raise StartError(str(error)) from None
+    if not config.tokens:
+        return None
+    try:
+        return Tokens(Path(config.tokens))
+    except TokenFileError as error:
+        raise StartError(f"tokens: {error}") from None
+
+
+def _identify(config: ServerConfig, tokens: Tokens | None) -> Identify:
+    """Return what says who calls: by token, by the certificate's common name, or nobody is told apart."""
+    if tokens is not None:
         return lambda context: tokens.principal(_authorization(context))
     return _by_certificate if config.tls_client_ca else anybody
+
+
+def _warn_of_openness(config: ServerConfig) -> None:
+    """Say what others could read or do, where the server is not for this machine only."""
+    if config.listen.startswith(("127.", "localhost:", "[::1]:", "unix:")):
+        return
+    if config.tokens and not config.tls_cert:
+        logger.warning("tokens and pictures travel readable: %s has no TLS; put a proxy that has before it", config.listen)
+    elif not config.tokens and not config.tls_client_ca:
+        logger.warning("whoever reaches %s may see and cancel everybody's jobs: there are no tokens", config.listen)
 
 
 def _authorization(context: Any) -> str | None:
@@ -204,16 +240,16 @@ def _by_certificate(context: Any) -> Principal:
     return Principal(name, admin=False)
 
 
-def _serve_metrics(config: ServerConfig, metrics: Metrics) -> WSGIServer | None:
+def _serve_operations(config: ServerConfig, metrics: Metrics, pulse: Pulse) -> Operations | None:
     if not config.metrics:
         return None
     host, _, port = config.metrics.rpartition(":")
     try:
-        server, _ = start_http_server(int(port), host.strip("[]"), metrics.registry)
+        operations = Operations(host.strip("[]"), int(port), metrics.registry, pulse)
     except OSError as error:
-        raise StartError(f"cannot serve metrics on {config.metrics}: {error.strerror}") from None
-    logger.info("metrics at http://%s:%d/metrics", host, server.server_port)
-    return server
+        raise StartError(f"metrics: cannot listen on {config.metrics}: {error.strerror}") from None
+    logger.info("metrics at http://%s:%d/metrics beside /healthz and /readyz", host, operations.port)
+    return operations
 
 
 async def _measure(dispatcher: Dispatcher, metrics: Metrics, version: str) -> None:
@@ -222,6 +258,17 @@ async def _measure(dispatcher: Dispatcher, metrics: Metrics, version: str) -> No
         if (network := dispatcher.fleet.network) is not None:
             metrics.info.labels(version, network.id).set(1)
         await asyncio.sleep(MEASURE_S)
+
+
+async def _watch_files(metrics: Metrics, tls: ServerTls | None, tokens: Tokens | None) -> None:
+    """See to it that changed files are noticed, and tell whether they are good, though nobody calls."""
+    while True:
+        if tokens is not None:
+            metrics.tokens_good.set(tokens.look())
+        if tls is not None:
+            await asyncio.to_thread(tls.look)
+            metrics.certificate_expiry.set(tls.expires)
+        await asyncio.sleep(FILES_S)
 
 
 @contextlib.contextmanager
@@ -279,9 +326,11 @@ async def _announce(running: RunningServer, on_ready: Callable[[str], None]) -> 
     on_ready(running.address)
 
 
-async def _follow_readiness(dispatcher: Dispatcher, servicer: health.aio.HealthServicer) -> None:
+async def _follow_readiness(dispatcher: Dispatcher, servicer: health.aio.HealthServicer, pulse: Pulse) -> None:
     was_ready = False
     while True:
+        pulse.beat()
+        pulse.serving = dispatcher.accepting
         if dispatcher.accepting != was_ready:
             was_ready = dispatcher.accepting
             await _set_health(servicer, serving=was_ready)

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from impasto_server import logs
-from impasto_server.config import ConfigError, ServerConfig, read_file, to_toml
+from impasto_server.config import ConfigError, ServerConfig, read_file, strange_variables, to_toml
 
+logger = logging.getLogger(__name__)
 _DEFAULTS = ServerConfig()
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -91,16 +92,8 @@ def _from_file(ctx: click.Context, param: click.Parameter, value: str | None) ->
 @_option("--max-data-mib", "Most that the pictures there may take; new jobs are refused beyond it.")
 @_option("--checkpoint-interval-s", "How often the state of a running job is written.")
 @_option("--cuda-graphs", "Record steps as CUDA graphs; not confirmed on a GPU yet.", is_flag=True)
-@click.option(
-    "--log-level",
-    default="info",
-    show_default=True,
-    envvar="IMPASTO_LOG_LEVEL",
-    show_envvar=True,
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    help="How much to log, to stderr.",
-)
-def serve(log_level: str, *, print_config: bool, **settings: Any) -> None:
+@_option("--log-level", "How much to log, to stderr: debug, info, warning or error.")
+def serve(*, print_config: bool, **settings: Any) -> None:
     """Run the server until SIGTERM or Ctrl-C; running jobs may then end within the grace time."""
     try:
         config = ServerConfig(**settings)
@@ -109,7 +102,9 @@ def serve(log_level: str, *, print_config: bool, **settings: Any) -> None:
     if print_config:
         click.echo(to_toml(config), nl=False)
         return
-    logs.set_up(log_level, config.log_format)
+    logs.set_up(config.log_level, config.log_format)
+    for text in strange_variables(os.environ):
+        logger.warning("%s", text)
     # Imported here: `impasto serve --help` need not wait for the server, and one that is told its device not for torch.
     from impasto_server.app import StartError, run  # noqa: PLC0415
 
@@ -117,9 +112,16 @@ def serve(log_level: str, *, print_config: bool, **settings: Any) -> None:
         devices = ("cpu",) if config.device == "cpu" else _find_devices(config.device)
         if config.weights == "auto":
             _warn_of_builtin_weights()
-        asyncio.run(run(config, devices, lambda address: click.echo(f"impasto is serving on {address}", err=True)))
+        asyncio.run(run(config, devices, _announcer(config)))
     except (StartError, ValueError) as error:
         raise click.ClickException(str(error)) from None
+
+
+def _announcer(config: ServerConfig) -> Callable[[str], None]:
+    """Return what tells that the server takes jobs: the log if it is for machines, else the terminal."""
+    if config.log_format == "json":
+        return lambda address: logger.info("impasto is serving on %s", address, extra={"address": address})
+    return lambda address: click.echo(f"impasto is serving on {address}", err=True)
 
 
 def _find_devices(choice: str) -> tuple[str, ...]:
@@ -132,7 +134,7 @@ def _warn_of_builtin_weights() -> None:
     from impasto_engine.weights import resolve  # noqa: PLC0415
 
     if resolve("auto") == "builtin":
-        logging.getLogger(__name__).warning(
+        logger.warning(
             "no ImageNet weights in the cache: using the built-in filters; 'impasto weights download' fetches the papers'"
         )
 
@@ -153,7 +155,8 @@ def token(name: str, path: Path, *, admin: bool) -> None:
         with open(path, "a", opener=lambda file, flags: os.open(file, flags, 0o600)) as file:
             file.write(f"{separator}{line}\n")
     except (OSError, TokenFileError) as error:
-        raise click.ClickException(f"{path}: {error}") from None
+        text = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise click.ClickException(f"{path}: {text}") from None
     click.echo(fresh)
 
 

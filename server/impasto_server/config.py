@@ -5,13 +5,22 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 MIB = 1 << 20
 IN_MEMORY = ":memory:"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+_OF_OTHERS = frozenset(
+    f"IMPASTO_{name}" for name in ["CONFIG", "CACHE", "SERVER", "TOKEN", "TLS", "TLS_CA", "TLS_CERT", "TLS_KEY", "FAILPOINT"]
+)
+"""Variables that are none of the server's settings: the file of settings, the filters' cache, the client's own."""
+_OF_KUBERNETES = re.compile(r"IMPASTO_(\w+_)?(PORT|SERVICE)(_\w+)?")
+"""What Kubernetes sets by itself where a service is called impasto."""
 
 
 class ConfigError(ValueError):
@@ -43,6 +52,7 @@ class ServerConfig:
         tls_client_ca: Certificates in PEM that clients' certificates must be signed by; the common name owns the jobs.
         tokens: File with the tokens of those who may call; see :mod:`impasto_server.access`.
         log_format: ``console``, or ``json`` with a line for each event.
+        log_level: ``debug``, ``info``, ``warning`` or ``error``.
         otlp_endpoint: Where traces go, by OTLP over gRPC; empty for nowhere. Needs ``impasto[otel]``.
         device: ``auto``, ``cpu``, ``cuda`` or a list such as ``cuda:0,cuda:1``.
         weights: ``auto``, ``builtin``, ``imagenet``, ``imagenet-v1``, ``random-SEED`` or a path; before it an architecture and
@@ -75,6 +85,7 @@ class ServerConfig:
     tls_client_ca: str = ""
     tokens: str = ""
     log_format: str = "console"
+    log_level: str = "info"
     otlp_endpoint: str = ""
     device: str = "auto"
     weights: str = "auto"
@@ -108,6 +119,8 @@ class ServerConfig:
             raise ConfigError("tls_client_ca needs tls_cert and tls_key")
         if self.log_format not in ("console", "json"):
             raise ConfigError(f"log_format must be console or json, got {self.log_format!r}")
+        if self.log_level not in LOG_LEVELS:
+            raise ConfigError(f"log_level must be one of {', '.join(LOG_LEVELS)}, got {self.log_level!r}")
         for item in fields(self):
             value = getattr(self, item.name)
             low = 0 if item.name in _MAY_BE_ZERO else 1e-3
@@ -158,6 +171,17 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 _KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def strange_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return a text for each variable that looks like a setting and is none."""
+    prefix, found = "IMPASTO_", []
+    known = {prefix + item.name.upper() for item in fields(ServerConfig)} | _OF_OTHERS
+    for name in sorted(environment):
+        if name.startswith(prefix) and name not in known and not _OF_KUBERNETES.fullmatch(name):
+            close = difflib.get_close_matches(name.removeprefix(prefix), (each.removeprefix(prefix) for each in known), 1)
+            found.append(f"{name} is no setting" + (f"; do you mean {prefix}{close[0]}?" if close else ""))
+    return found
 
 
 def to_toml(config: ServerConfig) -> str:

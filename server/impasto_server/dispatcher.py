@@ -41,6 +41,7 @@ from impasto_server.jobs import (
 )
 from impasto_server.journal import Journal
 from impasto_server.live import Live
+from impasto_server.logs import about
 from impasto_server.metrics import Metrics
 from impasto_server.protocol import (
     Cancel,
@@ -211,9 +212,8 @@ class Dispatcher:
             self._metrics.accepted.inc()
             self._set_alarm(job)
             self._scheduler.submit(ticket, force=True)
-            spec, about = job.spec, {"job_id": job.job_id, "request_id": job.request_id, "owner": job.owner}
-            text = "job %s accepted: %d x %d, %d steps"
-            logger.info(text, job.job_id, spec.width, spec.height, spec.parameters.steps, extra=about)
+            spec, text = job.spec, "job %s accepted: %d x %d, %d steps"
+            logger.info(text, job.job_id, spec.width, spec.height, spec.parameters.steps, extra=about(job))
             self._dispatch()
 
     def _abandon(self, job: Job, admitting: asyncio.Task[None]) -> None:
@@ -414,14 +414,21 @@ class Dispatcher:
             left = [job_id for job_id in waited_for if not self._live[job_id].ended.is_set()]
             if keeps:
                 ended.cancel()
-                await asyncio.wait({ended})
+                with contextlib.suppress(asyncio.CancelledError):
+                    await ended
                 await self._park_all(left)
+                logger.info(
+                    "drained: %d jobs ended, %d go on with the next server", len(waited_for) - len(left), self._unended()
+                )
             else:
                 for job_id in left:
-                    logger.warning("job %s is cancelled: the server shuts down", job_id)
+                    logger.warning("job %s is cancelled: the server shuts down", job_id, extra=about(self._known(job_id)))
                     self.cancel(job_id)
                 await ended
         return bool(waited_for) and not self._impatience.is_set()
+
+    def _unended(self) -> int:
+        return sum(not live.ended.is_set() for live in self._live.values())
 
     async def _park_all(self, job_ids: list[str]) -> None:
         running = [self._known(job_id) for job_id in job_ids if self._known(job_id).state is JobState.RUNNING]
@@ -471,7 +478,7 @@ class Dispatcher:
             self._admission.book(job, -math.inf)
             if state is JobState.QUEUED:
                 self._enqueue(job)
-                logger.info("job %s is taken up again; it was at step %d", job.job_id, job.step)
+                logger.info("job %s is taken up again; it was at step %d", job.job_id, job.step, extra=about(job))
         known = {self._checkpoint(job_id).name for job_id, live in self._live.items() if not live.ended.is_set()}
         for path in self._store.checkpoints.glob("*.checkpoint*"):
             if path.name.split(".checkpoint")[0] + ".checkpoint" not in known:
@@ -534,7 +541,8 @@ class Dispatcher:
                 self._scheduler.remove(job_id)
                 self._pause(job, PauseReason.REQUESTED, job.step)
             else:
-                logger.warning("job %s goes on elsewhere from its last checkpoint", job_id)
+                text = "job %s goes on elsewhere from its newest state, if there is one: its worker was lost"
+                logger.warning(text, job_id, extra=about(job))
                 self._store.put(replace(job, state=JobState.QUEUED, device=""))
         self._dispatch()
 
@@ -551,8 +559,7 @@ class Dispatcher:
         self._metrics.cache.labels("hit").inc(report.cache_hits)
         self._metrics.cache.labels("miss").inc(report.cache_misses)
         losses = job.losses if report.step else None
-        about = {"job_id": job.job_id, "device": job.device}
-        logger.info("job %s starts on %s after %d steps", job.job_id, job.device, report.step, extra=about)
+        logger.info("job %s starts on %s after %d steps", job.job_id, job.device, report.step, extra=about(job))
         network = report.network or job.network
         self._store.put(replace(job, arithmetic=report.arithmetic, step=report.step, losses=losses, network=network))
         self._tell(job.job_id, Started(job.device, job.attempts, report.step, report.note))
@@ -575,7 +582,7 @@ class Dispatcher:
             self._store.put(replace(job, state=JobState.QUEUED, device="", step=step, preemptions=job.preemptions + 1))
             self._tell(job.job_id, Paused(PauseReason.PREEMPTED, step))
             self._metrics.preemptions.inc()
-            logger.info("job %s made room after %d steps", job.job_id, step, extra={"job_id": job.job_id})
+            logger.info("job %s made room after %d steps", job.job_id, step, extra=about(job))
         self._dispatch()
 
     def _pause(self, job: Job, reason: PauseReason, step: int) -> None:
@@ -583,7 +590,7 @@ class Dispatcher:
         live.stop()
         self._store.put(replace(job, state=JobState.PAUSED, device="", step=step))
         self._tell(job.job_id, Paused(reason, step))
-        logger.info("job %s is paused after %d steps", job.job_id, step)
+        logger.info("job %s is paused after %d steps", job.job_id, step, extra=about(job))
 
     def _on_step(self, job: Job, report: JobStepped) -> None:
         self.gauges.count_step(job, report)
@@ -705,8 +712,7 @@ class Dispatcher:
         live.left.set()
         self._drop_checkpoint(job.job_id)
         self._tell(job.job_id, Ended())
-        about = {"job_id": job.job_id, "request_id": job.request_id, "owner": job.owner, "stop_reason": reason.value}
-        logger.info("job %s %s after %d steps", job.job_id, state.value, job.step, extra=about)
+        logger.info("job %s %s after %d steps", job.job_id, state.value, job.step, extra=about(job))
         self._dispatch()
 
     def _expire(self) -> None:

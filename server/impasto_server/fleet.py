@@ -236,7 +236,7 @@ class Fleet:
         status.restarts += 1
         if not self.any_ready:
             self.ready.clear()
-        logger.error("worker %s %s", name, cause)
+        logger.error("worker %s %s", name, cause, extra={"device": name})
         for worker, future in self._inspected.values():
             if worker == name and not future.done():
                 text = "the worker was lost meanwhile; try again"

@@ -143,6 +143,8 @@ class _Call:
         try:
             PRINCIPAL.set(self._identify(context))
         except ServiceError as error:
+            about = {"method": self._method.name, "reason": error.reason, "peer": context.peer()}
+            logger.info("a call of %s from %s is refused: %s", self._method.name, context.peer(), error.reason, extra=about)
             await abort(context, error)
 
     def _begin(self, context: Any) -> tuple[float, Span]:

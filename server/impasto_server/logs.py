@@ -7,6 +7,10 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from impasto_server.jobs import Job
+
+QUIET = ("PIL", "asyncio", "grpc", "urllib3")
+"""Libraries whose debug messages nobody asked for."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -27,9 +31,19 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(values, default=str)
 
 
+def about(job: Job) -> dict[str, str]:
+    """Return what each event of a job carries beside its message."""
+    facts = {"job_id": job.job_id, "request_id": job.request_id, "owner": job.owner, "device": job.device}
+    if job.stop_reason is not None:
+        facts["stop_reason"] = job.stop_reason.value
+    return {name: value for name, value in facts.items() if value}
+
+
 def set_up(level: str, log_format: str) -> None:
     """Let the process log to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     console = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if log_format == "json" else console)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger().level))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from impasto_server.jobs import ServiceError
+from impasto_server.jobs import ServiceError, invalid
 
 MINUTE_S = 60.0
 
@@ -42,11 +42,14 @@ class Quotas:
         """Say whether a client may have one more job.
 
         Raises:
-            ServiceError: RESOURCE_EXHAUSTED with the limit, what of it is used, and when to try again if that is known.
+            ServiceError: INVALID_ARGUMENT if it is larger than all that the client may have at a time; else RESOURCE_EXHAUSTED
+                with the limit, what of it is used, and when to try again if that is known.
         """
         quota, account = self._quota, self._accounts.get(owner, _Account())
         while account.accepted and account.accepted[0] <= now - MINUTE_S:
             account.accepted.popleft()
+        if quota.pixels and pixels > quota.pixels:
+            raise invalid(("parameters.size_px", f"the canvas has {pixels} pixels, and your quota is {quota.pixels} at a time"))
         jobs, used = len(account.pixels), sum(account.pixels.values())
         if quota.jobs and jobs >= quota.jobs:
             raise _exceeded("jobs", "jobs that have not ended", quota.jobs, jobs, None)

@@ -129,22 +129,22 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
     @_unary
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         """See the contract."""
-        return pb.CancelJobResponse(job=self._message(self._dispatcher.cancel(self._own(request.job_id).job_id)))
+        return pb.CancelJobResponse(job=self._message(self._dispatcher.cancel(self._own(request.job_id, "cancel").job_id)))
 
     @_unary
     async def PauseJob(self, request: pb.PauseJobRequest, context: Context) -> pb.PauseJobResponse:
         """See the contract."""
-        return pb.PauseJobResponse(job=self._message(self._dispatcher.pause(self._own(request.job_id).job_id)))
+        return pb.PauseJobResponse(job=self._message(self._dispatcher.pause(self._own(request.job_id, "pause").job_id)))
 
     @_unary
     async def ResumeJob(self, request: pb.ResumeJobRequest, context: Context) -> pb.ResumeJobResponse:
         """See the contract."""
-        return pb.ResumeJobResponse(job=self._message(self._dispatcher.resume(self._own(request.job_id).job_id)))
+        return pb.ResumeJobResponse(job=self._message(self._dispatcher.resume(self._own(request.job_id, "resume").job_id)))
 
     @_unary
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> pb.DeleteJobResponse:
         """See the contract."""
-        self._dispatcher.delete(self._own(request.job_id).job_id)
+        self._dispatcher.delete(self._own(request.job_id, "delete").job_id)
         return pb.DeleteJobResponse()
 
     @_unary
@@ -222,11 +222,19 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             raise invalid(("resume_after_sequence", f"must be 0 or more, got {sequence}"))
         return job, sequence
 
-    def _own(self, job_id: str) -> Job:
-        """Return a job that the caller may see; another's is not there, as far as the caller can tell."""
-        job = self._dispatcher.get(job_id)
-        if not PRINCIPAL.get().may_see(job.owner):
+    def _own(self, job_id: str, act: str = "") -> Job:
+        """Return a job that the caller may see; another's is not there, as far as the caller can tell.
+
+        Args:
+            job_id: Of the job.
+            act: What the caller does to it, for the log where it is somebody else's.
+        """
+        job, caller = self._dispatcher.get(job_id), PRINCIPAL.get()
+        if not caller.may_see(job.owner):
             raise not_found(job_id)
+        if act and caller.name != job.owner:
+            about = {"job_id": job_id, "owner": job.owner, "caller": caller.name}
+            logger.info("%s of job %s of %s by %s", act, job_id, job.owner or "nobody", caller.name, extra=about)
         return job
 
     async def _submit(
@@ -241,7 +249,8 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         try:
             return await self._accept(spec, request_id, detached, answer_within_s, validate_only)
         except ServiceError as error:
-            self._metrics.rejected.labels(error.reason).inc()
+            if not validate_only:
+                self._metrics.rejected.labels(error.reason).inc()
             raise
 
     async def _accept(

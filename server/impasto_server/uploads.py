@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import time
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from impasto_server.jobs import ServiceError, invalid
+
+logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -33,7 +36,8 @@ class Uploads:
         """Return the files of an owner."""
         if owner not in self._folders:
             name = f"of-{hashlib.sha256(owner.encode()).hexdigest()[:32]}" if owner else ""
-            self._folders[owner] = Folder(self._root / name, *self._limits, self._root)
+            with _on_a_well_disk():
+                self._folders[owner] = Folder(self._root / name, *self._limits, self._root)
         return self._folders[owner]
 
 
@@ -82,11 +86,11 @@ class Folder:
         """Write a piece where it belongs; returns where the next one does.
 
         Raises:
-            ServiceError: If it goes beyond the size that was told.
+            ServiceError: If it goes beyond the size that was told, or the disk does not take it.
         """
         if offset + len(chunk) > size:
             raise invalid(("chunk", f"goes beyond the {size} bytes that were told"))
-        with self._partial(image_id).open("r+b" if self._partial(image_id).exists() else "wb") as file:
+        with _on_a_well_disk(), self._partial(image_id).open("r+b" if self._partial(image_id).exists() else "wb") as file:
             file.seek(offset)
             file.write(chunk)
             file.truncate()
@@ -103,7 +107,7 @@ class Folder:
         partial = self._partial(image_id)
         if self._size(partial) < size:
             return False
-        with partial.open("rb") as file:
+        with _on_a_well_disk(), partial.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
         if found != image_id:
@@ -143,6 +147,17 @@ class Folder:
     @staticmethod
     def _size(path: Path) -> int:
         return path.stat().st_size if path.exists() else 0
+
+
+@contextlib.contextmanager
+def _on_a_well_disk() -> Iterator[None]:
+    """Tell of a disk that takes nothing in the words of the contract; what came of a file until then can be gone on with."""
+    try:
+        yield
+    except OSError as error:
+        logger.error("an uploaded file cannot be written: %s", error)  # noqa: TRY400 - where is of no interest
+        text = f"the server's disk does not take the file: {error.strerror or error}"
+        raise ServiceError("UNAVAILABLE", "STORAGE_FAILED", text, retry_s=30.0) from None
 
 
 def pieces(data: bytes) -> Iterator[bytes]:

@@ -231,11 +231,16 @@ def test_errors_are_one_line(real_server: ServerProcess, files: Path, arguments:
 
 
 def test_no_server_is_one_line_too() -> None:
-    """With the address that was tried; health's exit code says no."""
+    """With the address that was tried; the exit code says that later may help; with --json an object for scripts."""
     for command in (("info",), ("health",), ("jobs", "list")):
         done = cli(*command)
-        assert done.returncode == 1
+        assert done.returncode == 75
         assert b"no impasto server answers at localhost:1" in done.stderr
+    error = json.loads(cli("jobs", "list", "--json").stderr)["error"]
+    assert (error["kind"], error["reason"], error["violations"]) == ("Unavailable", "UNAVAILABLE", [])
+    gone = cli("health", "--http", "localhost:1")
+    assert gone.returncode == 1
+    assert b"nobody answers at http://localhost:1/readyz" in gone.stderr
 
 
 def test_info_and_health_from_the_command_line(real_server: ServerProcess) -> None:

@@ -87,6 +87,16 @@ def test_options_of_the_wrong_kind_name_their_field(options: dict[str, object], 
     assert [violation.field for violation in caught.value.violations] == [text.split(":", maxsplit=1)[0]]
 
 
+def test_all_options_of_the_wrong_kind_are_named() -> None:
+    """Not the first only."""
+    with pytest.raises(impasto.InvalidRequest) as caught:
+        job_spec(b"c", b"s", {"steps": "a", "color": "blue", "history": "b", "size_px": 64})
+    fields = [violation.field for violation in caught.value.violations]
+    assert fields == ["parameters.steps", "parameters.color", "parameters.history"]
+    with pytest.raises(impasto.InvalidRequest, match="a style is a picture, a pair"):
+        job_spec(b"c", [(b"s",)], {})  # type: ignore[list-item]
+
+
 def test_unknown_options_are_a_type_error_that_lists_the_known() -> None:
     """As for any keyword argument; one that is spelt nearly right is proposed."""
     with pytest.raises(TypeError, match=r"unknown option stesp, do you mean steps\?; there are preset, .*size_px"):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import hashlib
-import ipaddress
+import json
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +14,6 @@ from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -25,11 +21,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import impasto
 from impasto.v1 import style_transfer_pb2 as pb
-from impasto_server import app, tracing
+from impasto_server import app, operations, tracing
 from impasto_server.access import new_token
+from impasto_server.memory import MemoryModel
 from impasto_server.metrics import Machine, Metrics
+from impasto_server.protocol import Ready
 
-from ..server.fakes import FakeWorker
+from ..server.fakes import NETWORK, FakeWorker
 from .test_service import fails
 
 Png = Callable[..., bytes]
@@ -227,6 +225,31 @@ async def test_jobs_are_counted_through_their_life(service: Any, spec: Any) -> N
         assert value(metrics, "impasto_worker_restarts_total", device="cpu") == 1
 
 
+async def test_jobs_gone_on_with_are_counted(service: Any, spec: Any) -> None:
+    """One that made room for another, and came back to its steps."""
+    async with service(FakeWorker(step_s=0.01), max_running_jobs=1) as running:
+        metrics, stub = running.running.metrics, running.stub
+        low = spec(30)
+        low.priority = -10
+        first = (await stub.SubmitJob(pb.SubmitJobRequest(spec=low))).job
+        async for event in stub.Progress(pb.ProgressRequest(job_id=first.job_id)):
+            if event.HasField("step"):
+                break
+        await stub.Stylize(pb.StylizeRequest(spec=spec(3)))
+        async for event in stub.Progress(pb.ProgressRequest(job_id=first.job_id)):
+            last = event
+        assert last.result.job.state == pb.JOB_STATE_SUCCEEDED
+        assert value(metrics, "impasto_preemptions_total") == 1
+        assert value(metrics, "impasto_resumes_total") == 1
+
+
+async def test_asking_whether_a_job_would_be_taken_is_no_rejection(service: Any, spec: Any) -> None:
+    """However often somebody asks."""
+    async with service() as running:
+        await fails(running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec(0), validate_only=True)))
+        assert value(running.running.metrics, "impasto_jobs_rejected_total", reason="INVALID_FIELD") == 0
+
+
 async def test_metrics_are_served_on_an_address_of_their_own(service: Any, caplog: pytest.LogCaptureFixture) -> None:
     """In Prometheus's text; without a GPU its figures say so; the address is free again afterwards."""
     with caplog.at_level("INFO"):
@@ -238,6 +261,42 @@ async def test_metrics_are_served_on_an_address_of_their_own(service: Any, caplo
     assert "process_open_fds" in text
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(url, timeout=5)
+
+
+async def test_probes_are_answered_over_http(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without TLS or a token: not ready before a worker is, alive as long as the event loop turns, nothing else there."""
+
+    def ask(port: int, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    made: list[operations.Operations] = []
+
+    class Kept(operations.Operations):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr(app, "Operations", Kept)
+    worker = FakeWorker(ready=False)
+    async with service(worker, metrics="127.0.0.1:0"):
+        port = made[0].port
+
+        async def status(path: str) -> int:
+            return (await asyncio.to_thread(ask, port, path))[0]
+
+        assert (await status("/readyz"), await status("/healthz"), await status("/else")) == (503, 200, 404)
+        worker.report(Ready("a fake", NETWORK, "float32", 1, MemoryModel(), None))
+        for _ in range(50):
+            await asyncio.sleep(0.02)
+            if await status("/readyz") == 200:
+                break
+        assert await asyncio.to_thread(ask, port, "/readyz") == (200, "serving\n")
+        monkeypatch.setattr(operations, "STUCK_S", 0.0)
+        assert (await status("/readyz"), await status("/healthz")) == (503, 503)
 
 
 def test_a_gpus_figures_are_read_and_one_that_fails_is_left_out() -> None:
@@ -277,59 +336,12 @@ def test_a_gpus_figures_are_read_and_one_that_fails_is_left_out() -> None:
     assert "impasto_gpu_metrics_up 0.0" in generate_latest(registry).decode()
 
 
-def certificate(name: str, signer: tuple[Any, Any] | None = None) -> tuple[Any, Any]:
-    """Return a key and a certificate, signed by itself or by a signer's."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(signer[1].subject if signer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-    )
-    return key, builder.sign(signer[0] if signer else key, hashes.SHA256())
-
-
-@pytest.fixture
-def tls(tmp_path: Path) -> dict[str, str]:
-    """Return the paths of a CA, and of keys and certificates that it signed for a server, for ann and for bob."""
-    authority = certificate("CA")
-    made = {"ca": authority, **{name: certificate(name, authority) for name in ("server", "ann", "bob")}}
-    paths = {}
-    for name, (key, cert) in made.items():
-        (tmp_path / f"{name}.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
-        plain = serialization.NoEncryption()
-        pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-        (tmp_path / f"{name}.key").write_bytes(key.private_bytes(pem, form, plain))
-        paths[name], paths[f"{name}_key"] = str(tmp_path / f"{name}.pem"), str(tmp_path / f"{name}.key")
-    return paths
-
-
-async def test_clients_speak_tls_and_are_told_apart_by_their_certificates(service: Any, png: Png, tls: dict[str, str]) -> None:
-    """The certificate's name owns the jobs; without one, or without TLS, nobody gets in; the client's errors say so."""
-    settings = {"tls_cert": tls["server"], "tls_key": tls["server_key"], "tls_client_ca": tls["ca"]}
-    async with service(**settings) as running:
-        address = running.running.address
-
-        def credentials(name: str) -> impasto.Credentials:
-            return impasto.Credentials(tls_ca=tls["ca"], tls_cert=tls[name], tls_key=tls[f"{name}_key"])
-
-        async with impasto.AsyncClient(address, credentials=credentials("ann")) as ann:
-            job = await ann.submit(png(), png(seed=1), steps=2, size_px=48)
-            assert (await job.info()).owner == "ann"
-        async with impasto.AsyncClient(address, credentials=credentials("bob")) as bob:
-            with pytest.raises(impasto.NotFound):
-                await bob.job(job.job_id).info()
-        for wrong in (impasto.Credentials(), impasto.Credentials(tls_ca=tls["ca"])):
-            async with impasto.AsyncClient(address, credentials=wrong, patience_s=0) as nobody:
-                with pytest.raises(impasto.Unavailable):
-                    await nobody.server_info()
+@pytest.mark.parametrize(("address", "text"), [("203.0.113.5:0", "Cannot assign"), ("no.such.invalid:50051", "ame")])
+async def test_an_address_that_cannot_be_had_says_why(service: Any, address: str, text: str) -> None:
+    """Not this machine's, or no name at all; one that is taken is told elsewhere."""
+    with pytest.raises(app.StartError, match=f"listen: cannot listen on {address}: .*({text})"):
+        async with service(listen=address):
+            pytest.fail("it serves")
 
 
 def test_the_sync_client_sends_its_token(people: dict[str, str], png: Png, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +365,10 @@ def test_the_sync_client_sends_its_token(people: dict[str, str], png: Png, monke
     finally:
         assert server.stop() == 0
     log = "".join(server.log)
+    assert all(json.loads(line) for line in server.log)
+    assert '"message": "impasto is serving on ' in log
     assert '"owner": "ann"' in log
+    assert '"reason": "TOKEN_UNKNOWN"' in log
     assert not any(people[name] in log for name in ("ann", "root"))
 
 

@@ -93,17 +93,25 @@ def test_compose_and_kubernetes_fit_together() -> None:
     scrape = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
     port = environment["IMPASTO_METRICS"].rpartition(":")[2]
     assert scrape["scrape_configs"][0]["static_configs"][0]["targets"] == [f"impasto:{port}"]
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    folder = re.search(r"IMPASTO_DATA_DIR=(\S+)", dockerfile)
+    assert folder
+    assert f"install --directory --owner=10001 --group=10001 --mode=0770 {folder[1]}" in dockerfile
+    assert compose["services"]["impasto"]["volumes"] == [f"jobs:{folder[1]}"]
+    assert compose["services"]["impasto"]["healthcheck"]["test"][-1] == f"127.0.0.1:{port}"
     for service in compose["services"].values():
         for volume in service.get("volumes", ()):
             if volume.startswith("./"):
                 assert (DEPLOY / volume.split(":")[0]).exists()
-    service, stateful = yaml.safe_load_all((DEPLOY / "kubernetes/impasto.yaml").read_text())
+    service, stateful, budget = yaml.safe_load_all((DEPLOY / "kubernetes/impasto.yaml").read_text())
     (container,) = stateful["spec"]["template"]["spec"]["containers"]
     served = {item["name"]: item["containerPort"] for item in container["ports"]}
     assert {item["name"]: item["port"] for item in service["spec"]["ports"]} == served
-    assert container["readinessProbe"]["grpc"]["port"] == served["grpc"]
+    for probe, path in (("readinessProbe", "/readyz"), ("livenessProbe", "/healthz"), ("startupProbe", "/healthz")):
+        assert container[probe]["httpGet"] == {"path": path, "port": "metrics"}
     values = {item["name"]: item["value"] for item in container["env"]}
     assert values["IMPASTO_METRICS"].endswith(str(served["metrics"]))
+    assert budget["spec"]["selector"]["matchLabels"] == service["spec"]["selector"]
     mounts = {item["name"] for item in container["volumeMounts"]}
     pod = stateful["spec"]["template"]["spec"]
     claims = {item["metadata"]["name"] for item in stateful["spec"]["volumeClaimTemplates"]}

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from impasto_server import logs
 from impasto_server.cli import serve, token
-from impasto_server.config import ConfigError, ServerConfig, read_file, to_toml
+from impasto_server.config import ConfigError, ServerConfig, read_file, strange_variables, to_toml
 
 
 def test_a_file_holds_what_options_and_variables_leave_open(tmp_path: Path) -> None:
@@ -53,6 +53,26 @@ def test_a_wrong_file_is_an_error_that_says_what(tmp_path: Path, text: str, mess
     done = CliRunner().invoke(serve, ["--config", str(path), "--print-config"])
     assert done.exit_code == 1
     assert "Traceback" not in done.output
+
+
+def test_variables_that_are_no_settings_are_told() -> None:
+    """Those of the client, of the filters' cache and of Kubernetes are none of ours."""
+    known = (
+        "LISTEN",
+        "LOG_LEVEL",
+        "TOKEN",
+        "CACHE",
+        "SERVER",
+        "SERVICE_HOST",
+        "PORT",
+        "PORT_50051_TCP_ADDR",
+        "SERVICE_PORT_GRPC",
+    )
+    assert strange_variables({f"IMPASTO_{name}": "" for name in known} | {"OTHER": ""}) == []
+    assert strange_variables({"IMPASTO_LISTNE": "", "IMPASTO_QQQ": ""}) == [
+        "IMPASTO_LISTNE is no setting; do you mean IMPASTO_LISTEN?",
+        "IMPASTO_QQQ is no setting",
+    ]
 
 
 @pytest.mark.parametrize(

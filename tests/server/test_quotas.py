@@ -50,6 +50,14 @@ def test_a_client_has_so_many_pixels_at_a_time() -> None:
     assert refused(quotas, "ann", 41, 0.0)["used"] == "60"
 
 
+def test_a_job_that_is_larger_than_the_quota_need_not_try_again() -> None:
+    """It is wrong, not early."""
+    with pytest.raises(ServiceError, match="the canvas has 101 pixels, and your quota is 100") as caught:
+        Quotas(Quota(pixels=100)).check("ann", 101, 0.0)
+    assert (caught.value.code, caught.value.retry_s) == ("INVALID_ARGUMENT", None)
+    assert [field for field, _ in caught.value.violations] == ["parameters.size_px"]
+
+
 def test_no_quota_is_no_limit_and_accounts_do_not_pile_up() -> None:
     """A thousand clients that went leave nothing behind."""
     quotas = Quotas(Quota())

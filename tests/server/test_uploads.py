@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
+import signal
 import time
 from pathlib import Path
 
@@ -32,6 +34,27 @@ def test_a_file_comes_in_pieces_and_gets_its_name_when_it_is_whole(tmp_path: Pat
     assert store.read(ID) == DATA
     assert uploads(tmp_path).begin(ID, len(DATA), 0) == len(DATA)
     assert os.listdir(tmp_path) == [ID]
+
+
+def test_a_disk_that_takes_nothing_is_told_and_the_file_can_be_gone_on_with(tmp_path: Path) -> None:
+    """In the contract's words, with when to try again; no piece of it is lost."""
+    store = uploads(tmp_path)
+    store.begin(ID, len(DATA), 0)
+    at = store.put(ID, 0, DATA[:1000], len(DATA))
+    used, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(ServiceError, match="does not take the file") as caught:
+            store.put(ID, at, DATA[at:], len(DATA))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (used, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert (caught.value.code, caught.value.reason) == ("UNAVAILABLE", "STORAGE_FAILED")
+    assert caught.value.retry_s
+    assert store.begin(ID, len(DATA), at) == 1000
+    store.put(ID, at, DATA[at:], len(DATA))
+    assert store.complete(ID, len(DATA))
 
 
 def test_another_file_than_was_told_is_refused_and_gone(tmp_path: Path) -> None:

@@ -32,8 +32,9 @@ def list_jobs(states: tuple[str, ...], limit: int, server: str, as_json: bool) -
     if as_json:
         print_json([job.to_dict() for job in found])
         return
+    several = len({job.owner for job in found}) > 1
     for job in found:
-        click.echo(job_line(job))
+        click.echo(job_line(job, with_owner=several))
 
 
 @jobs.command()

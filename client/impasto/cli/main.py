@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import signal
 import sys
@@ -14,11 +15,13 @@ from impasto.cli.experiments import features, paper, reconstruct, redo, texture
 from impasto.cli.jobs import jobs
 from impasto.cli.server import health, info, upload
 from impasto.cli.stylize import PAINTING, stylize
-from impasto.errors import ImpastoError
+from impasto.errors import ImpastoError, Overloaded, Unavailable
 from impasto.security import VARIABLES
 
 ENTRY_POINTS = "impasto.commands"
 INTERRUPTED = 130
+LATER = 75
+"""Exit code where trying again later can help (sysexits' EX_TEMPFAIL): no server, one that drains, a full queue, a quota."""
 
 
 class Commands(click.Group):
@@ -99,10 +102,24 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def told(error: ImpastoError) -> str:
-    """Return an error's message, with the option beside each field that has one."""
+    """Return an error's message, with the option beside each field that has one, and when to try again."""
     if not error.violations:
-        return str(error)
+        again = "" if error.retry_after_s is None else f"; try again in {max(1, round(error.retry_after_s))} s"
+        return f"{error}{again}"
     return "; ".join(f"{item.field}{_option(item.field)}: {item.description}" for item in error.violations)
+
+
+def as_values(error: ImpastoError) -> dict[str, object]:
+    """Return an error as what ``--json`` prints of it, to stderr."""
+    values = {
+        "kind": type(error).__name__,
+        "reason": error.reason,
+        "message": str(error),
+        "metadata": error.metadata,
+        "violations": [{"field": item.field, "description": item.description} for item in error.violations],
+        "retry_after_s": error.retry_after_s,
+    }
+    return {"error": values}
 
 
 def _option(field: str) -> str:
@@ -130,8 +147,8 @@ def main() -> None:
         click.echo(f"Error: {_needs_server(error)}", err=True)
         sys.exit(1)
     except ImpastoError as error:
-        click.echo(f"Error: {told(error)}", err=True)
-        sys.exit(1)
+        click.echo(json.dumps(as_values(error)) if "--json" in sys.argv else f"Error: {told(error)}", err=True)
+        sys.exit(LATER if isinstance(error, (Overloaded, Unavailable)) else 1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(INTERRUPTED)

@@ -93,13 +93,14 @@ def summary(result: Result) -> str:
     )
 
 
-def job_line(job: JobInfo) -> str:
-    """Return one line on a job."""
+def job_line(job: JobInfo, *, with_owner: bool = False) -> str:
+    """Return one line on a job, with its owner where the caller sees those of several."""
     where = f"{job.step}/{job.steps}" if job.state != "queued" else f"{job.queue_position} before it"
     size = f"{job.width_px}x{job.height_px}"
     created = f"{job.created.astimezone():%Y-%m-%d %H:%M:%S}"
     loss = f"{job.losses.total:.4g}" if job.losses else ""
     note = job.error_message or EARLY.get(job.stop_reason, "")
+    note = f"{job.owner}  {note}" if with_owner else note
     return f"{job.job_id}  {job.state:<9}  {where:>13}  {size:>9}  {created}  {loss:<9} {note}".rstrip()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import urllib.error
+import urllib.request
 
 import click
 
@@ -26,7 +28,7 @@ def info(server: str, as_json: bool) -> None:
         ready = "ready" if device.ready else "not ready"
         click.echo(f"device   {device.name}: {device.description}, {ready}, auto precision {device.auto_precision or '?'}")
     for network in found.networks:
-        click.echo(f"network  {network.name} with {network.weights} weights, sha256 {network.weights_sha256}")
+        click.echo(f"network  {network.name} with {network.weights} weights{_hash(network.weights_sha256)}")
     for name, values in found.presets.items():
         chosen = ", ".join(f"{key}={values[key]}" for key in ("optimizer", "steps", "size_px", "init", "pooling"))
         click.echo(f"preset   {name}: {chosen}")
@@ -39,19 +41,38 @@ def info(server: str, as_json: bool) -> None:
         click.echo("storage  in memory; jobs end with the server")
 
 
+def _hash(sha256: str) -> str:
+    return f", sha256 {sha256}" if sha256 else ""
+
+
 @click.command()
 @click.option("--timeout", type=float, default=5.0, show_default=True, help="Seconds to wait for an answer.")
+@click.option("--http", metavar="HOST:PORT", help="Ask the server's metrics address instead: no TLS, no token.")
 @SERVER
 @JSON
-def health(timeout: float, server: str, as_json: bool) -> None:
+def health(timeout: float, http: str | None, server: str, as_json: bool) -> None:
     """Say whether the server takes jobs: exit code 0 if it does, 1 if not."""
-    with Client(server) as client:
-        status = client.health(timeout)
+    if http:
+        status = _ready(http, timeout)
+    else:
+        with Client(server) as client:
+            status = client.health(timeout)
     if as_json:
         print_json({"status": status})
     else:
         click.echo(status)
     sys.exit(0 if status == "serving" else 1)
+
+
+def _ready(address: str, timeout_s: float) -> str:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is near, whatever proxy the environment names
+    try:
+        with opener.open(f"http://{address}/readyz", timeout=timeout_s):
+            return "serving"
+    except urllib.error.HTTPError:
+        return "not_serving"
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"nobody answers at http://{address}/readyz: {error}") from None
 
 
 @click.command()

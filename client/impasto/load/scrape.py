@@ -35,7 +35,7 @@ COUNTS: Mapping[str, str] = {
 MEANS: Mapping[str, tuple[str, str]] = {
     "jobs at a step": ("impasto_batch_occupancy_sum", "impasto_batch_occupancy_count"),
     "event loop late, s": ("impasto_event_loop_lag_seconds_sum", "impasto_event_loop_lag_seconds_count"),
-    "workers' processors in use": ("impasto_worker_cpu_seconds", "at"),
+    "workers' processors in use": ("impasto_worker_cpu_seconds_total", "at"),
     "server's processors in use": ("process_cpu_seconds_total", "at"),
 }
 """How much one figure grew while another did."""

@@ -1,0 +1,87 @@
+"""What operators ask over HTTP, on an address of its own: /metrics, /healthz (it lives) and /readyz (it takes jobs)."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+STUCK_S = 30.0
+"""A server whose event loop has not turned for so long does not live."""
+_WORDS = {200: "200 OK", 404: "404 Not Found", 503: "503 Service Unavailable"}
+
+
+class Pulse:
+    """How the server stands, told by its event loop and read by other threads."""
+
+    def __init__(self) -> None:
+        self.serving = False
+        self._beat = time.monotonic()
+
+    def beat(self) -> None:
+        """Say that the event loop turns."""
+        self._beat = time.monotonic()
+
+    @property
+    def lives(self) -> bool:
+        """Whether the event loop has turned lately."""
+        return time.monotonic() - self._beat < STUCK_S
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _ServerV6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        """Say nothing: somebody asks every few seconds."""
+
+
+class Operations:
+    """Serves on a thread until it is closed.
+
+    Args:
+        host: Where to listen.
+        port: 0 takes a free one.
+        registry: The metrics.
+        pulse: How the server stands.
+
+    Raises:
+        OSError: If the address cannot be had.
+    """
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, pulse: Pulse) -> None:
+        self._metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(registry)
+        self._pulse = pulse
+        kind = _ServerV6 if ":" in host else _Server
+        self._server = make_server(host, port, self._answer, kind, _Quiet)
+        self.port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop; blocks for a moment."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, environ: dict[str, Any], respond: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            return self._metrics(environ, respond)
+        status, text = 404, "there are /metrics, /healthz and /readyz"
+        if path == "/healthz":
+            status, text = (200, "alive") if self._pulse.lives else (503, "the event loop is stuck")
+        elif path == "/readyz":
+            ready = self._pulse.serving and self._pulse.lives
+            status, text = (200, "serving") if ready else (503, "not serving")
+        respond(_WORDS[status], [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{text}\n".encode()]

@@ -1,0 +1,147 @@
+"""The server's TLS: its files are checked before it serves, and read again when they change, without a restart."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 1.0
+"""How often the files are looked at, at most: a new connection looks."""
+
+
+class TlsError(ValueError):
+    """Files that no server can use; the message names the setting."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the files hold.
+
+    Attributes:
+        configuration: As gRPC takes it.
+        subject: Whose the certificate is.
+        expires: When it does, in seconds since the epoch.
+    """
+
+    configuration: grpc.ServerCertificateConfiguration
+    subject: str
+    expires: float
+
+
+class ServerTls:
+    """A certificate, its key and the CA of clients, in files.
+
+    Args:
+        cert: Certificate chain (PEM).
+        key: Its private key (PEM).
+        client_ca: CA (PEM) that clients' certificates must be signed by; clients need none without it.
+        clock: Tells monotonic seconds.
+
+    Raises:
+        TlsError: If they cannot be read, are something else, or do not belong together.
+    """
+
+    def __init__(self, cert: Path, key: Path, client_ca: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._files = {"tls_cert": cert, "tls_key": key, **({"tls_client_ca": client_ca} if client_ca else {})}
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._looked = clock()
+        self._stamps = self._stamp()
+        self._material = _material({name: _read(name, path) for name, path in self._files.items()})
+        _tell_expiry(self._material)
+
+    @property
+    def expires(self) -> float:
+        """When the certificate that is served expires, in seconds since the epoch."""
+        return self._material.expires
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return gRPC's credentials, which follow the files."""
+        required = "tls_client_ca" in self._files
+        return grpc.dynamic_ssl_server_credentials(self._material.configuration, self._renewed, required)
+
+    def look(self) -> bool:
+        """Read the files if they changed; what cannot be used is told, and what was before stays. Says if it changed."""
+        with self._lock:
+            now = self._clock()
+            if now - self._looked < LOOK_AGAIN_S:
+                return False
+            self._looked = now
+            stamps = self._stamp()
+            if stamps == self._stamps:
+                return False
+            self._stamps = stamps
+            try:
+                self._material = _material({name: _read(name, path) for name, path in self._files.items()})
+            except TlsError as error:
+                logger.warning("the files of TLS cannot be used, and those of before stay: %s", error)
+                return False
+            logger.info("the files of TLS were read again: %s", self._material.subject)
+            _tell_expiry(self._material)
+            return True
+
+    def _renewed(self) -> grpc.ServerCertificateConfiguration:
+        """Return what the next handshake uses. gRPC calls it for every new connection, on a thread of its own."""
+        self.look()
+        return self._material.configuration
+
+    def _stamp(self) -> tuple[tuple[int, int] | None, ...]:
+        def stamp(path: Path) -> tuple[int, int] | None:
+            try:
+                stat = path.stat()
+            except OSError:
+                return None
+            return stat.st_mtime_ns, stat.st_size
+
+        return tuple(stamp(path) for path in self._files.values())
+
+
+def _read(name: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TlsError(f"{name}: {path}: {error.strerror}") from None
+
+
+def _material(files: dict[str, bytes]) -> Material:
+    certificate = _certificates("tls_cert", files["tls_cert"])[0]
+    try:
+        key = load_pem_private_key(files["tls_key"], None)
+    except (TypeError, ValueError):
+        raise TlsError("tls_key: is no private key in PEM, or one with a password") from None
+    if key.public_key().public_bytes(*_FORM) != certificate.public_key().public_bytes(*_FORM):
+        raise TlsError("tls_key does not belong to the first certificate in tls_cert")
+    authority = files.get("tls_client_ca")
+    if authority is not None:
+        _certificates("tls_client_ca", authority)
+    configuration = grpc.ssl_server_certificate_configuration([(files["tls_key"], files["tls_cert"])], authority)
+    expires = certificate.not_valid_after_utc.timestamp()
+    return Material(configuration, certificate.subject.rfc4514_string(), expires)
+
+
+_FORM = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _certificates(name: str, data: bytes) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(data)
+    except ValueError:
+        raise TlsError(f"{name}: holds no certificate in PEM") from None
+
+
+def _tell_expiry(material: Material) -> None:
+    left_s = material.expires - time.time()
+    if left_s <= 0:
+        logger.error("the certificate of %s has expired: clients will refuse it", material.subject)
+    elif left_s < 14 * 24 * 3600:
+        logger.warning("the certificate of %s expires in %.1f days", material.subject, left_s / 86400)
