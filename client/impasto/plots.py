@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -13,12 +14,18 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 70rem; margin: 2rem auto;
   padding: 0 1rem; }
 img { max-width: 100%; height: auto; } table { border-collapse: collapse; margin: 1rem 0; }
+.wide { overflow-x: auto; }
 td, th { border-bottom: 1px solid var(--rule); padding: .25rem .75rem; text-align: right; }
-td:first-child, th:first-child { text-align: left; } svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); }
+td, th { white-space: nowrap; } td small { opacity: .7; }
+td:first-child, th:first-child { text-align: left; }
+.facts td { text-align: left; white-space: normal; }
+svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); }
 """
 """Of a page that holds the charts."""
 Points = Sequence[tuple[float, float]]
-_LEFT, _BOTTOM, _TOP, _RIGHT = 70, 40, 15, 30
+_LEFT, _BOTTOM, _TOP, _RIGHT = 70, 40, 34, 30
+_GAP = 4.0
+"""A line is broken where two of its points are so many times farther apart than most."""
 
 
 def chart(
@@ -30,6 +37,8 @@ def chart(
     width: int = 720,
     height: int = 320,
     ticks: Mapping[float, str] | None = None,
+    crosses: Mapping[str, Points] | None = None,
+    span: tuple[float, float] | None = None,
 ) -> str:
     """Return an SVG picture of one or several series, or nothing if there is no point in them.
 
@@ -40,16 +49,25 @@ def chart(
         dots: Dots instead of lines.
         width: Of the picture.
         height: Of the picture.
-        ticks: Words for places along the bottom; five round ones by default.
+        ticks: Words for places along the bottom; round ones by default.
+        crosses: Points by legend that are marked by crosses.
+        span: What the bottom spans; from the first point to the last by default.
     """
     kept = {name: [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log)] for name, points in series.items()}
-    places = [x for points in kept.values() for x, _ in points]
-    heights = [math.log10(y) if log else y for points in kept.values() for _, y in points]
-    if not places:
+    marked = dict(crosses or {})
+    everything = [point for points in (*kept.values(), *marked.values()) for point in points]
+    if not everything:
         return ""
-    first, last = min(places), max(places)
+    heights = [math.log10(y) if log else y for points in kept.values() for _, y in points] or [0.0]
+    first, last = span or (min(x for x, _ in everything), max(x for x, _ in everything))
     low, high = (min(heights), max(heights)) if log else (min(0.0, *heights), max(heights))
     last, high = max(last, first + 1e-9), max(high, low + 1e-9)
+
+    levels = [low + (high - low) * step / 4 for step in range(5)]
+    if not log:
+        step = _step(low, high)
+        low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+        levels = _round(low, high)
 
     def across(x: float) -> float:
         return _LEFT + (width - _LEFT - _RIGHT) * (x - first) / (last - first)
@@ -58,31 +76,75 @@ def chart(
         return height - _BOTTOM - (height - _BOTTOM - _TOP) * ((math.log10(y) if log else y) - low) / (high - low)
 
     parts = [f"<svg viewBox='0 0 {width} {height}' width='{width}' role='img' aria-label='{html.escape(x_label, quote=True)}'>"]
-    for step in range(5):
-        level = low + (high - low) * step / 4
+    for level in levels:
         y = down(10**level if log else level)
         parts.append(f"<line x1='{_LEFT}' y1='{y:.1f}' x2='{width - _RIGHT}' y2='{y:.1f}' stroke='gray' stroke-opacity='.3'/>")
         text = f"{10**level if log else level:.3g}"
         parts.append(f"<text x='{_LEFT - 8}' y='{y + 4:.1f}' text-anchor='end' font-size='12'>{text}</text>")
-    for x, word in (ticks or {first + (last - first) * part / 4: "" for part in range(5)}).items():
+    for x, word in (ticks or dict.fromkeys(_round(first, last), "")).items():
         place = f"x='{across(x):.1f}' y='{height - _BOTTOM + 18}' text-anchor='middle' font-size='12'"
         parts.append(f"<text {place}>{html.escape(word) or f'{x:.4g}'}</text>")
-    for number, (name, points) in enumerate(kept.items()):
+    for number, points in enumerate(kept.values()):
         colour = COLOURS[number % len(COLOURS)]
         if dots:
             parts += [f"<circle cx='{across(x):.1f}' cy='{down(y):.1f}' r='2.5' fill='{colour}'/>" for x, y in points]
         else:
-            line = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in points)
-            parts.append(f"<polyline points='{line}' fill='none' stroke='{colour}' stroke-width='2'/>")
-        place = f"x='{width - _RIGHT - 4}' y='{_TOP + 14 + 16 * number}' text-anchor='end' font-size='13'"
-        parts.append(f"<text {place} style='fill:{colour}'>{html.escape(name)}</text>")
+            for piece in _pieces(points):
+                line = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in piece)
+                parts.append(f"<polyline points='{line}' fill='none' stroke='{colour}' stroke-width='2'/>")
+    for number, spots in enumerate(marked.values(), len(kept)):
+        for x, y in spots:
+            a, b, colour = across(x), down(y), COLOURS[number % len(COLOURS)]
+            path = f"M{a - 4:.1f},{b - 4:.1f}l8,8m0,-8l-8,8"
+            parts.append(f"<path d='{path}' stroke='{colour}' stroke-width='2' fill='none'/>")
+    parts.append(_legend([*kept, *marked], width))
     middle = (_LEFT + width - _RIGHT) / 2
     parts.append(f"<text x='{middle}' y='{height - 4}' text-anchor='middle' font-size='12'>{html.escape(x_label)}</text></svg>")
     return "".join(parts)
 
 
+def _legend(names: Sequence[str], width: int) -> str:
+    """Return the series' names in their colours, above the plot, where no line runs."""
+    spans = []
+    for number, name in enumerate(names):
+        colour = COLOURS[number % len(COLOURS)]
+        spans.append(f"<tspan style='fill:{colour}' dx='{18 if number else 0}'>{html.escape(name)}</tspan>")
+    return f"<text x='{width - _RIGHT}' y='18' text-anchor='end' font-size='13'>{''.join(spans)}</text>"
+
+
+def _round(first: float, last: float) -> list[float]:
+    """Return some round numbers between two."""
+    step = _step(first, last)
+    return [index * step for index in range(math.ceil(first / step - 1e-9), math.floor(last / step + 1e-9) + 1)]
+
+
+def _step(first: float, last: float) -> float:
+    """Return a round distance of which some lie between two numbers."""
+    rough = (last - first) / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(power * times for times in (1, 2, 5, 10) if power * times >= rough * 0.999)
+
+
+def _pieces(points: Points) -> list[Points]:
+    """Return a line in pieces, broken where nothing is known for much longer than usual."""
+    gaps = sorted(after[0] - before[0] for before, after in itertools.pairwise(points))
+    if not gaps or gaps[len(gaps) // 2] <= 0:
+        return [points]
+    usual, pieces, begin = gaps[len(gaps) // 2], [], 0
+    for index in range(1, len(points)):
+        if points[index][0] - points[index - 1][0] > _GAP * usual:
+            pieces.append(points[begin:index])
+            begin = index
+    return [*pieces, points[begin:]]
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table of texts."""
-    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{cells}</tr>{body}</table>"
+    """Return a table of texts; what follows a line's end in a cell is small print."""
+
+    def cell(text: str) -> str:
+        main, _, note = html.escape(text).partition("\n")
+        return f"<td>{main}<br><small>{note}</small></td>" if note else f"<td>{main}</td>"
+
+    cells = "".join(f"<th>{html.escape(word)}</th>" for word in head)
+    body = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
+    return f"<div class='wide'><table><tr>{cells}</tr>{body}</table></div>"

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Column, Table
 
 from impasto.aio import AsyncClient
-from impasto.cli.output import SERVER
-from impasto.load.arrivals import Stage, offsets, stages, trace
+from impasto.cli.output import INTERRUPTED, SERVER
+from impasto.errors import InvalidRequest, Overloaded
+from impasto.load.arrivals import Stage, exactly, offsets, stages, trace
 from impasto.load.capacity import NO_ERRORS, Trial, best, find_capacity
-from impasto.load.measures import Report, Slo, joined, load_report, quantile, samples_of, summarize
-from impasto.load.page import page, seconds, shown
+from impasto.load.gates import SHARES, Figure, Slo
+from impasto.load.measures import Report, joined, load_report, quantile, samples_of, summarize
+from impasto.load.page import amount, page, seconds, shown, told
 from impasto.load.records import Record
-from impasto.load.runner import CHAOS, Plan, run
+from impasto.load.runner import CHAOS, Plan, Stop, run
 from impasto.load.scrape import Sample, ScrapeError, growth, levels, means, sampling
 from impasto.load.target import ServiceTarget
 from impasto.load.workload import Entry, Workload, WorkloadError, read_workload
@@ -70,23 +77,38 @@ class _Parsed(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
+class _Finite(click.FloatRange):
+    """A number that is one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
+
+
 STAGES, GATE = _Parsed("AMOUNT[:SECONDS],...", stages), _Parsed("FIGURE<LIMIT", Slo.parse)
+ABOVE_ZERO, FROM_ZERO = _Finite(min=0, min_open=True), _Finite(min=0)
+WHOLE = click.IntRange(min=1)
+DEFAULT_JOBS = 20
 
 
 @click.group(invoke_without_command=True)
 @click.option("--concurrency", type=STAGES, help="Closed loop: jobs in flight, such as 4, or in stages: 1:30,2-8:60.")
 @click.option("--rate", type=STAGES, help="Open loop: jobs a second, such as 0.2, or in stages: 0.1:60,0.1-0.5:120.")
 @click.option("--arrivals", type=click.Choice(["poisson", "constant", "gamma"]), default="poisson", help="Of an open loop.")
-@click.option("--burstiness", type=click.FloatRange(min=0, min_open=True), default=4.0, help="Of gamma; 1 is like poisson.")
+@click.option("--burstiness", type=ABOVE_ZERO, default=4.0, help="Of gamma; 1 is like poisson.")
 @click.option("--trace", "trace_file", type=FILE, help="Open loop: send times from a file, one a line, in seconds.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Requests to send at most; 20 if --duration is not given either.")
-@click.option("--duration", type=click.FloatRange(min=0, min_open=True), help="Seconds to send for.")
-@click.option("--drain-timeout", type=float, default=600.0, show_default=True, help="Seconds to wait for the last ones.")
+@click.option("--jobs", type=WHOLE, help="Requests to send at most; 20 if nothing else ends the sending.")
+@click.option("--duration", type=ABOVE_ZERO, help="Seconds to send for.")
+@click.option("--drain-timeout", type=FROM_ZERO, default=600.0, show_default=True, help="Seconds to wait for the last ones.")
 @click.option("--workload", type=FILE, help="TOML file with the mix; by default small jobs of drawn pictures.")
-@click.option("--size", "size_px", type=int, default=128, show_default=True, help="Longer side, without --workload.")
-@click.option("--steps", type=int, default=20, show_default=True, help="Optimizer steps, without --workload.")
+@click.option("--size", "size_px", type=WHOLE, default=128, show_default=True, help="Longer side, without --workload.")
+@click.option("--steps", type=WHOLE, default=20, show_default=True, help="Optimizer steps, without --workload.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed sends the same requests at the same times.")
 @click.option("--chaos", type=_Chaos(), help="Done on purpose: cancel=5%,reattach=5%,duplicate=5%,slow=2%.")
+@click.option("--patience", type=FROM_ZERO, default=60.0, show_default=True, help="Seconds that a server may be away for.")
 @click.option("--slo", "gates", type=GATE, multiple=True, help="Gate: 'p95(done)<30s', 'errors<0.1%'; exit code 3 if broken.")
 @click.option("--find-capacity", type=GATE, help="Search the highest rate at which a gate holds, with --jobs at each.")
 @click.option("--metrics", "metrics_url", help="The server's /metrics, such as http://localhost:9464/metrics.")
@@ -98,7 +120,8 @@ STAGES, GATE = _Parsed("AMOUNT[:SECONDS],...", stages), _Parsed("FIGURE<LIMIT", 
 def load(ctx: click.Context, /, **options: Any) -> None:
     """Load a server with jobs and measure from the moment each was to be sent.
 
-    All requests are waited for; what does not end is told as such and counts in the percentiles.
+    All requests are waited for; what fails or does not end counts in the percentiles as longer than what came. Ctrl-C ends the
+    sending, a second one the waiting; both report what was measured.
     """
     if ctx.invoked_subcommand is None:
         sys.exit(asyncio.run(_load(**options)))
@@ -108,21 +131,37 @@ def load(ctx: click.Context, /, **options: Any) -> None:
 @click.argument("before", type=FILE)
 @click.argument("after", type=FILE)
 @click.option("--measure", default="done", show_default=True, help="Which time is compared.")
-@click.option("--worse", type=float, default=10.0, show_default=True, help="Per cent by which p50 or p95 may be worse.")
+@click.option("--worse", type=FROM_ZERO, default=10.0, show_default=True, help="Per cent by which p50 or p95 may be worse.")
 def compare(before: Path, after: Path, measure: str, worse: float) -> None:
-    """Compare two runs' files, BEFORE and AFTER; exit code 3 if p50 or p95 became worse than allowed."""
+    """Compare two runs' files, BEFORE and AFTER.
+
+    Exit code 3 if p50 or p95 became worse than allowed, or the share of errors, of what did not end or is incorrect rose.
+    """
     one, two = _open(before), _open(after)
-    verdict = 0
+    reasons = []
     for percent in (50.0, 90.0, 95.0, 99.0):
-        figures = [one.value(f"p{percent:g}({measure})"), two.value(f"p{percent:g}({measure})")]
-        change = "" if None in figures else f"{(figures[1] / figures[0] - 1) * 100:+.1f} %"  # type: ignore[operator]
-        click.echo(f"p{percent:<5g} {seconds(figures[0]):>12} {seconds(figures[1]):>12}  {change}")
-        if percent in (50.0, 95.0) and (figures[1] is None or (figures[0] or 0) * (1 + worse / 100) < figures[1]):
-            verdict = BROKEN
-    click.echo(f"done/s {one.throughput:12.3f} {two.throughput:12.3f}")
-    for name in ("error", "censored"):
-        click.echo(f"{name:<7}{one.outcomes.get(name, 0):12d} {two.outcomes.get(name, 0):12d}")
-    sys.exit(verdict)
+        was, now = (_figure(report, f"p{percent:g}({measure})") for report in (one, two))
+        change = "" if was is None or now is None else f"{(now / was - 1) * 100:+.1f} %"
+        click.echo(f"p{percent:<8g} {seconds(was):>12} {seconds(now):>12}  {change}")
+        allowed = math.inf if was is None else was * (1 + worse / 100)
+        if percent in (50.0, 95.0) and (math.inf if now is None else now) > allowed:
+            reasons.append(f"p{percent:g}")
+    click.echo(f"done/s    {one.throughput:12.3f} {two.throughput:12.3f}")
+    for name in SHARES:
+        shares = one.share(name), two.share(name)
+        click.echo(f"{name:<9} {shares[0] * 100:10.2f} % {shares[1] * 100:10.2f} %")
+        if shares[1] > shares[0]:
+            reasons.append(name)
+    if reasons:
+        click.echo(f"worse: {', '.join(reasons)}")
+    sys.exit(BROKEN if reasons else 0)
+
+
+def _figure(report: Report, name: str) -> float | None:
+    try:
+        return report.value(name)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
 
 
 @load.command()
@@ -130,8 +169,14 @@ def compare(before: Path, after: Path, measure: str, worse: float) -> None:
 @click.option("--measure", default="done", show_default=True, help="Which time.")
 def join(files: tuple[Path, ...], measure: str) -> None:
     """Show the percentiles over several runs' FILES together, by adding their histograms."""
-    for percent, value in joined([_open(file) for file in files], measure).items():
+    try:
+        percentiles, count, missing = joined([_open(file) for file in files], measure)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    for percent, value in percentiles.items():
         click.echo(f"p{percent:<5g} {seconds(value)}")
+    more = f"; {missing} more failed or did not end, and count as longer than any" if missing else ""
+    click.echo(f"of {count} times{more}")
 
 
 def _open(path: Path) -> Report:
@@ -145,11 +190,51 @@ async def _load(**options: Any) -> int:
     given = [name for name in ("concurrency", "rate", "trace_file", "find_capacity") if options[name]]
     if len(given) > 1 and not (options["find_capacity"] and set(given) == {"rate", "find_capacity"}):
         raise click.UsageError(f"{' and '.join(given)} exclude each other")
-    jobs = options["jobs"] if options["jobs"] or options["duration"] else 20
+    _check_targets(options)
+    workload = _workload(options)  # again for each run, which draws from its beginning
+    _check_gates(workload, options)
+    await _check_classes(workload, options)
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.once_more)
     if options["find_capacity"]:
-        return await _search(jobs or 20, options)
-    report = await _once(_plan(jobs, options), options)
-    return _finish(report, options)
+        code = await _search(options["jobs"] or DEFAULT_JOBS, options, stop)
+    else:
+        code = _finish(await _once(_plan(options["jobs"], options), options, stop), options)
+    return INTERRUPTED if stop.sending.is_set() else code
+
+
+def _check_targets(options: dict[str, Any]) -> None:
+    """Refuse files that cannot be written, before minutes are spent on what goes there."""
+    for path in (options["json_out"], options["html_out"]):
+        try:
+            if path is not None:
+                path.open("ab").close()
+        except OSError as error:
+            raise click.ClickException(f"{path}: {error.strerror}") from None
+
+
+def _check_gates(workload: Workload, options: dict[str, Any]) -> None:
+    for gate in (*options["gates"], *filter(None, [options["find_capacity"]])):
+        entry = Figure.parse(gate.metric).entry
+        if entry and entry not in {each.name for each in workload.entries}:
+            raise click.UsageError(f"{gate.text}: the workload has no entry {entry!r}")
+    if options["find_capacity"] and options["find_capacity"].metric == "throughput":
+        raise click.UsageError("--find-capacity raises the rate itself: give a gate on a time or on errors")
+
+
+async def _check_classes(workload: Workload, options: dict[str, Any]) -> None:
+    """Let the server check one job of each class and size: a mistake there is told once, with the class's name."""
+    async with AsyncClient(options["server"], patience_s=0) as client:
+        for request in workload.samples():
+            try:
+                await client.validate(request.content, request.style, **request.options)
+            except InvalidRequest as error:
+                size = request.options["size_px"]
+                raise click.ClickException(f"{request.entry.name} at {size} px: {error}") from None
+            except Overloaded:
+                pass  # which is what a load test may be about
 
 
 def _workload(options: dict[str, Any]) -> Workload:
@@ -162,25 +247,31 @@ def _workload(options: dict[str, Any]) -> Workload:
 
 
 def _plan(jobs: int | None, options: dict[str, Any], rate: float | None = None) -> Plan:
-    due = None
+    due: Iterable[float] | None = None
+    plan: list[Stage] = [Stage(rate, rate, math.inf)] if rate is not None else options["rate"] or []
+    lanes = options["concurrency"] or stages("1")
+    ends = options["trace_file"] or math.isfinite((plan or lanes)[-1].seconds)
+    if jobs is None and options["duration"] is None and not ends:
+        jobs = DEFAULT_JOBS
     if options["trace_file"]:
         try:
-            due = iter(trace(options["trace_file"]))
+            due = trace(options["trace_file"])
         except (OSError, ValueError) as error:
             raise click.ClickException(str(error)) from None
-    elif rate is not None or options["rate"]:
-        plan = [Stage(rate, rate, float("inf"))] if rate is not None else options["rate"]
+    elif plan:
         due = offsets(plan, options["arrivals"], options["seed"], options["burstiness"])
-    lanes = options["concurrency"] or stages("1")
-    chaos = options["chaos"] or {}
-    return Plan(due, lanes, jobs, options["duration"], options["drain_timeout"], chaos, options["seed"])
+        steady = len(plan) == 1 and plan[0].begin == plan[0].end and math.isinf(plan[0].seconds)
+        if steady and jobs is not None and options["duration"] is None:
+            due = exactly(due, jobs, plan[0].begin)
+    chaos, drain = options["chaos"] or {}, options["drain_timeout"]
+    return Plan(None if due is None else iter(due), lanes, jobs, options["duration"], drain, chaos, options["seed"])
 
 
-async def _once(plan: Plan, options: dict[str, Any]) -> Report:
+async def _once(plan: Plan, options: dict[str, Any], stop: Stop) -> Report:
     workload = _workload(options)
     samples: list[Sample] = []
     loop = asyncio.get_running_loop()
-    async with AsyncClient(options["server"]) as client, contextlib.AsyncExitStack() as stack:
+    async with AsyncClient(options["server"], patience_s=options["patience"]) as client, contextlib.AsyncExitStack() as stack:
         info = await client.server_info()
         began, zero = time.time(), loop.time()
         if options["metrics_url"]:
@@ -189,8 +280,8 @@ async def _once(plan: Plan, options: dict[str, Any]) -> Report:
             except ScrapeError as error:
                 raise click.ClickException(f"--metrics: {error}") from None
             zero = loop.time()
-        show = stack.enter_context(_live(quiet=options["quiet"]))
-        records = await run(plan, workload, ServiceTarget(client, options["seed"]), show)
+        show = stack.enter_context(_live(plan.jobs, quiet=options["quiet"]))
+        records = await run(plan, workload, ServiceTarget(client, options["seed"]), show, stop)
         took = loop.time() - zero
     about = {
         "server": options["server"],
@@ -199,82 +290,99 @@ async def _once(plan: Plan, options: dict[str, Any]) -> Report:
         "date": datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv[1:]),
     }
+    if stop.sending.is_set():
+        about["interrupted"] = "yes"
     return summarize(records, took, about, samples)
 
 
-def _finish(report: Report, options: dict[str, Any]) -> int:
-    try:
-        gates = [(gate, gate.holds(report)) for gate in options["gates"]]
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+def _finish(report: Report, options: dict[str, Any], more: Sequence[Slo] = ()) -> int:
     _print(report)
-    for gate, holds in gates:
-        click.echo(f"{'holds ' if holds else 'BROKEN'} {gate.text}")
+    gates = [(gate, gate.holds(report.value(gate.metric))) for gate in (*options["gates"], *more)]
     if options["json_out"]:
         report.save(options["json_out"])
     if options["html_out"]:
         options["html_out"].write_text(page(report, gates), encoding="utf-8")
+    for gate, holds in gates:
+        click.echo(f"{'holds ' if holds else 'BROKEN'} {gate.text}: {shown(report, gate.metric)}")
+    if not report.outcomes.get("ok") and not gates:
+        return 1
     return 0 if all(holds for _, holds in gates) else BROKEN
 
 
-async def _search(jobs: int, options: dict[str, Any]) -> int:
+class _StoppedError(Exception):
+    """Somebody wants no more trials."""
+
+
+async def _search(jobs: int, options: dict[str, Any], stop: Stop) -> int:
     gate: Slo = options["find_capacity"]
-    gates = [gate, *options["gates"]]
-    if not any(each.metric == "errors" for each in gates):
-        gates.append(NO_ERRORS)
-    start = options["rate"][0].begin if options["rate"] else None
-    if start is None:
-        alone = await _once(_plan(min(jobs, 3), {**options, "concurrency": stages("1")}), options)
-        start = max(alone.throughput, 1e-3)
+    more = [gate]
+    if not any(each.metric == "errors" for each in (gate, *options["gates"])):
+        more.append(NO_ERRORS)
+    gates = [*more, *options["gates"]]
+    promise = " and ".join(each.text for each in gates)
+    alone = await _once(_plan(min(jobs, 3), {**options, "concurrency": stages("1"), "rate": None}), options, stop)
+    broken = [each.text for each in gates if not each.holds(alone.value(each.metric))]
+    if broken or stop.sending.is_set():
+        if broken:
+            click.echo(f"{' and '.join(broken)}: not kept by one job at a time")
+        return _finish(alone, options, more)
+    click.echo(f"   alone: {gate.metric} {shown(alone, gate.metric)}, {alone.throughput:.3f} done/s")
+    trials: list[Trial] = []
 
     def tell(trial: Trial) -> None:
-        report, done = trial.report, trial.report.throughput
-        value = shown(report, gate.metric)
-        broken = ", ".join(f"{each.text} broken" for each in gates if not each.holds(report))
-        behind = "" if trial.keeps_up else "; the server falls behind"
-        click.echo(f"{trial.rate:8.3f} jobs/s: {gate.metric} {value}, {done:.3f} done/s, {broken or 'holds'}{behind}")
+        trials.append(trial)
+        report, value = trial.report, shown(trial.report, gate.metric)
+        verdict = [*(f"{each.text} broken" for each in trial.broken), *(["the server falls behind"] if trial.behind else [])]
+        figures = f"{gate.metric} {value}, {len(report.records)} jobs, {report.throughput:.3f} done/s"
+        click.echo(f"{trial.rate:8.3f} jobs/s: {figures}, {' and '.join(verdict) or 'kept'}")
 
-    promise = " and ".join(each.text for each in gates)
-    try:
-        trials = await find_capacity(lambda rate: _once(_plan(jobs, options, rate), options), gates, start, tell)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    async def attempt(rate: float, count: int) -> Report:
+        report = await _once(_plan(count, {**options, "duration": None}, rate), options, stop)
+        if stop.sending.is_set():
+            raise _StoppedError
+        return report
+
+    start = options["rate"][0].begin if options["rate"] else max(alone.throughput, 1e-3)
+    with contextlib.suppress(_StoppedError):
+        await find_capacity(attempt, gates, start, jobs, alone.measures["done"].mean or 0.0, tell)
     found = best(trials)
     if found is None:
-        click.echo(f"{promise} hold at no rate that was tried")
+        click.echo(f"{promise}: not kept at any rate that was tried")
         return BROKEN
-    click.echo(f"{promise} hold up to {found:.3f} jobs/s ({found * 60:.1f} a minute)")
-    last = next(trial for trial in trials if trial.rate == found)
-    if not last.keeps_up:
-        click.echo(f"but the server falls behind at that rate: more jobs than {jobs} would break it; ask with more --jobs")
-    return _finish(last.report, options)
+    click.echo(f"{promise}: kept up to {found.rate:.3f} jobs/s ({found.rate * 60:.1f} a minute)")
+    about = {**found.report.about, "capacity_per_s": found.rate, "trials": [trial.to_dict() for trial in trials]}
+    return _finish(replace(found.report, about=about), options, more)
 
 
 def _print(report: Report) -> None:
     # The page has all percentiles and their intervals; here what fits into 80 columns.
-    table = Table(
-        "measure", *(Column(name, justify="right") for name in ("count", "not ended", "p50", "p95", "p99", "longest"))
-    )
-    for measure in report.measures.values():
+    names = ("count", "never", "p50", "p95", "p99", "longest")
+    table = Table("time", *(Column(name, justify="right", no_wrap=True) for name in names), box=SIMPLE, pad_edge=False)
+    for measure in told(report):
         times = (measure.percentiles[50.0], measure.percentiles[95.0], measure.percentiles[99.0], measure.longest)
-        table.add_row(measure.name, str(measure.count), str(measure.censored), *(seconds(time) for time in times))
+        never = str(measure.censored + measure.failed)
+        table.add_row(escape(measure.name), str(measure.count), never, *(seconds(time) for time in times))
     Console().print(table)
-    outcomes = ", ".join(f"{count} {name}" for name, count in report.outcomes.items())
-    click.echo(f"{outcomes} in {report.seconds:.1f} s; {report.throughput:.3f} jobs done a second")
-    for kind, counted in (("error", report.errors), ("incorrect", report.incorrect)):
-        for text, often in counted.items():
-            click.echo(f"{kind}: {text}: {often}")
+    outcomes = ", ".join(f"{count} {name}" for name, count in report.outcomes.items()) or "nothing was sent"
+    rate = report.about.get("sent_per_second")
+    sent = f", sent at {rate:.3f} a second" if rate else ""
+    click.echo(f"{outcomes} in {report.seconds:.1f} s{sent}; {report.throughput:.3f} jobs done a second")
+    for text, often in report.errors.items():
+        click.echo(f"error: {text}: {often} ({report.messages.get(text, '')})")
+    for text, often in report.incorrect.items():
+        click.echo(f"incorrect: {text}: {often}")
     if report.samples:
-        during = {**growth(report.samples), **means(report.samples)}
-        known = [f"{level.name} {level.mean:.3g} (highest {level.highest:.3g})" for level in levels(report.samples)[:5]]
-        known += [f"{name} {value:.3g}" for name, value in during.items() if value]
-        click.echo(f"the server: {', '.join(known)}")
+        click.echo("the server, by its metrics:")
+        for level in levels(report.samples)[:5]:
+            click.echo(f"  {level.name}: {amount(level.mean)} in the mean, {amount(level.highest)} at the highest")
+        for during in (growth(report.samples), means(report.samples)):
+            click.echo("  " + ", ".join(f"{name} {amount(value)}" for name, value in during.items() if value))
     late = report.lateness
     click.echo(f"the tester sent late by {late['median_s'] * 1e3:.2f} ms (median), {late['longest_s'] * 1e3:.1f} ms (longest)")
 
 
 @contextlib.contextmanager
-def _live(*, quiet: bool) -> Any:
+def _live(jobs: int | None, *, quiet: bool) -> Any:
     """Give what shows how a run stands, on a terminal."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
@@ -288,7 +396,7 @@ def _live(*, quiet: bool) -> Any:
             flying = sum(record.outcome == "censored" for record in records)
             wrong = sum(record.outcome == "error" or bool(record.incorrect) for record in records)
             times = samples_of(records, "done")
-            cells = [f"{now:.0f} s", str(len(records)), str(done), str(flying), str(wrong)]
+            cells = [f"{now:.0f} s", f"{len(records)}" + (f" of {jobs}" if jobs else ""), str(done), str(flying), str(wrong)]
             table.add_row(*cells, *(seconds(quantile(times, q)) for q in (0.5, 0.95)))
             live.update(table)
 

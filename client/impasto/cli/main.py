@@ -13,13 +13,13 @@ import click
 
 from impasto.cli.experiments import features, paper, reconstruct, redo, texture
 from impasto.cli.jobs import jobs
+from impasto.cli.output import INTERRUPTED
 from impasto.cli.server import health, info, upload
 from impasto.cli.stylize import PAINTING, stylize
 from impasto.errors import ImpastoError, Overloaded, Unavailable
 from impasto.security import VARIABLES
 
 ENTRY_POINTS = "impasto.commands"
-INTERRUPTED = 130
 LATER = 75
 """Exit code where trying again later can help (sysexits' EX_TEMPFAIL): no server, one that drains, a full queue, a quota."""
 
@@ -49,7 +49,7 @@ def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def _needs_server(error: ImportError) -> str:
-    if (error.name or "").startswith("hdrh"):
+    if (error.name or "").startswith(("hdrh", "prometheus_client")):
         return f"this command needs {error.name}: pip install 'impasto[load]'"
     return f"this command needs the server's packages ({error.name} is missing): pip install 'impasto[server]'"
 

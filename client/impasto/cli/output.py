@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from impasto.pictures import Picture, UploadedImage
 from impasto.results import Event, Heartbeat, JobInfo, Paused, Result, Snapshot, Started, Step
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM."""
 WIDE = 120
 """Columns from which a terminal has room for a loss's parts."""
 UPLOADED = "sha256:"

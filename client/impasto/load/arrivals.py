@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,6 +47,8 @@ def stages(text: str) -> list[Stage]:
             stage = Stage(float(begin), float(end or begin), float(seconds) if seconds else float("inf"))
         except ValueError:
             raise ValueError(f"{item!r} is not AMOUNT:SECONDS or FROM-TO:SECONDS") from None
+        if not all(math.isfinite(amount) for amount in (stage.begin, stage.end)) or math.isnan(stage.seconds):
+            raise ValueError(f"{item!r}: amounts must be finite")
         if min(stage.begin, stage.end) < 0 or stage.seconds <= 0 or max(stage.begin, stage.end) == 0:
             raise ValueError(f"{item!r}: amounts and seconds must be above 0")
         if end and stage.seconds == float("inf"):
@@ -66,7 +69,7 @@ def offsets(plan: Sequence[Stage], spacing: Spacing, seed: int, burstiness: floa
         seed: The same seed gives the same times.
         burstiness: Of ``gamma``: squared coefficient of variation of the distances; 1 is Poisson's.
     """
-    rng = random.Random(seed)  # noqa: S311 - nothing is secret here
+    rng = random.Random(f"{seed}/arrivals")  # noqa: S311 - nothing is secret here
 
     def distance() -> float:
         if spacing == "constant":
@@ -86,6 +89,19 @@ def offsets(plan: Sequence[Stage], spacing: Spacing, seed: int, burstiness: floa
             yield began + into
             left = distance()
         began += stage.seconds
+
+
+def exactly(due: Iterable[float], count: int, rate: float) -> list[float]:
+    """Return so many send times, stretched so that they come at a rate to the last digit: few draws may be far from their mean.
+
+    Args:
+        due: Drawn at about that rate.
+        count: How many.
+        rate: A second.
+    """
+    times = list(itertools.islice(due, count))
+    stretch = count / rate / times[-1] if times and times[-1] else 1.0
+    return [at * stretch for at in times]
 
 
 def _sum(stage: Stage, since: float, until: float) -> float:
@@ -109,10 +125,20 @@ def trace(path: Path) -> list[float]:
     """Return the send times in a file, one a line, in seconds from the beginning.
 
     Raises:
-        ValueError: If a line is no number, or they do not rise.
+        ValueError: If a line is no number, they do not rise, or there is none.
     """
-    lines = [line.strip() for line in path.read_text().splitlines()]
-    times = [float(line) for line in lines if line and not line.startswith("#")]
-    if any(later < earlier for earlier, later in itertools.pairwise(times)) or (times and times[0] < 0):
-        raise ValueError(f"{path}: times must rise from 0")
+    times: list[float] = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        try:
+            at = float(text)
+        except ValueError:
+            at = math.nan
+        if not math.isfinite(at) or at < (times[-1] if times else 0.0):
+            raise ValueError(f"{path}: line {number}: {text!r} is no time in seconds, or times do not rise from 0")
+        times.append(at)
+    if not times:
+        raise ValueError(f"{path}: there is no time in it")
     return times

@@ -14,13 +14,14 @@ from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
-from impasto.load.records import MOMENTS, Record
+from impasto.load.gates import SHARES, Figure
+from impasto.load.records import MEASURES, SPLIT, Record
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 FEW = 500
 """Up to so many samples percentiles get an interval by bootstrap: beyond, it is narrower than anybody asks."""
 RESAMPLES = 400
-LONGEST_MS = 24 * 3600 * 1000
+LONGEST_US = 24 * 3600 * 1_000_000
 STALL_S = 5.0
 """A job that is without a step for so long, once it has begun, has stalled."""
 Sample = tuple[float, bool]
@@ -62,16 +63,18 @@ class Measure:
         name: ``done``, or ``done@sent`` from the actual send.
         count: How many came to it.
         censored: How many were still waited for at the end.
+        failed: How many never came, for an error.
         percentiles: By percent, in seconds; None beyond what was seen.
         intervals: Of those, where samples are few.
         mean: Of those that came.
         longest: Of those that came.
-        histogram: HdrHistogram in milliseconds, encoded.
+        histogram: HdrHistogram in microseconds, encoded.
     """
 
     name: str
     count: int
     censored: int
+    failed: int
     percentiles: Mapping[float, float | None]
     intervals: Mapping[float, tuple[float | None, float | None]]
     mean: float | None
@@ -94,6 +97,7 @@ class Report:
         lateness: How late requests were sent, in seconds: median and longest. The tester's own fault.
         samples: The server's metrics over time.
         records: Every request.
+        messages: What the first error of each reason said.
     """
 
     about: Mapping[str, Any]
@@ -106,33 +110,39 @@ class Report:
     lateness: Mapping[str, float]
     samples: Sequence[Mapping[str, float]] = ()
     records: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    messages: Mapping[str, str] = field(default_factory=dict)
 
     def value(self, metric: str) -> float | None:
         """Return a figure by its name in a gate: ``p95(done)``, ``mean(done@sent)``, ``errors``, ``throughput``, ...
 
+        None is what nobody can tell: a percentile beyond what came, a mean or longest of which some failed or did not end.
+
         Raises:
             ValueError: If there is no such figure.
         """
+        figure = Figure.parse(metric)
+        if figure.what == "throughput":
+            return self.throughput
+        if figure.what in SHARES:
+            return self.share(figure.what)
+        measure = self.measures.get(figure.measure)
+        if measure is None:
+            return None
+        if figure.what in ("mean", "max"):
+            complete = not (measure.censored or measure.failed)
+            return (measure.mean if figure.what == "mean" else measure.longest) if complete else None
+        if figure.percent in measure.percentiles:
+            return measure.percentiles[figure.percent]
+        return quantile(self._samples(figure.measure), figure.percent / 100)
+
+    def share(self, name: str) -> float:
+        """Return the part of all requests that had errors, were censored, or were incorrect."""
         count = sum(self.outcomes.values())
-        shares = {
-            "errors": self.outcomes.get("error", 0) / count if count else 0.0,
-            "censored": self.outcomes.get("censored", 0) / count if count else 0.0,
-            "incorrect": sum(self.incorrect.values()) / count if count else 0.0,
-            "throughput": self.throughput,
-        }
-        if metric in shares:
-            return shares[metric]
-        found = re.fullmatch(r"(mean|max|p\d+(?:\.\d+)?)\((\w+(?:@sent)?)\)", metric)
-        if found is None or found[2] not in self.measures:
-            names = ", ".join((*shares, *(f"p95({name})" for name in self.measures)))
-            raise ValueError(f"there is no figure {metric!r}; there are {names}")
-        measure = self.measures[found[2]]
-        if found[1] in ("mean", "max"):
-            return measure.mean if found[1] == "mean" else measure.longest
-        percent = float(found[1][1:])
-        if percent in measure.percentiles:
-            return measure.percentiles[percent]
-        return quantile(self._samples(found[2]), percent / 100)
+        if name == "incorrect":
+            number = sum(bool(record["incorrect"]) for record in self.records)
+        else:
+            number = self.outcomes.get({"errors": "error"}.get(name, name), 0)
+        return number / count if count else 0.0
 
     def _samples(self, name: str) -> list[Sample]:
         return samples_of([Record(**dict(record)) for record in self.records], name)
@@ -140,6 +150,16 @@ class Report:
     def save(self, path: Path) -> None:
         """Write all of it as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+def alike(one: Measure, other: Measure) -> bool:
+    """Whether two times are the same, to a hundredth: what is told of both need be told once."""
+
+    def close(a: float | None, b: float | None) -> bool:
+        return a == b if a is None or b is None else math.isclose(a, b, rel_tol=0.01, abs_tol=2e-3)
+
+    pairs = [(value, other.percentiles.get(percent)) for percent, value in one.percentiles.items()]
+    return one.count == other.count and all(close(a, b) for a, b in [*pairs, (one.longest, other.longest)])
 
 
 def load_report(path: Path) -> Report:
@@ -161,13 +181,25 @@ def load_report(path: Path) -> Report:
 
 
 def samples_of(records: Sequence[Record], name: str) -> list[Sample]:
-    """Return the times of a measure; what was given up before it came is censored, errors and cancelled ones are left out."""
-    moment, _, base = name.partition("@")
-    found = []
+    """Return the times of a measure, of those requests that nothing was done to on purpose.
+
+    What was given up before it came is censored: known only to be longer. What failed never came: it is longer than anything.
+
+    Args:
+        records: All requests.
+        name: ``done``, ``done@sent`` from the actual send, ``queue`` of the server's own, or ``done[small]`` of one class.
+    """
+    measure, _, entry = name.rstrip("]").partition("[")
+    moment, _, base = measure.partition("@")
+    found: list[Sample] = []
     for record in records:
-        took = record.took(moment, from_sent=base == "sent")
+        if record.chaos or (entry and record.entry != entry):
+            continue
+        took = record.split.get(moment) if moment in SPLIT else record.took(moment, from_sent=base == "sent")
         if took is not None:
             found.append((took, False))
+        elif record.outcome == "error":
+            found.append((math.inf, True))
         elif record.outcome == "censored" and record.given_up is not None:
             found.append((record.given_up - (record.sent if base == "sent" else record.intended), True))
     return found
@@ -176,20 +208,30 @@ def samples_of(records: Sequence[Record], name: str) -> list[Sample]:
 def summarize(
     records: Sequence[Record], seconds: float, about: Mapping[str, Any], samples: Sequence[Mapping[str, float]] = ()
 ) -> Report:
-    """Return what a run came to."""
-    measures = {}
-    for name in (moment + base for moment in MOMENTS for base in ("", "@sent")):
-        found = samples_of(records, name)
-        if found:
-            measures[name] = _measure(name, found)
+    """Return what a run came to.
+
+    Args:
+        records: What :func:`impasto.load.run` returned.
+        seconds: How long it took, drained to its end.
+        about: What was run, for whoever reads the report.
+        samples: The server's metrics over time.
+    """
+    entries = sorted({record.entry for record in records})
+    names = [*MEASURES, *(f"done[{entry}]" for entry in entries if len(entries) > 1)]
+    found = {name: samples_of(records, name) for name in names}
+    # A moment that nobody came to, such as a first preview of jobs without previews, is no measure of this run.
+    measures = {name: _measure(name, times) for name, times in found.items() if any(not censored for _, censored in times)}
     rates = [record.steps / record.split["optimize"] for record in records if record.split.get("optimize")]
     late = sorted(record.sent - record.intended for record in records) or [0.0]
     kinds = Counter(re.sub(r"[\d.]+(e[-+]?\d+)?", "#", text) for record in records for text in record.incorrect)
     done = sum(record.outcome == "ok" for record in records)
+    failed = [record for record in records if record.outcome == "error"]
+    last = max((record.intended for record in records), default=0.0)
     return Report(
         {
             **about,
             "requests": len(records),
+            "sent_per_second": len(records) / last if last else None,
             "steps_per_second": sum(rates) / len(rates) if rates else None,
             "stalled_jobs": sum(record.longest_gap > STALL_S for record in records),
             "received_bytes": sum(record.received_bytes for record in records),
@@ -198,28 +240,36 @@ def summarize(
         },
         seconds,
         dict(Counter(record.outcome for record in records)),
-        dict(Counter(record.reason for record in records if record.outcome == "error")),
+        dict(Counter(record.reason for record in failed)),
         dict(kinds),
         measures,
         done / seconds if seconds else 0.0,
         {"median_s": late[len(late) // 2], "longest_s": late[-1]},
         samples,
         [record.to_dict() for record in records],
+        {record.reason: record.message for record in reversed(failed)},
     )
 
 
 def _measure(name: str, samples: Sequence[Sample]) -> Measure:
     values = [value for value, censored in samples if not censored]
-    histogram = HdrHistogram(1, LONGEST_MS, 3)
+    histogram = HdrHistogram(1, LONGEST_US, 3)
     for value in values:
-        histogram.record_value(max(1, min(LONGEST_MS, round(value * 1000))))
+        histogram.record_value(max(1, min(LONGEST_US, round(value * 1e6))))
     percentiles = {percent: quantile(samples, percent / 100) for percent in PERCENTILES}
     few = len(samples) <= FEW
     intervals = {percent: interval(samples, percent / 100) for percent in PERCENTILES} if few else {}
-    mean = sum(values) / len(values) if values else None
-    longest = max(values, default=None)
+    failed = sum(math.isinf(value) for value, _ in samples)
     return Measure(
-        name, len(values), len(samples) - len(values), percentiles, intervals, mean, longest, histogram.encode().decode()
+        name,
+        len(values),
+        len(samples) - len(values) - failed,
+        failed,
+        percentiles,
+        intervals,
+        sum(values) / len(values),
+        max(values),
+        histogram.encode().decode(),
     )
 
 
@@ -228,44 +278,28 @@ def _split(records: Sequence[Record]) -> dict[str, float]:
     return {name: sum(split[name] for split in splits) / len(splits) for name in splits[0]} if splits else {}
 
 
-def joined(reports: Sequence[Report], name: str) -> dict[float, float]:
-    """Return the percentiles, in seconds, of a measure over several runs, by adding their histograms."""
-    whole = HdrHistogram(1, LONGEST_MS, 3)
-    for report in reports:
-        if name in report.measures:
-            whole.decode_and_add(report.measures[name].histogram.encode())
-    return {percent: whole.get_value_at_percentile(percent) / 1000 for percent in PERCENTILES}
+def joined(reports: Sequence[Report], name: str) -> tuple[dict[float, float | None], int, int]:
+    """Return percentiles of a measure over several runs, in seconds, by adding their histograms.
 
+    What failed or did not end counts as longer than anything that came, so some percentiles may be None. The histograms of
+    single runs know better where what was given up lies between.
 
-@dataclass(frozen=True)
-class Slo:
-    """A gate: a figure and what it must be."""
+    Returns:
+        The percentiles, how many times they are of, and how many failed or did not end.
 
-    text: str
-    metric: str
-    below: bool
-    limit: float
-
-    @staticmethod
-    def parse(text: str) -> Slo:
-        """Return the gate that a text such as ``p95(done)<30s`` or ``errors<0.1%`` stands for.
-
-        Raises:
-            ValueError: If it cannot be understood.
-        """
-        found = re.fullmatch(r"\s*([\w.()@]+)\s*(<=?|>=?)\s*([\d.]+)\s*(ms|s|min|%|/s|/min)?\s*", text)
-        if found is None:
-            raise ValueError(f"{text!r} is not FIGURE<LIMIT, such as 'p95(done)<30s' or 'errors<0.1%'")
-        unit = {"ms": 1e-3, "min": 60.0, "%": 0.01, "/min": 1 / 60}.get(found[4] or "", 1.0)
-        return Slo(text.strip(), found[1], found[2].startswith("<"), float(found[3]) * unit)
-
-    def holds(self, report: Report) -> bool:
-        """Whether a run keeps it; what nobody can tell, since too much did not end, does not.
-
-        Raises:
-            ValueError: If there is no such figure.
-        """
-        value = report.value(self.metric)
-        if value is None:
-            return False
-        return value <= self.limit if self.below else value >= self.limit
+    Raises:
+        ValueError: If no run has such a measure.
+    """
+    whole, count, missing = HdrHistogram(1, LONGEST_US, 3), 0, 0
+    having = [report.measures[name] for report in reports if name in report.measures]
+    if not having:
+        there = sorted({measure for report in reports for measure in report.measures})
+        raise ValueError(f"there is no time {name!r} in these runs; there are {', '.join(there) or 'none'}")
+    for measure in having:
+        whole.decode_and_add(measure.histogram.encode())
+        count, missing = count + measure.count, missing + measure.censored + measure.failed
+    found: dict[float, float | None] = {}
+    for percent in PERCENTILES:
+        among = percent * (count + missing) / count
+        found[percent] = whole.get_value_at_percentile(among) / 1e6 if among <= 100 else None
+    return found, count, missing

@@ -6,7 +6,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from impasto.load.measures import PERCENTILES, Measure, Report, Slo, quantile, samples_of
+from impasto.load.gates import SHARES, Slo
+from impasto.load.measures import PERCENTILES, Measure, Report, alike, quantile, samples_of
 from impasto.load.records import Record
 from impasto.load.scrape import LEVELS, Sample, growth, levels, means, series
 from impasto.plots import STYLE, Points, chart, table
@@ -19,58 +20,91 @@ def seconds(value: float | None) -> str:
     return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
 
 
+def told(report: Report) -> list[Measure]:
+    """Return the times that say something: those from the actual send only where they differ from those from the intended."""
+    found = []
+    for measure in report.measures.values():
+        twin = report.measures.get(measure.name.removesuffix("@sent"))
+        if not measure.name.endswith("@sent") or twin is None or not alike(measure, twin):
+            found.append(measure)
+    return found
+
+
 def rows(report: Report) -> list[list[str]]:
     """Return a row of texts for each measure: name, counts, percentiles."""
     found = []
-    for measure in report.measures.values():
-        cells = [measure.name, str(measure.count), str(measure.censored)]
+    for measure in told(report):
+        cells = [measure.name, str(measure.count), str(measure.failed), str(measure.censored)]
         found.append([*cells, *(_percentile(measure, percent) for percent in PERCENTILES), seconds(measure.longest)])
     return found
 
 
-HEAD = ("measure", "count", "not ended", *(f"p{percent:g}" for percent in PERCENTILES), "longest")
+HEAD = ("time", "count", "failed", "not ended", *(f"p{percent:g}" for percent in PERCENTILES), "longest")
 
 
 def _percentile(measure: Measure, percent: float) -> str:
     text = seconds(measure.percentiles.get(percent))
     low, high = measure.intervals.get(percent, (None, None))
-    return text if low is None else f"{text} ({seconds(low)} to {seconds(high)})"
+    if low is None:
+        return text
+    begin, end = seconds(low), seconds(high)
+    unit = end.rpartition(" ")[2]
+    return f"{text}\n{begin.removesuffix(unit).strip() if begin.endswith(f' {unit}') else begin} to {end}"
 
 
 def page(report: Report, gates: Sequence[tuple[Slo, bool]] = ()) -> str:
     """Return the page."""
     records = [Record(**dict(record)) for record in report.records]
     done = {"from the intended send": "done", "from the actual send": "done@sent"}
+    both = [report.measures[base] for base in done.values() if base in report.measures]
+    if len(both) == 2 and alike(*both):  # one would lie on the other
+        del done["from the actual send"]
+    span = (0.0, max(report.seconds, *(record.intended for record in records), 1e-9)) if records else (0.0, 1.0)
     parts = ["<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"]
     parts.append(f"<title>impasto load</title><style>{STYLE}</style><h1>Load test</h1>")
-    parts.append(table(("", ""), [(key.replace("_", " "), _plain(value)) for key, value in report.about.items()]))
+    facts = {key.replace("_", " "): _plain(value) for key, value in report.about.items() if key != "trials"}
+    parts.append(f"<div class='facts'>{table(('', ''), list(facts.items()))}</div>")
     if gates:
         verdicts = [(gate.text, "holds" if holds else "BROKEN", shown(report, gate.metric)) for gate, holds in gates]
         parts.append("<h2>Gates</h2>" + table(("gate", "", "measured"), verdicts))
     parts.append(
-        "<h2>Times</h2><p>From the intended send, unless a row says @sent. In brackets 95 % intervals by bootstrap.</p>"
+        "<h2>Times</h2><p>From the intended send, unless a row says @sent; of requests that nothing was done to on purpose."
+        " What failed or did not end counts as longer than what came; a dash is what nobody can tell."
+        " Below each its 95 % interval by bootstrap, where samples are few.</p>"
     )
     parts.append(table(HEAD, rows(report)))
     parts.append("<h2>Ends</h2>" + table(("outcome", "requests"), [(k, str(v)) for k, v in report.outcomes.items()]))
-    for title, counted in (("Errors", report.errors), ("Incorrect", report.incorrect)):
-        if counted:
-            parts.append(f"<h2>{title}</h2>" + table(("what", "times"), [(k, str(v)) for k, v in counted.items()]))
+    if report.errors:
+        found = [(reason, str(count), report.messages.get(reason, "")) for reason, count in report.errors.items()]
+        parts.append("<h2>Errors</h2>" + table(("what", "times", "the first said"), found))
+    if report.incorrect:
+        parts.append("<h2>Incorrect</h2>" + table(("what", "times"), [(k, str(v)) for k, v in report.incorrect.items()]))
+    if report.about.get("trials"):
+        tried = [(f"{trial['rate']:.3f}", _verdict(trial)) for trial in report.about["trials"]]
+        parts.append("<h2>Rates that were tried</h2>" + table(("jobs a second", ""), tried))
     over_time = {
         label: [(record.intended, took) for record, took in _times(records, from_sent=base == "done@sent")]
         for label, base in done.items()
     }
-    drawn = chart(over_time, "intended send, s", dots=True)
+    never = {"error": "failed", "censored": "not ended"}
+    missing = {word: [(each.intended, 0.0) for each in records if each.outcome == kind] for kind, word in never.items()}
+    drawn = chart(over_time, "intended send, s", dots=True, crosses={k: v for k, v in missing.items() if v}, span=span)
     parts.append(f"<h2>Latency over time, s</h2>{drawn}" if drawn else "<p>Nothing was done.</p>")
     curves = {label: _curve(samples_of(records, base)) for label, base in done.items()}
     ticks = {float(place): word for place, word in enumerate(("50 %", "90 %", "99 %", "99.9 %"))}
     if drawn:
         parts.append("<h2>Percentiles, s</h2>" + chart(curves, "percentile", ticks=ticks))
-        parts.append(_titled("Jobs done a second", {"done": _throughput(records)}))
-    parts.append(_server(report.samples))
+        parts.append(_titled("Jobs done a second", {"done": _throughput(records)}, span))
+    parts.append(_server(report.samples, span))
     late = report.lateness
     text = f"sent late by {late['median_s'] * 1e3:.2f} ms (median), {late['longest_s'] * 1e3:.1f} ms (longest)"
     parts.append(f"<h2>The tester itself</h2><p>Requests were {html.escape(text)}.</p></html>")
     return "\n".join(parts)
+
+
+def _verdict(trial: Mapping[str, Any]) -> str:
+    broken = [f"{text} broken" for text in trial["broken"]] + (["the server falls behind"] if trial["behind"] else [])
+    return " and ".join(broken) or "kept"
 
 
 def _plain(value: Any) -> str:
@@ -92,7 +126,7 @@ def shown(report: Report, metric: str) -> str:
         ValueError: If there is no such figure.
     """
     value = report.value(metric)
-    if metric in ("errors", "censored", "incorrect"):
+    if metric in SHARES:
         return f"{(value or 0) * 100:.2f} %"
     return f"{value:.3f} /s" if metric == "throughput" and value is not None else seconds(value)
 
@@ -116,36 +150,37 @@ def _throughput(records: Sequence[Record]) -> list[tuple[float, float]]:
     counts = [0] * (int(ends[-1] / width) + 1)
     for end in ends:
         counts[int(end / width)] += 1
-    return [((index + 0.5) * width, count / width) for index, count in enumerate(counts)]
+    return [(min((index + 0.5) * width, ends[-1]), count / width) for index, count in enumerate(counts)]
 
 
-def _server(samples: Sequence[Sample]) -> str:
+def _server(samples: Sequence[Sample], span: tuple[float, float]) -> str:
     if not samples:
         return ""
     rows = [
-        (level.name, *(_amount(value) for value in (level.before, level.mean, level.highest, level.after)))
+        (level.name, *(amount(value) for value in (level.before, level.mean, level.highest, level.after)))
         for level in levels(samples)
     ]
     text = "<h2>The server, by its metrics</h2>" + table(("", "before", "mean", "highest", "after"), rows)
     during = {**growth(samples), **{f"{name} (mean)": value for name, value in means(samples).items()}}
-    text += table(("", "during the run"), [(name, _amount(value)) for name, value in during.items()])
+    text += table(("", "during the run"), [(name, amount(value)) for name, value in during.items()])
     for title, chosen in (
         ("jobs", ("impasto_queue_depth", "impasto_jobs_running")),
         ("GPUs in use", ("impasto_gpu_utilization_ratio",)),
     ):
         lines = {LEVELS[name]: [(item["at"], item[name]) for item in samples if name in item] for name in chosen}
-        text += _titled(f"The server: {title}", lines)
-    text += _titled("The server: jobs at a step", {"mean": series(samples, "jobs at a step")})
+        text += _titled(f"The server: {title}", lines, span)
+    text += _titled("The server: jobs at a step", {"mean": series(samples, "jobs at a step")}, span)
     processors = {name: series(samples, f"{name} processors in use") for name in ("workers'", "server's")}
-    return text + _titled("The server: processors in use", processors)
+    return text + _titled("The server: processors in use", processors, span)
 
 
-def _titled(title: str, lines: Mapping[str, Points]) -> str:
-    drawn = chart(lines, "s")
+def _titled(title: str, lines: Mapping[str, Points], span: tuple[float, float]) -> str:
+    drawn = chart(lines, "s", span=span)
     return f"<h2>{html.escape(title)}</h2>{drawn}" if drawn else ""
 
 
-def _amount(value: float) -> str:
+def amount(value: float) -> str:
+    """Return a number for people."""
     for size, unit in ((1e9, " G"), (1e6, " M")):
         if value >= size:
             return f"{value / size:.2f}{unit}"

@@ -7,6 +7,10 @@ from typing import Any
 
 MOMENTS = ("acknowledged", "first_step", "first_preview", "done")
 """What is measured from the intended and from the actual send."""
+SPLIT = ("queue", "optimize", "encode")
+"""The server's own figures of where the time went."""
+MEASURES = (*(moment + base for moment in MOMENTS for base in ("", "@sent")), *SPLIT)
+"""Names of all times."""
 
 
 @dataclass
@@ -20,7 +24,8 @@ class Record:
         sent: When it was sent.
         moments: When it was acknowledged, had its first step and preview, and was done; absent for what did not come.
         outcome: ``ok``, ``error``, ``cancelled`` (on purpose) or ``censored`` (not ended when the run was given up).
-        reason: Code and reason of an error.
+        reason: Exception and reason of an error.
+        message: What it said.
         incorrect: What was wrong with it beyond errors: gaps, duplicates, a picture that does not decode, ...
         chaos: What was done to it on purpose.
         given_up: When a censored one was let go.
@@ -39,6 +44,7 @@ class Record:
     moments: dict[str, float] = field(default_factory=dict)
     outcome: str = "censored"
     reason: str = ""
+    message: str = ""
     incorrect: list[str] = field(default_factory=list)
     chaos: str = ""
     given_up: float | None = None

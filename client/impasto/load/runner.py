@@ -7,7 +7,9 @@ In a closed loop a request is intended when the one before it in its lane has en
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +19,8 @@ from impasto.load.arrivals import Stage
 from impasto.load.records import Record
 from impasto.load.workload import Request, Workload
 
+AFTER_ERROR_S = 1.0
+"""How long a lane of a closed loop rests after an error."""
 CHAOS = ("cancel", "reattach", "duplicate", "slow")
 
 
@@ -24,7 +28,7 @@ class Target(Protocol):
     """What requests are sent to. Times come from the running loop's clock."""
 
     async def perform(self, request: Request, record: Record, now: Callable[[], float]) -> None:
-        """Do one request to its end and note in its record what happened; raise nothing."""
+        """Do one request to its end and note in its record what happened; when it is cancelled, the request is given up."""
         ...
 
 
@@ -51,10 +55,28 @@ class Plan:
     seed: int = 0
 
 
+class Stop:
+    """Lets a run be ended early, with a report: first it sends nothing more, then it gives up what is under way."""
+
+    def __init__(self) -> None:
+        self.sending = asyncio.Event()
+        self.waiting = asyncio.Event()
+
+    def once_more(self) -> None:
+        """Stop the sending; the second time, the waiting too."""
+        (self.waiting if self.sending.is_set() else self.sending).set()
+
+
 Watch = Callable[[list[Record], float], None]
 
 
-async def run(plan: Plan, workload: Workload, target: Target, on_tick: Watch = lambda _records, _now: None) -> list[Record]:
+async def run(
+    plan: Plan,
+    workload: Workload,
+    target: Target,
+    on_tick: Watch = lambda _records, _now: None,
+    stop: Stop | None = None,
+) -> list[Record]:
     """Run a plan to its end and return what became of every request that was intended, in the order of their intended sends.
 
     Args:
@@ -62,11 +84,15 @@ async def run(plan: Plan, workload: Workload, target: Target, on_tick: Watch = l
         workload: What is sent.
         target: To what.
         on_tick: Told every half second how things stand.
+        stop: Ends it early.
+
+    Raises:
+        ValueError: If the plan says neither how many nor how long, or has chaos that there is not.
     """
-    runner = _Runner(plan, workload, target)
+    runner = _Runner(plan, workload, target, stop or Stop())
     watching = asyncio.create_task(runner.watch(on_tick))
     try:
-        await (runner.open_loop(plan.due) if plan.due is not None else runner.closed_loop())
+        await runner.send()
         await runner.drain()
     finally:
         watching.cancel()
@@ -75,11 +101,16 @@ async def run(plan: Plan, workload: Workload, target: Target, on_tick: Watch = l
 
 
 class _Runner:
-    def __init__(self, plan: Plan, workload: Workload, target: Target) -> None:
-        if plan.jobs is None and plan.duration_s is None:
+    def __init__(self, plan: Plan, workload: Workload, target: Target, stop: Stop) -> None:
+        unknown = set(plan.chaos) - set(CHAOS)
+        if unknown or not 0 <= sum(plan.chaos.values()) <= 1 or min(plan.chaos.values(), default=0) < 0:
+            raise ValueError(f"chaos has shares of {', '.join(CHAOS)}, of 1 together at most; got {plan.chaos}")
+        endless = plan.due is None and (not plan.lanes or math.isinf(plan.lanes[-1].seconds))
+        if plan.jobs is None and plan.duration_s is None and endless:
             raise ValueError("say how many jobs, or how long")
-        self._plan, self._workload, self._target = plan, workload, target
-        self._rng = random.Random(plan.seed)  # noqa: S311 - nothing is secret here
+        self._plan, self._workload, self._target, self._stop = plan, workload, target, stop
+        # Of its own: from the seed itself the arrivals come, and what is done on purpose would depend on the gap before it.
+        self._rng = random.Random(f"{plan.seed}/chaos")  # noqa: S311 - nothing is secret here
         self._loop = asyncio.get_running_loop()
         self._zero = self._loop.time()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,7 +126,17 @@ class _Runner:
             on_tick(self.records, self.now())
             await asyncio.sleep(0.5)
 
-    async def open_loop(self, due: Iterator[float]) -> None:
+    async def send(self) -> None:
+        """Send all that the plan says, unless it is stopped."""
+        sending = asyncio.create_task(self._open_loop(self._plan.due) if self._plan.due is not None else self._closed_loop())
+        stopping = asyncio.create_task(self._stop.sending.wait())
+        await asyncio.wait({sending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        sending.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sending
+
+    async def _open_loop(self, due: Iterator[float]) -> None:
         """Send at the given times."""
         for number in itertools.count():
             at = next(due, None)
@@ -107,11 +148,13 @@ class _Runner:
             if number % 16 == 15:  # what is late must not keep the loop from what has arrived
                 await asyncio.sleep(0)
 
-    async def closed_loop(self) -> None:
-        """Keep as many in flight as the stage of the moment says."""
+    async def _closed_loop(self) -> None:
+        """Keep as many in flight as the stage of the moment says, until the last is over."""
         number = 0
         while not self._over(number, self.now()):
             wanted = self._lanes()
+            if wanted is None:
+                return
             if len(self._tasks) < wanted:
                 self._start(self.now())
                 number += 1
@@ -122,7 +165,11 @@ class _Runner:
     async def drain(self) -> None:
         """Wait for what is under way; what does not end in time stays censored."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._plan.drain_s)
+            stopping = asyncio.create_task(self._stop.waiting.wait())
+            ending = asyncio.create_task(asyncio.wait(self._tasks))
+            await asyncio.wait({ending, stopping}, timeout=self._plan.drain_s, return_when=asyncio.FIRST_COMPLETED)
+            ending.cancel()
+            stopping.cancel()
         for record in self.records:
             if record.outcome == "censored":
                 record.given_up = self.now()
@@ -134,17 +181,17 @@ class _Runner:
         plan = self._plan
         return (plan.jobs is not None and number >= plan.jobs) or (plan.duration_s is not None and at >= plan.duration_s)
 
-    def _lanes(self) -> int:
+    def _lanes(self) -> int | None:
         into = self.now()
         for stage in self._plan.lanes:
             if into < stage.seconds:
                 return max(1, round(stage.amount(into)))
             into -= stage.seconds
-        return max(1, round(self._plan.lanes[-1].end)) if self._plan.lanes else 1
+        return None if self._plan.lanes else 1
 
     def _start(self, intended: float) -> None:
         request = self._workload.draw()
-        record = Record(len(self.records), request.entry.name, intended, chaos=self._draw_chaos())
+        record = Record(len(self.records), request.entry.name, intended, chaos=self._draw_chaos(request))
         self.records.append(record)
         task = asyncio.create_task(self._perform(request, record))
         self._tasks.add(task)
@@ -152,10 +199,17 @@ class _Runner:
 
     async def _perform(self, request: Request, record: Record) -> None:
         record.sent = self.now()
-        await self._target.perform(request, record, self.now)
+        try:
+            await self._target.perform(request, record, self.now)
+        except Exception as error:
+            record.outcome, record.reason, record.message = "error", type(error).__name__, str(error)
+        if record.outcome == "error" and self._plan.due is None:
+            await asyncio.sleep(AFTER_ERROR_S)  # its lane does not call a server that refuses as fast as it can
 
-    def _draw_chaos(self) -> str:
+    def _draw_chaos(self, request: Request) -> str:
         drawn = self._rng.random()
+        if request.entry.call != "job":
+            return ""
         for kind, share in self._plan.chaos.items():
             if drawn < share:
                 return kind

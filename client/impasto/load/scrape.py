@@ -8,6 +8,7 @@ import itertools
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -51,7 +52,7 @@ class ScrapeError(Exception):
 
 @dataclass(frozen=True)
 class Level:
-    """A figure that goes up and down: before the run, in the mean, at its highest, after it."""
+    """A figure that goes up and down: before the run, in the mean over time, at its highest, after it."""
 
     name: str
     before: float
@@ -85,13 +86,13 @@ async def sampling(url: str, now: Callable[[], float], period_s: float = PERIOD_
     """
     try:
         samples: list[Sample] = [await _read(url, now)]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise ScrapeError(f"{url} gives no metrics: {error}") from None
     if "impasto_queue_depth" not in samples[0]:
         raise ScrapeError(f"{url} gives no metrics of impasto; is it the address of `impasto serve --metrics`, with /metrics?")
 
     async def again() -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, HTTPException):
             samples.append(await _read(url, now))
 
     async def keep_on() -> None:
@@ -124,14 +125,26 @@ def levels(samples: Sequence[Sample]) -> list[Level]:
     """Return what went up and down during a run."""
     found = []
     for metric, name in LEVELS.items():
-        values = [sample[metric] for sample in samples if metric in sample]
-        if values:
-            found.append(Level(name, values[0], sum(values) / len(values), max(values), values[-1]))
+        points = [(sample["at"], sample[metric]) for sample in samples if metric in sample]
+        if points:
+            values = [value for _, value in points]
+            found.append(Level(name, values[0], _over_time(points), max(values), values[-1]))
     return found
 
 
+def _over_time(points: Sequence[tuple[float, float]]) -> float:
+    """Return the mean of what lay between the points on straight lines: a server that hangs is not read as often."""
+    took = points[-1][0] - points[0][0]
+    if not took:
+        return points[-1][1]
+    return sum((a + b) / 2 * (until - since) for (since, a), (until, b) in itertools.pairwise(points)) / took
+
+
 def growth(samples: Sequence[Sample]) -> dict[str, float]:
-    """Return by how much counts grew during a run; a server that began again in between counts from zero."""
+    """Return by how much counts grew during a run, at least.
+
+    A server that began again in between counts from zero; what it counted between the last look and its end is lost.
+    """
     return {name: _grown(samples, metric) for metric, name in COUNTS.items() if any(metric in sample for sample in samples)}
 
 

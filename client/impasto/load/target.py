@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import random
@@ -18,6 +19,8 @@ from impasto.load.workload import Request
 from impasto.results import Finished, Heartbeat, Snapshot, Step
 
 SLOW_S = 0.2
+LET_GO_S = 5.0
+"""For telling the server that a job is given up."""
 LOSS_SLACK = 0.05
 """By how much the final losses of the same request may differ: another device may have painted it."""
 
@@ -33,7 +36,7 @@ class ServiceTarget:
 
     def __init__(self, client: AsyncClient, seed: int = 0, previews: int = 5) -> None:
         self._client = client
-        self._rng = random.Random(seed)  # noqa: S311 - nothing is secret here
+        self._rng = random.Random(f"{seed}/target")  # noqa: S311 - nothing is secret here
         self._previews = previews
         self._pictures: dict[str, str] = {}
         self._losses: dict[str, float] = {}
@@ -51,7 +54,7 @@ class ServiceTarget:
             record.outcome = "cancelled" if record.chaos == "cancel" else "error"
             record.reason = "JOB_CANCELLED"
         except errors.ImpastoError as error:
-            record.outcome, record.reason = "error", f"{type(error).__name__} {error.reason}"
+            record.outcome, record.reason, record.message = "error", f"{type(error).__name__} {error.reason}", str(error)
 
     async def _job(self, request: Request, record: Record, now: Callable[[], float]) -> None:
         options = {"preview_every_steps": self._previews, **request.options}
@@ -64,10 +67,14 @@ class ServiceTarget:
         record.job_id = jobs[0].job_id
         if len({job.job_id for job in jobs}) > 1:
             record.incorrect.append("one request id became two jobs")
-        finished = await self._watch(jobs[0], request, record, now)
+        try:
+            finished = await self._watch(jobs[0], request, record, now)
+        except asyncio.CancelledError:
+            await _let_go(jobs[0])
+            raise
         if finished is None:
             record.incorrect.append("the progress stream ended without a result")
-            record.outcome, record.reason = "error", "NO_RESULT"
+            record.outcome, record.reason, record.message = "error", "NO_RESULT", record.incorrect[-1]
             return
         job = finished.job
         if job.state != "succeeded":
@@ -134,3 +141,10 @@ class ServiceTarget:
             usual = self._losses.setdefault(request.key, record.loss)
             if abs(record.loss - usual) > LOSS_SLACK * max(abs(usual), 1e-12):
                 record.incorrect.append(f"the same request gave a loss of {record.loss:.4g} and of {usual:.4g}")
+
+
+async def _let_go(job: AsyncJob) -> None:
+    """Cancel a job that is given up: it would go on at the cost of whatever is measured next."""
+    with contextlib.suppress(errors.ImpastoError, TimeoutError):
+        async with asyncio.timeout(LET_GO_S):
+            await job.cancel()

@@ -16,14 +16,19 @@ call = "job"                  # or "health": one small call, to see what the tes
 from __future__ import annotations
 
 import io
+import math
 import random
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
+
+from impasto.errors import InvalidRequest
+from impasto.requests import job_spec
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _DRAWN_PX = 256
@@ -35,7 +40,11 @@ class WorkloadError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A class of requests."""
+    """A class of requests; see the module.
+
+    Raises:
+        WorkloadError: If a value cannot be.
+    """
 
     name: str = "default"
     weight: float = 1.0
@@ -47,6 +56,33 @@ class Entry:
     variants: int = 4
     options: Mapping[str, Any] = field(default_factory=dict)
     call: str = "job"
+
+    def __post_init__(self) -> None:
+        sizes_fit = isinstance(self.size_px, tuple) and self.size_px and all(map(_whole, self.size_px))
+        checks: tuple[tuple[str, bool, str], ...] = (
+            ("weight", _finite(self.weight) and self.weight > 0, "a number above 0"),
+            ("size_px", bool(sizes_fit), "a whole number above 0, or a list of such"),
+            ("steps", _whole(self.steps), "a whole number above 0"),
+            ("variants", _whole(self.variants), "a whole number above 0"),
+            ("call", self.call in ("job", "health"), "job or health"),
+            ("options", isinstance(self.options, Mapping), "a table"),
+            *((name, isinstance(getattr(self, name), str), "a text") for name in ("name", "preset", "content", "style")),
+        )
+        for name, fits, kind in checks:
+            if not fits:
+                raise WorkloadError(f"{self.name}: {name} must be {kind}, got {getattr(self, name)!r}")
+        try:
+            job_spec(None, None, {"size_px": 1, "steps": 1, **self.options})
+        except (TypeError, InvalidRequest) as error:
+            raise WorkloadError(f"{self.name}: options: {error}") from None
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 @dataclass(frozen=True)
@@ -74,8 +110,11 @@ class Workload:
     def __init__(self, entries: tuple[Entry, ...] = (Entry(),), seed: int = 0) -> None:
         if not entries:
             raise WorkloadError("there is no entry")
+        for name, often in Counter(entry.name for entry in entries).items():
+            if often > 1:  # their results would be compared
+                raise WorkloadError(f"{name}: {often} entries have this name")
         self.entries = entries
-        self._rng = random.Random(seed)  # noqa: S311 - nothing is secret here
+        self._rng = random.Random(f"{seed}/workload")  # noqa: S311 - nothing is secret here
         self._pictures: dict[str, list[bytes]] = {}
         for entry in entries:
             for place in (entry.content, entry.style):
@@ -84,7 +123,18 @@ class Workload:
     def draw(self) -> Request:
         """Return the next request."""
         entry = self._rng.choices(self.entries, [entry.weight for entry in self.entries])[0]
-        variant = self._rng.randrange(entry.variants)
+        return self._request(entry, self._rng.randrange(entry.variants))
+
+    def samples(self) -> list[Request]:
+        """Return one request of each class and size, to have them checked before many are sent."""
+        return [
+            self._request(entry, variant)
+            for entry in self.entries
+            if entry.call == "job"
+            for variant in range(min(entry.variants, len(entry.size_px)))
+        ]
+
+    def _request(self, entry: Entry, variant: int) -> Request:
         size = entry.size_px[variant % len(entry.size_px)]
         contents, styles = self._pictures[entry.content], self._pictures[entry.style]
         content = contents[variant % len(contents)]
@@ -105,9 +155,14 @@ def read_workload(path: Path, seed: int = 0) -> Workload:
         values = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise WorkloadError(f"{path}: {error}") from None
-    if set(values) != {"entry"} or not isinstance(values["entry"], list):
+    tables = values.get("entry")
+    if set(values) != {"entry"} or not isinstance(tables, list) or not all(isinstance(item, dict) for item in tables):
         raise WorkloadError(f"{path}: holds [[entry]] tables and nothing else")
-    return Workload(tuple(_entry(path, number, item) for number, item in enumerate(values["entry"])), seed)
+    entries = tuple(_entry(path, number, item) for number, item in enumerate(tables))
+    try:
+        return Workload(entries, seed)
+    except WorkloadError as error:
+        raise WorkloadError(f"{path}: {error}") from None
 
 
 def _entry(path: Path, number: int, values: dict[str, Any]) -> Entry:
@@ -119,15 +174,12 @@ def _entry(path: Path, number: int, values: dict[str, Any]) -> Entry:
         )
     size = values.get("size_px", Entry.size_px)
     for place in ("content", "style"):
-        if values.get(place):
+        if isinstance(values.get(place), str) and values[place]:
             values[place] = str(path.parent / values[place])
     try:
-        entry = Entry(**{**values, "name": name, "size_px": tuple(size) if isinstance(size, list | tuple) else (size,)})
-        if not (entry.weight > 0 and entry.variants > 0 and entry.steps > 0 and entry.call in ("job", "health")):
-            raise ValueError("weight, variants and steps must be above 0, call must be job or health")
-    except (TypeError, ValueError) as error:
-        raise WorkloadError(f"{path}: {name}: {error}") from None
-    return entry
+        return Entry(**{**values, "name": name, "size_px": tuple(size) if isinstance(size, list | tuple) else (size,)})
+    except WorkloadError as error:
+        raise WorkloadError(f"{path}: {error}") from None
 
 
 def _pictures(place: str, name: str) -> list[bytes]:
