@@ -102,7 +102,7 @@ class Tokens:
             self._read()
         except OSError as error:
             raise TokenFileError(f"{path}: {error.strerror}") from None
-        except TokenFileError as error:
+        except ValueError as error:  # also what is no text
             raise TokenFileError(f"{path}: {error}") from None
 
     def principal(self, authorization: str | None) -> Principal:
@@ -129,7 +129,7 @@ class Tokens:
         self._looked = now
         try:
             self._read()
-        except (OSError, TokenFileError) as error:
+        except (OSError, ValueError) as error:
             if self._good:
                 logger.warning("the token file cannot be used, and the tokens of before stay: %s", error)
             self._good = False

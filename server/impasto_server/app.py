@@ -131,6 +131,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
         asyncio.create_task(_measure(dispatcher, metrics, version)),
         asyncio.create_task(_watch_files(metrics, tls, tokens)),
     ]
+    beating = asyncio.create_task(_beat(pulse))  # to the end: a server that drains lives
     logger.info("listening on %s:%d%s", host, port, ", with TLS" if tls else "")
     try:
         yield RunningServer(f"{host}:{port}", dispatcher, metrics)
@@ -143,6 +144,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
             await asyncio.sleep(LINGER_S)
         await server.stop(STOP_GRACE_S)
         await dispatcher.stop()
+        beating.cancel()
         if operations is not None:
             await asyncio.to_thread(operations.close)
         await asyncio.to_thread(tracing.stop)
@@ -260,6 +262,12 @@ async def _measure(dispatcher: Dispatcher, metrics: Metrics, version: str) -> No
         await asyncio.sleep(MEASURE_S)
 
 
+async def _beat(pulse: Pulse) -> None:
+    while True:
+        pulse.beat()
+        await asyncio.sleep(MEASURE_S)
+
+
 async def _watch_files(metrics: Metrics, tls: ServerTls | None, tokens: Tokens | None) -> None:
     """See to it that changed files are noticed, and tell whether they are good, though nobody calls."""
     while True:
@@ -329,7 +337,6 @@ async def _announce(running: RunningServer, on_ready: Callable[[str], None]) -> 
 async def _follow_readiness(dispatcher: Dispatcher, servicer: health.aio.HealthServicer, pulse: Pulse) -> None:
     was_ready = False
     while True:
-        pulse.beat()
         pulse.serving = dispatcher.accepting
         if dispatcher.accepting != was_ready:
             was_ready = dispatcher.accepting

@@ -58,6 +58,7 @@ class ServerTls:
         self._looked = clock()
         self._stamps = self._stamp()
         self._material = _material({name: _read(name, path) for name, path in self._files.items()})
+        self._given: grpc.ServerCertificateConfiguration | None = None
         _tell_expiry(self._material)
 
     @property
@@ -68,7 +69,8 @@ class ServerTls:
     def credentials(self) -> grpc.ServerCredentials:
         """Return gRPC's credentials, which follow the files."""
         required = "tls_client_ca" in self._files
-        return grpc.dynamic_ssl_server_credentials(self._material.configuration, self._renewed, required)
+        self._given = self._material.configuration
+        return grpc.dynamic_ssl_server_credentials(self._material.configuration, self._renewed, required)  # type: ignore[arg-type]
 
     def look(self) -> bool:
         """Read the files if they changed; what cannot be used is told, and what was before stays. Says if it changed."""
@@ -90,10 +92,15 @@ class ServerTls:
             _tell_expiry(self._material)
             return True
 
-    def _renewed(self) -> grpc.ServerCertificateConfiguration:
-        """Return what the next handshake uses. gRPC calls it for every new connection, on a thread of its own."""
+    def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return what the next handshake uses, None for what the last did. gRPC calls it on threads of its own."""
         self.look()
-        return self._material.configuration
+        with self._lock:
+            fresh = self._material.configuration
+            if fresh is self._given:
+                return None
+            self._given = fresh
+            return fresh
 
     def _stamp(self) -> tuple[tuple[int, int] | None, ...]:
         def stamp(path: Path) -> tuple[int, int] | None:

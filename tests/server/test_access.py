@@ -59,6 +59,25 @@ def test_a_wrong_line_is_named_by_its_number(text: str, tmp_path: Path) -> None:
         Tokens(tmp_path / "nowhere")
 
 
+def test_a_file_that_is_no_text_is_a_bad_file_like_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At start, and in a running server, which goes on with the tokens of before and says so once."""
+    now = 0.0
+    path = tmp_path / "tokens"
+    token, line = new_token("ann")
+    path.write_text(line)
+    tokens = Tokens(path, lambda: now)
+    path.write_bytes(b"\x89PNG\xff")
+    for now in (2.0, 4.0):
+        assert not tokens.look()
+        assert tokens.principal(f"Bearer {token}").name == "ann"
+    assert caplog.text.count("cannot be used") == 1
+    with pytest.raises(TokenFileError):
+        Tokens(path)
+    path.write_text(line)
+    now = 6.0
+    assert tokens.look()
+
+
 def test_names_that_cannot_stand_in_a_line_are_refused() -> None:
     """Spaces and nothing at all."""
     for name in ("", "a b", "a\nb sha256:"):
