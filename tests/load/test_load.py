@@ -196,6 +196,11 @@ def test_what_was_done_on_purpose_is_not_in_the_times() -> None:
     report = summarize(records, 10.0, {})
     assert report.value("max(done)") == 2.0
     assert (report.value("p50(done[a])"), report.value("p50(done[b])"), report.value("p99(queue)")) == (1.0, 2.0, 0.25)
+    assert (report.value("p50(done@sent[b])"), report.value("max(done@sent[b])"), report.value("p50(done[c])")) == (
+        2.0,
+        2.0,
+        None,
+    )
 
 
 def test_a_run_can_be_stopped_and_tells_what_it_measured() -> None:

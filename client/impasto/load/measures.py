@@ -126,8 +126,11 @@ class Report:
         if figure.what in SHARES:
             return self.share(figure.what)
         measure = self.measures.get(figure.measure)
-        if measure is None:
-            return None
+        if measure is None:  # one of a class, or one that nobody came to
+            times = self._samples(figure.measure)
+            if all(censored for _, censored in times):
+                return None
+            measure = _measure(figure.measure, times)
         if figure.what in ("mean", "max"):
             complete = not (measure.censored or measure.failed)
             return (measure.mean if figure.what == "mean" else measure.longest) if complete else None
