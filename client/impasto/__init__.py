@@ -7,6 +7,7 @@ result = client.stylize("photo.jpg", "painting.jpg", size_px=512, steps=100)
 result.save("out.png")
 """
 
+import impasto.quiet  # noqa: F401 - before gRPC
 from impasto.aio import AsyncClient, AsyncJob
 from impasto.client import Client, Job
 from impasto.errors import (

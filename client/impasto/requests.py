@@ -154,8 +154,8 @@ def server_address(server: str | None) -> str:
     if not isinstance(address, str):
         raise invalid("server", f"must be HOST:PORT, got {address!r}")
     host, _, port = address.rpartition(":")
-    own_form = "://" in address or address.startswith(("unix:", "dns:", "ipv4:", "ipv6:", "xds:"))
-    if not own_form and not (host and port.isdecimal() and 0 < int(port) < 1 << 16):
+    own_form = address.startswith(("unix:", "unix-abstract:", "vsock:", "dns:", "ipv4:", "ipv6:", "xds:"))
+    if not own_form and not (host and "/" not in host and port.isdecimal() and 0 < int(port) < 1 << 16):
         raise invalid("server", f"must be HOST:PORT, got {address!r}")
     return address
 

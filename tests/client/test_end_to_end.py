@@ -238,6 +238,10 @@ def test_no_server_is_one_line_too() -> None:
         assert b"no impasto server answers at localhost:1" in done.stderr
     error = json.loads(cli("jobs", "list", "--json").stderr)["error"]
     assert (error["kind"], error["reason"], error["violations"]) == ("Unavailable", "UNAVAILABLE", [])
+    for address in ("localhost", "a:x", "http://a:1"):
+        wrong = cli("health", "--http", address)
+        assert wrong.returncode == 2
+        assert b"must be HOST:PORT" in wrong.stderr
     gone = cli("health", "--http", "localhost:1")
     assert gone.returncode == 1
     assert b"nobody answers at http://localhost:1/readyz" in gone.stderr
@@ -247,6 +251,9 @@ def test_info_and_health_from_the_command_line(real_server: ServerProcess) -> No
     """For people and for scripts."""
     assert b"vgg16 with builtin weights" in cli("info", server=real_server).stdout
     assert json.loads(cli("info", "--json", server=real_server).stdout)["devices"][0]["name"] == "cpu"
+    other = cli("health", "--http", real_server.address)
+    assert other.returncode == 1
+    assert b"Traceback" not in other.stderr
     healthy = cli("health", server=real_server)
     assert (healthy.returncode, healthy.stdout) == (0, b"serving\n")
 

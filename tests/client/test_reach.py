@@ -62,7 +62,7 @@ def test_servers_that_are_not_reached_are_explained(details: str, secured: bool,
     assert text in str(error)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "host:", ":1", "host:99999", "host:x", "host:0", 5])
+@pytest.mark.parametrize("address", ["127.0.0.1", "host:", ":1", "host:99999", "host:x", "host:0", "http://host:1", 5])
 def test_addresses_that_cannot_be_are_refused(address: str) -> None:
     """gRPC would call port 443, or port 99999 modulo 65536."""
     with pytest.raises(impasto.InvalidRequest, match="server: must be HOST:PORT"):

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -433,6 +434,11 @@ def test_reports_go_to_files_and_are_joined(tmp_path: Path) -> None:
     partly, count, missing = joined([*reports, summarize([quick, *lost], 1.0, {})], "done")
     assert (count, missing, partly[95.0]) == (201, 20, None)
     assert partly[90.0] == pytest.approx(198, rel=0.01)
+    bare = [replace(each, records=()) for each in (*reports, summarize([quick, *lost], 1.0, {}))]
+    by_histograms, count, missing = joined(bare, "done")
+    assert (count, missing, by_histograms[95.0]) == (201, 20, None)
+    assert by_histograms[90.0] == pytest.approx(198, rel=0.01)
+    assert joined(reports[:1], "done")[0] == reports[0].measures["done"].percentiles
     with pytest.raises(ValueError, match="no time 'nope' in these runs; there are acknowledged|there are done"):
         joined(reports, "nope")
     (tmp_path / "other.json").write_text("{}")

@@ -92,6 +92,8 @@ STAGES, GATE = _Parsed("AMOUNT[:SECONDS],...", stages), _Parsed("FIGURE<LIMIT", 
 ABOVE_ZERO, FROM_ZERO = _Finite(min=0, min_open=True), _Finite(min=0)
 WHOLE = click.IntRange(min=1)
 DEFAULT_JOBS = 20
+FEW_DONE = 0.8
+"""A capacity of which less was done within its trial is not to be trusted."""
 
 
 @click.group(invoke_without_command=True)
@@ -321,7 +323,10 @@ async def _search(jobs: int, options: dict[str, Any], stop: Stop) -> int:
     gates = [*more, *options["gates"]]
     promise = " and ".join(each.text for each in gates)
     alone = await _once(_plan(min(jobs, 3), {**options, "concurrency": stages("1"), "rate": None}), options, stop)
-    broken = [each.text for each in gates if not each.holds(alone.value(each.metric))]
+    known = [(each, alone.value(each.metric)) for each in gates]
+    lost = bool(alone.errors or alone.outcomes.get("censored"))
+    # None of a class may have been among these few: that says nothing, unless something was lost.
+    broken = [each.text for each, value in known if not each.holds(value) and (value is not None or lost)]
     if broken or stop.sending.is_set():
         if broken:
             click.echo(f"{' and '.join(broken)}: not kept by one job at a time")
@@ -346,10 +351,16 @@ async def _search(jobs: int, options: dict[str, Any], stop: Stop) -> int:
     with contextlib.suppress(_StoppedError):
         await find_capacity(attempt, gates, start, jobs, alone.measures["done"].mean or 0.0, tell)
     found = best(trials)
+    early = "; the search was interrupted" if stop.sending.is_set() else ""
     if found is None:
-        click.echo(f"{promise}: not kept at any rate that was tried")
+        tried = "not kept at any rate that was tried" if trials else "no rate was tried to its end"
+        click.echo(f"{promise}: {tried}{early}")
         return BROKEN
-    click.echo(f"{promise}: kept up to {found.rate:.3f} jobs/s ({found.rate * 60:.1f} a minute)")
+    least = "at least " if early else ""
+    click.echo(f"{promise}: kept up to {least}{found.rate:.3f} jobs/s ({found.rate * 60:.1f} a minute){early}")
+    if found.report.throughput < FEW_DONE * found.rate:
+        few = f"only {found.report.throughput:.3f} a second were done, the drain included"
+        click.echo(f"but {few}: {len(found.report.records)} jobs are too few to tell; give more --jobs")
     about = {**found.report.about, "capacity_per_s": found.rate, "trials": [trial.to_dict() for trial in trials]}
     return _finish(replace(found.report, about=about), options, more)
 

@@ -17,6 +17,7 @@ from impasto.cli.output import INTERRUPTED
 from impasto.cli.server import health, info, upload
 from impasto.cli.stylize import PAINTING, stylize
 from impasto.errors import ImpastoError, Overloaded, Unavailable
+from impasto.reach import TLS_FAILED
 from impasto.security import VARIABLES
 
 ENTRY_POINTS = "impasto.commands"
@@ -148,7 +149,8 @@ def main() -> None:
         sys.exit(1)
     except ImpastoError as error:
         click.echo(json.dumps(as_values(error)) if "--json" in sys.argv else f"Error: {told(error)}", err=True)
-        sys.exit(LATER if isinstance(error, (Overloaded, Unavailable)) else 1)
+        later = isinstance(error, (Overloaded, Unavailable)) and error.reason != TLS_FAILED
+        sys.exit(LATER if later else 1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(INTERRUPTED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 
 import click
 
@@ -65,14 +66,17 @@ def health(timeout: float, http: str | None, server: str, as_json: bool) -> None
 
 
 def _ready(address: str, timeout_s: float) -> str:
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise click.UsageError(f"--http: must be HOST:PORT, got {address!r}")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is near, whatever proxy the environment names
     try:
         with opener.open(f"http://{address}/readyz", timeout=timeout_s):
             return "serving"
     except urllib.error.HTTPError:
         return "not_serving"
-    except (OSError, ValueError) as error:
-        raise click.ClickException(f"nobody answers at http://{address}/readyz: {error}") from None
+    except (OSError, HTTPException) as error:
+        raise click.ClickException(f"nobody answers at http://{address}/readyz: {getattr(error, 'reason', error)}") from None
 
 
 @click.command()

@@ -127,7 +127,7 @@ class Report:
             return self.share(figure.what)
         measure = self.measures.get(figure.measure)
         if measure is None:  # one of a class, or one that nobody came to
-            times = self._samples(figure.measure)
+            times = self.times(figure.measure)
             if all(censored for _, censored in times):
                 return None
             measure = _measure(figure.measure, times)
@@ -136,7 +136,7 @@ class Report:
             return (measure.mean if figure.what == "mean" else measure.longest) if complete else None
         if figure.percent in measure.percentiles:
             return measure.percentiles[figure.percent]
-        return quantile(self._samples(figure.measure), figure.percent / 100)
+        return quantile(self.times(figure.measure), figure.percent / 100)
 
     def share(self, name: str) -> float:
         """Return the part of all requests that had errors, were censored, or were incorrect."""
@@ -147,7 +147,8 @@ class Report:
             number = self.outcomes.get({"errors": "error"}.get(name, name), 0)
         return number / count if count else 0.0
 
-    def _samples(self, name: str) -> list[Sample]:
+    def times(self, name: str) -> list[Sample]:
+        """Return all times of a measure."""
         return samples_of([Record(**dict(record)) for record in self.records], name)
 
     def save(self, path: Path) -> None:
@@ -282,10 +283,10 @@ def _split(records: Sequence[Record]) -> dict[str, float]:
 
 
 def joined(reports: Sequence[Report], name: str) -> tuple[dict[float, float | None], int, int]:
-    """Return percentiles of a measure over several runs, in seconds, by adding their histograms.
+    """Return percentiles of a measure over several runs, in seconds.
 
-    What failed or did not end counts as longer than anything that came, so some percentiles may be None. The histograms of
-    single runs know better where what was given up lies between.
+    By all their requests, as in a single run; of files without requests by adding the histograms, where what failed or did not
+    end counts as longer than anything that came.
 
     Returns:
         The percentiles, how many times they are of, and how many failed or did not end.
@@ -293,11 +294,15 @@ def joined(reports: Sequence[Report], name: str) -> tuple[dict[float, float | No
     Raises:
         ValueError: If no run has such a measure.
     """
-    whole, count, missing = HdrHistogram(1, LONGEST_US, 3), 0, 0
     having = [report.measures[name] for report in reports if name in report.measures]
     if not having:
         there = sorted({measure for report in reports for measure in report.measures})
         raise ValueError(f"there is no time {name!r} in these runs; there are {', '.join(there) or 'none'}")
+    if all(report.records for report in reports):
+        samples = [sample for report in reports for sample in report.times(name)]
+        missing = sum(censored for _, censored in samples)
+        return {percent: quantile(samples, percent / 100) for percent in PERCENTILES}, len(samples) - missing, missing
+    whole, count, missing = HdrHistogram(1, LONGEST_US, 3), 0, 0
     for measure in having:
         whole.decode_and_add(measure.histogram.encode())
         count, missing = count + measure.count, missing + measure.censored + measure.failed

@@ -153,7 +153,11 @@ def read_workload(path: Path, seed: int = 0) -> Workload:
     """
     try:
         values = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise WorkloadError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise WorkloadError(f"{path}: is no text") from None
+    except ValueError as error:
         raise WorkloadError(f"{path}: {error}") from None
     tables = values.get("entry")
     if set(values) != {"entry"} or not isinstance(tables, list) or not all(isinstance(item, dict) for item in tables):
