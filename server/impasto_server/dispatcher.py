@@ -706,7 +706,7 @@ class Dispatcher:
         self._metrics.job_ended(job)
         self._tracing.job(job)
         live = self._live[job.job_id]
-        live.remaining_s = 0.0
+        live.stop()
         if live.alarm:
             live.alarm.cancel()
         live.left.set()
