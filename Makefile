@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 PROTO := proto/impasto/v1/style_transfer.proto
 STUBS := client/impasto/v1
 NODE_DIR := tests/contract/node
+# Threads that wait sleep instead of spinning, in everything that is run from here (engine/impasto_engine/threads.py).
+export GOMP_SPINCOUNT ?= 1000
+export KMP_BLOCKTIME ?= 1
 # The last landed commit, which the contract must not break: origin's main where there is one, else this one.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
@@ -94,6 +97,7 @@ test-golden: setup ## Check the authors' golden losses; needs IMPASTO_GOLDEN (se
 
 samples: setup ## Paint the sample styles again
 	$(BIN)/python samples/paint_styles.py
+	$(BIN)/python samples/draw_styles.py
 
 builtin-weights: setup ## Learn the built-in filters again
 	$(BIN)/python -m impasto_engine.builtin.learn

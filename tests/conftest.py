@@ -16,6 +16,8 @@ import pytest
 from jaxtyping import install_import_hook
 from PIL import Image
 
+import impasto_engine.threads  # noqa: F401 - sets how threads wait, before torch is loaded
+
 install_import_hook("impasto_engine", "beartype.beartype")
 
 ROOT = Path(__file__).parents[1]
