@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -23,24 +24,21 @@ import numpy as np
 import skimage
 import torch
 from PIL import Image
+from textbook import CPU, SLICE, Textbook
 from torch.nn import functional as F
 
 from impasto_engine import painting
 from impasto_engine.batch import RunningBatch
 from impasto_engine.devices import auto_precision, describe, keep_freed_memory
-from impasto_engine.networks import Network, random_trunk
+from impasto_engine.networks import Network
 from impasto_engine.objective import StackedObjectives
 from impasto_engine.painting import Job, Style
-from impasto_engine.parameters import FIRST_LAYERS, Parameters
+from impasto_engine.parameters import PRESETS, Parameters, fitted
 from impasto_engine.weights import load_network
 
 ROOT = Path(__file__).parents[1]
 CONTENT = Path(skimage.__file__).parent / "data" / "rocket.jpg"
 STYLE = ROOT / "samples" / "embers.jpg"
-SLICE = 20
-CONTENT_WEIGHT = 0.02
-"""What the default was when the first figures were taken: kept, so that they can be compared."""
-CPU = torch.device("cpu")
 
 
 def pixels(path: Path, width: int, height: int) -> torch.Tensor:
@@ -50,21 +48,25 @@ def pixels(path: Path, width: int, height: int) -> torch.Tensor:
     return torch.from_numpy(np.asarray(resized).copy())
 
 
-def make_job(size: int, **changes: Any) -> Job:
-    """Return a square job with the default preset, but for the content's weight."""
-    parameters = replace(Parameters(), **{"size_px": size, "content_weight": CONTENT_WEIGHT, **changes})
+def make_job(network: Network, size: int, **changes: Any) -> Job:
+    """Return a square job with the default preset as the network's filters want it."""
+    chosen = replace(Parameters(), **{"size_px": size, **changes})
+    parameters = fitted(chosen, f"{network.name}:{network.weights.name}", "default", changes)
     return Job(size, size, pixels(CONTENT, size, size), [Style(pixels(STYLE, size, size))], parameters)
 
 
 def evaluation_cost(network: Network, size: int, rounds: int) -> list[dict[str, Any]]:
     """Compare an evaluation with a bare forward and backward pass of the same trunk and arithmetic."""
     rows = []
-    job = make_job(size)
+    job = make_job(network, size)
+    pooling = job.parameters.pooling
+    pool = F.avg_pool2d if pooling == "average" else F.max_pool2d
+    deepest = max(map(network.depth, job.parameters.style_layers))
     objectives = StackedObjectives([painting.objective(network, job)], network)
     canvas = painting.first_canvas(job, CPU)
     for precision in ("float32", auto_precision(CPU)):
         filters = network._resident(precision)
-        layers = [(type(network._modules[index]), filters.get(index)) for index in range(network.depth("relu5_1") + 1)]
+        layers = [(type(network._modules[index]), filters.get(index)) for index in range(deepest + 1)]
 
         def bare() -> torch.Tensor:
             leaf = canvas.detach().requires_grad_()
@@ -73,11 +75,11 @@ def evaluation_cost(network: Network, size: int, rounds: int) -> list[dict[str, 
                 if weights is not None:
                     x = F.conv2d(x, *weights, padding=1)
                 else:
-                    x = F.relu(x, inplace=True) if kind is torch.nn.ReLU else F.avg_pool2d(x, 2)
+                    x = F.relu(x, inplace=True) if kind is torch.nn.ReLU else pool(x, 2)
             return torch.autograd.grad(x.sum(), leaf)[0]
 
         def ours() -> None:
-            objectives.evaluate(network, canvas, "average", precision)
+            objectives.evaluate(network, canvas, pooling, precision)
 
         clock(bare), clock(ours)
         pairs = [(clock(ours), clock(bare)) for _ in range(rounds)]
@@ -95,73 +97,6 @@ def clock(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-class Textbook:
-    """What a tutorial would write: plain autograd, float32, torch.optim.LBFGS with its defaults and no stopping tests.
-
-    The loss is multiplied so that the first gradient has an absolute sum of 1000: torch's absolute tests would otherwise
-    not let it move at all.
-    """
-
-    def __init__(self, network: Network, job: Job, noise: float | None = None) -> None:
-        model = random_trunk("vgg16", 0)
-        filters = network._filters["float32"]
-        for index, module in enumerate(model):
-            if index in filters:
-                module.weight.data, module.bias.data = filters[index]
-        self.model = model[: network.depth("relu5_1") + 1].requires_grad_(False)
-        self.names = network.layers
-        self.mean = network._mean
-        self.job, self.parameters = job, job.parameters
-        self.content = self._features(painting.to_canvas(job.content, CPU))["relu4_2"]
-        style = self._features(painting.to_canvas(job.styles[0].pixels, CPU))
-        self.grams = {layer: self._gram(style[layer]) for layer in self.parameters.style_layers}
-        first = painting.first_canvas(job, CPU)
-        if noise is not None:
-            first = network._mean + noise * torch.randn_like(first)
-        self.canvas = first.requires_grad_()
-        self.scale = 1.0
-        gradient = torch.autograd.grad(self._loss(), self.canvas)[0]
-        self.scale = 1e3 / float(gradient.abs().sum())
-        self.optimizer = torch.optim.LBFGS(
-            [self.canvas], lr=1, max_iter=SLICE, max_eval=10**9, history_size=100, tolerance_grad=-1, tolerance_change=-1
-        )
-
-    def _features(self, canvas: torch.Tensor) -> dict[str, torch.Tensor]:
-        x, seen = canvas - self.mean, {}
-        for name, module in zip(self.names, self.model, strict=False):
-            pool = F.avg_pool2d if self.parameters.pooling == "average" else F.max_pool2d
-            x = pool(x, 2) if name.startswith("pool") else F.relu(x) if name.startswith("relu") else module(x)
-            seen[name] = x
-        return seen
-
-    def _gram(self, features: torch.Tensor) -> torch.Tensor:
-        flat = features.flatten(2)[0]
-        return flat @ flat.T / flat.shape[1]
-
-    def _loss(self) -> torch.Tensor:
-        seen, own = self._features(self.canvas), self.parameters
-        by_target = own.normalization == "target"
-        factor = 1 / self.content.square().sum() if by_target else 0.5
-        loss = own.content_weight * factor * (seen["relu4_2"] - self.content).square().sum()
-        for layer, wanted in self.grams.items():
-            factor = 1 / wanted.square().sum() if by_target else 0.25 / wanted.numel()
-            error = (self._gram(seen[layer]) - wanted).square().sum()
-            loss = loss + own.style_weight * own.style_layers[layer] * factor * error
-        variation = self.canvas.diff(dim=2).square().sum() + self.canvas.diff(dim=3).square().sum()
-        return (loss + self.parameters.total_variation_weight * variation / self.canvas.numel()) * self.scale
-
-    def run(self) -> None:
-        """Do a slice of iterations."""
-
-        def closure() -> torch.Tensor:
-            self.optimizer.zero_grad()
-            loss = self._loss()
-            loss.backward()
-            return loss
-
-        self.optimizer.step(closure)
 
 
 class Ours:
@@ -196,22 +131,14 @@ class Ours:
         return canvas
 
 
-def neural_style(size: int) -> Job:
-    """Return a job with the objective of neural-style-pt: content 5 and style 100 of mean squares, no normalizers.
+def neural_style(network: Network, size: int) -> Job:
+    """Return a job with the objective of neural-style-pt, the preset of that name, at a square size.
 
-    Its Gram matrices are divided by the channels too, its means are taken over all values; both are put into the weights.
     Its total variation of 1e-3 is left out on both sides: it is a sum of absolute values, which this engine does not have.
     """
-    channels = dict(zip(FIRST_LAYERS, (64, 128, 256, 512, 512), strict=True))
+    preset = PRESETS["neural-style"]
     return make_job(
-        size,
-        init="noise",
-        normalization="gatys",
-        pooling="max",
-        content_weight=2 * 5 / (512 * (size // 8) ** 2),
-        style_weight=1.0,
-        style_layers={layer: 4 * 100 / count**2 for layer, count in channels.items()},
-        total_variation_weight=0.0,
+        network, size, **{name: value for name, value in vars(preset).items() if name not in ("size_px", "steps", "history")}
     )
 
 
@@ -254,7 +181,7 @@ def against_adam(network: Network, size: int, evaluations: int) -> list[dict[str
     """Run the default preset's L-BFGS, and Adam at several learning rates, for the same evaluations from the content."""
     rows = []
     for optimizer, rate in (("lbfgs", 1.0), ("adam", 0.01), ("adam", 0.02), ("adam", 0.05)):
-        job = make_job(size, optimizer=optimizer, learning_rate=rate, steps=evaluations)
+        job = make_job(network, size, optimizer=optimizer, learning_rate=rate, steps=evaluations)
         scorer = StackedObjectives([painting.objective(network, job)], network)
         own = Ours(network, job)
         trace = {}
@@ -277,14 +204,16 @@ def reach(trace: list[tuple[int, float, float]], goal: float) -> tuple[float, fl
     return None
 
 
-def about() -> dict[str, Any]:
+def about(network: Network) -> dict[str, Any]:
     """Return when, on what and with what figures were taken."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False)  # noqa: S607
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit.stdout.strip(),
         "device": describe(CPU),
+        "filters": network.weights.name,
         "threads": torch.get_num_threads(),
+        "spinning": os.environ.get("GOMP_SPINCOUNT", ""),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
 
@@ -294,23 +223,27 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--evaluations", type=int, default=300)
     parser.add_argument("--our-evaluations", type=int, default=200, help="after so many of ours only the textbook goes on")
+    parser.add_argument(
+        "--weights", default="auto", help="filters; the results of others than ImageNet's get a name of their own"
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--inits", nargs="+", default=["content", "noise"])
     parser.add_argument("--only", choices=["cost", "race", "peers"])
     arguments = parser.parse_args()
     keep_freed_memory()
-    network = load_network("builtin", CPU)
-    report = about()
+    network = load_network(arguments.weights, CPU)
+    report = about(network)
     print(report)
     if arguments.only in (None, "cost"):
         report["evaluation_cost"] = evaluation_cost(network, arguments.size, arguments.rounds)
     size, evaluations, own = arguments.size, arguments.evaluations, arguments.our_evaluations
     if arguments.only in (None, "race"):
-        report["race"] = [race(network, make_job(size, init=init), evaluations, own) for init in arguments.inits]
+        report["race"] = [race(network, make_job(network, size, init=init), evaluations, own) for init in arguments.inits]
     if arguments.only in (None, "peers"):
-        report["neural_style"] = race(network, neural_style(size), evaluations, own, noise=0.001)
+        report["neural_style"] = race(network, neural_style(network, size), evaluations, own, noise=0.001)
         report["adam"] = against_adam(network, size, 200)
-    target = ROOT / "benchmarks" / "results" / f"engine-{size}px.json"
+    suffix = "-builtin" if network.weights.name == "builtin" else ""
+    target = ROOT / "benchmarks" / "results" / f"engine-{size}px{suffix}.json"
     before = json.loads(target.read_text()) if target.exists() and arguments.only else {}
     target.write_text(json.dumps({**before, **report}, indent=1) + "\n")
     print(target)

@@ -9,8 +9,9 @@ import argparse
 from dataclasses import replace
 
 from PIL import Image
+from textbook import CPU
 
-from engine import CONTENT, CPU, ROOT, STYLE, pixels
+from engine import CONTENT, ROOT, STYLE, pixels
 from impasto_engine.devices import keep_freed_memory
 from impasto_engine.painting import Job, Style, paint
 from impasto_engine.parameters import PRESETS
@@ -22,7 +23,7 @@ RUNS = (("lbfgs", 1.0), ("adam", 0.01), ("adam", 0.02), ("adam", 0.05))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=PRESETS["seed"].steps)
-    parser.add_argument("--weights", default="builtin")
+    parser.add_argument("--weights", default="auto")
     arguments = parser.parse_args()
     keep_freed_memory()
     network = load_network(arguments.weights, CPU)

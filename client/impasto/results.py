@@ -58,6 +58,19 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Warning:  # noqa: A001 - what the contract calls it
+    """Something about a picture that its owner should know.
+
+    Attributes:
+        reason: Stable, UPPER_SNAKE_CASE, such as ``HARDLY_PAINTED``.
+        message: For a person.
+    """
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class JobInfo:
     """A job as it stands.
 
@@ -76,6 +89,7 @@ class JobInfo:
         estimated_start: When it is likely to start, in answers to submitting and asking; None if nobody can tell.
         estimated_end: When it is likely to end.
         owner: Who handed it in; empty where the server tells nobody apart.
+        warnings: What is worth knowing about its picture, though it succeeded.
     """
 
     job_id: str
@@ -107,6 +121,7 @@ class JobInfo:
     estimated_end: datetime | None
     owner: str
     parameters: Mapping[str, Any] = field(repr=False)
+    warnings: tuple[Warning, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -157,6 +172,11 @@ class Result:
     def weights(self) -> str:
         """Name of the filters that painted it."""
         return self.job.network.weights if self.job.network else ""
+
+    @property
+    def warnings(self) -> tuple[Warning, ...]:
+        """What is worth knowing about the picture."""
+        return self.job.warnings
 
     @property
     def stop_reason(self) -> str:
@@ -356,6 +376,7 @@ def job_info(message: pb.Job) -> JobInfo:
         estimated_end=_moment(message.estimated_end_time) if message.HasField("estimated_end_time") else None,
         owner=message.owner,
         parameters=_parameters(message.parameters),
+        warnings=tuple(Warning(item.reason, item.message) for item in message.warnings),
     )
 
 

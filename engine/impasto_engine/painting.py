@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from impasto_engine import colors
+from impasto_engine import colors, reference
 from impasto_engine.architectures import ARCHITECTURES, split
 from impasto_engine.batch import BatchKey, RunningBatch, SampleState, Step
 from impasto_engine.devices import resolve_precision
@@ -94,6 +95,7 @@ class StyleCache:
         self._capacity = capacity
         self._hits = self._misses = 0
         self._entries: OrderedDict[tuple[object, ...], dict[str, Tensor]] = OrderedDict()
+        self._usual: dict[tuple[str, ...], float] = {}
 
     def take_counts(self) -> tuple[int, int]:
         """Return how many styles were found and not found since the last time this was asked."""
@@ -103,24 +105,41 @@ class StyleCache:
 
     def statistics(self, network: Network, style: Style, parameters: Parameters) -> dict[str, Tensor]:
         """Return the style's statistics at the layers that the parameters weigh."""
-        layers = tuple(sorted(layer for layer, weight in parameters.style_layers.items() if weight > 0))
-        name = parameters.style_loss
+        layers, name = _style_layers(parameters), parameters.style_loss
         key = (network.weights.sha256, style.digest, style.pixels.shape, layers, parameters.pooling, name)
         if style.digest and key in self._entries:
             self._entries.move_to_end(key)
             self._hits += 1
             return self._entries[key]
         self._misses += 1
-        seen = network.features(to_canvas(style.pixels, network.device), layers, parameters.pooling)
-        found = {}
-        for layer, features in seen.items():
-            guide = None if style.mask is None else _guide(style.mask, features)[None]
-            found[layer] = statistic(name, features, guide)[0]
+        found = _statistics(network, style, parameters)
         if style.digest:
             self._entries[key] = found
             if len(self._entries) > self._capacity:
                 self._entries.popitem(last=False)
         return found
+
+    def usual(self, network: Network, parameters: Parameters) -> dict[str, float]:
+        """Return the mean square of a natural picture's statistics at the same layers."""
+        kind = (network.weights.sha256, parameters.pooling, parameters.style_loss)
+        wanted = _style_layers(parameters)
+        if any((*kind, layer) not in self._usual for layer in wanted):
+            found = reference.powers(_statistics(network, Style(reference.picture()), parameters))
+            self._usual.update({(*kind, layer): power for layer, power in found.items()})
+        return {layer: self._usual[*kind, layer] for layer in wanted}
+
+
+def _style_layers(parameters: Parameters) -> tuple[str, ...]:
+    return tuple(sorted(layer for layer, weight in parameters.style_layers.items() if weight > 0))
+
+
+def _statistics(network: Network, style: Style, parameters: Parameters) -> dict[str, Tensor]:
+    seen = network.features(to_canvas(style.pixels, network.device), _style_layers(parameters), parameters.pooling)
+    found = {}
+    for layer, features in seen.items():
+        guide = None if style.mask is None else _guide(style.mask, features)[None]
+        found[layer] = statistic(parameters.style_loss, features, guide)[0]
+    return found
 
 
 def objective(network: Network, job: Job, cache: StyleCache | None = None) -> Objective:
@@ -130,7 +149,11 @@ def objective(network: Network, job: Job, cache: StyleCache | None = None) -> Ob
     if job.content is not None and parameters.content_weight > 0:
         weights = {layer: weight for layer, weight in parameters.content_layers.items() if weight > 0}
         seen = network.features(_seen_content(job, network.device), tuple(weights), parameters.pooling)
-        content = content_targets(seen, weights, parameters.content_weight, parameters.normalization)
+        usual = {}
+        if parameters.normalization == "target":
+            canvas = to_canvas(reference.picture(), network.device)
+            usual = reference.powers(network.features(canvas, tuple(weights), parameters.pooling))
+        content = content_targets(seen, weights, parameters.content_weight, parameters.normalization, usual)
     style = _style_regions(network, job, cache or StyleCache(0)) if job.styles and parameters.style_weight > 0 else ()
     return Objective(content, style, parameters.total_variation_weight, _frame(job, network.device))
 
@@ -151,6 +174,9 @@ def _style_regions(network: Network, job: Job, cache: StyleCache) -> tuple[dict[
     if any(mask is not None for mask in masks.values()):
         blank = torch.zeros(1, 3, job.height, job.width, device=network.device)
         positions = network.features(blank, tuple(weights), parameters.pooling)
+    usual = {}
+    if parameters.normalization == "target":
+        usual = cache.usual(network, parameters)
     found = []
     for name, styles in together.items():
         mask = masks[name]
@@ -166,6 +192,7 @@ def _style_regions(network: Network, job: Job, cache: StyleCache) -> tuple[dict[
                 parameters.normalization,
                 statistic=parameters.style_loss,
                 guides=guides,
+                usual=usual,
             )
         )
     return tuple(found)
@@ -224,6 +251,18 @@ def finished(canvas: Float[Tensor, "3 height width"], job: Job) -> Float[Tensor,
     if job.parameters.color == "luminance" and job.content is not None:
         return colors.with_brightness(to_canvas(job.content, canvas.device)[0], canvas)
     return canvas
+
+
+def change(picture: Float[Tensor, "3 height width"], job: Job) -> float:
+    """Return how far a finished picture is from what the job started from.
+
+    Root mean square of the difference over what is painted, in 8-bit levels; infinite where a mask leaves nothing to paint.
+    """
+    start = finished(first_canvas(job, picture.device)[0], job)
+    squares = (picture.clamp(0, 1) - start.clamp(0, 1)).square().mean(dim=0)
+    painted = torch.ones_like(squares) if job.mask is None else job.mask.to(squares.device).float() / 255
+    area = float(painted.sum())
+    return 255 * (float((squares * painted).sum()) / area) ** 0.5 if area else math.inf
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
-from impasto_engine.architectures import ARCHITECTURES, Architecture, split
+from impasto_engine.architectures import ARCHITECTURES, split
 
 OptimizerName = Literal["lbfgs", "adam"]
 Init = Literal["content", "noise", "style", "image"]
@@ -48,6 +48,11 @@ ADAM_LEARNING_RATE = 0.02
 """Where Adam is asked for and no rate is given, in pixel values: the presets' rates are L-BFGS's."""
 
 FIRST_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+
+STYLE_SHARES = (0.05, 0.35, 0.46, 0.13, 0.01)
+"""Of the first layers in the default style loss, each relative to its own target. Found by eye and by a judge with ImageNet's
+filters (docs/QUALITY.md). relu2_1 and relu3_1 hold the strokes; relu1_1 keeps the grid of max pooling out; relu5_1 brings the
+largest shapes and with a tenth of the whole it eats faces."""
 
 
 def _equal(layers: tuple[str, ...]) -> Mapping[str, float]:
@@ -89,19 +94,19 @@ class Parameters:
     """
 
     content_layers: Mapping[str, float] = field(default_factory=lambda: _equal(("relu4_2",)))
-    style_layers: Mapping[str, float] = field(default_factory=lambda: _equal(FIRST_LAYERS))
-    content_weight: float = 0.2
+    style_layers: Mapping[str, float] = field(default_factory=lambda: dict(zip(FIRST_LAYERS, STYLE_SHARES, strict=True)))
+    content_weight: float = 0.02
     style_weight: float = 1.0
-    total_variation_weight: float = 0.5
+    total_variation_weight: float = 0.1
     normalization: Normalization = "target"
     size_px: int = 512
-    steps: int = 100
+    steps: int = 60
     optimizer: OptimizerName = "lbfgs"
     learning_rate: float = 1.0
     history: int = 40
     init: Init = "content"
     seed: int = 0
-    pooling: Pooling = "average"
+    pooling: Pooling = "max"
     levels: int = 0
     precision: Precision = "auto"
     network: str = ""
@@ -145,6 +150,7 @@ PRESETS: Mapping[str, Parameters] = MappingProxyType(
             normalization="gatys",
             steps=500,
             init="noise",
+            pooling="average",
             levels=1,
         ),
         # Johnson's neural-style and its port to PyTorch: mean squares, content 5, style 100 at each layer, max pooling, faint
@@ -167,6 +173,38 @@ PRESETS: Mapping[str, Parameters] = MappingProxyType(
     }
 )
 """Named sets of parameters: plain data."""
+
+
+FOLLOWING = ("default", "preview")
+"""Presets whose numbers follow the filters; the others are their authors', whatever the filters."""
+
+TUNED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # The default's numbers were found with ImageNet's filters (docs/QUALITY.md). These answer otherwise.
+        "builtin": MappingProxyType(
+            {
+                "content_weight": 0.2,
+                "total_variation_weight": 0.5,
+                "pooling": "average",
+                "style_layers": _equal(FIRST_LAYERS),
+            }
+        ),
+    }
+)
+"""Numbers of the presets that follow the filters, by the name of filters that want others than ImageNet's."""
+
+_WEIGHTS = ("content_weight", "style_weight", "total_variation_weight", "style_layers")
+
+
+def _weights_of(preset: str) -> Mapping[str, Any]:
+    return MappingProxyType({name: getattr(PRESETS[preset], name) for name in _WEIGHTS})
+
+
+NORMALIZED: Mapping[Normalization, Mapping[str, Any]] = MappingProxyType(
+    {"target": _weights_of("default"), "gatys": _weights_of("gatys"), "mean": _weights_of("neural-style")}
+)
+"""Weights that make sense with each normalization: where a job chooses a normalization other than its preset's, those weights
+that it does not choose too are of this table, since losses of one normalization are of another size than those of another."""
 
 
 @dataclass(frozen=True)
@@ -278,14 +316,21 @@ def settled(parameters: Parameters) -> Parameters:
     return parameters
 
 
-def fitted(parameters: Parameters, architecture: Architecture, given: Collection[str]) -> Parameters:
-    """Return the parameters with layers that a network has, where nobody chose them.
+def fitted(parameters: Parameters, network: str, preset: str, given: Collection[str]) -> Parameters:
+    """Return the parameters with what follows from the network and the normalization, where nobody chose it.
 
     Args:
-        parameters: Of a preset that was made for VGG.
-        architecture: Of the network.
+        parameters: The preset's, with what the caller chose in their place.
+        network: Full name of the network, ``ARCHITECTURE:WEIGHTS``.
+        preset: Name of the preset.
         given: Names of the fields that the caller chose; they stay as they are.
     """
+    name, weights = split(network)
+    architecture = ARCHITECTURES[name]
+    changes = dict(TUNED.get(weights, {})) if preset in FOLLOWING else {}
+    if parameters.normalization != PRESETS[preset].normalization:
+        changes |= NORMALIZED[parameters.normalization]
+    parameters = replace(parameters, **{field_: value for field_, value in changes.items() if field_ not in given})
     names = architecture.layer_names
     if "content_layers" not in given and not set(parameters.content_layers) <= set(names):
         parameters = replace(parameters, content_layers={architecture.content_layer: sum(parameters.content_layers.values())})

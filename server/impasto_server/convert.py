@@ -104,7 +104,7 @@ def draft(spec: pb.JobSpec, uploaded: Callable[[str], bytes]) -> Draft:
         uploaded: Returns an uploaded file by its id, or raises a KeyError.
     """
     found: list[Violation] = []
-    parameters, given = _parameters(spec.parameters, found)
+    parameters, preset, given = _parameters(spec.parameters, found)
 
     def file(owner: pb.JobSpec | pb.Style, name: str, path: str = "") -> File | None:
         return _file(getattr(owner, name), path or name, uploaded, found) if owner.HasField(name) else None
@@ -127,6 +127,7 @@ def draft(spec: pb.JobSpec, uploaded: Callable[[str], bytes]) -> Draft:
         content,
         styles,
         parameters,
+        preset,
         given,
         output,
         tuple(found),
@@ -183,8 +184,8 @@ def _seconds(spec: pb.JobSpec, name: Literal["time_limit", "ttl"]) -> float | No
     return duration.seconds + duration.nanos / 1e9 if spec.HasField(name) else None
 
 
-def _parameters(message: pb.Parameters, found: list[Violation]) -> tuple[Parameters, frozenset[str]]:
-    """Return the parameters with their preset filled in, and the names of those that the client chose."""
+def _parameters(message: pb.Parameters, found: list[Violation]) -> tuple[Parameters, str, frozenset[str]]:
+    """Return the parameters with their preset filled in, the preset, and the names of those that the client chose."""
     preset = message.preset or "default"
     if preset not in PRESETS:
         found.append(Violation("parameters.preset", f"there is no preset {preset!r}; there are {', '.join(PRESETS)}"))
@@ -205,7 +206,7 @@ def _parameters(message: pb.Parameters, found: list[Violation]) -> tuple[Paramet
         changes["network"] = message.network
     if message.schedule:
         changes["schedule"] = tuple((item.size_px, item.steps) for item in message.schedule)
-    return replace(PRESETS[preset], **changes), frozenset(changes)
+    return replace(PRESETS[preset], **changes), preset, frozenset(changes)
 
 
 def _layers(weights: Iterable[pb.LayerWeight], name: str, found: list[Violation]) -> dict[str, float]:
@@ -303,6 +304,7 @@ def job_message(job: Job, queue_position: int = 0, estimate: tuple[float, float]
         estimated_start_time=_timestamp(now + starts) if starts is not None and job.started is None else None,
         estimated_end_time=_timestamp(now + ends) if ends is not None else None,
         owner=job.owner,
+        warnings=[pb.Warning(reason=warning.reason, message=warning.message) for warning in job.warnings],
     )
 
 

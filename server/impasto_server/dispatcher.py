@@ -619,7 +619,7 @@ class Dispatcher:
             self._end(job, JobState.FAILED, StopReason.FAILED, error)
         else:
             self._store.put_result(job.job_id, picture)
-            job = replace(job, encode_s=time.monotonic() - began)
+            job = replace(job, encode_s=time.monotonic() - began, warnings=report.warnings)
             self._end(job, JobState.SUCCEEDED, report.stop_reason)
 
     # Shared.

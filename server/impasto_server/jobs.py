@@ -166,6 +166,14 @@ class JobError:
 
 
 @dataclass(frozen=True)
+class JobWarning:
+    """Something about a picture that its owner should know: a stable reason, and words for a person."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Job:
     """A job as it stands. Times are seconds since the epoch; spans are measured by a monotonic clock.
 
@@ -176,6 +184,7 @@ class Job:
         losses_of_worker: How often its worker died under it.
         owner: Who handed it in; empty where nobody is told apart.
         trace: The call that handed it in, as a ``traceparent``; empty without traces.
+        warnings: What is worth knowing about its picture.
     """
 
     job_id: str
@@ -203,6 +212,7 @@ class Job:
     losses_of_worker: int = 0
     owner: str = ""
     trace: str = ""
+    warnings: tuple[JobWarning, ...] = ()
 
 
 class PauseReason(Enum):

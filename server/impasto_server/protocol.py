@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from impasto_engine.parameters import Arithmetic, Pooling
-from impasto_server.jobs import JobSpec, Losses, NetworkDescription, Raster, StopReason
+from impasto_server.jobs import JobSpec, JobWarning, Losses, NetworkDescription, Raster, StopReason
 from impasto_server.memory import MemoryModel
 
 
@@ -176,6 +176,7 @@ class JobPainted:
     job_id: str
     stop_reason: StopReason
     picture: Raster = field(repr=False)
+    warnings: tuple[JobWarning, ...] = ()
 
 
 @dataclass(frozen=True)

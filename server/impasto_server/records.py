@@ -16,6 +16,7 @@ from impasto_server.jobs import (
     JobError,
     JobSpec,
     JobState,
+    JobWarning,
     Losses,
     NetworkDescription,
     OutputOptions,
@@ -58,11 +59,12 @@ def encode_job(job: Job) -> str:
             "network": asdict(job.network) if job.network else None,
             "stop_reason": job.stop_reason.value if job.stop_reason else None,
             "error": asdict(job.error) if job.error else None,
+            "warnings": [asdict(warning) for warning in job.warnings],
         }
     )
 
 
-_CODED = frozenset({"spec", "state", "losses", "network", "stop_reason", "error"})
+_CODED = frozenset({"spec", "state", "losses", "network", "stop_reason", "error", "warnings"})
 
 
 def decode_job(text: str, spec: JobSpec) -> Job:
@@ -83,6 +85,7 @@ def decode_job(text: str, spec: JobSpec) -> Job:
             "network": NetworkDescription(**{**network, "layers": tuple(network["layers"])}) if network else None,
             "stop_reason": StopReason(reason) if reason else None,
             "error": JobError(**error) if error else None,
+            "warnings": tuple(JobWarning(**warning) for warning in values.get("warnings", ())),
         }
     )
 

@@ -16,7 +16,7 @@ import grpc
 
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
-from impasto_engine.parameters import MAX_STEPS, PRESETS
+from impasto_engine.parameters import MAX_STEPS, PRESETS, fitted
 from impasto_server import convert, validation
 from impasto_server.access import PRINCIPAL
 from impasto_server.config import MIB, ServerConfig
@@ -292,13 +292,14 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
 
     def _info(self) -> pb.GetServerInfoResponse:
         config, dispatcher = self._config, self._dispatcher
+        default = dispatcher.fleet.network_id("")
         return pb.GetServerInfoResponse(
             version=self._version,
             accepting=dispatcher.accepting,
             devices=[convert.device_message(status) for status in dispatcher.fleet.workers],
             networks=[convert.network_message(network) for network in dispatcher.fleet.networks()],
             presets=[
-                pb.Preset(name=name, parameters=convert.parameters_message(parameters, name))
+                pb.Preset(name=name, parameters=convert.parameters_message(fitted(parameters, default, name, ()), name))
                 for name, parameters in PRESETS.items()
             ],
             limits=pb.Limits(

@@ -55,6 +55,7 @@ class Draft:
         content: What to repaint, or None.
         styles: The styles.
         parameters: With the preset filled in.
+        preset: Name of that preset.
         given: Names of the parameters that the client chose itself.
         output: How pictures are encoded for the client.
         found: What converting the message already found wrong.
@@ -70,6 +71,7 @@ class Draft:
     content: File | None
     styles: tuple[StyleFiles, ...]
     parameters: Parameters
+    preset: str
     given: frozenset[str]
     output: OutputOptions
     found: tuple[Violation, ...] = ()
@@ -122,7 +124,7 @@ def check_numbers(draft: Draft, request_id: str, network_id: Callable[[str], str
         found.append(Violation("parameters.network", str(error)))
         parameters = replace(parameters, network="")
     architecture = ARCHITECTURES[split(parameters.network)[0]]
-    parameters = fitted(parameters, architecture, draft.given)
+    parameters = fitted(parameters, parameters.network, draft.preset, draft.given)
     if len(request_id) > MAX_REQUEST_ID or not request_id.isprintable():
         found.append(Violation("request_id", f"must be at most {MAX_REQUEST_ID} printable characters"))
     if len(draft.styles) > config.max_styles:

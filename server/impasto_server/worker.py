@@ -20,7 +20,7 @@ from impasto_engine.devices import PeakMemory
 from impasto_engine.networks import Network
 from impasto_server import checkpoints, images, tensors
 from impasto_server.checkpoints import Checkpoint
-from impasto_server.jobs import JobSpec, Losses, StopReason
+from impasto_server.jobs import JobSpec, JobWarning, Losses, StopReason
 from impasto_server.protocol import (
     Cancel,
     Checkpointed,
@@ -41,6 +41,9 @@ from impasto_server.residents import Residents, described
 
 logger = logging.getLogger(__name__)
 PREVIEW_QUALITY = 85
+HARDLY_PAINTED = 4.0
+"""Root mean square of a picture's change in 8-bit levels below which it is told; painted pictures change by 20 to 70."""
+FEW_STEPS = 30
 COST_SHARE = 50
 """A job's state is kept no more often than after so many times what that costs, however short the interval."""
 CPU_CONTENTION = 1.5
@@ -276,8 +279,10 @@ class Worker:
         for before, after in itertools.pairwise(running.levels[running.index :]):
             canvas = painting.next_canvas(canvas[0], before.job, after.job, self._network.device)
         self._leave(job_id)
-        picture = painting.finished(canvas[0], running.levels[-1].job)
-        self._send(JobPainted(job_id, reason, tensors.raster(picture)))
+        job = running.levels[-1].job
+        picture = painting.finished(canvas[0], job)
+        warnings = _hardly_painted(painting.change(picture, job), running.spec.parameters.steps)
+        self._send(JobPainted(job_id, reason, tensors.raster(picture), warnings))
 
     def _preview(self, running: _Running, job_id: str) -> bytes:
         canvas = painting.finished(running.batch.canvas(job_id), running.level.job)
@@ -315,6 +320,15 @@ class Worker:
             self._send(JobFailed(job_id, reason, str(error).splitlines()[0] if str(error) else type(error).__name__))
         # One that was made for a job which then could not join is of no use.
         self._batches = {key: batch for key, batch in self._batches.items() if len(batch)}
+
+
+def _hardly_painted(change: float, steps: int) -> tuple[JobWarning, ...]:
+    """Warn of a picture that is nearly what it started from, which no loss and no stop reason tells."""
+    if change >= HARDLY_PAINTED:
+        return ()
+    more = ", or do more steps" if steps < FEW_STEPS else ""
+    text = f"the canvas changed by {change:.1f} of 255 levels only; give the style more weight or the content less{more}"
+    return (JobWarning("HARDLY_PAINTED", text),)
 
 
 def _batch_key(batch: RunningBatch) -> tuple[str, BatchKey]:

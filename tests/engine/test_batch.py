@@ -10,10 +10,10 @@ from impasto_engine.batch import BatchKey, RunningBatch, Step
 from impasto_engine.networks import Network
 from impasto_engine.objective import Evaluation, StackedObjectives
 from impasto_engine.painting import Job, Level, Style, StyleCache, first_canvas, levels, next_canvas, paint
-from impasto_engine.parameters import Parameters
+from impasto_engine.parameters import Parameters, fitted
 
 HEIGHT, WIDTH = 32, 48
-PLAIN = Parameters(size_px=48, steps=6, precision="float32", history=4)
+PLAIN = fitted(Parameters(size_px=48, steps=6, precision="float32", history=4), "vgg16:builtin", "default", ())
 
 
 def pixels(seed: int, height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:

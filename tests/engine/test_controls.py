@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from impasto_engine import colors
-from impasto_engine.architectures import ARCHITECTURES, random_seed, split
+from impasto_engine.architectures import random_seed, split
 from impasto_engine.batch import RunningBatch, Step
 from impasto_engine.networks import Network
 from impasto_engine.objective import StackedObjectives, to_canvas
@@ -222,8 +222,7 @@ def test_adam_goes_on_with_its_moments_on_the_larger_canvas(network: Network) ->
 def test_other_networks_paint(name: str) -> None:
     """Layers that nobody chose follow the network; the loss falls."""
     other = load_network(name, CPU)
-    architecture = ARCHITECTURES[split(name)[0]]
-    parameters = fitted(replace(PLAIN, size_px=96, steps=6, network=name), architecture, ())
+    parameters = fitted(replace(PLAIN, size_px=96, steps=6, network=name), name, "default", ())
     assert set(parameters.style_layers) <= set(other.layers)
     losses: list[float] = []
     made = Job(96, 96, pixels(1, 96, 96), [Style(pixels(2, 96, 96))], parameters)
@@ -234,8 +233,8 @@ def test_other_networks_paint(name: str) -> None:
 def test_layers_that_were_chosen_stay() -> None:
     """Whether the network has them is for the validation to say."""
     chosen = replace(PLAIN, content_layers={"relu4_2": 1.0}, style_layers={"relu1_1": 1.0})
-    assert fitted(chosen, ARCHITECTURES["alexnet"], {"content_layers", "style_layers"}) == chosen
-    assert fitted(PLAIN, ARCHITECTURES["vgg19"], ()) == PLAIN
+    assert fitted(chosen, "alexnet:random-1", "default", {"content_layers", "style_layers"}) == chosen
+    assert fitted(PLAIN, "vgg19:imagenet-v1", "default", ()) == PLAIN
 
 
 def test_names_of_networks() -> None:

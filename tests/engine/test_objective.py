@@ -1,9 +1,12 @@
 import pytest
 import torch
 
+from impasto_engine import painting, reference
 from impasto_engine.losses import gram
 from impasto_engine.networks import Network
 from impasto_engine.objective import (
+    FLOOR,
+    STYLE_FLOOR,
     Objective,
     StackedObjectives,
     content_targets,
@@ -11,6 +14,7 @@ from impasto_engine.objective import (
     to_canvas,
     to_pixels,
 )
+from impasto_engine.parameters import Parameters, fitted
 
 CANVAS = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 CONTENT = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
@@ -87,3 +91,45 @@ def test_pixels_survive_the_way_to_the_canvas_and_back() -> None:
     assert torch.equal(to_pixels(to_canvas(pixels, torch.device("cpu"))[0]), pixels)
     outside = torch.tensor([-0.5, 1.5, 0.5]).view(3, 1, 1)
     assert to_pixels(outside).flatten().tolist() == [0, 255, 128]
+
+
+def test_a_flat_content_or_style_weighs_no_more_than_others(network: Network) -> None:
+    """The normalizer has a floor: so a grey card is not all content, nor a flat style all style."""
+    grey = torch.full((1, 3, 32, 32), 0.5)
+    features = network.features(grey, ("relu2_1",))
+    weights = {"relu2_1": 1.0}
+    squares = float(features["relu2_1"].square().mean())
+    usual = {"relu2_1": 1000 * squares}
+    alone = content_targets(features, weights, 1.0, "target")["relu2_1"].coefficient
+    bounded = content_targets(features, weights, 1.0, "target", usual)["relu2_1"].coefficient
+    assert alone / bounded == pytest.approx(1000 * FLOOR, rel=1e-3)
+    values = [grams(features)]
+    usual = {"relu2_1": 1000 * float(values[0]["relu2_1"].square().mean())}
+    alone = style_targets(values, [1.0], weights, 1.0, "target")["relu2_1"].coefficient
+    bounded = style_targets(values, [1.0], weights, 1.0, "target", usual=usual)["relu2_1"].coefficient
+    assert alone / bounded == pytest.approx(1000 * STYLE_FLOOR, rel=1e-3)
+    assert content_targets(features, weights, 1.0, "mean", usual)["relu2_1"].coefficient == 1 / features["relu2_1"].numel()
+
+
+def test_a_natural_picture_is_the_same_every_time_and_answered_to() -> None:
+    """Photographs' contrast and spectrum; the engine's floor lies well below."""
+    picture = reference.picture().float()
+    assert picture.shape == (128, 128, 3)
+    assert 100 < float(picture.mean()) < 130
+    assert 45 < float(picture.std()) < 60
+    fine = (picture[1:] - picture[:-1]).square().mean()
+    assert 0.02 < float(fine / picture.var()) < 0.5
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_grey_card_is_painted(network: Network, precision: str) -> None:
+    """From a content without any structure the canvas still takes on the style."""
+    card = torch.full((64, 64, 3), 136, dtype=torch.uint8)
+    style = to_pixels(torch.nn.functional.interpolate(STYLES[0], (64, 64), mode="bicubic")[0])
+    parameters = fitted(Parameters(size_px=64, steps=30, precision=precision), "vgg16:builtin", "default", ())  # type: ignore[arg-type]
+    job = painting.Job(64, 64, card, (painting.Style(style),), parameters)
+    picture, _ = painting.paint(network, job)
+    assert float(picture.float().std(dim=(0, 1)).mean()) > 8
+    canvas = to_canvas(picture, network.device)[0]
+    assert painting.change(canvas, job) > 8
+    assert painting.change(to_canvas(card, network.device)[0], job) == 0

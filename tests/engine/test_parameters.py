@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from impasto_engine.architectures import ARCHITECTURES
-from impasto_engine.parameters import PRESETS, Parameters, level_sizes, level_steps, violations
+from impasto_engine.parameters import PRESETS, Parameters, fitted, level_sizes, level_steps, violations
 
 LAYERS = ARCHITECTURES["vgg16"].layer_names
 
@@ -109,3 +109,29 @@ def test_a_canvas_is_painted_from_coarse_to_fine(
     parameters = Parameters(size_px=size_px, levels=levels, steps=steps)
     assert level_sizes(parameters) == sizes
     assert level_steps(parameters) == shares
+
+
+def test_presets_follow_the_filters_and_the_authors_do_not() -> None:
+    """The default has numbers of its own for the built-in filters; what was chosen stays; presets of others never change."""
+    default = PRESETS["default"]
+    assert fitted(default, "vgg16:imagenet-wheel", "default", ()) == default
+    built_in = fitted(default, "vgg16:builtin", "default", ())
+    assert (built_in.pooling, built_in.style_layers) != (default.pooling, default.style_layers)
+    chosen = replace(default, pooling="max", content_weight=7.0)
+    kept = fitted(chosen, "vgg16:builtin", "default", {"pooling", "content_weight"})
+    assert (kept.pooling, kept.content_weight, kept.style_layers) == ("max", 7.0, built_in.style_layers)
+    for name in ("seed", "gatys", "neural-style"):
+        assert fitted(PRESETS[name], "vgg16:builtin", name, ()) == PRESETS[name]
+
+
+def test_a_normalization_alone_brings_the_weights_that_go_with_it() -> None:
+    """Those of the preset that has it, unless they are chosen too; the preset's own normalization changes nothing."""
+    for normalization, source in (("mean", "neural-style"), ("gatys", "gatys")):
+        chosen = replace(PRESETS["default"], normalization=normalization)
+        for network in ("vgg16:imagenet", "vgg16:builtin"):
+            made = fitted(chosen, network, "default", {"normalization"})
+            assert (made.content_weight, made.style_weight) == (PRESETS[source].content_weight, PRESETS[source].style_weight)
+            assert made.style_layers == PRESETS[source].style_layers
+        assert fitted(chosen, "vgg16:imagenet", "default", {"normalization", "content_weight"}).content_weight == 0.02
+    back = fitted(replace(PRESETS["gatys"], normalization="target"), "vgg16:imagenet", "gatys", {"normalization"})
+    assert (back.content_weight, back.style_layers) == (PRESETS["default"].content_weight, PRESETS["default"].style_layers)

@@ -17,7 +17,7 @@ from impasto.cli.output import (
     check_output,
     print_json,
     read_picture,
-    summary,
+    tell,
     write_picture,
 )
 from impasto.cli.stylize import LayerWeights, follow, given_options, painting_options
@@ -232,7 +232,7 @@ def _paint(
     if as_json:
         print_json({**result.job.to_dict(), "output": out})
     else:
-        click.echo(summary(result), err=True)
+        tell(result)
 
 
 def _original(image: str, like: Image.Image) -> Image.Image:

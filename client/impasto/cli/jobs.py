@@ -7,7 +7,7 @@ import json
 
 import click
 
-from impasto.cli.output import JSON, SECONDS, SERVER, ProgressBar, check_output, job_line, print_json, summary, write_picture
+from impasto.cli.output import JSON, SECONDS, SERVER, ProgressBar, check_output, job_line, print_json, tell, write_picture
 from impasto.client import Client, Job
 from impasto.errors import NotReady, from_job
 from impasto.results import Finished, JobInfo, Paused, Result, Started, Step
@@ -152,7 +152,7 @@ def result(job_id: str, out: str, wait: bool, timeout: float | None, quiet: bool
     if as_json:
         print_json({**fetched.job.to_dict(), "output": out})
     else:
-        click.echo(summary(fetched), err=True)
+        tell(fetched)
 
 
 def _fetch(job: Job) -> Result:

@@ -86,13 +86,21 @@ EARLY = {
 def summary(result: Result) -> str:
     """Return one line on how a picture came about."""
     losses, job = result.losses, result.job
+    network = f"{job.network.id} filters" if job.network else "unknown filters"
     why = EARLY.get(job.stop_reason)
     early = f" of {job.steps} ({why})" if why else ""
     return (
         f"{job.width_px} x {job.height_px}, {job.step} steps{early} in {result.timings.optimize_s:.1f} s on {job.device}"
-        f" with {result.weights} weights; loss {losses.total:.4g}"
+        f" with {network}; loss {losses.total:.4g}"
         f" (content {losses.content:.4g}, style {losses.style:.4g}, variation {losses.total_variation:.4g})"
     )
+
+
+def tell(result: Result) -> None:
+    """Say on stderr how a picture came about, and what its owner should know about it."""
+    click.echo(summary(result), err=True)
+    for warning in result.warnings:
+        click.echo(f"Warning: {warning.message}", err=True)
 
 
 def job_line(job: JobInfo, *, with_owner: bool = False) -> str:

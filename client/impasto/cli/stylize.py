@@ -16,7 +16,7 @@ from impasto.cli.output import (
     check_output,
     print_json,
     read_picture,
-    summary,
+    tell,
     write_picture,
 )
 from impasto.client import Client, Job
@@ -233,7 +233,7 @@ def stylize(
     if as_json:
         print_json({**result.job.to_dict(), "output": out})
     else:
-        click.echo(summary(result), err=True)
+        tell(result)
 
 
 def follow(job: Job, bar: ProgressBar, timeout_s: float | None) -> Result:

@@ -119,7 +119,9 @@ def write(record: Record, state: Mapping[str, Tensor]) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            save_file(dict(state), fresh)
+            # The same filters for other pictures are another network: what they expect goes into the file, and so its hash.
+            expects = json.dumps([record.architecture, record.mean, record.std, record.unit])
+            save_file(dict(state), fresh, {"expects": expects})
             values = {**asdict(record), "sha256": sha256_of(fresh)}
             fresh.chmod(0o644)  # a cache filled by one user serves others
             # The record goes first: a crash in between leaves a hash that does not fit, which is found, never bad filters.
