@@ -99,7 +99,7 @@ errors: setup ## Write docs/ERRORS.md from the table of reasons
 dashboard: setup ## Write deploy/grafana/impasto.json
 	$(BIN)/python scripts/dashboard.py
 
-test-golden: setup ## Check the authors' golden losses; needs IMPASTO_GOLDEN (see tests/golden/test_golden.py)
+test-golden: setup ## Check the authors' golden losses; needs IMPASTO_GOLDEN (see tests/golden/test_authors.py)
 	$(BIN)/pytest tests/golden -m golden
 
 samples: setup ## Paint the sample styles again

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import skimage
 import torch
-from judge import Judge
 from PIL import Image
 from textbook import CPU, Textbook
 
@@ -29,6 +28,7 @@ from engine import ROOT, about
 from impasto.sheets import Tile, contact_sheet
 from impasto_engine import painting
 from impasto_engine.devices import keep_freed_memory
+from impasto_engine.judge import JUDGE, Judge
 from impasto_engine.networks import Network
 from impasto_engine.painting import Job, Style
 from impasto_engine.parameters import PRESETS, Parameters, fitted
@@ -152,13 +152,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--weights", default="auto")
-    parser.add_argument("--judge", default="edges-wheel")
+    parser.add_argument("--judge", default=JUDGE)
     parser.add_argument("--iterations", type=int, default=ITERATIONS, help="of the textbook")
     parser.add_argument("--races", type=int, default=len(RACED), help="how many pairs the textbook paints")
     parser.add_argument("--no-set", action="store_true", help="only the races")
     arguments = parser.parse_args()
     keep_freed_memory()
-    network, judge = load_network(arguments.weights, CPU), Judge(arguments.judge)
+    network, judge = load_network(arguments.weights, CPU), Judge(load_network(arguments.judge, CPU))
     build = ROOT / "docs" / "build"
     build.mkdir(parents=True, exist_ok=True)
     size, name = arguments.size, f"{network.weights.name}-{arguments.size}px"

@@ -183,8 +183,8 @@ TUNED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         # The default's numbers were found with ImageNet's filters (docs/QUALITY.md). These answer otherwise.
         "builtin": MappingProxyType(
             {
-                "content_weight": 0.2,
-                "total_variation_weight": 0.5,
+                "content_weight": 0.05,
+                "total_variation_weight": 0.3,
                 "pooling": "average",
                 "style_layers": _equal(FIRST_LAYERS),
             }
