@@ -27,8 +27,8 @@ OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
     "lbfgs": {"optimizer": "lbfgs"},
     "adam": {"optimizer": "adam", "learning_rate": 0.02},
 }
-NETWORKS = ("", "vgg16:random-0", "vgg19:random-0", "alexnet:random-0", "squeezenet1_1:random-0")
-"""What is compared by default: the server's own network, its shape with random filters, and other shapes."""
+RANDOM = ("vgg16:random-0", "vgg19:random-0", "alexnet:random-0", "squeezenet1_1:random-0")
+"""Networks with filters that are drawn, which every server has."""
 
 
 @dataclass(frozen=True)
@@ -117,19 +117,38 @@ def textures(
     return rows
 
 
+def networks_of(client: Client) -> tuple[str, ...]:
+    """Return what is compared by default: the server's own network, its others whose filters were learned, and drawn ones.
+
+    Raises:
+        ImpastoError: See :mod:`impasto.errors`.
+    """
+    learned = [network.id for network in client.server_info().networks if "random-" not in network.id]
+    return (*learned, *RANDOM)
+
+
 def comparison(
     client: Client,
     content: Picture,
     style: Picture,
-    networks: Sequence[str] = NETWORKS,
+    networks: Sequence[str] = (),
     tell: Tell = lambda _: None,
     **options: Any,
 ) -> list[Experiment]:
     """Paint the same picture with several networks; layers that a network has not are replaced by its own.
 
+    Args:
+        client: Of the server.
+        content: The photograph.
+        style: The style.
+        networks: As in :class:`~impasto.requests.Options`; :func:`networks_of` if there are none.
+        tell: Told the name of each picture when it is begun.
+        **options: Of every picture.
+
     Raises:
         ImpastoError: See :mod:`impasto.errors`.
     """
+    networks = networks or networks_of(client)
     return [run(client, name or "the server's own", content, style, tell, **{**options, "network": name}) for name in networks]
 
 

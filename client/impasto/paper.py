@@ -25,7 +25,7 @@ def write_paper(
     folder: Path,
     size_px: int = 256,
     steps: int = 100,
-    networks: Sequence[str] = experiments.NETWORKS,
+    networks: Sequence[str] = (),
     tell: Tell = lambda _: None,
 ) -> Path:
     """Run every experiment of the report, and write pictures and a page into a folder.
@@ -37,7 +37,7 @@ def write_paper(
         folder: Must be there.
         size_px: Longer side of every picture.
         steps: Optimizer steps of every picture.
-        networks: What to compare, as in :class:`~impasto.requests.Options`; empty for the server's own.
+        networks: What to compare, as in :class:`~impasto.requests.Options`; empty for all that the server has.
         tell: Told the name of each picture when it is begun.
 
     Returns:
@@ -48,7 +48,9 @@ def write_paper(
     """
     common = {"size_px": size_px, "steps": steps}
     info = client.server_info()
-    parts = [_head(info.version, ", ".join(device.description for device in info.devices), content, style, size_px, steps)]
+    where = ", ".join(device.description for device in info.devices)
+    filters = next((network.id for network in info.networks), "no network yet")
+    parts = [_head(f"impasto {info.version} on {where}, filters {filters}", content, style, size_px, steps)]
     parts.append(_features(client, content, folder, size_px, tell))
     parts.append(_reconstructions(client, content, folder, common, tell))
     parts.append(_textures(client, style, folder, common, tell))
@@ -60,8 +62,8 @@ def write_paper(
     return page
 
 
-def _head(version: str, devices: str, content: Path, style: Path, size_px: int, steps: int) -> str:
-    about = f"impasto {version} on {devices}; {content.name} and {style.name}, {size_px} px, {steps} steps each"
+def _head(server: str, content: Path, style: Path, size_px: int, steps: int) -> str:
+    about = f"{server}; {content.name} and {style.name}, {size_px} px, {steps} steps each"
     return f"<h1>The report, repeated</h1><p>{html.escape(about)}.</p>"
 
 

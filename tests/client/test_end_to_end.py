@@ -188,7 +188,7 @@ def test_detached_jobs_from_the_command_line(real_server: ServerProcess, files: 
     fetched = cli("jobs", "result", job_id, "--wait", "-o", str(out), server=real_server)
     assert fetched.returncode == 0, fetched.stderr
     assert opened(out)[0] == "WEBP"
-    assert b"builtin weights" in fetched.stderr
+    assert b"with vgg16:builtin filters" in fetched.stderr
     assert json.loads(cli("jobs", "show", job_id, "--json", server=real_server).stdout)["step"] == 5
     listed = cli("jobs", "list", "--state", "succeeded", server=real_server).stdout.decode()
     assert job_id in listed
@@ -283,10 +283,57 @@ def test_weights_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
         ("vgg19:imagenet-v1", False, False),
         ("alexnet:imagenet-v1", False, False),
         ("squeezenet1_1:imagenet-v1", False, False),
+        ("imagenet-wheel", False, False),
+        ("edges-wheel", False, False),
     ]
+    assert all(row["what"] and row["source"] and row["licence"] for row in rows)
+    assert b"torchvision's training" in cli("weights", "list").stdout
     assert b"cache is empty" in cli("weights", "verify").stdout
     assert b"is not in the cache" in cli("weights", "verify", "imagenet").stderr
     assert b"cannot download 'resnet'" in cli("weights", "download", "resnet").stderr
+
+
+def test_filters_are_imported_and_painted_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state dict under a name: in the list with its source, and refused a second time; wrong options are told before that."""
+    import torch
+
+    from impasto_engine.networks import random_trunk
+
+    monkeypatch.setenv("IMPASTO_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "mine.pth"
+    torch.save({f"features.{key}": value for key, value in random_trunk("vgg16", 5).state_dict().items()}, file)
+    assert b"is not three numbers" in cli("weights", "import", str(file), "--mean", "1,2").stderr
+    done = cli("weights", "import", str(file), "--name", "house", "--input", "bgr", "--range", "255")
+    assert done.returncode == 0, done.stderr
+    assert b"impasto serve --weights house" in done.stderr
+    again = cli("weights", "import", str(file), "--name", "house", "--input", "bgr", "--range", "255")
+    assert again.returncode == 1
+    assert b"there are filters named 'house' already" in again.stderr
+    row = next(row for row in json.loads(cli("weights", "list", "--json").stdout) if row["name"] == "house")
+    assert (row["source"], row["input"], row["as_published"]) == ("mine.pth", "BGR, 0 to 255: as given", "none of its layers")
+    assert b"house: " in cli("weights", "verify").stdout
+
+
+def test_a_picture_that_hardly_changed_is_told(real_server: ServerProcess, files: Path) -> None:
+    """Though the job succeeded: on the terminal, in the JSON, and by the client; a painted one is not warned of."""
+    arguments = [str(files / "content.png"), str(files / "style.png"), "-o", str(files / "out.png"), "-q", "--size", "48"]
+    still = cli("stylize", *arguments, "--steps", "3", "--content-weight", "1e6", server=real_server)
+    assert still.returncode == 0, still.stderr
+    assert b"Warning: the canvas changed by 0.0 of 255 levels only; give the style more weight" in still.stderr
+    told = cli("stylize", *arguments, "--steps", "3", "--content-weight", "1e6", "--json", server=real_server)
+    assert [warning["reason"] for warning in json.loads(told.stdout)["warnings"]] == ["HARDLY_PAINTED"]
+    painted = cli("stylize", *arguments, "--steps", "40", server=real_server)
+    assert b"Warning" not in painted.stderr
+    assert b"with vgg16:builtin filters" in painted.stderr
+
+
+@pytest.mark.parametrize("normalization", ["gatys", "mean"])
+def test_a_normalization_alone_still_paints(normalization: str, real_server: ServerProcess, files: Path) -> None:
+    """With the weights that go with it: the photograph does not come back unchanged."""
+    arguments = [str(files / "content.png"), str(files / "style.png"), "-o", str(files / "out.png"), "-q", "--size", "64"]
+    done = cli("stylize", *arguments, "--steps", "30", "--normalization", normalization, "--json", server=real_server)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["warnings"] == []
 
 
 def test_without_the_servers_packages_the_client_says_what_to_install() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from impasto_engine.parameters import Parameters
@@ -77,8 +79,8 @@ def test_work_counts_pixels_and_steps_of_every_level() -> None:
     assert work(512, 256, parameters) == whole
     assert work(512, 256, parameters, done=50) == 50 * 512 * 256
     assert work(512, 256, parameters, done=100) == 0
-    assert work(512, 256, Parameters(size_px=512, precision="float32")) == whole * FLOAT32_OVER_BFLOAT16
-    assert work(512, 256, Parameters(size_px=512, network="alexnet:random-0")) < whole / 5
+    assert work(512, 256, replace(parameters, precision="float32")) == whole * FLOAT32_OVER_BFLOAT16
+    assert work(512, 256, replace(parameters, network="alexnet:random-0")) < whole / 5
 
 
 def test_pace_learns_from_steps() -> None:

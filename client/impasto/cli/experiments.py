@@ -199,7 +199,7 @@ def redo(
 @click.option("-o", "--output", "out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
 @click.option("--size", "size_px", type=int, default=256, show_default=True, help="Longer side of the pictures.")
 @click.option("--steps", type=int, default=100, show_default=True, help="Optimizer steps of each picture.")
-@click.option("--networks", help="Networks to compare, by commas; the server's own and random ones by default.")
+@click.option("--networks", help="Networks to compare, by commas; by default those that the server has and random ones.")
 @QUIET
 @SERVER
 def paper(
@@ -207,7 +207,7 @@ def paper(
 ) -> None:
     """Repeat the report with CONTENT and STYLE: every experiment, as one page with pictures, plots and timings."""
     out.mkdir(parents=True, exist_ok=True)
-    chosen = networks.split(",") if networks is not None else experiments.NETWORKS
+    chosen = networks.split(",") if networks is not None else ()
     with Client(server) as client:
         page = write_paper(client, Path(content), Path(style), out, size_px, steps, chosen, _teller(quiet))
     click.echo(str(page))
