@@ -12,7 +12,7 @@ export KMP_BLOCKTIME ?= 1
 # The last landed commit, which the contract must not break: origin's main where there is one, else this one.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup weights demo serve proto lint format test test-gpu soak bench bench-quality bench-service bench-streams bench-load docs-pictures parameters errors dashboard test-golden samples builtin-weights docker clean
+.PHONY: help setup weights demo serve proto lint format test test-gpu soak bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures parameters errors dashboard test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -77,6 +77,9 @@ bench: setup ## Measure the engine; writes benchmarks/results/
 
 bench-quality: setup ## Measure the default's pictures by a judge, and against the textbook; sheets into docs/build/
 	$(BIN)/python benchmarks/quality.py
+
+bench-threads: setup ## Measure what waiting without spinning costs and gives
+	$(BIN)/python benchmarks/threads.py
 
 bench-service: setup ## Measure the service: jobs per minute, control under load, memory
 	$(BIN)/python benchmarks/service.py
