@@ -97,7 +97,7 @@ class Parameters:
     style_layers: Mapping[str, float] = field(default_factory=lambda: dict(zip(FIRST_LAYERS, STYLE_SHARES, strict=True)))
     content_weight: float = 0.02
     style_weight: float = 1.0
-    total_variation_weight: float = 0.1
+    total_variation_weight: float = 0.05
     normalization: Normalization = "target"
     size_px: int = 512
     steps: int = 60
