@@ -14,6 +14,8 @@ from impasto_server.quotas import Quota, Quotas
 from impasto_server.scheduler import Scheduler, Ticket
 from impasto_server.store import JobStore
 
+MIN_PAUSED = 64
+"""So many jobs may be paused at a time, or as many as may wait where that is more."""
 SOON_S, LATE_S = 1.0, 60.0
 """Bounds of when to try again."""
 
@@ -49,6 +51,9 @@ class Admission:
         if self._scheduler.queued + coming >= self._config.max_queued_jobs:
             waiting = self._scheduler.queued
             raise self._queue_full(f"{waiting} jobs wait, which is the limit", str(self._config.max_queued_jobs))
+        paused, most = sum(live.paused > 0 for live in self._live.values()), max(MIN_PAUSED, self._config.max_queued_jobs)
+        if paused >= most:
+            raise self._queue_full(f"{paused} jobs are paused, which is the limit: resume or delete some", str(most))
         limit_s = self._config.max_queued_work_s
         if limit_s and (work_s := self.queued_work_s()) >= limit_s:
             raise self._queue_full(f"about {work_s:.0f} s of work wait, and {limit_s:g} s may", f"{limit_s:g} s")

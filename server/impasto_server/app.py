@@ -23,8 +23,11 @@ from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 from impasto_server.access import Principal, TokenFileError, Tokens
 from impasto_server.config import MIB, ServerConfig
+from impasto_server.decoding import Decoders
 from impasto_server.dispatcher import Dispatcher
 from impasto_server.durable import DataError, DurableStore
+from impasto_server.gate import Gate
+from impasto_server.health import HealthServicer
 from impasto_server.interceptor import CallInterceptor, Identify, anybody
 from impasto_server.jobs import ServiceError
 from impasto_server.metrics import Machine, Method, Metrics, watch_lag
@@ -32,9 +35,10 @@ from impasto_server.operations import Operations, Pulse
 from impasto_server.protocol import WorkerSettings
 from impasto_server.service import StyleTransferService
 from impasto_server.store import JobStore, MemoryStore
-from impasto_server.tls import ServerTls, TlsError
+from impasto_server.tls import ServerTls, TlsError, common_name
 from impasto_server.tracing import TracingError, tracing_to
 from impasto_server.uploads import Uploads
+from impasto_server.watchdog import Watchdog, counted_faults
 from impasto_server.workers import ProcessWorker, WorkerHandle
 
 logger = logging.getLogger(__name__)
@@ -46,6 +50,10 @@ FILES_S = 2.0
 """How often files of tokens and TLS are looked at, at least."""
 LINGER_S = 2.0
 """How long the pictures of jobs that ended while draining can still be fetched."""
+EXPIRE_S = 30.0
+"""How often uploaded files are looked through for those that were not used for long."""
+MAX_STREAMS = 8192
+"""Calls of one connection at a time; its others wait on the client's side."""
 STOP_GRACE_S = 2.0
 """For answers that are on their way when all jobs have ended."""
 
@@ -74,6 +82,7 @@ def options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
         ("grpc.server.max_pending_requests", 1_000_000),
         ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
@@ -106,17 +115,16 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     store = _store(config, folder)
     metrics = Metrics()
     metrics.expect(_methods(), (worker.name for worker in workers))
+    closing.enter_context(counted_faults(metrics))
     dispatcher = Dispatcher(config, store, workers, metrics, tracing)
-    interceptor = CallInterceptor(metrics, identify, tracing)
+    interceptor = CallInterceptor(metrics, identify, tracing, Gate(config.max_message_bytes))
     server = grpc.aio.server(options=options(config), interceptors=[interceptor], compression=grpc.Compression.NoCompression)
     uploads = Uploads(folder / "uploads", config.retention_s, config.max_message_bytes, config.max_data_mib * MIB)
     version = importlib.metadata.version("impasto")
-    service = StyleTransferService(dispatcher, config, version, uploads, metrics)
-    pb_grpc.add_StyleTransferServiceServicer_to_server(service, server)
-    servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
+    decoders = Decoders()
+    closing.callback(decoders.close)
+    service = StyleTransferService(dispatcher, config, version, uploads, decoders, metrics)
+    servicer = _add_services(server, service)
     host, port = _listen(config, server, tls)
     metrics.registry.register(Machine(dispatcher.fleet.processes))
     pulse = Pulse()
@@ -125,12 +133,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     await _set_health(servicer, serving=False)
     await server.start()
     dispatcher.fleet.start()
-    watchers = [
-        asyncio.create_task(_follow_readiness(dispatcher, servicer, pulse)),
-        asyncio.create_task(watch_lag(metrics)),
-        asyncio.create_task(_measure(dispatcher, metrics, version)),
-        asyncio.create_task(_watch_files(metrics, tls, tokens)),
-    ]
+    watchers = _watchers(dispatcher, servicer, pulse, metrics, version, tls, tokens, uploads)
     beating = asyncio.create_task(_beat(pulse))  # to the end: a server that drains lives
     logger.info("listening on %s:%d%s", host, port, ", with TLS" if tls else "")
     try:
@@ -149,6 +152,37 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
             await asyncio.to_thread(operations.close)
         await asyncio.to_thread(tracing.stop)
         closing.close()
+
+
+def _watchers(
+    dispatcher: Dispatcher,
+    servicer: HealthServicer,
+    pulse: Pulse,
+    metrics: Metrics,
+    version: str,
+    tls: ServerTls | None,
+    tokens: Tokens | None,
+    uploads: Uploads,
+) -> list[asyncio.Task[None]]:
+    """Start what looks after the server as long as it takes calls."""
+    work = (
+        _follow_readiness(dispatcher, servicer, pulse),
+        watch_lag(metrics),
+        Watchdog(metrics).beat(),
+        _measure(dispatcher, metrics, version),
+        _watch_files(metrics, tls, tokens),
+        _expire_uploads(uploads),
+    )
+    return [asyncio.create_task(coroutine) for coroutine in work]
+
+
+def _add_services(server: grpc.aio.Server, service: StyleTransferService) -> HealthServicer:
+    """Let the server answer for ours, and the standard ones; return that of health."""
+    pb_grpc.add_StyleTransferServiceServicer_to_server(service, server)
+    servicer = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return servicer
 
 
 def _listen(config: ServerConfig, server: grpc.aio.Server, tls: ServerTls | None) -> tuple[str, int]:
@@ -235,10 +269,11 @@ def _authorization(context: Any) -> str | None:
 
 
 def _by_certificate(context: Any) -> Principal:
-    names = context.auth_context().get("x509_common_name", [])
-    name = names[0].decode(errors="replace") if names else ""
+    pem = context.auth_context().get("x509_pem_cert", [b""])[0]
+    name = common_name(pem)
     if not name:
-        raise ServiceError("UNAUTHENTICATED", "CERTIFICATE_WITHOUT_NAME", "the client's certificate has no common name")
+        text = "the client's certificate has no common name, more than one, or one of other characters than letters and digits"
+        raise ServiceError("UNAUTHENTICATED", "CERTIFICATE_WITHOUT_NAME", text)
     return Principal(name, admin=False)
 
 
@@ -256,7 +291,12 @@ def _serve_operations(config: ServerConfig, metrics: Metrics, pulse: Pulse) -> O
 
 async def _measure(dispatcher: Dispatcher, metrics: Metrics, version: str) -> None:
     while True:
+        dispatcher.look()
+        dispatcher.expire()
         dispatcher.gauges.measure()
+        for text in dispatcher.audit():
+            metrics.faults.labels("audit").inc()
+            logger.error("the server's books are wrong: %s", text)
         if (network := dispatcher.fleet.network) is not None:
             metrics.info.labels(version, network.id).set(1)
         await asyncio.sleep(MEASURE_S)
@@ -279,6 +319,12 @@ async def _watch_files(metrics: Metrics, tls: ServerTls | None, tokens: Tokens |
         await asyncio.sleep(FILES_S)
 
 
+async def _expire_uploads(uploads: Uploads) -> None:
+    while True:
+        await asyncio.sleep(EXPIRE_S)
+        await asyncio.to_thread(uploads.expire)
+
+
 @contextlib.contextmanager
 def _home(config: ServerConfig) -> Iterator[Path]:
     """Give the folder that the server's files lie in; one for this process's life only where nothing is kept."""
@@ -291,7 +337,7 @@ def _home(config: ServerConfig) -> Iterator[Path]:
 
 def _store(config: ServerConfig, folder: Path) -> JobStore:
     if config.data_folder is None:
-        return MemoryStore(config.retention_s, config.max_ended_jobs, folder)
+        return MemoryStore(config.retention_s, config.max_ended_jobs, folder, folder / "pictures")
     try:
         return DurableStore(folder, config.retention_s, config.max_ended_jobs, config.max_data_mib * MIB)
     except DataError as error:
@@ -311,7 +357,7 @@ async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # files are read again when they change, without a signal
         loop.add_signal_handler(number, stop.set)
     interval_s, graphs = config.checkpoint_interval_s, config.cuda_graphs
     workers = [ProcessWorker(WorkerSettings(device, config.weights, interval_s, graphs)) for device in devices]
@@ -327,6 +373,7 @@ async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[
         logger.info("stopping; once more stops at once")
         loop.add_signal_handler(signal.SIGINT, running.dispatcher.cut_grace)
         loop.add_signal_handler(signal.SIGTERM, running.dispatcher.cut_grace)
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)  # a closed terminal is no hurry
 
 
 async def _announce(running: RunningServer, on_ready: Callable[[str], None]) -> None:
@@ -334,7 +381,7 @@ async def _announce(running: RunningServer, on_ready: Callable[[str], None]) -> 
     on_ready(running.address)
 
 
-async def _follow_readiness(dispatcher: Dispatcher, servicer: health.aio.HealthServicer, pulse: Pulse) -> None:
+async def _follow_readiness(dispatcher: Dispatcher, servicer: HealthServicer, pulse: Pulse) -> None:
     was_ready = False
     while True:
         pulse.serving = dispatcher.accepting
@@ -344,7 +391,7 @@ async def _follow_readiness(dispatcher: Dispatcher, servicer: health.aio.HealthS
         await asyncio.sleep(0.1)
 
 
-async def _set_health(servicer: health.aio.HealthServicer, *, serving: bool) -> None:
+async def _set_health(servicer: HealthServicer, *, serving: bool) -> None:
     statuses = health_pb2.HealthCheckResponse
     for name in ("", SERVICE):
         await servicer.set(name, statuses.SERVING if serving else statuses.NOT_SERVING)

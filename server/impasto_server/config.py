@@ -27,6 +27,8 @@ class ConfigError(ValueError):
     """A setting that cannot be; the message names it."""
 
 
+_MOST = 2**31 - 1
+"""Of any number: gRPC's own limits end here, and nothing sensible is larger."""
 _MAY_BE_ZERO = frozenset(
     {
         "max_running_jobs",
@@ -124,8 +126,11 @@ class ServerConfig:
         for item in fields(self):
             value = getattr(self, item.name)
             low = 0 if item.name in _MAY_BE_ZERO else 1e-3
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and not value >= low:
-                raise ConfigError(f"{item.name} must be {'at least 0' if low == 0 else 'above 0'}, got {value}")
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and not low <= value <= _MOST:
+                text = f"{'at least 0' if low == 0 else 'above 0'} and at most {_MOST}"
+                raise ConfigError(f"{item.name} must be {text}, got {value}")
+            if isinstance(value, str) and not value.isprintable():
+                raise ConfigError(f"{item.name} has characters that cannot be printed: {value!r}")
         if not 16 <= self.max_size_px <= 8192:
             raise ConfigError(f"max_size_px must be from 16 to 8192, got {self.max_size_px}")
 
@@ -152,11 +157,13 @@ def read_file(path: Path) -> dict[str, Any]:
         ConfigError: If it cannot be read, or has a key that is no setting, or a value of another kind.
     """
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text("utf-8-sig"))  # editors on Windows begin a file with a mark
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deeply") from None
     kinds = {item.name: type(item.default) for item in fields(ServerConfig)}
     for name, value in values.items():
         if name not in kinds:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from impasto.v1 import style_transfer_pb2 as pb
-from impasto_engine.parameters import ADAM_LEARNING_RATE, PRESETS, Parameters, Violation
+from impasto_engine.parameters import ADAM_LEARNING_RATE, MAX_LEVELS, PRESETS, Parameters, Violation
 from impasto_server import jobs
 from impasto_server.fleet import WorkerStatus
 from impasto_server.jobs import Heartbeat, Job, JobState, OutputOptions, Paused, PauseReason, Started, Stepped, StopReason
@@ -96,12 +97,12 @@ _SCALARS: Final = (
 _OUTPUT_QUALITY, _PREVIEW_SIZE_PX = OutputOptions.quality, OutputOptions.preview_size_px
 
 
-def draft(spec: pb.JobSpec, uploaded: Callable[[str], bytes]) -> Draft:
+def draft(spec: pb.JobSpec, uploaded: Callable[[str], Path]) -> Draft:
     """Return a job as the client wrote it, with its preset filled in and what is already wrong about it.
 
     Args:
         spec: What the client wrote.
-        uploaded: Returns an uploaded file by its id, or raises a KeyError.
+        uploaded: Returns where an uploaded file lies by its id, or raises a KeyError.
     """
     found: list[Violation] = []
     parameters, preset, given = _parameters(spec.parameters, found)
@@ -141,7 +142,38 @@ def draft(spec: pb.JobSpec, uploaded: Callable[[str], bytes]) -> Draft:
     )
 
 
-def _file(image: pb.Image, name: str, uploaded: Callable[[str], bytes], found: list[Violation]) -> File:
+MAX_LAYERS = 64
+"""Most that a list of layers may have; a network has at most some forty."""
+MAX_TEXT = 1000
+"""Most characters of any text; what each may have is checked later."""
+
+
+def check_lengths(spec: pb.JobSpec, max_styles: int) -> None:
+    """Refuse lists and texts that are too long, before anything is done for each of their entries.
+
+    Raises:
+        ServiceError: INVALID_ARGUMENT that names them.
+    """
+    parameters = spec.parameters
+    lists = (
+        ("styles", len(spec.styles), max_styles),
+        ("parameters.content_layers", len(parameters.content_layers.layers), MAX_LAYERS),
+        ("parameters.style_layers", len(parameters.style_layers.layers), MAX_LAYERS),
+        ("parameters.schedule", len(parameters.schedule), MAX_LEVELS),
+    )
+    wrong = [(name, f"at most {most} are taken, got {length}") for name, length, most in lists if length > most]
+    texts = [("parameters.preset", parameters.preset), ("parameters.network", parameters.network)]
+    named = {"content": spec.content, "mask": spec.mask, "init_image": spec.init_image}
+    for index, style in enumerate(spec.styles[:max_styles]):
+        named |= {f"styles[{index}].{part}": getattr(style, part) for part in ("image", "mask", "region")}
+    for name, image in named.items():
+        texts += [(f"{name}.image_id", image.image_id), (f"{name}.name", image.name)]
+    wrong += [(name, f"is too long: {len(text)} characters") for name, text in texts if len(text) > MAX_TEXT]
+    if wrong:
+        raise jobs.invalid(*wrong)
+
+
+def _file(image: pb.Image, name: str, uploaded: Callable[[str], Path], found: list[Violation]) -> File:
     source = image.WhichOneof("source")
     if source is None:
         found.append(Violation(name, "has no data"))
@@ -154,7 +186,7 @@ def _file(image: pb.Image, name: str, uploaded: Callable[[str], bytes], found: l
     return File(image.data, image.name)
 
 
-def image_file(image: pb.Image, name: str, uploaded: Callable[[str], bytes]) -> File:
+def image_file(image: pb.Image, name: str, uploaded: Callable[[str], Path]) -> File:
     """Return a picture's file.
 
     Raises:
@@ -249,18 +281,18 @@ def _layers_message(weights: Mapping[str, float]) -> pb.LayerWeights:
     return pb.LayerWeights(layers=[pb.LayerWeight(layer=layer, weight=weight) for layer, weight in weights.items()])
 
 
-def states(numbers: Iterable[int]) -> list[JobState]:
+def states(numbers: Sequence[int]) -> frozenset[JobState]:
     """Return the states that a filter names.
 
     Raises:
-        ServiceError: If one is not a state.
+        ServiceError: If one is not a state, or there are too many.
     """
-    found = []
-    for number in numbers:
-        if number not in STATES:
-            raise jobs.invalid(("states", f"{number} is not a state"))
-        found.append(STATES[number])  # type: ignore[index]
-    return found
+    if len(numbers) > MAX_LAYERS:
+        raise jobs.invalid(("states", f"at most {MAX_LAYERS} are taken, got {len(numbers)}"))
+    wanted = set(numbers)
+    if strange := wanted - STATES.keys():
+        raise jobs.invalid(("states", f"{min(strange)} is not a state"))
+    return frozenset(STATES[number] for number in wanted)  # type: ignore[index]
 
 
 def job_message(job: Job, queue_position: int = 0, estimate: tuple[float, float] | None = None) -> pb.Job:

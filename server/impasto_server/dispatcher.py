@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Collection, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +50,8 @@ from impasto_server.protocol import (
     Cancel,
     Checkpointed,
     Finish,
+    Inspect,
+    Inspected,
     JobPainted,
     JobParked,
     JobReport,
@@ -70,6 +75,12 @@ HEARTBEATS_PER_S = 500
 """Heartbeats that all watchers together get in a second, at most."""
 LONGEST_HEARTBEAT_S = 20.0
 """But no watcher waits longer than this: clients take a server for lost that is silent for half a minute."""
+ENCODERS = 2
+"""Finished pictures that are encoded at a time."""
+HOPELESS_S = 3600.0
+"""How long a job waits for a device with memory for it, where there was one when it was accepted."""
+OVERDUE_S = 30.0
+"""How long a worker may take to end a job whose time limit has come, at least."""
 PARKING_S = 10.0
 """How long workers may take to write the states of their jobs when the server stops."""
 
@@ -98,16 +109,19 @@ class Dispatcher:
         self._metrics = metrics or Metrics()
         self._tracing = tracing or NoTracing()
         self._scheduler = Scheduler(config.max_queued_jobs)
-        self.fleet = Fleet(config, workers, self._on_worker, self._on_report, self._on_lost)
+        self.fleet = Fleet(config, workers, self._on_worker, self._on_report, self._on_lost, self._on_memory)
         self._live: dict[str, Live] = {}
         self._admission = Admission(config, store, self._scheduler, self.fleet, self._live)
         self.gauges = Gauges(config, self._metrics, store, self._scheduler, self.fleet, self._admission, self._live)
+        self._encoding = ThreadPoolExecutor(ENCODERS, "encoding")  # of its own: nothing else holds a finished job up
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = 0
+        self._own_numbers: Counter[str] = Counter()
         self._committing = 0
         self._watchers = 0
         self._unmeasured: set[str] = set()
         self._draining = False
+        self._fault = ""
         self._impatience = asyncio.Event()
         self._restore()
 
@@ -116,7 +130,7 @@ class Dispatcher:
     @property
     def accepting(self) -> bool:
         """Whether new jobs are taken."""
-        return not self._draining and self.fleet.any_ready
+        return not self._draining and self.fleet.any_ready and not self._fault and not self._store.trouble
 
     @property
     def queued(self) -> int:
@@ -128,10 +142,9 @@ class Dispatcher:
         """Jobs that run."""
         return self._scheduler.running
 
-    @property
-    def bytes_kept(self) -> int:
-        """What pictures take on the disk."""
-        return self._store.bytes_kept
+    def bytes_kept(self, owner: str | None = None) -> int:
+        """Return what pictures take on the disk: all, or what an owner's would take alone."""
+        return self._store.bytes_kept if owner is None else self._store.bytes_of(owner)
 
     def check_admission(self, request_id: str, digest: str, owner: str = "") -> Job | None:
         """Say before the expensive part of a request whether it can be taken.
@@ -150,6 +163,8 @@ class Dispatcher:
             return known
         if self._draining:
             raise ServiceError("UNAVAILABLE", "DRAINING", "the server is shutting down; try another", retry_s=5.0)
+        if self._fault:
+            raise ServiceError("UNAVAILABLE", "SERVER_FAULT", f"the server has a fault: {self._fault}", retry_s=30.0)
         if not self.fleet.any_ready:
             raise ServiceError("UNAVAILABLE", "STARTING", "no worker is ready yet", retry_s=1.0)
         self._admission.check_room(owner, self._committing)
@@ -179,12 +194,23 @@ class Dispatcher:
             return await self.join(known, detached=detached)
         ticket = self.fleet.ticket(spec)
         self._admission.check_job(spec, ticket, owner)
-        self._expire()
         now = time.monotonic()
         self._numbers += 1
         job_id = secrets.token_hex(8)
         trace = self._tracing.current()
-        job = Job(job_id, self._numbers, request_id, digest, detached, spec, created=time.time(), owner=owner, trace=trace)
+        self._own_numbers[owner] += 1
+        job = Job(
+            job_id,
+            self._numbers,
+            request_id,
+            digest,
+            detached,
+            spec,
+            created=time.time(),
+            owner=owner,
+            trace=trace,
+            own_number=self._own_numbers[owner],
+        )
         self._admission.book(job, now)
         self._store.add(job)
         self._live[job.job_id] = Live(accepted=now)
@@ -208,9 +234,12 @@ class Dispatcher:
         finally:
             self._committing -= 1
         current = self._store.get(job.job_id)
-        if current is not None and current.state is JobState.QUEUED:  # nobody cancelled, paused or deleted it meanwhile
-            self._metrics.accepted.inc()
-            self._set_alarm(job)
+        if current is None or current.state.ended:
+            return  # cancelled or deleted meanwhile
+        self._metrics.accepted.inc()
+        self._live[job.job_id].admitted = True
+        self._set_alarm(job)
+        if current.state is JobState.QUEUED:  # nobody paused it meanwhile
             self._scheduler.submit(ticket, force=True)
             spec, text = job.spec, "job %s accepted: %d x %d, %d steps"
             logger.info(text, job.job_id, spec.width, spec.height, spec.parameters.steps, extra=about(job))
@@ -221,7 +250,7 @@ class Dispatcher:
         kept = not admitting.cancelled() and admitting.exception() is None
         current = self._store.get(job.job_id) if kept else None
         if current is not None and not current.detached and not self._live[job.job_id].waiters:
-            self.cancel(job.job_id)
+            self._cancel(job.job_id)
 
     async def join(self, job: Job, *, detached: bool) -> Job:
         """Let another request share a job. If one of them does not wait, the job goes on without the others.
@@ -236,13 +265,15 @@ class Dispatcher:
         return self._known(job.job_id)
 
     def get(self, job_id: str) -> Job:
-        """Return a job.
+        """Return a job as callers may know it: what is not safe yet has not happened.
 
         Raises:
             ServiceError: If it is not there.
         """
-        self._expire()
-        return self._known(job_id)
+        job = self._store.seen(job_id)
+        if job is None:
+            raise not_found(job_id)
+        return job
 
     def by_request(self, owner: str, request_id: str) -> Job:
         """Return the job that a client named so.
@@ -251,16 +282,26 @@ class Dispatcher:
             ServiceError: If there is none.
         """
         job = self._store.by_request(owner, request_id)
-        if job is None:
+        if job is None or (job := self._store.seen(job.job_id)) is None:
             raise not_found(request_id)
         return job
 
-    def page(
-        self, before: int | None, limit: int, states: Collection[JobState], shows: Callable[[Job], bool] = lambda _: True
-    ) -> list[Job]:
-        """Return jobs with numbers below ``before`` that may be seen, newest first."""
-        self._expire()
-        return self._store.page(before, limit, states, shows)
+    async def flushed(self) -> None:
+        """Wait until everything that was done so far is safe."""
+        await self._store.settled()
+
+    async def settled(self, job_id: str) -> Job:
+        """Return a job as it is once everything that was done to it so far is safe.
+
+        Raises:
+            ServiceError: If it is not there.
+        """
+        await self._store.settled()
+        return self.get(job_id)
+
+    def page(self, before: int | None, limit: int, states: Collection[JobState], owner: str | None = None) -> list[Job]:
+        """Return jobs, newest first; see :class:`~impasto_server.store.JobStore`."""
+        return self._store.page(before, limit, states, owner)
 
     def position(self, job_id: str) -> int:
         """Return how many jobs will start before this one."""
@@ -286,7 +327,11 @@ class Dispatcher:
         Raises:
             ServiceError: If it is not there.
         """
-        job = self.get(job_id)
+        self.get(job_id)
+        return self._cancel(job_id)
+
+    def _cancel(self, job_id: str) -> Job:
+        job = self._known(job_id)
         if not job.state.ended:
             self.fleet.send(job.device, Cancel(job_id))
             self._end(job, JobState.CANCELLED, StopReason.CANCELLED)
@@ -298,7 +343,8 @@ class Dispatcher:
         Raises:
             ServiceError: If it is not there.
         """
-        job = self.get(job_id)
+        self.get(job_id)
+        job = self._known(job_id)
         if self._live[job_id].overdue:
             return job  # it is about to end as it stands
         if job.state is JobState.QUEUED:
@@ -316,9 +362,11 @@ class Dispatcher:
         Raises:
             ServiceError: If it is not there.
         """
-        job = self.get(job_id)
+        self.get(job_id)
+        job = self._known(job_id)
         self._live[job_id].pausing = False
         if job.state is JobState.PAUSED:
+            self._live[job_id].paused = 0.0
             self._store.put(replace(job, state=JobState.QUEUED))
             self._enqueue(job)
             self._dispatch()
@@ -330,7 +378,8 @@ class Dispatcher:
         Raises:
             ServiceError: If it is not there.
         """
-        self.cancel(job_id)
+        self.get(job_id)
+        self._cancel(job_id)
         self._store.forget([job_id])
         self._live.pop(job_id)
 
@@ -341,7 +390,9 @@ class Dispatcher:
         If the last who wants that of a job that is not detached goes away, the job is cancelled. Enter it before anything
         else is awaited: a caller may be gone by then.
         """
-        live = self._live[job.job_id]
+        live = self._live.get(job.job_id)
+        if live is None:
+            raise not_found(job.job_id)  # deleted since it was looked up
         live.waiters += 1
         try:
             yield
@@ -350,13 +401,17 @@ class Dispatcher:
             current = self._store.get(job.job_id)
             left = live.waiters == 0 and not (self._draining and self._store.durable)
             if left and current is not None and not current.detached:
-                self.cancel(job.job_id)
+                self._cancel(job.job_id)
 
     async def wait(self, job: Job) -> Job:
-        """Wait for a job's end, and want it meanwhile."""
+        """Wait for a job's end, and want it meanwhile.
+
+        Raises:
+            ServiceError: If it is deleted meanwhile.
+        """
         with self.wanted(job):
             await self._live[job.job_id].ended.wait()
-        return self._known(job.job_id)
+        return self.get(job.job_id)
 
     async def watch(self, job: Job, sequence: int | None) -> AsyncGenerator[tuple[int, Job | Event | Heartbeat]]:
         """Yield the job, then its events after a sequence number (None for the newest), then nothing after its end."""
@@ -368,15 +423,15 @@ class Dispatcher:
         if at > journal.sequence:
             message = f"there is no event {at} yet; the newest is {journal.sequence}"
             raise invalid(("resume_after_sequence", message))
-        current = self._known(job.job_id)
-        if current.state.ended:
+        current = self.get(job.job_id)
+        if journal.closed:
             # The end is told again to whoever asks after it.
             at = min(at, journal.sequence - 1)
         self._watchers += 1
         try:
             yield at, current
             while True:
-                for number, event in journal.after(at):
+                for number, event in await self._told(job.job_id, journal, at):
                     at = number
                     yield number, event
                     if isinstance(event, Ended):
@@ -386,9 +441,69 @@ class Dispatcher:
         finally:
             self._watchers -= 1
 
+    async def _told(self, job_id: str, journal: Journal, after: int) -> list[tuple[int, Event]]:
+        """Return the events after a number that may be told."""
+        if not journal.sealed:
+            return journal.after(after)
+        found = list(enumerate(await self._store.events(job_id), start=1))[after:]
+        if not found:
+            raise not_found(job_id)  # it was forgotten meanwhile
+        return found
+
     def _heartbeat_s(self) -> float:
         """Return the silence after which a watcher gets a heartbeat: longer when so many watch that it would cost too much."""
         return max(self._config.heartbeat_s, min(LONGEST_HEARTBEAT_S, self._watchers / HEARTBEATS_PER_S))
+
+    async def inspect(self, command: Inspect, owner: str) -> Inspected:
+        """Let a worker tell how filters see a picture.
+
+        Raises:
+            ServiceError: If there is no room for it beside the jobs, or as :meth:`Fleet.inspect`.
+        """
+        picture = command.picture
+        demand = self.fleet.inspection_demand(picture.width * picture.height, command.network)
+        if not self._scheduler.fits_now(Ticket("", picture.width * picture.height, 0.0, demand=demand)):
+            text = "the device has no memory for the question beside its jobs; try later, or ask for a smaller size"
+            metadata = {"queued": str(self.queued), "running": str(self.running), "limit": ""}
+            raise ServiceError("RESOURCE_EXHAUSTED", "QUEUE_FULL", text, metadata=metadata, retry_s=5.0)
+        return await self.fleet.inspect(command, owner)
+
+    def look(self) -> None:
+        """See that no worker hangs, and that no job outlives its time limit in one that does."""
+        self.fleet.look(self._turn_s)
+        now = time.monotonic()
+        self._look_for_hopeless(now)
+        for job_id, live in self._live.items():
+            job = self._store.get(job_id)
+            if live.overdue_since and job is not None and job.state is JobState.RUNNING and not live.painted:
+                longest = max(OVERDUE_S, 5 * (self._turn_s(job.device) or 0.0))
+                if now - max(live.overdue_since, live.dispatched) > longest:
+                    self.fleet.kill(job.device, f"does not end job {job_id}, whose time limit has come")
+                    live.overdue_since = now
+
+    def _look_for_hopeless(self, now: float) -> None:
+        """Fail the jobs that no device has had the memory for, for very long: a moment of little memory is no reason."""
+        hopeless = set(self._scheduler.hopeless()) if self.fleet.all_ready else set()
+        for job_id in self._scheduler.waiting():
+            live = self._live[job_id]
+            live.hopeless_since = (live.hopeless_since or now) if job_id in hopeless else 0.0
+            if live.hopeless_since and now - live.hopeless_since > HOPELESS_S:
+                error = JobError("OUT_OF_MEMORY", f"no device has had the memory for it for {HOPELESS_S / 60:.0f} minutes")
+                self._end(self._known(job_id), JobState.FAILED, StopReason.FAILED, error)
+
+    def _turn_s(self, worker: str) -> float | None:
+        """Return how long a turn of a worker is likely to take: a step of each of its jobs."""
+        seconds = 0.0
+        for job_id, live in self._live.items():
+            job = self._store.get(job_id)
+            if job is None or live.ended.is_set() or job.state is not JobState.RUNNING or job.device != worker:
+                continue
+            left = job.spec.parameters.steps - job.step
+            whole = self._admission.pace.seconds(job.spec.width, job.spec.height, job.spec.parameters, job.step)
+            if whole is None:
+                return None
+            seconds += whole / max(1, left) * (2 if left else 1)
+        return seconds
 
     # What the server's life asks.
 
@@ -423,8 +538,9 @@ class Dispatcher:
             else:
                 for job_id in left:
                     logger.warning("job %s is cancelled: the server shuts down", job_id, extra=about(self._known(job_id)))
-                    self.cancel(job_id)
+                    self._cancel(job_id)
                 await ended
+        await self._store.settled()
         return bool(waited_for) and not self._impatience.is_set()
 
     def _unended(self) -> int:
@@ -453,6 +569,7 @@ class Dispatcher:
         for live in self._live.values():
             if live.alarm:
                 live.alarm.cancel()
+        self._encoding.shutdown(wait=False)
         await self._store.close()
 
     def _restore(self) -> None:
@@ -461,9 +578,13 @@ class Dispatcher:
             job = restored.job
             self._numbers = max(self._numbers, job.number)
             age = max(0.0, time.time() - job.created)
-            live = self._live[job.job_id] = Live(time.monotonic() - age, Journal(restored.events))
+            journal = Journal(restored.events, restored.told if restored.closed else None)
+            live = self._live[job.job_id] = Live(time.monotonic() - age, journal, admitted=True)
+            if not job.own_number:
+                job = replace(job, own_number=self._own_numbers[job.owner] + 1)
+            self._own_numbers[job.owner] = max(self._own_numbers[job.owner], job.own_number)
             if job.state.ended:
-                if not restored.events or not isinstance(restored.events[-1], Ended):
+                if not restored.closed:
                     self._store.put(job)
                     self._tell(job.job_id, Ended())
                 live.ended.set()
@@ -474,6 +595,7 @@ class Dispatcher:
             job = replace(job, state=state, device="", detached=True)
             self._store.put(job)
             live.going_on = state is JobState.PAUSED
+            live.paused = time.monotonic() if state is JobState.PAUSED else 0.0
             self._set_alarm(job)
             self._admission.book(job, -math.inf)
             if state is JobState.QUEUED:
@@ -490,7 +612,7 @@ class Dispatcher:
         self._metrics.ready.labels(name).set(1)
         seconds = self.fleet.seconds_per_pixel(name)
         if seconds:
-            self._admission.pace.learn(name, seconds)
+            self._admission.pace.measured(name, seconds)
         unmeasured, self._unmeasured = self._unmeasured, set()
         for job_id in unmeasured:
             job = self._store.get(job_id)
@@ -499,10 +621,11 @@ class Dispatcher:
                 self._enqueue(job)
         self._scheduler.worker_ready(name, self.fleet.capacity(name))
         self._dispatch()
-        if self.fleet.all_ready:
-            for job_id in self._scheduler.hopeless():
-                error = JobError("OUT_OF_MEMORY", "no device has the memory for it any more")
-                self._end(self._known(job_id), JobState.FAILED, StopReason.FAILED, error)
+
+    def _on_memory(self, name: str) -> None:
+        """Take in that a worker which is idle has more or less memory than before."""
+        self._scheduler.resize(name, self.fleet.capacity(name))
+        self._dispatch()
 
     def _on_report(self, name: str, report: JobReport) -> None:
         job = self._store.get(report.job_id)
@@ -588,6 +711,7 @@ class Dispatcher:
     def _pause(self, job: Job, reason: PauseReason, step: int) -> None:
         live = self._live[job.job_id]
         live.stop()
+        live.paused = time.monotonic()
         self._store.put(replace(job, state=JobState.PAUSED, device="", step=step))
         self._tell(job.job_id, Paused(reason, step))
         logger.info("job %s is paused after %d steps", job.job_id, step, extra=about(job))
@@ -601,6 +725,7 @@ class Dispatcher:
             self.fleet.send(job.device, Finish(job.job_id))
 
     async def _finish(self, job: Job, report: JobPainted) -> None:
+        self._live[job.job_id].painted = True
         self._scheduler.remove(job.job_id)
         self._dispatch()
         output = job.spec.output
@@ -608,7 +733,8 @@ class Dispatcher:
         picture, error = None, None
         try:
             made_by = provenance(job, report.stop_reason) if output.metadata else None
-            picture = await asyncio.to_thread(images.encode, report.picture, output.format, output.quality, made_by)
+            encode = functools.partial(images.encode, report.picture, output.format, output.quality, made_by)
+            picture = await asyncio.get_running_loop().run_in_executor(self._encoding, encode)
         except (OSError, ValueError, MemoryError) as cause:
             error = JobError("ENCODE_ERROR", f"its picture could not be encoded as {output.format}: {cause}")
         current = self._store.get(job.job_id)
@@ -647,9 +773,17 @@ class Dispatcher:
 
     def _dispatch(self) -> None:
         """Do what the scheduler decides."""
-        if self._draining and self._store.durable:
+        if self._fault or (self._draining and self._store.durable):
             return
-        for decision in self._scheduler.decide():
+        try:
+            decisions = self._scheduler.decide()
+        except Exception as error:
+            # A scheduler that raised once raises at every call: no job would ever start, so nobody shall hand one in.
+            logger.exception("the scheduler failed: no job starts until the server is restarted")
+            self._fault = f"its scheduler failed ({type(error).__name__})"
+            self._metrics.faults.labels("scheduler").inc()
+            return
+        for decision in decisions:
             job = self._known(decision.job_id)
             if not isinstance(decision, Assignment):
                 self.fleet.send(decision.worker, Park(job.job_id))
@@ -657,6 +791,7 @@ class Dispatcher:
             live = self._live[job.job_id]
             attempts = job.attempts + (not live.going_on)
             live.going_on = False
+            live.dispatched = time.monotonic()
             self._store.put(replace(job, state=JobState.RUNNING, device=decision.worker, attempts=attempts))
             self.fleet.send(decision.worker, Start(job.job_id, job.spec, str(self._checkpoint(job.job_id))))
 
@@ -673,6 +808,7 @@ class Dispatcher:
             return
         if job.spec.return_best and job.step:
             self._live[job_id].overdue = True
+            self._live[job_id].overdue_since = time.monotonic()
             if job.state is JobState.RUNNING:
                 self.fleet.send(job.device, Finish(job_id))
             else:  # its canvas lies in its checkpoint, which the next worker with room turns into a picture
@@ -695,8 +831,13 @@ class Dispatcher:
             live.journal.show(number)
             if isinstance(event, Ended):
                 live.ended.set()
+                self._spawn(self._seal(job_id, live.journal))
 
         self._store.append(job_id, number, event, show)
+
+    async def _seal(self, job_id: str, journal: Journal) -> None:
+        await self._store.seal(job_id, journal.events)
+        journal.seal()
 
     def _end(self, job: Job, state: JobState, reason: StopReason, error: JobError | None = None) -> None:
         job = replace(job, state=state, stop_reason=reason, error=error, ended=time.time())
@@ -707,6 +848,7 @@ class Dispatcher:
         self._tracing.job(job)
         live = self._live[job.job_id]
         live.stop()
+        live.paused = 0.0
         if live.alarm:
             live.alarm.cancel()
         live.left.set()
@@ -715,9 +857,34 @@ class Dispatcher:
         logger.info("job %s %s after %d steps", job.job_id, state.value, job.step, extra=about(job))
         self._dispatch()
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Forget the ended jobs that were kept long enough, and cancel those that were paused so long."""
+        oldest = time.monotonic() - self._config.retention_s
+        for job_id, live in list(self._live.items()):
+            if live.paused and live.paused < oldest and self._known(job_id).state is JobState.PAUSED:
+                logger.info("job %s is cancelled: it was paused for %g s", job_id, self._config.retention_s)
+                self._end(self._known(job_id), JobState.CANCELLED, StopReason.CANCELLED)
         for job_id in self._store.expire(time.time()):
             self._live.pop(job_id, None)
+
+    def audit(self) -> list[str]:
+        """Return what does not hold though it always must: each job that has not ended is in exactly one place."""
+        wrong = []
+        for job_id, live in self._live.items():
+            job = self._store.get(job_id)
+            if job is None or job.state.ended or not live.admitted:
+                continue
+            waits, worker = self._scheduler.waits(job_id), self._scheduler.worker_of(job_id)
+            wanted = {
+                JobState.QUEUED: (True, None),
+                JobState.RUNNING: (False, job.device),
+                JobState.PAUSED: (False, None),
+            }[job.state]
+            if (waits, worker) != wanted and not live.painted:
+                wrong.append(
+                    f"job {job_id} is {job.state.value} on {job.device or 'no worker'}: waits {waits}, runs on {worker}"
+                )
+        return wrong
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -24,13 +24,17 @@ from pathlib import Path
 
 from impasto_server import records
 from impasto_server.failpoints import hit
-from impasto_server.jobs import Event, Job, JobError, JobState, ServiceError, StopReason
+from impasto_server.jobs import Ended, Event, Job, JobError, JobState, ServiceError, StopReason
 from impasto_server.store import MemoryStore, Restored
 
 logger = logging.getLogger(__name__)
 
 DATABASE, BLOBS, CHECKPOINTS, LOCK = "jobs.sqlite", "blobs", "checkpoints", "lock"
 RETRY_S = 1.0
+_MAGIC = {DATABASE: (b"SQLite format 3\0",), f"{DATABASE}-wal": (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")}
+"""What the database's files begin with; a write-ahead log may be empty."""
+_OF_THE_DISK = (OSError, MemoryError, sqlite3.OperationalError, sqlite3.DatabaseError)
+"""Errors that may pass; sqlite3's IntegrityError and ProgrammingError are no such."""
 MIGRATIONS: Sequence[str] = (
     """
     CREATE TABLE jobs (
@@ -69,7 +73,8 @@ class _Write:
         kind: Names its failpoints.
         blobs: Pictures that must lie in the folder before.
         done: Told when it is committed, or why not; such a change is not tried again.
-        visible: Called on the event loop when it is committed, or the disk is not well.
+        visible: Called on the event loop when it is committed, or while the disk is full or broken.
+        committed: Called on the event loop only when it is committed.
     """
 
     work: Callable[[sqlite3.Connection], object]
@@ -77,6 +82,7 @@ class _Write:
     blobs: Callable[[], dict[str, bytes]] | None = None
     done: Future[None] | None = None
     visible: Callable[[], None] | None = None
+    committed: Callable[[], None] | None = None
 
 
 class DurableStore(MemoryStore):
@@ -96,15 +102,17 @@ class DurableStore(MemoryStore):
 
     def __init__(self, folder: Path, retention_s: float, max_ended: int, max_bytes: int) -> None:
         super().__init__(retention_s, max_ended)
-        self._folder = folder
+        self._folder = folder = folder.absolute()  # workers read what lies there
         self._blobs = folder / BLOBS
         self._max_bytes = max_bytes
         self._names: dict[str, str] = {}
+        self._seen: dict[str, Job] = {}
         self._admissions: dict[str, Future[None]] = {}
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._trouble = ""
         self._doomed: set[str] = set()
+        self._files: dict[str, tuple[int, int]] = {}
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures may be private
             for part in (self._blobs, self.checkpoints):
@@ -128,6 +136,11 @@ class DurableStore(MemoryStore):
         """See :class:`~impasto_server.store.JobStore`."""
         return self._bytes
 
+    @property
+    def trouble(self) -> str:
+        """See :class:`~impasto_server.store.JobStore`."""
+        return self._trouble
+
     def check(self) -> None:
         """See :class:`~impasto_server.store.JobStore`."""
         if self._trouble:
@@ -150,7 +163,9 @@ class DurableStore(MemoryStore):
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()  # from here on a caller that goes away cannot cancel it under the writer's hands
         self._admissions[job.job_id] = done
-        self._queue.put(_Write(insert, "admit", lambda: records.pictures(pictures), done))
+        self._queue.put(
+            _Write(insert, "admit", lambda: records.pictures(pictures), done, committed=lambda: self._admitted(job))
+        )
 
     async def committed(self, job_id: str) -> None:
         """Wait until a job that was added is safe.
@@ -163,9 +178,9 @@ class DurableStore(MemoryStore):
             return
         try:
             await asyncio.wrap_future(done)
-        except (OSError, sqlite3.Error) as error:
+        except Exception as error:
             self.forget([job_id])
-            text = f"the server could not keep the job: {error}"
+            text = f"the server could not keep the job: {error or type(error).__name__}"
             raise ServiceError("UNAVAILABLE", "STORAGE_FAILED", text, retry_s=30.0) from None
         finally:
             self._admissions.pop(job_id, None)
@@ -173,14 +188,39 @@ class DurableStore(MemoryStore):
     def put(self, job: Job) -> None:
         """See :class:`~impasto_server.store.JobStore`."""
         super().put(job)
+        kept = self._jobs[job.job_id]
         record, ended = records.encode_job(job), job.state.ended
 
         def update(connection: sqlite3.Connection) -> None:
             connection.execute("UPDATE jobs SET record = ? WHERE job_id = ?", (record, job.job_id))
             if ended:  # only the result is still of use
-                self._drop(connection, [job.job_id], "AND name IS NOT (SELECT result FROM jobs WHERE job_id = ?)", job.job_id)
+                self._release(
+                    connection, [job.job_id], "AND name IS NOT (SELECT result FROM jobs WHERE job_id = ?)", job.job_id
+                )
 
-        self._queue.put(_Write(update))
+        self._queue.put(_Write(update, visible=lambda: self._see(kept)))
+
+    def _admitted(self, job: Job) -> None:
+        """Let a new job be seen; its pictures are on the disk, and nobody needs them in memory before it starts."""
+        job = replace(job, spec=records.laid_down(job.spec, self._blobs))
+        if job.job_id in self._jobs:
+            self._jobs[job.job_id] = replace(self._jobs[job.job_id], spec=job.spec)
+        self._see(job)
+
+    def _see(self, job: Job) -> None:
+        """Let a record be seen, unless its job was forgotten meanwhile."""
+        if job.job_id in self._jobs:
+            self._seen[job.job_id] = job
+
+    def seen(self, job_id: str) -> Job | None:
+        """See :class:`~impasto_server.store.JobStore`."""
+        return self._seen.get(job_id)
+
+    async def settled(self) -> None:
+        """See :class:`~impasto_server.store.JobStore`."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._queue.put(_Write(lambda _: None, visible=lambda: None if done.done() else done.set_result(None)))
+        await done
 
     def append(self, job_id: str, sequence: int, event: Event, visible: Callable[[], None]) -> None:
         """See :class:`~impasto_server.store.JobStore`."""
@@ -219,9 +259,10 @@ class DurableStore(MemoryStore):
         super().forget(gone)
         for job_id in gone:
             self._names.pop(job_id, None)
+            self._seen.pop(job_id, None)
 
         def delete(connection: sqlite3.Connection) -> None:
-            self._drop(connection, gone)
+            self._release(connection, gone)
             connection.executemany("DELETE FROM jobs WHERE job_id = ?", [(job_id,) for job_id in gone])
 
         if gone:
@@ -234,12 +275,37 @@ class DurableStore(MemoryStore):
         for job_id, spec_text, record, result in rows:
             job = self._decode(job_id, spec_text, record)
             super().add(job)
+            self._see(job)
             if result:
                 self._names[job_id] = result
-            query = "SELECT event FROM events WHERE job_id = ? ORDER BY sequence"
-            events = [records.decode_event(text) for (text,) in self._connection.execute(query, (job_id,))]
-            found.append(Restored(job, events))
+                self._sizes[job_id] = self._size_of(result)
+            last = "SELECT sequence, event FROM events WHERE job_id = ? ORDER BY sequence DESC LIMIT 1"
+            told, newest = self._connection.execute(last, (job_id,)).fetchone() or (0, "")
+            closed = bool(newest) and isinstance(records.decode_event(newest), Ended)
+            events = [] if closed else _events(self._connection, job_id)
+            found.append(Restored(job, events, told, closed))
         return found
+
+    def _size_of(self, name: str) -> int:
+        try:
+            return (self._blobs / name).stat().st_size
+        except OSError:
+            return 0  # told when it is asked for
+
+    async def seal(self, job_id: str, events: list[Event]) -> None:
+        """See :class:`~impasto_server.store.JobStore`. They are on the disk."""
+
+    async def events(self, job_id: str) -> list[Event]:
+        """See :class:`~impasto_server.store.JobStore`. Read from the disk."""
+
+        def read() -> list[Event]:
+            with contextlib.closing(sqlite3.connect(f"file:{self._folder / DATABASE}?mode=ro", uri=True)) as connection:
+                return _events(connection, job_id)
+
+        try:
+            return await asyncio.to_thread(read)
+        except sqlite3.Error as error:
+            raise ServiceError("DATA_LOSS", "RESULT_LOST", f"the events of job {job_id} are lost: {error}") from None
 
     async def close(self) -> None:
         """Finish what is queued and let the folder go."""
@@ -282,12 +348,12 @@ class DurableStore(MemoryStore):
         job = records.decode_job(record, records.decode_spec(spec, None))
         if job.state.ended:
             return job
-        try:
-            return replace(job, spec=records.decode_spec(spec, self._fetch))
-        except (OSError, ValueError) as error:
-            logger.error("job %s cannot go on: %s", job_id, error)  # noqa: TRY400
-            lost = JobError("DATA_LOST", f"its pictures are lost: {error}")
-            return replace(job, state=JobState.FAILED, stop_reason=StopReason.FAILED, error=lost, ended=time.time())
+        whole = records.decode_spec(spec, self._blobs)
+        if not (wrong := records.missing(whole)):
+            return replace(job, spec=whole)
+        logger.error("job %s cannot go on: %s", job_id, wrong)
+        lost = JobError("DATA_LOST", f"its pictures are lost: {wrong}")
+        return replace(job, state=JobState.FAILED, stop_reason=StopReason.FAILED, error=lost, ended=time.time())
 
     def _fetch(self, name: str) -> bytes:
         data = (self._blobs / name).read_bytes()
@@ -330,6 +396,7 @@ class DurableStore(MemoryStore):
         if not writes:
             return []
         try:
+            self._check_files()
             for write in writes:
                 for name, data in (write.blobs() if write.blobs else {}).items():
                     self._put_blob(name, data)
@@ -340,37 +407,66 @@ class DurableStore(MemoryStore):
             _pass(kinds, "before_commit")
             self._connection.execute("COMMIT")
             _pass(kinds, "after_commit")
-        except (OSError, sqlite3.Error) as error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            self._delete_doomed()
+        except Exception as error:  # whatever it is: without this thread no job is ever answered
+            with contextlib.suppress(sqlite3.Error):
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
             self._doomed.clear()
-            return self._bear(writes, error)
-        self._delete_doomed()
+            if isinstance(error, _OF_THE_DISK) and not isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
+                return self._bear(writes, error)
+            return self._isolate(writes, error)
         if self._trouble:
             logger.info("the disk is well again; %d changes are kept", len(writes))
             self._trouble = ""
+        # Shown before its caller is told: whoever knows of a job can ask for it.
+        self._show([call for write in writes for call in (write.committed, write.visible) if call])
         for write in writes:
             if write.done is not None:
                 write.done.set_result(None)
-        self._show(writes)
         return []
+
+    def _isolate(self, writes: list[_Write], error: Exception) -> list[_Write]:
+        """Find the change that cannot be made, whatever the disk, and drop it; the others are kept."""
+        if len(writes) > 1:
+            return [kept for write in writes for kept in self._commit([write])]
+        logger.error("a change of kind %r cannot be kept and is dropped", writes[0].kind, exc_info=error)
+        self._show([call for call in (writes[0].visible,) if call])
+        if writes[0].done is not None:
+            writes[0].done.set_exception(error)
+        return []
+
+    def _check_files(self) -> None:
+        """See that the database is still the one that was opened: SQLite itself goes on with files that are gone.
+
+        Raises:
+            OSError: If one of its files was deleted, replaced, cut or overwritten.
+        """
+        for name, magic in _MAGIC.items():
+            path = self._folder / name
+            stat = path.stat()
+            inode, size = self._files.get(name, (stat.st_ino, 0))
+            with path.open("rb") as file:
+                head = file.read(16)
+            if inode != stat.st_ino or stat.st_size < size or (head and not head.startswith(magic)):
+                raise OSError(f"the database file {path} was replaced or damaged while the server ran; restart the server")
+            self._files[name] = stat.st_ino, stat.st_size
 
     def _bear(self, writes: list[_Write], error: Exception) -> list[_Write]:
         """Refuse the new jobs, let the events of the others be seen, and keep the rest for another try."""
         if not self._trouble:
             logger.error("the disk does not take jobs, new ones are refused: %s", error)
         self._trouble = str(error)
-        self._show(writes)
+        self._show([write.visible for write in writes if write.visible])
         kept = []
         for write in writes:
             if write.done is not None:
                 write.done.set_exception(error)
             else:
-                kept.append(replace(write, visible=None))
+                kept.append(replace(write, visible=None))  # it is seen by now
         return kept
 
-    def _show(self, writes: list[_Write]) -> None:
-        calls = [write.visible for write in writes if write.visible]
+    def _show(self, calls: list[Callable[[], None]]) -> None:
         if calls:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the server has stopped
                 self._loop.call_soon_threadsafe(lambda: [call() for call in calls])
@@ -396,7 +492,7 @@ class DurableStore(MemoryStore):
             os.close(descriptor)
         self._bytes += len(data)
 
-    def _drop(self, connection: sqlite3.Connection, job_ids: list[str], condition: str = "", *values: str) -> None:
+    def _release(self, connection: sqlite3.Connection, job_ids: list[str], condition: str = "", *values: str) -> None:
         """Forget what jobs refer to."""
         for job_id in job_ids:
             where = f"job_id = ? {condition}"
@@ -422,6 +518,11 @@ def _pass(kinds: Iterable[str], where: str) -> None:
 
 def _refer(connection: sqlite3.Connection, job_id: str, names: Iterable[str]) -> None:
     connection.executemany("INSERT OR IGNORE INTO blobs (job_id, name) VALUES (?, ?)", [(job_id, name) for name in names])
+
+
+def _events(connection: sqlite3.Connection, job_id: str) -> list[Event]:
+    query = "SELECT event FROM events WHERE job_id = ? ORDER BY sequence"
+    return [records.decode_event(text) for (text,) in connection.execute(query, (job_id,))]
 
 
 def _lock(path: Path) -> int:

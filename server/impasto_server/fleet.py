@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from impasto_engine.architectures import ARCHITECTURES, RANDOM, random_seed, split
 from impasto_server.config import MIB, ServerConfig
 from impasto_server.jobs import JobSpec, NetworkDescription, ServiceError
-from impasto_server.memory import NETWORK_BYTES
-from impasto_server.protocol import CannotStart, Command, Inspect, Inspected, JobReport, PassMeasured, Ready, Report
+from impasto_server.memory import FORWARD_SHARE, NETWORK_BYTES
+from impasto_server.protocol import Alive, CannotStart, Command, Inspect, Inspected, JobReport, PassMeasured, Ready, Report
 from impasto_server.scheduler import Capacity, Demand, Ticket
 from impasto_server.workers import WorkerHandle
 
@@ -22,6 +23,14 @@ MAX_QUESTIONS = 4
 """Questions about features that are answered at a time: each holds the steps of a worker up for a moment."""
 MEMORY_SHARE = 0.8
 """How much of what is free on a device its jobs may take."""
+MEMORY_CHANGE = 1.1
+"""By how much an idle device's free memory must have changed to be taken in."""
+SILENCE_S = 15.0
+"""A worker that says nothing for so long, not even that it lives, is killed; it says so every second."""
+START_S = 300.0
+"""A worker that is not ready after so long is killed."""
+SLOWEST_TURN_S, TURN_FACTOR = 20.0, 20.0
+"""A turn of a worker may take the first, or so many times what its jobs' steps are likely to take, whichever is more."""
 RESTART_DELAYS_S = (0.1, 1.0, 5.0)
 """A worker that dies is started again after the first delay; one that dies again before it was ready, after the next."""
 
@@ -34,6 +43,9 @@ class WorkerStatus:
     ready: Ready | None = None
     restarts: int = 0
     failures: int = 0
+    started: float = 0.0
+    heard: float = 0.0
+    busy_s: float = 0.0
 
 
 def described(network_id: str) -> NetworkDescription:
@@ -51,6 +63,7 @@ class Fleet:
         on_ready: Told the name of a worker that can take jobs.
         on_report: Told what a worker says of its jobs.
         on_lost: Told the name of a worker that died, and why.
+        on_memory: Told the name of a worker whose device has more or less memory than before.
     """
 
     def __init__(
@@ -60,13 +73,15 @@ class Fleet:
         on_ready: Callable[[str], None],
         on_report: Callable[[str, JobReport], None],
         on_lost: Callable[[str, str], None],
+        on_memory: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._workers = {handle.name: WorkerStatus(handle) for handle in workers}
-        self._on_ready, self._on_report, self._on_lost = on_ready, on_report, on_lost
+        self._on_ready, self._on_report, self._on_lost, self._on_memory = on_ready, on_report, on_lost, on_memory
         self._restarts: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._inspections = 0
+        self._asking: set[str] = set()
         self._inspected: dict[int, tuple[str, asyncio.Future[Inspected]]] = {}
         self.ready = asyncio.Event()
         self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -135,12 +150,16 @@ class Fleet:
             return of_it[0]
         raise ValueError(f"there is no network {name!r}; there are {', '.join(known)}")
 
-    async def inspect(self, command: Inspect) -> Inspected:
-        """Let a worker tell how filters see a picture.
+    async def inspect(self, command: Inspect, owner: str = "") -> Inspected:
+        """Let a worker tell how filters see a picture; one question of an owner at a time, where owners are told apart.
 
         Raises:
-            ServiceError: If there is no worker, it dies over it, or it cannot tell.
+            ServiceError: If there is no worker, it dies over it, it cannot tell, or the owner has asked already.
         """
+        if owner and owner in self._asking:
+            metadata = {"quota": "questions", "limit": "1", "used": "1"}
+            text = "one question about features is answered for a client at a time"
+            raise ServiceError("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", text, metadata=metadata, retry_s=1.0)
         name = next((name for name, status in self._workers.items() if status.ready), None)
         if name is None:
             raise ServiceError("UNAVAILABLE", "STARTING", "no worker is ready yet", retry_s=1.0)
@@ -152,11 +171,13 @@ class Fleet:
         number = self._inspections
         future: asyncio.Future[Inspected] = asyncio.get_running_loop().create_future()
         self._inspected[number] = (name, future)
+        self._asking.add(owner)
         try:
             self.send(name, replace(command, number=number))
             found = await future
         finally:
             del self._inspected[number]
+            self._asking.discard(owner)
         if found.error:
             raise ServiceError("INTERNAL", "ENGINE_ERROR", found.error)
         return found
@@ -184,10 +205,46 @@ class Fleet:
         demand = max(demands, key=lambda demand: demand.held + demand.passing, default=Demand())
         return Ticket("", spec.width * spec.height, 0.0, spec.priority, shape, demand)
 
+    def inspection_demand(self, pixels: int, network: str) -> Demand:
+        """Return what a question about features takes of a device's memory."""
+        ready = next((status.ready for status in self.workers if status.ready), None)
+        if ready is None:
+            return Demand()
+        other = 0 if network in ("", ready.network.id) else NETWORK_BYTES
+        return Demand(other, round(FORWARD_SHARE * ready.memory.pass_bytes("float32", pixels)))
+
     def send(self, name: str, command: Command) -> None:
         """Give a worker a command; to one that is not there it is dropped."""
         if name in self._workers:
             self._workers[name].handle.send(command)
+
+    def look(self, turn_s: Callable[[str], float | None]) -> None:
+        """Kill the workers that hang: they are started again, and their jobs resume.
+
+        Args:
+            turn_s: Returns how long a turn of a worker is likely to take; None if nobody knows.
+        """
+        now = time.monotonic()
+        for status in self.workers:
+            name, silent = status.handle.name, now - status.heard
+            if status.ready is None:
+                if now - status.started > START_S and not self._restarts:
+                    self.kill(name, f"is not ready after {START_S:.0f} s")
+                continue
+            expected = turn_s(name)
+            longest = START_S if expected is None else max(SLOWEST_TURN_S, TURN_FACTOR * expected)
+            if silent > SILENCE_S:
+                self.kill(name, f"has said nothing for {silent:.0f} s")
+            elif status.busy_s > longest:
+                self.kill(name, f"has been at one step for {status.busy_s:.0f} s, where {expected or 0:.2g} s are usual")
+
+    def kill(self, name: str, why: str) -> None:
+        """End a worker that hangs; it is started again."""
+        status = self._workers[name]
+        logger.error("worker %s %s: it is killed and started again", name, why, extra={"device": name})
+        status.started = status.heard = time.monotonic()  # once, however long its death takes
+        status.busy_s = 0.0
+        status.handle.kill()
 
     def start(self) -> None:
         """Bring the workers to life."""
@@ -203,10 +260,18 @@ class Fleet:
 
     def _start(self, status: WorkerStatus) -> None:
         name = status.handle.name
+        status.started = status.heard = time.monotonic()
+        status.busy_s = 0.0
         status.handle.start(lambda report: self._hear(name, report), lambda cause: self._bury(name, cause))
 
     def _hear(self, name: str, report: Report) -> None:
         status = self._workers[name]
+        status.heard = time.monotonic()
+        if isinstance(report, Alive):
+            status.busy_s = report.busy_s
+            self._note_memory(name, status, report.idle_bytes)
+            return
+        status.busy_s = 0.0
         if isinstance(report, Ready):
             status.ready, status.failures = report, 0
             logger.info("worker %s ready: %s with %s weights", name, report.network.name, report.network.weights)
@@ -217,7 +282,7 @@ class Fleet:
                 self.broken.set_result(f"worker {name}: {report.message}")
         elif isinstance(report, PassMeasured):
             if status.ready:
-                learned = status.ready.memory.learn(report.arithmetic, report.pixels, report.taken)
+                learned = status.ready.memory.learn(report.arithmetic, report.pixels, report.taken, report.share)
                 status.ready = replace(status.ready, memory=learned)
         elif isinstance(report, Inspected):
             _, future = self._inspected.get(report.number, ("", None))
@@ -225,6 +290,15 @@ class Fleet:
                 future.set_result(report)
         else:
             self._on_report(name, report)
+
+    def _note_memory(self, name: str, status: WorkerStatus, idle_bytes: int | None) -> None:
+        """Take in what an idle worker's device has free, where that is much more or less than is known."""
+        ready = status.ready
+        if ready is None or ready.free_bytes is None or idle_bytes is None:
+            return
+        if not ready.free_bytes / MEMORY_CHANGE < idle_bytes < ready.free_bytes * MEMORY_CHANGE:
+            status.ready = replace(ready, free_bytes=idle_bytes)
+            self._on_memory(name)
 
     def _bury(self, name: str, cause: str) -> None:
         if self._stopping:

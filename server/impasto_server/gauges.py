@@ -58,7 +58,7 @@ class Gauges:
         spec = job.spec
         before, after = (work(spec.width, spec.height, spec.parameters, done) for done in (report.step - 1, report.step))
         if before > after and seconds:
-            self._admission.pace.learn(device, seconds / together / (before - after))
+            self._admission.pace.learn(device, seconds / together, before - after)
 
     def measure(self) -> None:
         """Set the figures that say how things stand at this moment."""

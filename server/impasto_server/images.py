@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import io
 import warnings
+from pathlib import Path
 from typing import Any, Final
 
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from impasto_server.jobs import ImageFormat, Plane, Raster
+from impasto_server.jobs import ImageFormat, Plane, Raster, content_of
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
 MIN_SIDE_PX: Final = 2
@@ -55,6 +56,17 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, KeyError, IndexError, TypeError) as error:
         # Pillow's decoders raise all of these for damaged files.
         raise ImageError(f"is damaged or cut off ({error})") from error
+
+
+def pixels_of(data: bytes | Path) -> int:
+    """Return how many pixels a file has by its header; 0 if that cannot be told."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as image:
+                return image.width * image.height
+    except Exception:  # whatever is wrong with it is told when it is opened
+        return 0
 
 
 def fit(image: Image.Image, width: int, height: int) -> Raster:
@@ -100,7 +112,7 @@ def encode(picture: Raster, image_format: ImageFormat, quality: int, made_by: st
         quality: Of JPEG and WebP; WebP at 100 is without loss.
         made_by: What the file tells in its EXIF user comment, ASCII only. Without it the file holds pixels only.
     """
-    image = Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
+    image = Image.frombytes("RGB", (picture.width, picture.height), content_of(picture.rgb, picture.size))
     out = io.BytesIO()
     extra: dict[str, Any] = {}
     if made_by is not None:
@@ -117,7 +129,7 @@ def encode(picture: Raster, image_format: ImageFormat, quality: int, made_by: st
 def encode_grey(picture: Plane) -> bytes:
     """Return one byte a pixel as a grey PNG."""
     out = io.BytesIO()
-    Image.frombytes("L", (picture.width, picture.height), picture.values).save(out, "PNG")
+    Image.frombytes("L", (picture.width, picture.height), content_of(picture.values, picture.size)).save(out, "PNG")
     return out.getvalue()
 
 

@@ -1,4 +1,8 @@
-"""Around every call: who makes it, what is counted, what is logged. Streams are measured to their last message."""
+"""Around every call: who makes it, what is read of it, what is counted, what is logged; streams are measured to their end.
+
+gRPC would receive and parse a request before a handler sees the call. So every method is served as one that streams its
+requests: whoever has no token is refused from the metadata alone, and the others' messages are read through the gate.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,14 @@ import contextlib
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
 
 from impasto_server.access import ANYBODY, PRINCIPAL, Principal
+from impasto_server.gate import LARGE_ANSWERS, LARGE_REQUESTS, SMALL_BYTES, Gate
 from impasto_server.jobs import ServiceError
 from impasto_server.metrics import CODES, Method, Metrics, code_label
 from impasto_server.status import abort
@@ -23,30 +28,41 @@ logger = logging.getLogger(__name__)
 
 OPEN_SERVICES = frozenset({"grpc.health.v1.Health"})
 """Answered to anybody: load balancers carry no token."""
+UNKNOWN_SERVICE = health_pb2.HealthCheckRequest(service="?").SerializeToString()
+LARGE_BYTES = 1 << 20
+"""Requests from this size on are parsed on a thread."""
 
 Identify = Callable[[Any], Principal]
 """Says who calls, by the call's context, or raises a ServiceError."""
 
 
 def anybody(context: Any) -> Principal:
-    """Tell nobody apart."""
+    """Take all callers for one."""
     del context
     return ANYBODY
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Identifies, counts and logs every call.
+    """Identifies, bounds, counts and logs every call.
 
     Args:
         metrics: Where calls are counted.
         identify: Says who calls.
         tracing: Where spans go.
+        gate: Bounds what is received.
     """
 
-    def __init__(self, metrics: Metrics, identify: Identify = anybody, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        identify: Identify = anybody,
+        tracing: Tracing | None = None,
+        gate: Gate | None = None,
+    ) -> None:
         self._metrics = metrics
         self._identify = identify
         self._tracing = tracing or NoTracing()
+        self._gate = gate or Gate(64 << 20)
 
     async def intercept_service(
         self,
@@ -62,68 +78,58 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler.request_streaming != handler.response_streaming:
             kind = "client_stream" if handler.request_streaming else "server_stream"
         identify = anybody if service in OPEN_SERVICES else self._identify
-        call = _Call(self._metrics, Method(kind, service, name), identify, self._tracing)
-        wrap = call.streaming if handler.response_streaming else call.single
-        inner = {
-            (False, False): handler.unary_unary,
-            (False, True): handler.unary_stream,
-            (True, False): handler.stream_unary,
-            (True, True): handler.stream_stream,
-        }[handler.request_streaming, handler.response_streaming]
-        make = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[handler.request_streaming, handler.response_streaming]
-        return make(
-            wrap(inner, streams_requests=handler.request_streaming),
-            request_deserializer=_careful(handler.request_deserializer),
-            response_serializer=handler.response_serializer,
-        )
+        call = _Call(self._metrics, Method(kind, service, name), identify, self._tracing, self._gate, handler)
+        if handler.response_streaming or name in LARGE_ANSWERS:
+            return grpc.stream_stream_rpc_method_handler(call.stream, response_serializer=handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(call.single, response_serializer=handler.response_serializer)
 
 
 class _Call:
-    """Wraps one method's handlers."""
+    """Serves one method."""
 
-    def __init__(self, metrics: Metrics, method: Method, identify: Identify, tracing: Tracing) -> None:
+    def __init__(
+        self, metrics: Metrics, method: Method, identify: Identify, tracing: Tracing, gate: Gate, handler: Any
+    ) -> None:
         self._tracing = tracing
         self._metrics = metrics
         self._method = method
         self._identify = identify
+        self._gate = gate
+        self._decode = handler.request_deserializer
+        self._streams_requests = handler.request_streaming
+        self._inner = next(
+            found
+            for found in (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
+            if found is not None
+        )
+        self._streams_responses = handler.response_streaming
         labels = method.labels
         self._started, self._received = metrics.started.labels(*labels), metrics.received.labels(*labels)
         self._sent, self._handling = metrics.sent.labels(*labels), metrics.handling.labels(*labels)
 
-    def single(self, inner: Callable[..., Awaitable[Any]], *, streams_requests: bool) -> Callable[..., Awaitable[Any]]:
-        """Return a handler of one response."""
+    async def single(self, messages: AsyncIterator[bytes], context: Any) -> Any:
+        """Answer with one response."""
+        with self._counted(context):
+            caller = await self._admit(context)
+            async with self._gate.holding() as held:
+                response = await self._inner(await self._requests(messages, context, caller, held), context)
+            self._sent.inc()
+            return response
 
-        async def handle(request: Any, context: Any) -> Any:
-            begun = self._begin(context)
-            ending: BaseException | None = None
-            try:
-                await self._admit(context)
-                response = await inner(await self._requests(request, context, streams_requests), context)
-            except BaseException as error:
-                ending = error
-                raise
-            else:
-                self._sent.inc()
-                return response
-            finally:
-                self._end(context, begun, ending)
-
-        return handle
-
-    def streaming(self, inner: Callable[..., Any], *, streams_requests: bool) -> Callable[..., AsyncIterator[Any]]:
-        """Return a handler of a stream of responses."""
-
-        async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
-            begun = self._begin(context)
-            ending: BaseException | None = None
-            try:
-                await self._admit(context)
-                found = inner(await self._requests(request, context, streams_requests), _Counting(context, self._sent))
+    async def stream(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+        """Answer with any number of responses, or with one that is large."""
+        with self._counted(context):
+            caller = await self._admit(context)
+            async with self._gate.holding() as held:
+                if not self._streams_responses:
+                    # No name for the request: nothing but the handler holds it, which lets it go when it is accepted.
+                    response = await self._inner(await self._requests(messages, context, caller, held), context)
+                    async with self._gate.place(f"answers to {caller}"):
+                        self._sent.inc()
+                        yield response
+                    return
+                request = await self._requests(messages, context, caller, held)
+                found = self._inner(request, _Counting(context, self._sent))
                 if inspect.isawaitable(found):  # it writes its messages itself, as the health service does
                     await found
                     return
@@ -131,39 +137,73 @@ class _Call:
                     async for response in responses:
                         self._sent.inc()
                         yield response
-            except BaseException as error:
-                ending = error
-                raise
-            finally:
-                self._end(context, begun, ending)
 
-        return handle
-
-    async def _admit(self, context: Any) -> None:
+    async def _admit(self, context: Any) -> str:
+        """Let the caller in, or end the call; returns what stands for the caller."""
         try:
-            PRINCIPAL.set(self._identify(context))
+            principal = self._identify(context)
         except ServiceError as error:
             about = {"method": self._method.name, "reason": error.reason, "peer": context.peer()}
             logger.info("a call of %s from %s is refused: %s", self._method.name, context.peer(), error.reason, extra=about)
             await abort(context, error)
+        PRINCIPAL.set(principal)
+        return principal.name or str(context.peer()).rpartition(":")[0]
 
-    def _begin(self, context: Any) -> tuple[float, Span]:
+    @contextlib.contextmanager
+    def _counted(self, context: Any) -> Any:
+        """Count and log the call, however it ends."""
         self._started.inc()
-        return time.monotonic(), self._tracing.call(self._method.service, self._method.name, _metadata(context))
+        began = time.monotonic()
+        span = self._tracing.call(self._method.service, self._method.name, _metadata(context))
+        ending: BaseException | None = None
+        try:
+            yield
+        except BaseException as error:
+            ending = error
+            raise
+        finally:
+            self._end(context, began, span, ending)
 
-    async def _requests(self, request: Any, context: Any, streams: bool) -> Any:
-        if streams:
-            return self._counted(request, context)
+    async def _requests(
+        self, messages: AsyncIterator[bytes], context: Any, caller: str, held: contextlib.AsyncExitStack
+    ) -> Any:
+        """Return the request, or the stream of them; a large one holds a place of its caller's."""
+        if self._streams_requests:
+            if self._method.name in LARGE_REQUESTS:
+                await held.enter_async_context(self._gate.place(f"requests of {caller}"))
+            return self._each(messages, context)
+        try:
+            if self._method.name in LARGE_REQUESTS:
+                await held.enter_async_context(self._gate.place(f"requests of {caller}"))
+            return await self._next(messages)
+        except ServiceError as error:
+            await abort(context, error)
+
+    async def _each(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+        while True:
+            try:
+                yield await self._next(messages)
+            except StopAsyncIteration:
+                return
+            except ServiceError as error:
+                await abort(context, error)
+
+    async def _next(self, messages: AsyncIterator[bytes]) -> Any:
+        try:
+            data = await anext(messages)
+        except StopAsyncIteration:
+            if self._streams_requests:
+                raise
+            raise ServiceError("INVALID_ARGUMENT", "MESSAGE_GARBLED", "the call has no message") from None
         self._received.inc()
-        return await _whole(request, context)
+        name = self._method.name
+        if self._method.service in OPEN_SERVICES and len(data) > SMALL_BYTES:
+            data = UNKNOWN_SERVICE  # no service of ours has such a name: answered as any other unknown one
+        if len(data) < LARGE_BYTES:
+            return self._gate.parse(name, data, self._decode)
+        return await asyncio.to_thread(self._gate.parse, name, data, self._decode)
 
-    async def _counted(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        async for request in requests:
-            self._received.inc()
-            yield await _whole(request, context)
-
-    def _end(self, context: Any, begun: tuple[float, Span], ending: BaseException | None) -> None:
-        began, span = begun
+    def _end(self, context: Any, began: float, span: Span, ending: BaseException | None) -> None:
         seconds = time.monotonic() - began
         code = code_label(context.code())
         if isinstance(ending, (asyncio.CancelledError, GeneratorExit)):
@@ -194,27 +234,5 @@ class _Counting:
         self._sent.inc()
 
 
-class _Garbled:
-    """Stands for a message that cannot be decoded; gRPC itself would answer with INTERNAL."""
-
-
-def _careful(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def decode_or_tell(data: bytes) -> Any:
-        try:
-            return decode(data)
-        except DecodeError:
-            return _Garbled()
-
-    return decode_or_tell
-
-
-async def _whole(request: Any, context: Any) -> Any:
-    """Return a request, unless it could not be decoded."""
-    if isinstance(request, _Garbled):
-        text = "the message cannot be decoded"
-        await abort(context, ServiceError("INVALID_ARGUMENT", "MESSAGE_GARBLED", text))
-    return request
-
-
-def _metadata(context: Any) -> dict[str, str]:
+def _metadata(context: Any) -> Mapping[str, str]:
     return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Literal
 
 from impasto_engine.parameters import Arithmetic, Parameters
@@ -41,20 +43,59 @@ class StopReason(Enum):
 
 @dataclass(frozen=True)
 class Raster:
-    """A decoded picture: 8-bit sRGB, rows from the top."""
+    """A decoded picture: 8-bit sRGB, rows from the top.
+
+    Attributes:
+        rgb: The values, or the file that holds them, named by their SHA-256: pictures of a job that waits lie on the disk.
+    """
 
     width: int
     height: int
-    rgb: bytes = field(repr=False)
+    rgb: bytes | Path = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the values."""
+        return 3 * self.width * self.height
 
 
 @dataclass(frozen=True)
 class Plane:
-    """A mask: one byte a pixel, rows from the top; 255 is in, 0 is out."""
+    """A mask: one byte a pixel, rows from the top; 255 is in, 0 is out.
+
+    Attributes:
+        values: The bytes, or the file that holds them, as in :class:`Raster`.
+    """
 
     width: int
     height: int
-    values: bytes = field(repr=False)
+    values: bytes | Path = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the values."""
+        return self.width * self.height
+
+
+class PictureLost(Exception):
+    """The file of a job's picture is gone or damaged."""
+
+
+def content_of(values: bytes | Path, size: int) -> bytes:
+    """Return a picture's values, from its file if they lie there.
+
+    Raises:
+        PictureLost: If the file is not there, or not what its name says.
+    """
+    if isinstance(values, bytes):
+        return values
+    try:
+        data = values.read_bytes()
+    except OSError as error:
+        raise PictureLost(f"the file {values.name[:12]} cannot be read: {error.strerror}") from None
+    if len(data) != size or hashlib.sha256(data).hexdigest() != values.name:
+        raise PictureLost(f"the file {values.name[:12]} is damaged: its hash does not match")
+    return data
 
 
 @dataclass(frozen=True)
@@ -179,6 +220,7 @@ class Job:
 
     Attributes:
         number: Counts accepted jobs; orders pages.
+        own_number: Counts those of its owner; orders the owner's pages, and tells nothing of others' jobs.
         digest: Hash of the request's spec: the same ``request_id`` with another one is refused.
         detached: Whether the job goes on when nobody waits for it.
         losses_of_worker: How often its worker died under it.
@@ -213,6 +255,7 @@ class Job:
     owner: str = ""
     trace: str = ""
     warnings: tuple[JobWarning, ...] = ()
+    own_number: int = 0
 
 
 class PauseReason(Enum):
@@ -298,8 +341,15 @@ class ServiceError(Exception):
         self.resource = resource
 
 
+MAX_VIOLATIONS = 50
+"""Fields that an error names at most."""
+
+
 def invalid(*violations: tuple[str, str]) -> ServiceError:
-    """Return the error for a request with fields that are wrong; all of them are named."""
+    """Return the error for a request with fields that are wrong: all of them, or the first of very many, are named."""
+    if len(violations) > MAX_VIOLATIONS:
+        more = len(violations) - MAX_VIOLATIONS
+        violations = (*violations[:MAX_VIOLATIONS], ("request", f"{more} more fields are wrong"))
     message = "; ".join(f"{field}: {description}" for field, description in violations)
     return ServiceError("INVALID_ARGUMENT", "INVALID_FIELD", message, violations=violations)
 

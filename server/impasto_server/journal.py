@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 
-from impasto_server.jobs import Event, Stepped
+from impasto_server.jobs import Ended, Event, Stepped
 
 
 class Journal:
@@ -16,11 +16,13 @@ class Journal:
 
     Args:
         events: What happened before this process.
+        sealed: Number of events of a job that has ended, which are kept elsewhere; None for one that has not.
     """
 
-    def __init__(self, events: Iterable[Event] = ()) -> None:
+    def __init__(self, events: Iterable[Event] = (), sealed: int | None = None) -> None:
         self._events: list[Event] = list(events)
-        self._shown = len(self._events)
+        self._shown = len(self._events) if sealed is None else sealed
+        self._sealed = sealed is not None
         self._preview_at: int | None = None
         self._grown = asyncio.Event()
 
@@ -28,6 +30,26 @@ class Journal:
     def sequence(self) -> int:
         """Number of the newest event that is shown; 0 before the first."""
         return self._shown
+
+    @property
+    def closed(self) -> bool:
+        """Whether the newest event that is shown is the end."""
+        return self._sealed or (self._shown > 0 and isinstance(self._events[self._shown - 1], Ended))
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the events are kept elsewhere."""
+        return self._sealed
+
+    @property
+    def events(self) -> list[Event]:
+        """All events so far."""
+        return self._events
+
+    def seal(self) -> None:
+        """Hold the events no longer: the job has ended, and they are kept elsewhere."""
+        self._sealed = True
+        self._events = []
 
     def add(self, event: Event) -> int:
         """Add an event; returns its number."""

@@ -18,9 +18,15 @@ class Live:
         ended: Set when its end has been told.
         left: Set when the job has left its worker for good, or ended.
         waiters: Calls that want its picture.
+        admitted: Whether it is safe, and known to the scheduler.
+        painted: Whether its picture is being encoded: it has left its worker and has not ended.
         going_on: Whether the next start goes on after a pause, which does not count as an attempt.
         pausing: Whether PauseJob asked for the job's leaving.
+        paused: When it was paused; 0 while it is not.
         overdue: Whether the time limit has come, and the job was told to end as it stands.
+        overdue_since: When it came.
+        dispatched: When the job was given to a worker last.
+        hopeless_since: Since when no device has the memory for it; 0 if one has.
         alarm: Rings at the time limit.
         stepped: When its last step was told, or it began; 0 while it does not run.
         elapsed_s: What its steps took by then.
@@ -33,9 +39,15 @@ class Live:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
     waiters: int = 0
+    admitted: bool = False
+    painted: bool = False
     going_on: bool = False
     pausing: bool = False
+    paused: float = 0.0
     overdue: bool = False
+    overdue_since: float = 0.0
+    dispatched: float = 0.0
+    hopeless_since: float = 0.0
     alarm: asyncio.TimerHandle | None = None
     stepped: float = 0.0
     elapsed_s: float = 0.0

@@ -19,19 +19,33 @@ NETWORK_BYTES = 120 << 20
 """What a network takes that is loaded for a job: VGG19's filters in both arithmetics."""
 OVERHEAD_BYTES = 24 << 20
 """What the libraries set up for a canvas size besides, measured on a CPU from 128 to 768 px."""
+FIXED_BYTES = 64 << 20
+"""What any pass may take whatever its size: working space of the convolutions, blocks that the allocator keeps."""
+LEAST_LEARNED_PIXELS = 128 * 128
+"""Smaller passes are mostly what is fixed: nothing is learned from them of what a pixel takes."""
+MOST_RAISED = 1.6
+"""No pass raises what a pixel takes above so many times what the worker's start measured; more is not the pass's."""
+FORGOTTEN = 0.95
+"""A pass that took less lets what was learned come down by this part of the way, but not below what the start measured."""
 
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """What a pass through the network takes for each pixel of the canvas, as measured on the device.
+    """What a pass through the network takes: something fixed, and something for each pixel of the canvas.
 
     Attributes:
-        bytes_per_pixel: By arithmetic: features, their gradients and the convolutions' working space.
+        bytes_per_pixel: By arithmetic, as learned so far: features, their gradients and the convolutions' working space.
+        measured: The same as the worker's start measured it; empty for the defaults.
     """
 
     bytes_per_pixel: Mapping[Arithmetic, float] = field(
         default_factory=lambda: {"float32": 3000.0, "tf32": 3000.0, "bfloat16": 1800.0}
     )
+    measured: Mapping[Arithmetic, float] = field(default_factory=dict)
+
+    def pass_bytes(self, arithmetic: Arithmetic, pixels: int) -> float:
+        """Return what a pass of so many pixels takes with a gradient."""
+        return self.bytes_per_pixel[arithmetic] * pixels
 
     def demand(self, spec: JobSpec, arithmetic: Arithmetic) -> Demand:
         """Return what a job is going to take."""
@@ -42,15 +56,32 @@ class MemoryModel:
         architecture = ARCHITECTURES[split(parameters.network)[0]]
         values = sum(architecture.values_per_pixel(layer) for layer in parameters.content_layers) if spec.content else 0
         held = canvases * CHANNELS * FLOAT * pixels + round(FLOAT * values * pixels) + pictures + OVERHEAD_BYTES
-        passing = self.bytes_per_pixel[arithmetic] * pixels
+        passing = self.pass_bytes(arithmetic, pixels)
         # Styles go through the network in float32 and without a gradient, at their own size.
         style_pixels = max((style.picture.width * style.picture.height for style in spec.styles), default=0)
-        preparing = FORWARD_SHARE * self.bytes_per_pixel["float32"] * style_pixels
+        preparing = FORWARD_SHARE * self.pass_bytes("float32", style_pixels)
         return Demand(held, round(max(passing, preparing) * architecture.memory))
 
-    def learn(self, arithmetic: Arithmetic, pixels: int, taken: int) -> MemoryModel:
-        """Return the model raised to what a pass was seen to take; a smaller figure may have missed something."""
-        seen = taken / pixels
-        if seen <= self.bytes_per_pixel[arithmetic]:
+    def learn(self, arithmetic: Arithmetic, pixels: int, taken: int, share: float = 1.0) -> MemoryModel:
+        """Return the model after a pass was seen.
+
+        What is fixed is taken off first, small passes tell nothing, and no pass raises the figure far above what the worker's
+        start measured: a stray allocation must not make every later job look too large. Passes that take less let it come down.
+
+        Args:
+            arithmetic: Of the pass.
+            pixels: Of all canvases in it.
+            taken: Bytes.
+            share: What the pass's network takes over what VGG16's takes.
+        """
+        if pixels < LEAST_LEARNED_PIXELS:
             return self
-        return replace(self, bytes_per_pixel={**self.bytes_per_pixel, arithmetic: seen})
+        before = self.bytes_per_pixel[arithmetic]
+        start = self.measured.get(arithmetic, before)
+        seen = max(0.0, taken - FIXED_BYTES) / pixels / share
+        learned = min(seen, start * MOST_RAISED) if seen > before else max(start, FORGOTTEN * before + (1 - FORGOTTEN) * seen)
+        return replace(
+            self,
+            bytes_per_pixel={**self.bytes_per_pixel, arithmetic: learned},
+            measured={**self.measured, arithmetic: start},
+        )

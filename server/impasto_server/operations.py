@@ -12,6 +12,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+MAX_CONNECTIONS = 16
+"""At a time; each has a thread."""
+CONNECTION_S = 5.0
+"""How long a connection may be silent."""
 STUCK_S = 30.0
 """A server whose event loop has not turned for so long does not live."""
 _WORDS = {200: "200 OK", 404: "404 Not Found", 503: "503 Service Unavailable"}
@@ -36,6 +40,25 @@ class Pulse:
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = 32
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__(*arguments, **named)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer on a thread, or hang up where too many connections are open: they share the server's descriptors."""
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, and give the place back."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
 
     def server_bind(self) -> None:
         """Bind without asking a name server for this machine's name, which may take seconds to fail."""
@@ -49,6 +72,8 @@ class _ServerV6(_Server):
 
 
 class _Quiet(WSGIRequestHandler):
+    timeout = CONNECTION_S
+
     def log_message(self, *args: Any) -> None:
         """Say nothing: somebody asks every few seconds."""
 

@@ -151,6 +151,20 @@ class PassMeasured:
     arithmetic: Arithmetic
     pixels: int
     taken: int
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Alive:
+    """A worker's process runs. Sent every second by a thread of its own.
+
+    Attributes:
+        busy_s: How long its main thread has been in its present turn: a step of every batch, or a question.
+        idle_bytes: What its device has free while it has no jobs; None if it has some, or nobody knows.
+    """
+
+    busy_s: float
+    idle_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -211,4 +225,4 @@ class Inspected:
 
 
 JobReport = JobStarted | JobStepped | Checkpointed | JobParked | JobPainted | JobFailed
-Report = Ready | CannotStart | PassMeasured | Inspected | JobReport
+Report = Ready | CannotStart | Alive | PassMeasured | Inspected | JobReport

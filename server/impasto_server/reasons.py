@@ -57,6 +57,9 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
             "RESOURCE_EXHAUSTED", "The pictures take what they may on the server's disk.", "Try later; delete own jobs."
         ),
         "STORAGE_FAILED": Reason("UNAVAILABLE", "The server's disk takes nothing.", "Try again after RetryInfo."),
+        "SERVER_FAULT": Reason(
+            "UNAVAILABLE", "The server has a fault and starts no jobs.", "Use another server; tell the operator."
+        ),
         "STARTING": Reason("UNAVAILABLE", "No worker is ready yet.", "Try again after RetryInfo."),
         "DRAINING": Reason("UNAVAILABLE", "The server shuts down.", "Try another, or again after RetryInfo."),
         "WORKER_LOST": Reason(

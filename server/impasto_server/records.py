@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from impasto_engine.parameters import Parameters
@@ -32,7 +34,6 @@ from impasto_server.jobs import (
 )
 
 _PLAIN = ("priority", "time_limit_s", "return_best", "ttl_s")
-Fetch = Callable[[str], bytes]
 
 
 def digest(data: bytes) -> str:
@@ -41,11 +42,60 @@ def digest(data: bytes) -> str:
 
 
 def pictures(spec: JobSpec) -> dict[str, bytes]:
-    """Return a job's pictures by name."""
+    """Return a job's pictures by name, those that are held in memory."""
+    return {digest(blob): blob for blob in _values(spec) if isinstance(blob, bytes)}
+
+
+def names(spec: JobSpec) -> set[str]:
+    """Return the names of a job's pictures."""
+    return {_name(blob) for blob in _values(spec)}
+
+
+def files(spec: JobSpec) -> set[str]:
+    """Return the names of those of a job's pictures that lie on the disk."""
+    return {blob.name for blob in _values(spec) if isinstance(blob, Path)}
+
+
+def _values(spec: JobSpec) -> list[bytes | Path]:
     rasters = [spec.content, spec.init_image, *(style.picture for style in spec.styles)]
     planes = [spec.mask, *(plane for style in spec.styles for plane in (style.mask, style.region))]
-    blobs = [raster.rgb for raster in rasters if raster] + [plane.values for plane in planes if plane]
-    return {digest(blob): blob for blob in blobs}
+    return [raster.rgb for raster in rasters if raster] + [plane.values for plane in planes if plane]
+
+
+def _name(values: bytes | Path) -> str:
+    return digest(values) if isinstance(values, bytes) else values.name
+
+
+def laid_down(spec: JobSpec, folder: Path) -> JobSpec:
+    """Return a spec whose pictures lie in a folder, by their names, instead of in memory."""
+
+    def raster(picture: Raster | None) -> Any:
+        return None if picture is None else replace(picture, rgb=folder / _name(picture.rgb))
+
+    def plane(mask: Plane | None) -> Any:
+        return None if mask is None else replace(mask, values=folder / _name(mask.values))
+
+    styles = tuple(
+        replace(style, picture=raster(style.picture), mask=plane(style.mask), region=plane(style.region))
+        for style in spec.styles
+    )
+    return replace(spec, content=raster(spec.content), styles=styles, mask=plane(spec.mask), init_image=raster(spec.init_image))
+
+
+def missing(spec: JobSpec) -> str:
+    """Return what is wrong with the files of a spec that is laid down, by their sizes; empty if nothing is."""
+    rasters = [spec.content, spec.init_image, *(style.picture for style in spec.styles)]
+    planes = [spec.mask, *(plane for style in spec.styles for plane in (style.mask, style.region))]
+    files = [(raster.rgb, raster.size) for raster in rasters if raster] + [(p.values, p.size) for p in planes if p]
+    for file, size in files:
+        if isinstance(file, Path):
+            try:
+                there = file.stat().st_size
+            except OSError as error:
+                return f"the file {file.name[:12]} cannot be read: {error.strerror}"
+            if there != size:
+                return f"the file {file.name[:12]} is damaged: it has {there} bytes, not {size}"
+    return ""
 
 
 def encode_job(job: Job) -> str:
@@ -118,15 +168,15 @@ def encode_spec(spec: JobSpec) -> str:
     return json.dumps(values)
 
 
-def decode_spec(text: str, fetch: Fetch | None) -> JobSpec:
+def decode_spec(text: str, folder: Path | None) -> JobSpec:
     """Return what a job is made of.
 
     Args:
         text: As encoded.
-        fetch: Returns a picture by its name; None leaves the pictures out.
+        folder: Where its pictures lie; None leaves them out.
 
     Raises:
-        KeyError, ValueError, TypeError, OSError: If it cannot be understood, or a picture cannot be read.
+        KeyError, ValueError, TypeError: If it cannot be understood.
     """
     values = json.loads(text)
     spec = JobSpec(
@@ -139,22 +189,22 @@ def decode_spec(text: str, fetch: Fetch | None) -> JobSpec:
         **{name: values[name] for name in _PLAIN},
         sources=tuple(Source(**source) for source in values.get("sources", ())),
     )
-    if fetch is None:
+    if folder is None:
         return spec
-    content = _decode_raster(values["content"], fetch) if values["content"] else None
+    content = _decode_raster(values["content"], folder) if values["content"] else None
     styles = tuple(
         StylePicture(
-            _decode_raster(style["picture"], fetch),
+            _decode_raster(style["picture"], folder),
             style["weight"],
             style["digest"],
-            _decode_plane(style.get("mask"), fetch),
-            _decode_plane(style.get("region"), fetch),
+            _decode_plane(style.get("mask"), folder),
+            _decode_plane(style.get("region"), folder),
         )
         for style in values["styles"]
     )
-    mask = _decode_plane(values.get("mask"), fetch)
+    mask = _decode_plane(values.get("mask"), folder)
     start = values.get("init_image")
-    init_image = _decode_raster(start, fetch) if start else None
+    init_image = _decode_raster(start, folder) if start else None
     return replace(spec, content=content, styles=styles, mask=mask, init_image=init_image)
 
 
@@ -166,19 +216,37 @@ def _decode_parameters(values: dict[str, Any]) -> Parameters:
 def _encode_plane(plane: Plane | None) -> dict[str, Any] | None:
     if plane is None:
         return None
-    return {"width": plane.width, "height": plane.height, "values": digest(plane.values)}
+    return {"width": plane.width, "height": plane.height, "values": _name(plane.values)}
 
 
-def _decode_plane(values: dict[str, Any] | None, fetch: Fetch) -> Plane | None:
-    return Plane(values["width"], values["height"], fetch(values["values"])) if values else None
+def _decode_plane(values: dict[str, Any] | None, folder: Path) -> Plane | None:
+    return Plane(values["width"], values["height"], folder / (values["values"])) if values else None
 
 
 def _encode_raster(raster: Raster) -> dict[str, Any]:
-    return {"width": raster.width, "height": raster.height, "rgb": digest(raster.rgb)}
+    return {"width": raster.width, "height": raster.height, "rgb": _name(raster.rgb)}
 
 
-def _decode_raster(values: dict[str, Any], fetch: Fetch) -> Raster:
-    return Raster(values["width"], values["height"], fetch(values["rgb"]))
+def _decode_raster(values: dict[str, Any], folder: Path) -> Raster:
+    return Raster(values["width"], values["height"], folder / (values["rgb"]))
+
+
+def size(spec: JobSpec) -> int:
+    """Return the bytes of a job's pictures."""
+    rasters = [spec.content, spec.init_image, *(style.picture for style in spec.styles)]
+    planes = [spec.mask, *(plane for style in spec.styles for plane in (style.mask, style.region))]
+    return sum(raster.size for raster in rasters if raster) + sum(plane.size for plane in planes if plane)
+
+
+def pack_events(events: Iterable[Event]) -> bytes:
+    """Return events compressed: a step takes some forty bytes."""
+    return zlib.compress("\n".join(encode_event(event) for event in events).encode(), 6)
+
+
+def unpack_events(packed: bytes) -> list[Event]:
+    """Return events that were packed."""
+    text = zlib.decompress(packed).decode()
+    return [decode_event(line) for line in text.split("\n")] if text else []
 
 
 def encode_event(event: Event) -> str:

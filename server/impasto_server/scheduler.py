@@ -166,6 +166,18 @@ class Scheduler:
         """Jobs that run."""
         return sum(len(worker.running) for worker in self._workers.values())
 
+    def __contains__(self, job_id: str) -> bool:
+        """Whether a job waits or runs."""
+        return job_id in self._waiting or self.worker_of(job_id) is not None
+
+    def worker_of(self, job_id: str) -> str | None:
+        """Return the worker that a job runs on; None if it does not run."""
+        return next((name for name, worker in self._workers.items() if job_id in worker.running), None)
+
+    def waits(self, job_id: str) -> bool:
+        """Whether a job waits."""
+        return job_id in self._waiting
+
     def waiting(self) -> list[str]:
         """Return the jobs that wait, in the order in which they will start."""
         return [job_id for _, job_id in self._order]
@@ -180,7 +192,12 @@ class Scheduler:
         return len(self._waiting) >= self._max_queued
 
     def submit(self, ticket: Ticket, *, force: bool = False) -> bool:
-        """Let a job wait; False if the queue is full, unless ``force``: it was accepted before."""
+        """Let a job wait; False if the queue is full, unless ``force``: it was accepted before.
+
+        One that waits or runs already stays where it is.
+        """
+        if ticket.job_id in self:
+            return True
         if self.full and not force:
             return False
         self._submitted += 1
@@ -191,6 +208,16 @@ class Scheduler:
         """Whether one of the present workers could hold a job, were it empty; True if none is there."""
         workers = self._workers.values()
         return not workers or any(worker.takes(ticket, without=worker.running) for worker in workers)
+
+    def fits_now(self, ticket: Ticket) -> bool:
+        """Whether a worker's memory has room beside its jobs for something that takes no slot; True if none is there."""
+        workers = self._workers.values()
+        return not workers or any(
+            worker.capacity.memory is None
+            or memory([*(entry.ticket for entry in worker.running.values()), ticket], worker.capacity.group)
+            <= worker.capacity.memory
+            for worker in workers
+        )
 
     def hopeless(self) -> tuple[str, ...]:
         """Return the waiting jobs that none of the present workers could hold, were it empty."""
@@ -215,6 +242,16 @@ class Scheduler:
     def worker_ready(self, name: str, capacity: Capacity) -> None:
         """A worker can take jobs."""
         self._workers[name] = _Worker(name, capacity)
+
+    def resize(self, name: str, capacity: Capacity) -> None:
+        """A worker can take more or less than before; its jobs stay. Unknown ones are fine."""
+        if name in self._workers:
+            self._workers[name].capacity = capacity
+
+    def runs_on(self, name: str) -> int:
+        """Return how many jobs run on a worker."""
+        worker = self._workers.get(name)
+        return len(worker.running) if worker else 0
 
     def worker_lost(self, name: str) -> tuple[str, ...]:
         """A worker is gone: its jobs wait again at their old places, and run alone from now on. Returns which."""
@@ -302,6 +339,7 @@ class Scheduler:
                 yield victim
 
     def _wait(self, entry: _Entry) -> None:
+        self._take(entry.ticket.job_id)
         self._waiting[entry.ticket.job_id] = entry
         bisect.insort(self._order, (entry.place, entry.ticket.job_id))
 

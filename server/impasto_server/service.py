@@ -20,19 +20,23 @@ from impasto_engine.parameters import MAX_STEPS, PRESETS, fitted
 from impasto_server import convert, validation
 from impasto_server.access import PRINCIPAL
 from impasto_server.config import MIB, ServerConfig
+from impasto_server.decoding import Decoders
 from impasto_server.dispatcher import Dispatcher
 from impasto_server.failpoints import hit
+from impasto_server.gate import let_go
 from impasto_server.jobs import Ended, Job, JobSpec, JobState, ServiceError, invalid, not_found
 from impasto_server.metrics import Metrics
 from impasto_server.reasons import REASONS
 from impasto_server.status import abort
-from impasto_server.uploads import Uploads, pieces
+from impasto_server.uploads import CHUNK_BYTES, Uploads
 
 logger = logging.getLogger(__name__)
 
 JOB_ID_METADATA = "impasto-job-id"
 DEFAULT_PAGE, MAX_PAGE = 50, 500
-CONCURRENT_DECODES = 2
+LONGEST_TOKEN = 20
+ACCEPTING = 8
+"""Jobs whose pictures are opened, or held until they are safe on the disk, at a time."""
 ANSWER_S = 1.0
 """Before the deadline of a Stylize call that wants the best picture so far, for the last step, encoding and sending."""
 
@@ -48,8 +52,10 @@ def _unary(
 
     @functools.wraps(handler)
     async def call(service: Any, request: Request, context: Context) -> Response:
+        serving = handler(service, request, context)
+        del request  # the handler alone holds it: it may be large, and the call may wait for minutes
         try:
-            return await handler(service, request, context)
+            return await serving
         except Exception as error:
             return await abort(context, error)
 
@@ -64,23 +70,35 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         config: The server's settings.
         version: Told by GetServerInfo.
         uploads: Files that clients sent once.
+        decoders: Open pictures.
         metrics: Where things are counted.
     """
 
-    def __init__(self, dispatcher: Dispatcher, config: ServerConfig, version: str, uploads: Uploads, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        config: ServerConfig,
+        version: str,
+        uploads: Uploads,
+        decoders: Decoders,
+        metrics: Metrics,
+    ) -> None:
         self._metrics = metrics
         self._dispatcher = dispatcher
         self._uploads = uploads
         self._config = config
         self._version = version
-        # Each picture being decoded may take 4 bytes for each of its pixels, twice.
-        self._decoding = asyncio.Semaphore(CONCURRENT_DECODES)
+        self._decoders = decoders
+        self._accepting = asyncio.Semaphore(ACCEPTING)
 
     @_unary
     async def Stylize(self, request: pb.StylizeRequest, context: Context) -> pb.StylizeResponse:
         """See the contract."""
         left_s = context.time_remaining()
-        job = await self._submit(request.spec, request.request_id, detached=False, answer_within_s=left_s)
+        submitting = self._submit(request.spec, request.request_id, detached=False, answer_within_s=left_s)
+        del request
+        job = await submitting
+        del submitting
         with self._dispatcher.wanted(job):
             await context.send_initial_metadata(((JOB_ID_METADATA, job.job_id),))
             job = await self._dispatcher.wait(job)
@@ -122,29 +140,37 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         before = _page_start(request.page_token)
         caller = PRINCIPAL.get()
         states = convert.states(request.states)
-        jobs = self._dispatcher.page(before, size + 1, states, lambda job: caller.may_see(job.owner))
-        token = _page_token(jobs[size - 1]) if len(jobs) > size else ""
+        owner = None if caller.admin else caller.name
+        jobs = self._dispatcher.page(before, size + 1, states, owner)
+        token = ""
+        if len(jobs) > size:
+            last = jobs[size - 1]
+            token = _page_token(last.number if owner is None else last.own_number)
         return pb.ListJobsResponse(jobs=[self._message(job) for job in jobs[:size]], next_page_token=token)
 
     @_unary
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         """See the contract."""
-        return pb.CancelJobResponse(job=self._message(self._dispatcher.cancel(self._own(request.job_id, "cancel").job_id)))
+        self._dispatcher.cancel(self._own(request.job_id, "cancel").job_id)
+        return pb.CancelJobResponse(job=self._message(await self._dispatcher.settled(request.job_id)))
 
     @_unary
     async def PauseJob(self, request: pb.PauseJobRequest, context: Context) -> pb.PauseJobResponse:
         """See the contract."""
-        return pb.PauseJobResponse(job=self._message(self._dispatcher.pause(self._own(request.job_id, "pause").job_id)))
+        self._dispatcher.pause(self._own(request.job_id, "pause").job_id)
+        return pb.PauseJobResponse(job=self._message(await self._dispatcher.settled(request.job_id)))
 
     @_unary
     async def ResumeJob(self, request: pb.ResumeJobRequest, context: Context) -> pb.ResumeJobResponse:
         """See the contract."""
-        return pb.ResumeJobResponse(job=self._message(self._dispatcher.resume(self._own(request.job_id, "resume").job_id)))
+        self._dispatcher.resume(self._own(request.job_id, "resume").job_id)
+        return pb.ResumeJobResponse(job=self._message(await self._dispatcher.settled(request.job_id)))
 
     @_unary
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> pb.DeleteJobResponse:
         """See the contract."""
         self._dispatcher.delete(self._own(request.job_id, "delete").job_id)
+        await self._dispatcher.flushed()
         return pb.DeleteJobResponse()
 
     @_unary
@@ -170,13 +196,16 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         start, uploads = first.start, self._uploads.of(PRINCIPAL.get().name)
         there = await asyncio.to_thread(uploads.begin, start.sha256, start.size_bytes, start.offset_bytes)
         at = start.offset_bytes
-        async for request in requests:
-            if request.WhichOneof("part") != "chunk":
-                raise invalid(("chunk", "must follow the start"))
-            if there < start.size_bytes:  # else the file is complete already
-                at = await asyncio.to_thread(uploads.put, start.sha256, at, request.chunk, start.size_bytes)
-        there = max(there, at)
-        whole = await asyncio.to_thread(uploads.complete, start.sha256, start.size_bytes)
+        try:
+            async for request in requests:
+                if request.WhichOneof("part") != "chunk":
+                    raise invalid(("chunk", "must follow the start"))
+                if there < start.size_bytes:  # else the file is complete already
+                    at = await asyncio.to_thread(uploads.put, start.sha256, at, request.chunk, start.size_bytes)
+            there = max(there, at)
+            whole = await asyncio.to_thread(uploads.complete, start.sha256, start.size_bytes)
+        finally:
+            uploads.end(start.sha256)
         return pb.UploadImageResponse(image_id=start.sha256 if whole else "", received_bytes=there)
 
     async def DownloadImage(
@@ -184,9 +213,9 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
     ) -> AsyncIterator[pb.DownloadImageResponse]:
         """See the contract."""
         try:
-            data = await asyncio.to_thread(self._uploads.of(PRINCIPAL.get().name).read, request.image_id)
-            for piece in pieces(data):
-                yield pb.DownloadImageResponse(chunk=piece)
+            with self._uploads.of(PRINCIPAL.get().name).find(request.image_id).open("rb") as file:
+                while piece := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                    yield pb.DownloadImageResponse(chunk=piece)
         except KeyError:
             text = f"there is no uploaded file {request.image_id!r}"
             resource = ("impasto.v1.Image", request.image_id)
@@ -199,12 +228,12 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
     @_unary
     async def InspectFeatures(self, request: pb.InspectFeaturesRequest, context: Context) -> pb.InspectFeaturesResponse:
         """See the contract."""
-        uploaded = self._uploads.of(PRINCIPAL.get().name).read
-        file = await asyncio.to_thread(convert.image_file, request.image, "image", uploaded)
-        check = functools.partial(validation.check_inspection, network_id=self._dispatcher.fleet.network_id)
-        async with self._decoding:
-            command = await asyncio.to_thread(check, file, convert.inspection(request), config=self._config)
-        return convert.inspected_message(await self._dispatcher.fleet.inspect(command))
+        owner = PRINCIPAL.get().name
+        file = convert.image_file(request.image, "image", self._uploads.of(owner).find)
+        asked = validation.check_inspection(convert.inspection(request), self._dispatcher.fleet.network_id, self._config)
+        async with self._decoders.turn(owner):
+            command = await self._decoders.run(validation.open_inspected, file, asked, self._config)
+        return convert.inspected_message(await self._dispatcher.inspect(command, owner))
 
     @_unary
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
@@ -247,24 +276,39 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         validate_only: bool = False,
     ) -> Job:
         try:
-            return await self._accept(spec, request_id, detached, answer_within_s, validate_only)
+            job = await self._accept(spec, request_id, detached, answer_within_s, validate_only)
         except ServiceError as error:
             if not validate_only:
                 self._metrics.rejected.labels(error.reason).inc()
             raise
+        await let_go()
+        return job
 
     async def _accept(
         self, spec: pb.JobSpec, request_id: str, detached: bool, answer_within_s: float | None, validate_only: bool
     ) -> Job:
         owner = PRINCIPAL.get().name
+        convert.check_lengths(spec, self._config.max_styles)
         # On a thread: hashing a request of many megabytes would hold up every other call.
-        draft = await asyncio.to_thread(convert.draft, spec, self._uploads.of(owner).read)
+        draft = await asyncio.to_thread(convert.draft, spec, self._uploads.of(owner).find)
         known = self._dispatcher.check_admission(request_id, draft.digest, owner)
         if known is not None:
             return known if validate_only else await self._dispatcher.join(known, detached=detached)
         draft = validation.check_numbers(draft, request_id, self._dispatcher.fleet.network_id, self._config)
-        async with self._decoding:
-            job_spec: JobSpec = await asyncio.to_thread(validation.open_pictures, draft, self._config)
+        async with self._decoders.turn(owner), self._accepting:
+            return await self._take_in(draft, request_id, owner, detached, answer_within_s, validate_only)
+
+    async def _take_in(
+        self,
+        draft: validation.Draft,
+        request_id: str,
+        owner: str,
+        detached: bool,
+        answer_within_s: float | None,
+        validate_only: bool,
+    ) -> Job:
+        """Open a draft's pictures and hand the job in; what it holds until it is safe is bounded by how many are here."""
+        job_spec: JobSpec = await self._decoders.run(validation.open_pictures, draft, self._config)
         if answer_within_s is not None and job_spec.return_best and job_spec.time_limit_s is None:
             limit_s = min(max(0.0, answer_within_s - ANSWER_S), validation.MAX_SECONDS)
             job_spec = replace(job_spec, time_limit_s=limit_s)
@@ -292,7 +336,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
 
     def _info(self) -> pb.GetServerInfoResponse:
         config, dispatcher = self._config, self._dispatcher
-        default = dispatcher.fleet.network_id("")
+        default, caller = dispatcher.fleet.network_id(""), PRINCIPAL.get()
         return pb.GetServerInfoResponse(
             version=self._version,
             accepting=dispatcher.accepting,
@@ -316,7 +360,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             queue=pb.Queue(queued=dispatcher.queued, running=dispatcher.running),
             storage=pb.Storage(
                 durable=config.data_folder is not None,
-                used_bytes=dispatcher.bytes_kept,
+                used_bytes=dispatcher.bytes_kept(None if caller.admin else caller.name),
                 limit_bytes=config.max_data_mib * MIB,
             ),
         )
@@ -334,8 +378,8 @@ def _unsuccessful(job: Job) -> ServiceError:
     return ServiceError(code, reason, f"job {job.job_id} failed: {text}", metadata=metadata)
 
 
-def _page_token(job: Job) -> str:
-    return base64.urlsafe_b64encode(b"n%d" % job.number).decode()
+def _page_token(number: int) -> str:
+    return base64.urlsafe_b64encode(b"n%d" % number).decode()
 
 
 def _page_start(token: str) -> int | None:
@@ -344,6 +388,8 @@ def _page_start(token: str) -> int | None:
     try:
         text = base64.urlsafe_b64decode(token.encode())
         if not text.startswith(b"n"):
+            raise ValueError(token)
+        if len(text) > LONGEST_TOKEN:
             raise ValueError(token)
         return int(text[1:])
     except (ValueError, binascii.Error):

@@ -6,11 +6,15 @@ import torch
 
 from impasto_engine import painting
 from impasto_engine.objective import to_pixels
-from impasto_server.jobs import JobSpec, Plane, Raster, StylePicture
+from impasto_server.jobs import JobSpec, Plane, Raster, StylePicture, content_of
 
 
 def to_engine(spec: JobSpec) -> painting.Job:
-    """Return a job as the engine takes it."""
+    """Return a job as the engine takes it.
+
+    Raises:
+        PictureLost: If a file that holds a picture cannot be used.
+    """
     return painting.Job(
         spec.height,
         spec.width,
@@ -31,12 +35,14 @@ def _style(style: StylePicture) -> painting.Style:
 def _mask(plane: Plane | None) -> torch.Tensor | None:
     if plane is None:
         return None
-    return torch.frombuffer(bytearray(plane.values), dtype=torch.uint8).view(plane.height, plane.width)
+    return torch.frombuffer(bytearray(content_of(plane.values, plane.size)), dtype=torch.uint8).view(plane.height, plane.width)
 
 
 def pixels(picture: Raster) -> torch.Tensor:
     """Return a picture's pixels: (height, width, 3), uint8, on the CPU."""
-    return torch.frombuffer(bytearray(picture.rgb), dtype=torch.uint8).view(picture.height, picture.width, 3)
+    return torch.frombuffer(bytearray(content_of(picture.rgb, picture.size)), dtype=torch.uint8).view(
+        picture.height, picture.width, 3
+    )
 
 
 def raster(canvas: torch.Tensor) -> Raster:

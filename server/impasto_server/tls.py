@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -12,9 +13,12 @@ from pathlib import Path
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.x509.oid import NameOID
 
 logger = logging.getLogger(__name__)
 
+LONGEST_NAME = 64
+"""Characters of a common name, by RFC 5280."""
 LOOK_AGAIN_S = 1.0
 """How often the files are looked at, at most: a new connection looks."""
 
@@ -36,6 +40,22 @@ class Material:
     configuration: grpc.ServerCertificateConfiguration
     subject: str
     expires: float
+
+
+@functools.lru_cache(maxsize=256)
+def common_name(pem: bytes) -> str:
+    """Return the common name in a client's certificate; empty if it has not exactly one, or an odd one.
+
+    The whole name, out of the certificate itself: gRPC's own property ends at a zero byte, so that a name which goes on
+    after one would be taken for what stands before it.
+    """
+    try:
+        names = x509.load_pem_x509_certificate(pem).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except ValueError:
+        return ""
+    value = names[0].value if len(names) == 1 else ""
+    name = value if isinstance(value, str) else ""
+    return name if name.isprintable() and len(name) <= LONGEST_NAME else ""
 
 
 class ServerTls:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from PIL.Image import Image
+from PIL import ImageChops
+from PIL.Image import Image, frombytes
 
 from impasto_engine.architectures import ARCHITECTURES, split
 from impasto_engine.parameters import Parameters, Pooling, Violation, fitted, settled, violations, without_content
-from impasto_server import images
+from impasto_server import decoding, images
 from impasto_server.config import ServerConfig
-from impasto_server.jobs import JobSpec, OutputOptions, Plane, Raster, Source, StylePicture, invalid
+from impasto_server.jobs import JobSpec, OutputOptions, Plane, Raster, Source, StylePicture, content_of, invalid
 from impasto_server.protocol import Inspect
 
 MAX_REQUEST_ID = 128
@@ -24,17 +26,32 @@ INSPECTION_PX, MAX_INSPECTION_PX = 256, 1024
 MAX_PREVIEW_PX = 1024
 MIN_PREVIEW_PX = 16
 MAX_PRIORITY = 10
-MAX_DECODERS = 2
-"""Pictures of one request that are decoded at once: each may take a lot of memory."""
+LARGE_PIXELS = 16_000_000
+"""Pictures above are opened one at a time in all decoders together: each may take 15 bytes a pixel for a moment."""
+REQUEST_PIXELS = 4
+"""All pictures of one request may have so many times the pixels that one may have."""
 MAX_SECONDS = 30 * 86400.0
 
 
 @dataclass(frozen=True)
 class File:
-    """A picture's file as the client sent or uploaded it, with its name if it told one."""
+    """A picture's file as the client sent it, or where it lies if it was uploaded, with its name if it told one."""
 
-    data: bytes = field(repr=False)
+    data: bytes | Path = field(repr=False)
     name: str = ""
+
+    def read(self) -> bytes:
+        """Return the file.
+
+        Raises:
+            ImageError: If it was uploaded and is not there any more.
+        """
+        if isinstance(self.data, bytes):
+            return self.data
+        try:
+            return self.data.read_bytes()
+        except OSError as error:
+            raise images.ImageError(f"cannot be read on the server: {error.strerror}; upload it again") from None
 
 
 @dataclass(frozen=True)
@@ -168,13 +185,18 @@ def _job_violations(draft: Draft) -> Iterator[Violation]:
             yield Violation(name, f"must be above 0 s and at most {MAX_SECONDS:g} s, got {seconds:g} s")
 
 
-def open_pictures(draft: Draft, config: ServerConfig) -> JobSpec:
-    """Open and resize a checked draft's pictures. Takes a while; run it on a thread.
+def open_pictures(draft: Draft, config: ServerConfig, tell: Callable[[str], None] = lambda _: None) -> JobSpec:
+    """Open and resize a checked draft's pictures, one after the other. Run it in a decoder (decoding.py).
+
+    Args:
+        draft: What to open.
+        config: The limits.
+        tell: Told the field of each picture before it is opened.
 
     Raises:
         ServiceError: INVALID_ARGUMENT that names every picture that cannot be used.
     """
-    pictures = _Pictures(draft, config)
+    pictures = _Pictures(draft, config, tell)
     parameters = draft.parameters
     size = pictures.canvas_size()
     if size is not None and max(size) > config.max_size_px:
@@ -211,7 +233,7 @@ def open_pictures(draft: Draft, config: ServerConfig) -> JobSpec:
         draft.ttl_s,
         mask,
         init_image,
-        tuple(Source(role, file.name, hashlib.sha256(file.data).hexdigest()) for role, file in draft.files().items()),
+        tuple(Source(role, file.name, pictures.digests[role]) for role, file in draft.files().items()),
     )
 
 
@@ -227,8 +249,8 @@ class Inspection:
     pooling: Pooling
 
 
-def check_inspection(file: File, asked: Inspection, network_id: Callable[[str], str], config: ServerConfig) -> Inspect:
-    """Check a question about features and open its picture. Takes a while; run it on a thread.
+def check_inspection(asked: Inspection, network_id: Callable[[str], str], config: ServerConfig) -> Inspection:
+    """Check a question about features, all but its picture; return it with its network's full name.
 
     Raises:
         ServiceError: INVALID_ARGUMENT that names every field that is wrong.
@@ -253,50 +275,102 @@ def check_inspection(file: File, asked: Inspection, network_id: Callable[[str], 
         text = f"must be from {architecture.min_side_px} to {largest}, got {asked.size_px}"
         found.append(Violation("size_px", text))
     _raise(found)
+    return replace(asked, network=network, count=asked.count or SHOWN_FILTERS)
+
+
+def open_inspected(
+    file: File, asked: Inspection, config: ServerConfig, tell: Callable[[str], None] = lambda _: None
+) -> Inspect:
+    """Open the picture of a checked question. Run it in a decoder, as :func:`open_pictures`.
+
+    Raises:
+        ServiceError: INVALID_ARGUMENT if it cannot be used.
+    """
+    tell("image")
     try:
-        opened = images.open_image(file.data, config.max_image_pixels)
+        opened = images.open_image(file.read(), config.max_image_pixels)
     except images.ImageError as error:
         raise invalid(("image", str(error))) from None
     size = images.canvas_size(opened, asked.size_px)
-    _raise(_too_thin("size_px", size, Parameters(network=network)))
+    _raise(_too_thin("size_px", size, Parameters(network=asked.network)))
     picture = images.fit(opened, *size)
-    return Inspect(0, picture, network, asked.layer, asked.filters, asked.count or SHOWN_FILTERS, asked.pooling)
+    return Inspect(0, picture, asked.network, asked.layer, asked.filters, asked.count, asked.pooling)
 
 
 class _Pictures:
-    """A draft's pictures, opened, and what is wrong with them."""
+    """A draft's pictures, opened one at a time, and what is wrong with them.
 
-    def __init__(self, draft: Draft, config: ServerConfig) -> None:
+    Args:
+        draft: What to open.
+        config: The limits.
+        tell: Told the field of each picture before it is opened.
+
+    Attributes:
+        found: What is wrong.
+        digests: SHA-256 of each file, by field.
+    """
+
+    def __init__(self, draft: Draft, config: ServerConfig, tell: Callable[[str], None]) -> None:
         self.found: list[Violation] = []
+        self.digests: dict[str, str] = {}
         self._draft = draft
-        self._opened: dict[str, Image] = {}
-        files = draft.files()
-        with ThreadPoolExecutor(MAX_DECODERS) as pool:  # Pillow decodes outside the interpreter's lock
-            opening = {name: pool.submit(images.open_image, file.data, config.max_image_pixels) for name, file in files.items()}
-        for name, future in opening.items():
-            try:
-                self._opened[name] = future.result()
-            except images.ImageError as error:
-                self.found.append(Violation(name, str(error)))
+        self._config = config
+        self._tell = tell
+        self._files = draft.files()
+        self._model: tuple[str, Image] | None = None
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse pictures that are too many pixels together, by their headers."""
+        most = REQUEST_PIXELS * self._config.max_image_pixels
+        whole = sum(images.pixels_of(file.data) for file in self._files.values())
+        if whole > most:
+            raise invalid(("request", f"its pictures have {whole} pixels together; at most {most} are opened for one request"))
+
+    def _open(self, name: str) -> Image | None:
+        """Return a picture as it is in its file; None if it was not given or cannot be used."""
+        if self._model is not None and self._model[0] == name:
+            return self._model[1]
+        file = self._files.get(name)
+        if file is None:
+            return None
+        self._tell(name)
+        try:
+            data = file.read()
+            self.digests[name] = hashlib.sha256(data).hexdigest()
+            with decoding.alone() if images.pixels_of(data) > LARGE_PIXELS else contextlib.nullcontext():
+                return images.open_image(data, self._config.max_image_pixels)
+        except images.ImageError as error:
+            self.found.append(Violation(name, str(error)))
+            return None
 
     def canvas_size(self) -> tuple[int, int] | None:
         """Return width and height of the canvas: of the content's aspect, or the first style's where there is none."""
         draft, parameters = self._draft, self._draft.parameters
-        model = self._opened.get("content" if draft.content is not None else "styles[0].image")
+        name = "content" if draft.content is not None else "styles[0].image"
+        model = self._open(name)
         if model is None:
+            self._open_rest(name)
             return None
+        self._model = name, model
         if parameters.width_px or parameters.height_px:
             return images.exact_size(model, parameters.width_px, parameters.height_px)
         return images.canvas_size(model, parameters.size_px)
 
+    def _open_rest(self, but: str) -> None:
+        """Open the others too, only to tell everything that is wrong with the request at once."""
+        for name in self._files:
+            if name != but:
+                self._open(name)
+
     def raster(self, name: str, size: tuple[int, int]) -> Raster | None:
         """Return a picture at a size; None if it was not given or cannot be used."""
-        opened = self._opened.get(name)
+        opened = self._open(name)
         return images.fit(opened, *size) if opened else None
 
     def plane(self, name: str, size: tuple[int, int]) -> Plane | None:
         """Return a mask at a size; None if it was not given or cannot be used."""
-        opened = self._opened.get(name)
+        opened = self._open(name)
         if opened is None:
             return None
         try:
@@ -308,24 +382,28 @@ class _Pictures:
     def style(self, index: int, canvas: tuple[int, int], painted: Plane | None) -> StylePicture | None:
         """Return a style at the size of its strokes on the canvas; None if it cannot be used."""
         name, parameters = f"styles[{index}].image", self._draft.parameters
-        opened = self._opened.get(name)
+        opened = self._open(name)
         if opened is None:
             return None
         size = images.canvas_size(opened, round(max(canvas) * parameters.style_scale))
         self.found += _too_thin(name, size, parameters)
+        picture = images.fit(opened, *size)
+        del opened  # one picture at a time is held as it is in its file
         mask = self.plane(f"styles[{index}].mask", size)
         region = self.plane(f"styles[{index}].region", canvas)
         if region is not None and painted is not None and not _meet(region, painted):
             text = "lies outside of what the mask says is painted: nothing of the style would be seen"
             self.found.append(Violation(f"styles[{index}].region", text))
-        picture = images.fit(opened, *size)
-        weight, digest = self._draft.styles[index].weight, hashlib.sha256(picture.rgb).hexdigest()
+        weight, digest = self._draft.styles[index].weight, hashlib.sha256(content_of(picture.rgb, picture.size)).hexdigest()
         return StylePicture(picture, weight, digest, mask, region)
 
 
 def _meet(one: Plane, other: Plane) -> bool:
     """Whether two masks of one size have a pixel that is in both."""
-    return any(first and second for first, second in zip(one.values, other.values, strict=True))
+    both = ImageChops.darker(
+        *(frombytes("L", (plane.width, plane.height), content_of(plane.values, plane.size)) for plane in (one, other))
+    )
+    return both.getbbox() is not None
 
 
 def _too_thin(name: str, size: tuple[int, int], parameters: Parameters) -> list[Violation]:

@@ -15,12 +15,13 @@ import torch
 from torch.nn import functional as F
 
 from impasto_engine import painting
+from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.batch import BatchKey, RunningBatch, Step
 from impasto_engine.devices import PeakMemory
 from impasto_engine.networks import Network
 from impasto_server import checkpoints, images, tensors
 from impasto_server.checkpoints import Checkpoint
-from impasto_server.jobs import JobSpec, JobWarning, Losses, StopReason
+from impasto_server.jobs import JobSpec, JobWarning, Losses, PictureLost, StopReason
 from impasto_server.protocol import (
     Cancel,
     Checkpointed,
@@ -46,6 +47,8 @@ HARDLY_PAINTED = 4.0
 FEW_STEPS = 30
 COST_SHARE = 50
 """A job's state is kept no more often than after so many times what that costs, however short the interval."""
+QUESTION_SHARE = 3
+"""After a question about features the jobs have so many times its duration to themselves."""
 CPU_CONTENTION = 1.5
 """How much longer than its own time a second's work on another thread holds up steps on a CPU, about (measured)."""
 
@@ -108,6 +111,12 @@ class Worker:
         self._kept: dict[str, Checkpoint] = {}
         self._jobs: dict[str, _Running] = {}
         self._questions: deque[Inspect] = deque()
+        self._next_question = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._network.device
 
     @property
     def idle(self) -> bool:
@@ -146,8 +155,11 @@ class Worker:
                 if running is not None and running.batch is batch:
                     with self._failures((job_id,)):
                         self._report(job_id, step)
-        if self._questions:
+        if self._questions and (not self._jobs or time.monotonic() >= self._next_question):
+            began = time.monotonic()
             self._send(self._residents.inspect(self._questions.popleft(), self._used()))
+            ended = time.monotonic()
+            self._next_question = ended + QUESTION_SHARE * (ended - began)
         for job_id, running in self._jobs.items():
             if running.checkpoint and not running.writing and time.monotonic() >= running.due:
                 self._save(job_id, running, running.checkpoint)
@@ -162,7 +174,8 @@ class Worker:
             reports = batch.step()
         self._measured[key] = canvases
         pixels = canvases * batch.key.height * batch.key.width
-        self._send(PassMeasured(batch.key.precision, pixels, peak.taken))
+        share = ARCHITECTURES[batch.network.name].memory
+        self._send(PassMeasured(batch.key.precision, pixels, peak.taken, share))
         return reports
 
     def _join(self, command: Start) -> None:
@@ -311,8 +324,9 @@ class Worker:
 
     def fail(self, job_ids: tuple[str, ...], error: Exception) -> None:
         """Take jobs out that cannot go on, and say why."""
+        lost = isinstance(error, PictureLost)
         memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-        reason = "OUT_OF_MEMORY" if memory else "ENGINE_ERROR"
+        reason = "DATA_LOST" if lost else "OUT_OF_MEMORY" if memory else "ENGINE_ERROR"
         logger.error("jobs %s failed: %s", ", ".join(job_ids), error, exc_info=error)
         for job_id in job_ids:
             if job_id in self._jobs:

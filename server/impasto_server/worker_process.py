@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
@@ -22,10 +23,14 @@ from impasto_engine.objective import StackedObjectives
 from impasto_engine.parameters import Arithmetic, Parameters
 from impasto_engine.weights import WeightsError, available, load_network
 from impasto_server.memory import MemoryModel
-from impasto_server.protocol import CannotStart, Command, Ready, Report, WorkerSettings
+from impasto_server.protocol import Alive, CannotStart, Command, Ready, Report, WorkerSettings
 from impasto_server.residents import described
 from impasto_server.worker import Worker
 
+logger = logging.getLogger(__name__)
+
+ALIVE_S = 1.0
+"""How often the server is told that this process runs."""
 WARM_UP_SIDE_PX = 256
 WARM_UP_ROUNDS = 6
 """The first pays for what the libraries keep; of the others the least counts, since stray allocations raise some."""
@@ -42,8 +47,10 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
     try:
         network = load_network(settings.weights, device)
         ready = warm_up(network)
-    except (WeightsError, RuntimeError) as error:
-        connection.send(CannotStart(str(error)))
+    except Exception as error:  # what keeps it from starting once would do so at every restart
+        if not isinstance(error, WeightsError):
+            logger.exception("the worker cannot start")
+        connection.send(CannotStart(str(error) or type(error).__name__))
         return
     sending = threading.Lock()
 
@@ -59,10 +66,40 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
     threading.Thread(target=_receive, args=(connection, commands), daemon=True).start()
     writer = ThreadPoolExecutor(1, "writer")
     worker = Worker(network, send, writer.submit, settings.checkpoint_interval_s, graphs=settings.cuda_graphs)
+    turn = _Turn()
+    threading.Thread(target=_tell_alive, args=(turn, worker, send), name="alive", daemon=True).start()
     while True:
+        turn.end()
         for command in _drain(commands, wait=worker.idle):
+            turn.begin()
             worker.handle(command)
+        turn.begin()
         worker.step()
+
+
+class _Turn:
+    """How long the main thread has been at what it does."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+
+    def begin(self) -> None:
+        if self._began is None:
+            self._began = time.monotonic()
+
+    def end(self) -> None:
+        self._began = None
+
+    @property
+    def lasts_s(self) -> float:
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
+
+
+def _tell_alive(turn: _Turn, worker: Worker, send: Callable[[Report], None]) -> None:
+    while True:
+        send(Alive(turn.lasts_s, free_memory(worker.device) if worker.idle else None))
+        time.sleep(ALIVE_S)
 
 
 def _receive(connection: Connection, commands: queue.SimpleQueue[Command]) -> None:

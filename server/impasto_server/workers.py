@@ -29,8 +29,12 @@ class WorkerHandle(Protocol):
         """Give the worker a command; never blocks. Commands to a dead worker are dropped."""
         ...
 
+    def kill(self) -> None:
+        """End the worker, whatever it does; ``on_exit`` is called as if it had died by itself."""
+        ...
+
     async def stop(self) -> None:
-        """End the worker, whatever it does."""
+        """End the worker for good, whatever it does."""
         ...
 
 
@@ -67,6 +71,11 @@ class ProcessWorker:
     def send(self, command: Command) -> None:
         """See :class:`WorkerHandle`."""
         self._outbox.put(command)
+
+    def kill(self) -> None:
+        """See :class:`WorkerHandle`."""
+        if self._process is not None:
+            self._process.kill()
 
     async def stop(self) -> None:
         """See :class:`WorkerHandle`."""

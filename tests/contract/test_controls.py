@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -28,7 +29,7 @@ def grey(value: int, width: int = 8, height: int = 8) -> pb.Image:
 
 async def test_controls_reach_the_worker_and_the_record(service: Any, spec: Any) -> None:
     """Masks at their sizes, a schedule with what follows from it, a style at its scale, the full network name."""
-    async with service() as running:
+    async with service(FakeWorker(hang=True)) as running:
         made = spec(style_scale=0.75, color=pb.COLOR_MATCHED, style_loss=pb.STYLE_LOSS_MOMENTS, tolerance=0.01)
         made.parameters.schedule.extend([pb.SizeSteps(size_px=24, steps=2), pb.SizeSteps(size_px=40, steps=1)])
         made.parameters.network = "alexnet:random-7"
@@ -36,7 +37,9 @@ async def test_controls_reach_the_worker_and_the_record(service: Any, spec: Any)
         made.mask.CopyFrom(grey(255))
         made.styles[0].mask.CopyFrom(grey(200))
         made.styles[0].region.CopyFrom(grey(100))
-        job = (await running.stub.Stylize(pb.StylizeRequest(spec=made))).result.job
+        job = (await running.stub.SubmitJob(pb.SubmitJobRequest(spec=made))).job
+        while not running.worker.commands:
+            await asyncio.sleep(0.01)
         sent = running.worker.commands[0].spec
         assert (sent.width, sent.height) == (job.width_px, job.height_px) == (128, 107)
         assert (job.parameters.size_px, job.parameters.steps) == (128, 3)
@@ -48,7 +51,8 @@ async def test_controls_reach_the_worker_and_the_record(service: Any, spec: Any)
         assert max(style.picture.width, style.picture.height) == 96
         assert (style.mask.width, style.mask.height) == (style.picture.width, style.picture.height)
         assert (style.region.width, style.region.height) == (sent.mask.width, sent.mask.height) == (128, 107)
-        assert set(style.region.values) == {100}
+        assert isinstance(style.region.values, Path)
+        assert set(style.region.values.read_bytes()) == {100}
         roles = [source.role for source in sent.sources]
         assert roles == ["content", "styles[0].image", "styles[0].mask", "styles[0].region", "mask"]
 

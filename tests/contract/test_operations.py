@@ -32,6 +32,8 @@ from .test_service import fails
 
 Png = Callable[..., bytes]
 SERVICE = "impasto.v1.StyleTransferService"
+PIXELS = 48 * 40
+"""Of the canvas of a job that these tests submit."""
 
 
 def as_caller(token: str) -> dict[str, Any]:
@@ -117,8 +119,9 @@ async def test_a_client_with_its_quota_used_is_told_and_others_are_not_held_up(
 
 
 async def test_too_much_waiting_work_is_refused(service: Any, spec: Any) -> None:
-    """By the estimated time of its steps, once a step has been seen."""
-    async with service(FakeWorker(step_s=0.05), max_queued_work_s=0.2, max_running_jobs=1) as running:
+    """By the estimated time of its steps, from what the worker's start measured."""
+    worker = FakeWorker(step_s=0.05, seconds_per_pixel=0.05 / PIXELS)
+    async with service(worker, max_queued_work_s=0.2, max_running_jobs=1) as running:
         first = (await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec(100)))).job
         while not (await running.stub.GetJob(pb.GetJobRequest(job_id=first.job_id))).job.step > 3:
             await asyncio.sleep(0.02)
@@ -130,7 +133,7 @@ async def test_too_much_waiting_work_is_refused(service: Any, spec: Any) -> None
 
 async def test_the_acknowledgement_says_when_a_job_is_likely_to_start_and_end(service: Any, spec: Any) -> None:
     """From the steps seen so far and the work ahead; validate_only says the same and hands nothing in."""
-    async with service(FakeWorker(step_s=0.02), max_running_jobs=1) as running:
+    async with service(FakeWorker(step_s=0.02, seconds_per_pixel=0.02 / PIXELS), max_running_jobs=1) as running:
         stub = running.stub
         first = (await stub.SubmitJob(pb.SubmitJobRequest(spec=spec(200)))).job
         while not (await stub.GetJob(pb.GetJobRequest(job_id=first.job_id))).job.step > 5:
@@ -469,8 +472,10 @@ async def test_errors_that_quote_long_texts_still_arrive(service: Any, spec: Any
         code, info, violations = await fails(running.stub.SubmitJob(pb.SubmitJobRequest(spec=made)))
         assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
         assert 1 < len(violations) < 20
-        code, _, _ = await fails(running.stub.GetJob(pb.GetJobRequest(job_id="j" * 100_000)))
+        code, _, _ = await fails(running.stub.GetJob(pb.GetJobRequest(job_id="j" * 50_000)))
         assert code is grpc.StatusCode.NOT_FOUND
+        code, _, violations = await fails(running.stub.GetJob(pb.GetJobRequest(job_id="j" * 100_000)))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_health_can_be_watched(service: Any) -> None:
@@ -514,11 +519,13 @@ async def _inspect(stub: Any, request: pb.InspectFeaturesRequest) -> Any:
 
 
 async def test_uploads_of_owners_who_stay_away_expire_and_count(tmp_path: Path) -> None:
-    """Whoever uploads next sweeps all folders, and the limit is for all together."""
+    """The limit is for all together, and no owner may take more than three quarters of it."""
     from impasto_server.jobs import ServiceError
     from impasto_server.uploads import Uploads
 
-    uploads = Uploads(tmp_path, 0.2, 1000, 1500)
+    uploads = Uploads(tmp_path / "files", 0.2, 1000, 1500)
+    with pytest.raises(ServiceError, match="no room"):
+        Uploads(tmp_path / "small", 0.2, 1000, 1200).of("ann").begin("0" * 64, 1000, 0)
     data = bytes(1000)
     image_id = hashlib.sha256(data).hexdigest()
     ann, bob = uploads.of("ann"), uploads.of("bob")
@@ -528,9 +535,10 @@ async def test_uploads_of_owners_who_stay_away_expire_and_count(tmp_path: Path) 
     with pytest.raises(ServiceError, match="no room"):
         bob.begin(image_id, 1000, 0)
     await asyncio.sleep(0.3)
+    uploads.expire()
     assert bob.begin(image_id, 1000, 0) == 0
     with pytest.raises(KeyError):
-        ann.read(image_id)
+        ann.find(image_id)
 
 
 def test_credentials_take_what_is_left_out_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,7 @@ class FakeWorker:
     hang: bool = False
     deaf: bool = False
     free_bytes: int | None = None
+    seconds_per_pixel: float = 0.0
     commands: list[Command] = field(default_factory=list)
     births: int = 0
     most_at_once: int = 0
@@ -66,7 +67,7 @@ class FakeWorker:
         self._paths: dict[str, Path] = {}
         if self.ready:
             asyncio.get_running_loop().call_soon(
-                on_report, Ready("a fake", NETWORK, "float32", 1, MemoryModel(), self.free_bytes)
+                on_report, Ready("a fake", NETWORK, "float32", 1, MemoryModel(), self.free_bytes, (), self.seconds_per_pixel)
             )
 
     def send(self, command: Command) -> None:
@@ -98,6 +99,9 @@ class FakeWorker:
 
     def report(self, report: Report) -> None:
         self._on_report(report)
+
+    def kill(self) -> None:
+        self.die()
 
     async def stop(self) -> None:
         for task in self._tasks.values():

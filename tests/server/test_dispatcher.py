@@ -14,6 +14,7 @@ import pytest
 from impasto_server.config import ServerConfig
 from impasto_server.dispatcher import MAX_LOSSES, Dispatcher
 from impasto_server.jobs import Ended, Heartbeat, Job, JobState, Paused, PauseReason, ServiceError, Started, Stepped, StopReason
+from impasto_server.memory import FIXED_BYTES, MemoryModel
 from impasto_server.protocol import PassMeasured
 from impasto_server.store import MemoryStore
 
@@ -416,12 +417,14 @@ async def test_a_job_that_no_device_could_hold_is_refused_with_figures() -> None
 
 async def test_what_a_pass_was_seen_to_take_counts_for_the_next_jobs() -> None:
     """A job that would have fitted by the first guess is refused when the device has shown that it takes more."""
-    worker = FakeWorker(free_bytes=96 << 20)
+    size = {"width": 256, "height": 256}
+    demand = MemoryModel().demand(spec(**size), "float32")
+    worker = FakeWorker(free_bytes=round((demand.held + demand.passing) * 1.3))
     async with dispatching(worker) as dispatcher:
-        await submit(dispatcher, width=64, height=64)
-        worker.report(PassMeasured("float32", 64 * 64, 60 << 20))
+        await submit(dispatcher, **size)
+        worker.report(PassMeasured("float32", 256 * 256, FIXED_BYTES + 4500 * 256 * 256))
         with pytest.raises(ServiceError, match="MiB"):
-            await submit(dispatcher, width=64, height=64)
+            await submit(dispatcher, **size)
 
 
 async def test_ended_jobs_are_forgotten_in_time() -> None:
@@ -429,6 +432,7 @@ async def test_ended_jobs_are_forgotten_in_time() -> None:
     async with dispatching(FakeWorker(), max_ended_jobs=1) as dispatcher:
         first = await ended(dispatcher, await submit(dispatcher))
         await ended(dispatcher, await submit(dispatcher))
+        dispatcher.expire()
         with pytest.raises(ServiceError, match="ended long ago") as caught:
             dispatcher.get(first.job_id)
         assert caught.value.resource == ("impasto.v1.Job", first.job_id)

@@ -34,7 +34,16 @@ from impasto_server.jobs import (
     StopReason,
     StylePicture,
 )
-from impasto_server.records import decode_event, decode_job, decode_spec, digest, encode_event, encode_job, encode_spec
+from impasto_server.records import (
+    decode_event,
+    decode_job,
+    decode_spec,
+    digest,
+    encode_event,
+    encode_job,
+    encode_spec,
+    laid_down,
+)
 
 from .fakes import FakeWorker, spec
 
@@ -77,8 +86,9 @@ def test_a_job_comes_back_from_its_record_as_it_was() -> None:
         arithmetic="bfloat16",
         losses_of_worker=2,
     )
-    pictures = {digest(raster.rgb): raster.rgb for raster in (FULL.content, FULL.styles[0].picture) if raster}
-    assert decode_job(encode_job(job), decode_spec(encode_spec(job.spec), pictures.__getitem__)) == job
+    folder = Path("/pictures")
+    assert decode_job(encode_job(job), decode_spec(encode_spec(job.spec), folder)) == replace(job, spec=laid_down(FULL, folder))
+    assert encode_spec(laid_down(FULL, folder)) == encode_spec(FULL)
     bare = decode_spec(encode_spec(job.spec), None)
     assert (bare.content, bare.styles, bare.parameters) == (None, (), FULL.parameters)
 
@@ -122,8 +132,9 @@ async def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path / "blobs")) == 3
     async with opened(tmp_path) as store:
         (first, second) = store.restore()
-        assert first.job == record(1, spec=FULL, created=first.job.created)
-        assert (second.job.state, second.events) == (JobState.SUCCEEDED, [Started("cpu", 1), Ended()])
+        assert first.job == record(1, spec=laid_down(FULL, tmp_path / "blobs"), created=first.job.created)
+        assert (second.job.state, second.events, second.told, second.closed) == (JobState.SUCCEEDED, [], 2, True)
+        assert await store.events("j2") == [Started("cpu", 1), Ended()]
         assert store.result("j2") == b"picture"
         assert store.by_request("", "r2") == second.job
         store.forget(["j1", "j2"])
@@ -165,7 +176,8 @@ async def test_a_sick_disk_refuses_new_jobs_keeps_the_others_and_heals(tmp_path:
         store.check()
     async with opened(tmp_path) as store:
         (one,) = store.restore()
-        assert one.events == [Ended()]
+        assert (one.told, one.closed) == (1, True)
+        assert await store.events("j1") == [Ended()]
         assert store.result("j1") == b"picture"
 
 
@@ -259,6 +271,7 @@ async def test_a_server_that_stops_keeps_its_jobs_for_the_next(tmp_path: Path) -
         seen = [(number, event) async for number, event in _until_now(dispatcher, parked)]
     assert (parked.state, dispatcher.get(jobs[1].job_id).state) == (JobState.QUEUED, JobState.QUEUED)
     async with serving(tmp_path, FakeWorker(step_s=0.001)) as dispatcher:
+        await dispatcher.flushed()
         assert dispatcher.get(jobs[0].job_id).state is JobState.RUNNING
         assert dispatcher.get(jobs[2].job_id).state is JobState.PAUSED
         assert (await dispatcher.submit(spec(steps=30), "r1", "d", detached=True)).job_id == jobs[1].job_id

@@ -6,7 +6,7 @@ import pytest
 
 from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.parameters import Parameters
-from impasto_server.memory import OVERHEAD_BYTES, MemoryModel
+from impasto_server.memory import FIXED_BYTES, MOST_RAISED, OVERHEAD_BYTES, MemoryModel
 
 from .fakes import spec
 
@@ -33,12 +33,33 @@ def test_a_pass_is_what_was_measured_and_grows_with_the_canvas() -> None:
     assert model.demand(spec(width=512, height=256), "float32").passing == 2 * 65536 * 2000
 
 
-def test_a_measurement_can_only_raise_the_estimate() -> None:
-    """A resident size that did not grow says nothing."""
+def test_a_large_pass_raises_the_estimate_and_smaller_ones_let_it_come_down() -> None:
+    """What is fixed is taken off first; never below what the worker's start measured."""
     model = MemoryModel({"float32": 2000.0, "bfloat16": 1000.0})
-    assert model.learn("float32", 100, 0) == model
-    raised = model.learn("float32", 100, 300_000)
-    assert raised.bytes_per_pixel == {"float32": 3000.0, "bfloat16": 1000.0}
+    pixels = 512 * 512
+    raised = model.learn("float32", pixels, FIXED_BYTES + 2500 * pixels)
+    assert raised.bytes_per_pixel == {"float32": pytest.approx(2500.0), "bfloat16": 1000.0}
+    lower = raised
+    for _ in range(200):
+        lower = lower.learn("float32", pixels, 0)
+    assert lower.bytes_per_pixel["float32"] == pytest.approx(2000.0, rel=0.01)
+
+
+def test_tiny_passes_and_stray_allocations_teach_nothing_wrong() -> None:
+    """One job of 16 px does not make a job of 512 px need gigabytes; nor does one pass that took far too much."""
+    model = MemoryModel({"float32": 2000.0, "bfloat16": 1000.0})
+    assert model.learn("float32", 16 * 16, 50 << 20) == model
+    stray = model.learn("float32", 512 * 512, 20 << 30)
+    assert stray.bytes_per_pixel["float32"] == 2000.0 * MOST_RAISED
+    again = stray.learn("float32", 512 * 512, 20 << 30)
+    assert again.bytes_per_pixel["float32"] == 2000.0 * MOST_RAISED
+
+
+def test_other_networks_are_counted_by_what_they_take() -> None:
+    """A pass of a lighter network that took much raises what VGG16's is thought to take."""
+    model = MemoryModel({"float32": 2000.0, "bfloat16": 1000.0})
+    pixels = 512 * 512
+    assert model.learn("float32", pixels, FIXED_BYTES + 1500 * pixels, 0.6).bytes_per_pixel["float32"] == pytest.approx(2500)
 
 
 @pytest.mark.parametrize(("layer", "values"), [("relu1_1", 64), ("pool1", 16), ("conv4_2", 8), ("relu5_1", 2), ("pool5", 0.5)])

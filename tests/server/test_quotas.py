@@ -6,7 +6,7 @@ import pytest
 
 from impasto_engine.parameters import Parameters
 from impasto_server.jobs import ServiceError
-from impasto_server.pace import FLOAT32_OVER_BFLOAT16, Pace, work
+from impasto_server.pace import FIXED_S, FLOAT32_OVER_BFLOAT16, Pace, work
 from impasto_server.quotas import Quota, Quotas
 
 
@@ -83,12 +83,36 @@ def test_work_counts_pixels_and_steps_of_every_level() -> None:
     assert work(512, 256, replace(parameters, network="alexnet:random-0")) < whole / 5
 
 
-def test_pace_learns_from_steps() -> None:
-    """Unknown before the first; then near what steps take lately."""
+def test_pace_is_what_the_start_measured_until_steps_tell() -> None:
+    """Unknown before; then the median of the steps, within four times of what was measured."""
     pace, parameters = Pace(), Parameters(size_px=100, steps=10, levels=1)
     assert pace.seconds(100, 100, parameters) is None
-    pace.learn("cpu", 1e-5)
-    assert pace.seconds(100, 100, parameters) == pytest.approx(1.0)
-    for _ in range(60):
-        pace.learn("cpu", 2e-5)
-    assert pace.seconds(100, 100, parameters, done=5) == pytest.approx(1.0, rel=0.01)
+    pace.measured("cpu", 1e-5)
+    assert pace.seconds(100, 100, parameters) == pytest.approx(1.0 + 10 * FIXED_S)
+    for _ in range(20):
+        pace.learn("cpu", 0.2 + FIXED_S, 10_000)
+    assert pace.seconds(100, 100, parameters) == pytest.approx(2.0 + 10 * FIXED_S)
+    for _ in range(100):
+        pace.learn("cpu", 90.0, 10_000)
+    assert pace.seconds(100, 100, parameters) == pytest.approx(4.0 + 10 * FIXED_S)
+
+
+def test_one_step_that_was_held_up_and_tiny_canvases_teach_nothing() -> None:
+    """A worker that was stopped for fifteen seconds, and a job of 16 px, whose steps are mostly what is fixed."""
+    pace, parameters = Pace(), Parameters(size_px=512, steps=100, levels=1)
+    pace.measured("cpu", 1e-6)
+    for _ in range(30):
+        pace.learn("cpu", 1e-6 * 512 * 512 + FIXED_S, 512 * 512)
+    before = pace.seconds(512, 512, parameters)
+    pace.learn("cpu", 15.0, 512 * 512)
+    for _ in range(1000):
+        pace.learn("cpu", 0.008, 16 * 16)
+    assert pace.seconds(512, 512, parameters) == pytest.approx(before)
+
+
+def test_pace_is_the_mean_of_the_devices() -> None:
+    """Nobody knows which of them a job will meet."""
+    pace, parameters = Pace(), Parameters(size_px=100, steps=10, levels=1)
+    pace.measured("a", 1e-5)
+    pace.measured("b", 3e-5)
+    assert pace.seconds(100, 100, parameters) == pytest.approx(2.0 + 10 * FIXED_S)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from impasto_server.jobs import ServiceError
-from impasto_server.uploads import Folder
+from impasto_server.uploads import Folder, Uploads
 
 DATA = bytes(range(256)) * 20
 ID = hashlib.sha256(DATA).hexdigest()
@@ -27,11 +27,11 @@ def test_a_file_comes_in_pieces_and_gets_its_name_when_it_is_whole(tmp_path: Pat
     at = store.put(ID, 0, DATA[:1000], len(DATA))
     assert not store.complete(ID, len(DATA))
     with pytest.raises(KeyError):
-        store.read(ID)
+        store.find(ID)
     assert store.begin(ID, len(DATA), at) == 1000
     assert store.put(ID, at, DATA[at:], len(DATA)) == len(DATA)
     assert store.complete(ID, len(DATA))
-    assert store.read(ID) == DATA
+    assert store.find(ID).read_bytes() == DATA
     assert uploads(tmp_path).begin(ID, len(DATA), 0) == len(DATA)
     assert os.listdir(tmp_path) == [ID]
 
@@ -97,7 +97,7 @@ def test_more_than_was_told_or_than_there_is_room_for_is_refused(tmp_path: Path)
     with pytest.raises(ServiceError, match="no room"):
         store.begin("0" * 64, 1000, 0)
     with pytest.raises(KeyError):
-        store.read("../" + ID)
+        store.find("../" + ID)
 
 
 def test_a_file_is_forgotten_after_its_last_use(tmp_path: Path) -> None:
@@ -108,7 +108,58 @@ def test_a_file_is_forgotten_after_its_last_use(tmp_path: Path) -> None:
     store.complete(ID, len(DATA))
     old = time.time() - 4000
     os.utime(tmp_path / ID, (old, old))
-    store.read(ID)
+    store.find(ID)
+    store.expire()
     assert store.begin(ID, len(DATA), 0) == len(DATA)
     os.utime(tmp_path / ID, (old, old))
+    store.expire()
     assert store.begin(ID, len(DATA), 0) == 0
+
+
+def name(number: int) -> str:
+    return hashlib.sha256(b"%d" % number).hexdigest()
+
+
+def test_room_is_reserved_before_a_file_is_sent(tmp_path: Path) -> None:
+    """Many that begin at once keep to the limit together; what a sender leaves is given back."""
+    store = uploads(tmp_path, max_bytes=10_000)
+    store.begin(name(1), 6000, 0)
+    with pytest.raises(ServiceError, match="no room"):
+        store.begin(name(2), 6000, 0)
+    store.put(name(1), 0, bytes(100), 6000)
+    store.end(name(1))
+    assert store.bytes_kept == 100
+    store.begin(name(2), 6000, 0)
+
+
+def test_a_complete_file_opens_no_way_around_the_limits(tmp_path: Path) -> None:
+    """Another size than the file has, or an offset that cannot be, is refused though the file is there."""
+    store = uploads(tmp_path, max_bytes=6000)
+    store.begin(ID, len(DATA), 0)
+    store.put(ID, 0, DATA, len(DATA))
+    store.complete(ID, len(DATA))
+    for size, offset, field in ((60_000, 0, "start.size_bytes"), (len(DATA), -5, "start.offset_bytes")):
+        with pytest.raises(ServiceError) as caught:
+            store.begin(ID, size, offset)
+        assert caught.value.violations[0][0] == field
+
+
+def test_an_owner_has_so_many_files_and_a_share_of_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others still have room; the books are right again after a restart."""
+    monkeypatch.setattr("impasto_server.uploads.MAX_FILES", 3)
+    every = Uploads(tmp_path, 3600.0, 1 << 16, 40_000)
+    ann, bob = every.of("ann"), every.of("bob")
+    ann.begin(name(0), 25_000, 0)
+    with pytest.raises(ServiceError, match="no room"):
+        ann.begin(name(1), 10_000, 0)
+    bob.begin(name(1), 10_000, 0)
+    for number in (2, 3):
+        bob.begin(name(number), 1, 0)
+    with pytest.raises(ServiceError, match="3 files are kept"):
+        bob.begin(name(4), 1, 0)
+    bob.put(name(1), 0, bytes(10_000), 10_000)
+    for number in (1, 2, 3):
+        bob.end(name(number))
+    ann.end(name(0))
+    again = Uploads(tmp_path, 3600.0, 1 << 16, 40_000)
+    assert (again.of("ann").bytes_kept, again.of("bob").bytes_kept) == (0, 10_000)
