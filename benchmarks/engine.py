@@ -138,7 +138,9 @@ def neural_style(network: Network, size: int) -> Job:
     """
     preset = PRESETS["neural-style"]
     return make_job(
-        network, size, **{name: value for name, value in vars(preset).items() if name not in ("size_px", "steps", "history")}
+        network,
+        size,
+        **{name: value for name, value in vars(preset).items() if name not in ("size_px", "steps", "history", "network")},
     )
 
 

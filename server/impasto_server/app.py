@@ -10,7 +10,7 @@ import logging
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,8 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     metrics.expect(_methods(), (worker.name for worker in workers))
     closing.enter_context(counted_faults(metrics))
     dispatcher = Dispatcher(config, store, workers, metrics, tracing)
-    interceptor = CallInterceptor(metrics, identify, tracing, Gate(config.max_message_bytes))
+    gate = Gate(config.max_message_bytes)
+    interceptor = CallInterceptor(metrics, identify, tracing, gate)
     server = grpc.aio.server(options=options(config), interceptors=[interceptor], compression=grpc.Compression.NoCompression)
     uploads = Uploads(folder / "uploads", config.retention_s, config.max_message_bytes, config.max_data_mib * MIB)
     version = importlib.metadata.version("impasto")
@@ -133,7 +134,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     await _set_health(servicer, serving=False)
     await server.start()
     dispatcher.fleet.start()
-    watchers = _watchers(dispatcher, servicer, pulse, metrics, version, tls, tokens, uploads)
+    watchers = _watchers(dispatcher, servicer, pulse, metrics, version, tls, tokens, uploads, gate)
     beating = asyncio.create_task(_beat(pulse))  # to the end: a server that drains lives
     logger.info("listening on %s:%d%s", host, port, ", with TLS" if tls else "")
     try:
@@ -163,17 +164,32 @@ def _watchers(
     tls: ServerTls | None,
     tokens: Tokens | None,
     uploads: Uploads,
+    gate: Gate,
 ) -> list[asyncio.Task[None]]:
     """Start what looks after the server as long as it takes calls."""
-    work = (
-        _follow_readiness(dispatcher, servicer, pulse),
-        watch_lag(metrics),
-        Watchdog(metrics).beat(),
-        _measure(dispatcher, metrics, version),
-        _watch_files(metrics, tls, tokens),
-        _expire_uploads(uploads),
+    work: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
+        lambda: _follow_readiness(dispatcher, servicer, pulse),
+        lambda: watch_lag(metrics),
+        lambda: Watchdog(metrics).beat(),
+        lambda: _measure(dispatcher, metrics, version),
+        lambda: _watch_files(metrics, tls, tokens),
+        lambda: _expire_uploads(uploads),
+        gate.give_back,
     )
-    return [asyncio.create_task(coroutine) for coroutine in work]
+    return [asyncio.create_task(_kept_up(watch, metrics)) for watch in work]
+
+
+async def _kept_up(watch: Callable[[], Coroutine[Any, Any, None]], metrics: Metrics) -> None:
+    """Start what looks after the server again when it fails, and tell."""
+    while True:
+        try:
+            await watch()
+        except Exception:
+            metrics.faults.labels("watcher").inc()
+            logger.exception("what looks after the server failed; it is started again")
+        else:
+            return
+        await asyncio.sleep(MEASURE_S)
 
 
 def _add_services(server: grpc.aio.Server, service: StyleTransferService) -> HealthServicer:

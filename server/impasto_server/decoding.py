@@ -30,7 +30,7 @@ from impasto_server.jobs import ServiceError, invalid
 logger = logging.getLogger(__name__)
 
 DECODERS = 2
-CPU_S = 10.0
+CPU_S = 8.0
 """Processor time that one picture may take: the largest allowed takes two or three seconds."""
 WALL_S = 120.0
 """Time that a whole request may take, on a machine that has little to give."""

@@ -27,6 +27,8 @@ MEMORY_CHANGE = 1.1
 """By how much an idle device's free memory must have changed to be taken in."""
 SILENCE_S = 15.0
 """A worker that says nothing for so long, not even that it lives, is killed; it says so every second."""
+ASLEEP_S = 5.0
+"""A look that comes so late says that this process stood still: stopped, or its machine asleep."""
 START_S = 300.0
 """A worker that is not ready after so long is killed."""
 SLOWEST_TURN_S, TURN_FACTOR = 20.0, 20.0
@@ -80,6 +82,7 @@ class Fleet:
         self._on_ready, self._on_report, self._on_lost, self._on_memory = on_ready, on_report, on_lost, on_memory
         self._restarts: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._looked = time.monotonic()
         self._inspections = 0
         self._asking: set[str] = set()
         self._inspected: dict[int, tuple[str, asyncio.Future[Inspected]]] = {}
@@ -225,6 +228,11 @@ class Fleet:
             turn_s: Returns how long a turn of a worker is likely to take; None if nobody knows.
         """
         now = time.monotonic()
+        if now - self._looked > ASLEEP_S:  # this process stood still: what the workers said meanwhile is not read yet
+            for status in self.workers:
+                status.heard = status.started = now
+                status.busy_s = 0.0
+        self._looked = now
         for status in self.workers:
             name, silent = status.handle.name, now - status.heard
             if status.ready is None:

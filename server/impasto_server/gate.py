@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -30,6 +31,9 @@ MAX_FIELDS = 20_000
 """Most that a message may have, entries of lists included; the largest sensible job has a few hundred."""
 AT_ONCE = 8
 """Large messages of one caller that are received or sent at a time; its others wait."""
+GIVE_BACK_S = 1.0
+GIVE_BACK_BYTES = 32 << 20
+"""So much has to come in before memory is given back, which takes some milliseconds."""
 _HELD: ContextVar[contextlib.AsyncExitStack | None] = ContextVar("held", default=None)
 """What the call that is being served holds of its caller's places."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -48,6 +52,20 @@ class Gate:
         self._max_message_bytes = max_message_bytes
         self._at_once = at_once
         self._places: dict[str, tuple[asyncio.Semaphore, int]] = {}
+        self._taken_in = 0
+
+    def take_in(self, size: int) -> None:
+        """Count the bytes of a message that came."""
+        self._taken_in += size
+
+    async def give_back(self) -> None:
+        """Return the memory of large messages that are gone to the system, for ever: the allocator keeps it otherwise."""
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        while trim is not None:
+            await asyncio.sleep(GIVE_BACK_S)
+            if self._taken_in >= GIVE_BACK_BYTES:
+                self._taken_in = 0
+                await asyncio.to_thread(trim, 0)
 
     @contextlib.asynccontextmanager
     async def holding(self) -> AsyncIterator[contextlib.AsyncExitStack]:

@@ -19,6 +19,8 @@ from impasto_server.jobs import ImageFormat, Plane, Raster, content_of
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
 MIN_SIDE_PX: Final = 2
 MAX_ASPECT: Final = 20.0
+MAX_PARTS: Final = 100_000
+"""Chunks of a PNG, or segments before a JPEG's first scan; 64 megapixels in the smallest usual chunks have 25,000."""
 MIN_CANVAS_PX: Final = 16
 """Four poolings halve each side: below this the deepest layers have no positions."""
 
@@ -42,6 +44,7 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            _check_parts(data)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(image.width, image.height, max_pixels)
             _check_end(data, image.format or "")
@@ -61,9 +64,11 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
 def pixels_of(data: bytes | Path) -> int:
     """Return how many pixels a file has by its header; 0 if that cannot be told."""
     try:
+        data = data if isinstance(data, bytes) else data.read_bytes()
+        _check_parts(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return image.width * image.height
     except Exception:  # whatever is wrong with it is told when it is opened
         return 0
@@ -158,6 +163,21 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise ImageError(f"has {width} x {height} pixels; each side needs at least {MIN_SIDE_PX}")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ImageError(f"has {width} x {height} pixels; one side may be at most {MAX_ASPECT:g} times the other")
+
+
+def _check_parts(data: bytes) -> None:
+    """Refuse files of so many chunks or segments that Pillow, which looks at each, would be busy for long."""
+    count, at = 0, 8 if data.startswith(b"\x89PNG") else 2
+    if data.startswith(b"\x89PNG"):
+        while count <= MAX_PARTS and at + 8 <= len(data):
+            at += 12 + int.from_bytes(data[at : at + 4], "big")
+            count += 1
+    elif data.startswith(b"\xff\xd8"):
+        while count <= MAX_PARTS and data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":  # to the first scan
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            count += 1
+    if count > MAX_PARTS:
+        raise ImageError(f"has more than {MAX_PARTS} parts; save it again with another program")
 
 
 def _check_end(data: bytes, image_format: str) -> None:

@@ -109,26 +109,28 @@ class _Call:
 
     async def single(self, messages: AsyncIterator[bytes], context: Any) -> Any:
         """Answer with one response."""
+        del messages
         with self._counted(context):
             caller = await self._admit(context)
             async with self._gate.holding() as held:
-                response = await self._inner(await self._requests(messages, context, caller, held), context)
+                response = await self._inner(await self._requests(context, caller, held), context)
             self._sent.inc()
             return response
 
     async def stream(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         """Answer with any number of responses, or with one that is large."""
+        del messages
         with self._counted(context):
             caller = await self._admit(context)
             async with self._gate.holding() as held:
                 if not self._streams_responses:
                     # No name for the request: nothing but the handler holds it, which lets it go when it is accepted.
-                    response = await self._inner(await self._requests(messages, context, caller, held), context)
+                    response = await self._inner(await self._requests(context, caller, held), context)
                     async with self._gate.place(f"answers to {caller}"):
                         self._sent.inc()
                         yield response
                     return
-                request = await self._requests(messages, context, caller, held)
+                request = await self._requests(context, caller, held)
                 found = self._inner(request, _Counting(context, self._sent))
                 if inspect.isawaitable(found):  # it writes its messages itself, as the health service does
                     await found
@@ -164,38 +166,39 @@ class _Call:
         finally:
             self._end(context, began, span, ending)
 
-    async def _requests(
-        self, messages: AsyncIterator[bytes], context: Any, caller: str, held: contextlib.AsyncExitStack
-    ) -> Any:
+    async def _requests(self, context: Any, caller: str, held: contextlib.AsyncExitStack) -> Any:
         """Return the request, or the stream of them; a large one holds a place of its caller's."""
         if self._streams_requests:
             if self._method.name in LARGE_REQUESTS:
                 await held.enter_async_context(self._gate.place(f"requests of {caller}"))
-            return self._each(messages, context)
+            return self._each(context)
         try:
             if self._method.name in LARGE_REQUESTS:
                 await held.enter_async_context(self._gate.place(f"requests of {caller}"))
-            return await self._next(messages)
+            return await self._next(context)
         except ServiceError as error:
             await abort(context, error)
 
-    async def _each(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+    async def _each(self, context: Any) -> AsyncIterator[Any]:
         while True:
             try:
-                yield await self._next(messages)
-            except StopAsyncIteration:
-                return
+                request = await self._next(context)
             except ServiceError as error:
                 await abort(context, error)
+            if request is None:
+                return
+            yield request
+            del request
 
-    async def _next(self, messages: AsyncIterator[bytes]) -> Any:
-        try:
-            data = await anext(messages)
-        except StopAsyncIteration:
+    async def _next(self, context: Any) -> Any:
+        # Read from the context: gRPC's iterator would hold the newest message until the call ends.
+        data = await context.read()
+        if data is grpc.aio.EOF:
             if self._streams_requests:
-                raise
-            raise ServiceError("INVALID_ARGUMENT", "MESSAGE_GARBLED", "the call has no message") from None
+                return None
+            raise ServiceError("INVALID_ARGUMENT", "MESSAGE_GARBLED", "the call has no message")
         self._received.inc()
+        self._gate.take_in(len(data))
         name = self._method.name
         if self._method.service in OPEN_SERVICES and len(data) > SMALL_BYTES:
             data = UNKNOWN_SERVICE  # no service of ours has such a name: answered as any other unknown one

@@ -114,7 +114,7 @@ class Metrics:
         self.lag = self._histogram("impasto_event_loop_lag_seconds", "How late the event loop is.", CALL_BUCKETS[:12])
         text = "Turns of the event loop that took longer than 100 ms."
         self.blocked = self._counter("impasto_event_loop_blocked", text)
-        text = "Faults of the server's own: of its scheduler, exceptions that nobody awaits, jobs in no place or in two."
+        text = "Faults of the server's own: of its scheduler or watchers, exceptions nobody awaits, jobs in no place or in two."
         self.faults = self._counter("impasto_faults", text, "kind")
         text = "Whether the token file can be used; what is taken out of one that cannot is still let in."
         self.tokens_good = self._gauge("impasto_token_file_good", text)

@@ -155,6 +155,8 @@ class Scheduler:
         self._order: list[tuple[_Place, str]] = []
         self._waiting: dict[str, _Entry] = {}
         self._workers: dict[str, _Worker] = {}
+        self._most: dict[str, int | None] = {}
+        """Memory that each worker had at most, which is what its device could have again; None for all it is asked for."""
 
     @property
     def queued(self) -> int:
@@ -205,9 +207,15 @@ class Scheduler:
         return True
 
     def could_hold(self, ticket: Ticket) -> bool:
-        """Whether one of the present workers could hold a job, were it empty; True if none is there."""
-        workers = self._workers.values()
-        return not workers or any(worker.takes(ticket, without=worker.running) for worker in workers)
+        """Whether one of the present workers could hold a job, were it empty and its device as free as it ever was.
+
+        True if no worker is there.
+        """
+        for worker in self._workers.values():
+            most = self._most[worker.name]
+            if most is None or memory([ticket], worker.capacity.group) <= most:
+                return True
+        return not self._workers
 
     def fits_now(self, ticket: Ticket) -> bool:
         """Whether a worker's memory has room beside its jobs for something that takes no slot; True if none is there."""
@@ -242,11 +250,17 @@ class Scheduler:
     def worker_ready(self, name: str, capacity: Capacity) -> None:
         """A worker can take jobs."""
         self._workers[name] = _Worker(name, capacity)
+        self._remember(name, capacity)
 
     def resize(self, name: str, capacity: Capacity) -> None:
         """A worker can take more or less than before; its jobs stay. Unknown ones are fine."""
         if name in self._workers:
             self._workers[name].capacity = capacity
+            self._remember(name, capacity)
+
+    def _remember(self, name: str, capacity: Capacity) -> None:
+        known = self._most.get(name, 0)
+        self._most[name] = None if capacity.memory is None or known is None else max(known, capacity.memory)
 
     def runs_on(self, name: str) -> int:
         """Return how many jobs run on a worker."""

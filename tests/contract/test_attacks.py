@@ -234,6 +234,20 @@ async def test_a_worker_that_says_nothing_is_replaced(service: Any, spec: Spec, 
             await asyncio.sleep(0.05)
 
 
+async def test_a_server_that_stood_still_blames_no_worker(service: Any, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they said meanwhile is in their pipes; one that is really silent is noticed later."""
+    monkeypatch.setattr(fleet, "SILENCE_S", 1.0)
+    monkeypatch.setattr(fleet, "ASLEEP_S", 1.2)
+    worker = FakeWorker(hang=True)
+    async with service(worker) as running:
+        await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()))
+        await asyncio.sleep(0.1)
+        time.sleep(1.5)  # noqa: ASYNC251 - the whole process, as SIGSTOP does
+        running.running.dispatcher.look()
+        assert worker.births == 1
+        assert await settles(lambda: worker.births >= 2)
+
+
 async def test_a_stylize_whose_job_is_deleted_is_told_so(service: Any, spec: Spec) -> None:
     """NOT_FOUND or CANCELLED, never INTERNAL."""
     async with service(FakeWorker(hang=True)) as running:

@@ -15,7 +15,7 @@ from impasto_server.config import ServerConfig
 from impasto_server.dispatcher import MAX_LOSSES, Dispatcher
 from impasto_server.jobs import Ended, Heartbeat, Job, JobState, Paused, PauseReason, ServiceError, Started, Stepped, StopReason
 from impasto_server.memory import FIXED_BYTES, MemoryModel
-from impasto_server.protocol import PassMeasured
+from impasto_server.protocol import Alive, PassMeasured
 from impasto_server.store import MemoryStore
 
 from .fakes import FakeWorker, spec
@@ -413,6 +413,18 @@ async def test_a_job_that_no_device_could_hold_is_refused_with_figures() -> None
         with pytest.raises(ServiceError, match=r"640 x 480 px needs about \d+ MiB") as caught:
             await submit(dispatcher, width=640, height=480)
         assert caught.value.violations[0][0] == "parameters.size_px"
+
+
+async def test_a_moment_of_little_memory_refuses_no_job() -> None:
+    """A job is refused if the device could never hold it; one that it could hold waits until there is room."""
+    worker = FakeWorker(free_bytes=4 << 30)
+    async with dispatching(worker) as dispatcher:
+        worker.report(Alive(0.0, 100 << 20))
+        job = await submit(dispatcher, width=256, height=256)
+        await asyncio.sleep(0.05)
+        assert dispatcher.get(job.job_id).state is JobState.QUEUED
+        worker.report(Alive(0.0, 4 << 30))
+        assert (await ended(dispatcher, job)).state is JobState.SUCCEEDED
 
 
 async def test_what_a_pass_was_seen_to_take_counts_for_the_next_jobs() -> None:

@@ -93,6 +93,20 @@ def test_slivers_are_refused(size: tuple[int, int]) -> None:
         open_image(file(Image.new("RGB", size)), LIMIT)
 
 
+@pytest.mark.parametrize("name", ["PNG", "JPEG"])
+def test_files_of_very_many_parts_are_refused(name: str) -> None:
+    """Before Pillow looks at each of them, which takes it many seconds."""
+    data = SAMPLES[name]
+    if name == "PNG":
+        chunk = struct.pack(">I", 0) + b"prIv" + struct.pack(">I", zlib.crc32(b"prIv"))
+        data = data[:33] + chunk * (images.MAX_PARTS + 1) + data[33:]
+    else:
+        data = data[:2] + b"\xff\xfe\x00\x02" * (images.MAX_PARTS + 1) + data[2:]
+    with pytest.raises(ImageError, match="parts"):
+        open_image(data, 1_000_000)
+    assert images.pixels_of(data) == 0
+
+
 def test_exif_orientation_is_applied() -> None:
     """A picture that says it lies on its side is set upright."""
     exif = Image.Exif()

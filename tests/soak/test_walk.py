@@ -1,0 +1,12 @@
+"""The short form of the random walk; `make soak-attack` does 20,000 operations."""
+
+from __future__ import annotations
+
+from .walk import CALLS, walk
+
+
+def test_no_order_of_operations_breaks_the_service() -> None:
+    """No INTERNAL, no event twice, every job ends, with a disk that fails and workers that die."""
+    before = sum(CALLS.values())
+    walk(6, 40)
+    assert sum(CALLS.values()) - before > 120

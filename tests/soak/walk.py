@@ -1,0 +1,442 @@
+"""Walk at random over the API: three owners, a real server, workers that only count steps, and a disk that fails at commits.
+
+A hypothesis state machine draws the operations; some wait for their answer, others run side by side. What must hold all the
+time: no INTERNAL and no UNKNOWN, no event twice or left out, each job in one place, no exception that nobody sees. At the end
+of each walk every job that was accepted ends. `make soak-attack` does 20,000 operations, the tests some hundreds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import hashlib
+import os
+import random
+import shutil
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from impasto.v1 import style_transfer_pb2 as pb
+from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
+from impasto_server import durable
+from impasto_server.access import new_token
+from impasto_server.app import RunningServer, serving
+from impasto_server.config import ServerConfig
+from tests.server.fakes import FakeWorker
+from tests.soak.fuzz import pictures, resident_mb
+
+FORBIDDEN = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED}
+OWNERS = ("ann", "bob", "eve")
+FILES = pictures()
+ENDED = {pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED}
+CALLS: Counter[str] = Counter()
+"""How often each call ended with each code, over all walks."""
+_owner = st.sampled_from(OWNERS)
+_which = st.integers(0, 7)
+_held = st.booleans()
+
+
+class Disk:
+    """Fails, or takes its time, when it pleases."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.moods = ("well",)
+
+    def at(self, kinds: Any, where: str) -> None:
+        """Stand in for the failpoints of a commit."""
+        mood = self._rng.choice(self.moods)
+        if mood == "slow":
+            time.sleep(self._rng.uniform(0, 0.03))
+        if mood == "broken" and where == "before_commit":
+            raise sqlite3.OperationalError("disk I/O error")
+
+
+class World:
+    """A server on an event loop of its own, and its three callers.
+
+    Args:
+        seed: Of what the disk does.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="impasto-walk-"))
+        self.disk = Disk(random.Random(seed))
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.jobs: dict[str, list[str]] = {owner: [] for owner in OWNERS}
+        self.accepted: dict[str, str] = {}
+        self.deleted: set[str] = set()
+        self.wrong: list[str] = []
+        self._held: list[asyncio.Task[None]] = []
+        made = {owner: new_token(owner) for owner in OWNERS}
+        (self.folder / "tokens").write_text("".join(f"{line}\n" for _, line in made.values()))
+        self.metadata = {owner: (("authorization", f"Bearer {token}"),) for owner, (token, _) in made.items()}
+        self._exit = AsyncExitStack()
+        self.do(self._open())
+
+    def do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let the loop do something, and wait for it."""
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(120)
+
+    async def _open(self) -> None:
+        self.workers = [FakeWorker(step_s=0.002), FakeWorker("cuda:0", step_s=0.001)]
+        config = ServerConfig(
+            listen="127.0.0.1:0",
+            data_dir=str(self.folder / "data"),
+            tokens=str(self.folder / "tokens"),
+            heartbeat_s=0.05,
+            grace_s=0.05,
+            max_queued_jobs=12,
+            max_client_jobs=8,
+        )
+        self.running: RunningServer = await self._exit.enter_async_context(serving(config, self.workers))
+        await self.running.dispatcher.fleet.ready.wait()
+        channel = await self._exit.enter_async_context(grpc.aio.insecure_channel(self.running.address))
+        self.stub = pb_grpc.StyleTransferServiceStub(channel)
+
+    async def restart(self) -> None:
+        """Stop the server as SIGTERM does, and start it again on the same data."""
+        self.disk.moods = ("well",)
+        await self.gather()
+        await self._exit.aclose()
+        self._exit = AsyncExitStack()
+        await self._open()
+
+    async def gather(self) -> None:
+        """Wait for the operations that run side by side."""
+        held, self._held = self._held, []
+        await asyncio.wait_for(asyncio.gather(*held), 60)
+
+    async def run(self, name: str, work: Coroutine[Any, Any, None], held: bool) -> None:
+        """Do an operation and note how it ends; a held one goes on beside those that follow."""
+
+        async def noted() -> None:
+            try:
+                await work
+                CALLS[f"{name} OK"] += 1
+            except grpc.aio.AioRpcError as error:
+                CALLS[f"{name} {error.code().name}"] += 1
+                if error.code() in FORBIDDEN:
+                    self.wrong.append(f"{name}: {error.code().name} {error.details()}")
+            except asyncio.CancelledError:
+                CALLS[f"{name} left"] += 1
+
+        task = asyncio.create_task(noted())
+        if held:
+            self._held.append(task)
+            if len(self._held) > 20:
+                await self.gather()
+        else:
+            await task
+
+    def job(self, owner: str, which: int) -> str:
+        """Return one of an owner's newest jobs, or one that never was."""
+        known = self.jobs[owner]
+        return known[-1 - which % len(known)] if known else "0" * 16
+
+    def spec(self, steps: int, kind: int) -> pb.JobSpec:
+        """Return a job; some have short time limits, some are never valid."""
+        spec = pb.JobSpec(content=pb.Image(data=FILES[kind % len(FILES)]), parameters=pb.Parameters(size_px=32, steps=steps))
+        spec.styles.add(image=pb.Image(data=FILES[(kind + 1) % len(FILES)]))
+        spec.output.preview_every_steps = kind % 3
+        spec.priority = kind % 5 - 2
+        if kind % 4 == 1:
+            spec.time_limit.FromMilliseconds(20 * (kind + 1))
+            spec.on_deadline = pb.ON_DEADLINE_RETURN_BEST if kind % 8 == 1 else pb.ON_DEADLINE_FAIL
+        if kind == 7:
+            spec.parameters.steps = 0
+        return spec
+
+    async def submit(self, owner: str, steps: int, kind: int, request_id: str) -> None:
+        """SubmitJob."""
+        request = pb.SubmitJobRequest(spec=self.spec(steps, kind), request_id=request_id)
+        job_id = (await self.stub.SubmitJob(request, metadata=self.metadata[owner])).job.job_id
+        if job_id not in self.accepted:
+            self.jobs[owner].append(job_id)
+        self.accepted[job_id] = owner
+
+    async def stylize(self, owner: str, steps: int, kind: int, timeout_s: float) -> None:
+        """Stylize, whose caller may leave."""
+        request = pb.StylizeRequest(spec=self.spec(steps, kind), request_id=str(uuid.uuid4()))
+        await self.stub.Stylize(request, metadata=self.metadata[owner], timeout=timeout_s)
+
+    async def watch(self, owner: str, job_id: str, after: int | None, most: int) -> None:
+        """Progress: each number once, in order, to the end or until the reader leaves."""
+        request = pb.ProgressRequest(job_id=job_id, include_previews=True)
+        if after is not None:
+            request.resume_after_sequence = after
+        call = self.stub.Progress(request, metadata=self.metadata[owner], timeout=30)
+        newest, ended = after, False
+        messages = 0
+        async for message in call:
+            messages += 1
+            kind = message.WhichOneof("event")
+            if ended:
+                self.wrong.append(f"job {job_id}: {kind} after its end")
+            if kind in ("snapshot", "heartbeat"):
+                newest = message.sequence if newest is None else newest
+                continue
+            if newest is not None and message.sequence != newest + 1:
+                self.wrong.append(f"job {job_id}: event {message.sequence} after {newest}")
+            newest, ended = message.sequence, kind == "result"
+            if messages >= most:
+                call.cancel()
+                return
+        if not ended and job_id not in self.deleted:
+            self.wrong.append(f"job {job_id}: the stream ended before the job")
+
+    async def control(self, owner: str, name: str, job_id: str) -> None:
+        """One of the calls that only name a job."""
+        if name == "Delete":
+            self.deleted.add(job_id)
+        request = {
+            "Pause": pb.PauseJobRequest,
+            "Resume": pb.ResumeJobRequest,
+            "Cancel": pb.CancelJobRequest,
+            "Delete": pb.DeleteJobRequest,
+            "Get": pb.GetJobRequest,
+            "GetResult": pb.GetResultRequest,
+        }[name]
+        call = getattr(self.stub, "GetResult" if name == "GetResult" else f"{name}Job")
+        await call(request(job_id=job_id), metadata=self.metadata[owner])
+
+    async def upload(self, owner: str, size: int) -> None:
+        """UploadImage, and DownloadImage of the same."""
+        data = os.urandom(size)
+        digest = hashlib.sha256(data).hexdigest()
+
+        async def pieces() -> Any:
+            yield pb.UploadImageRequest(start=pb.UploadStart(sha256=digest, size_bytes=size))
+            yield pb.UploadImageRequest(chunk=data)
+
+        await self.stub.UploadImage(pieces(), metadata=self.metadata[owner])
+        call = self.stub.DownloadImage(pb.DownloadImageRequest(image_id=digest), metadata=self.metadata[owner])
+        if b"".join([message.chunk async for message in call]) != data:
+            self.wrong.append("a file came back as another")
+
+    async def look(self, owner: str) -> None:
+        """InspectFeatures, ListJobs and GetServerInfo."""
+        metadata = self.metadata[owner]
+        image = pb.Image(data=FILES[0])
+        listed = await self.stub.ListJobs(pb.ListJobsRequest(page_size=50), metadata=metadata)
+        for job in listed.jobs:
+            if self.accepted.get(job.job_id, owner) != owner:
+                self.wrong.append(f"{owner} sees {self.accepted[job.job_id]}'s job")
+        await self.stub.GetServerInfo(pb.GetServerInfoRequest(), metadata=metadata)
+        await self.stub.InspectFeatures(pb.InspectFeaturesRequest(image=image, layer="conv1_1"), metadata=metadata)
+
+    async def kill(self, number: int) -> None:
+        """Let a worker die."""
+        self.workers[number % len(self.workers)].die()
+
+    async def check(self) -> None:
+        """Look at what must hold all the time."""
+        self.wrong += self.running.dispatcher.audit()
+        registry = self.running.metrics.registry
+        for kind in ("unseen", "turn", "audit"):
+            if registry.get_sample_value("impasto_faults_total", {"kind": kind}):
+                self.wrong.append(f"a fault of kind {kind} was counted")
+
+    async def end(self) -> None:
+        """Let every job end, and stop."""
+        self.disk.moods = ("well",)
+        try:
+            await self.gather()
+            for job_id, owner in self.accepted.items():
+                await self._ends(owner, job_id)
+            await self.check()
+            dispatcher = self.running.dispatcher
+            if dispatcher.queued + dispatcher.running:
+                self.wrong.append(f"{dispatcher.queued} jobs wait and {dispatcher.running} run, of nobody")
+        finally:
+            await self._exit.aclose()
+
+    async def _ends(self, owner: str, job_id: str) -> None:
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            try:
+                job = (await self.stub.GetJob(pb.GetJobRequest(job_id=job_id), metadata=self.metadata[owner])).job
+                if job.state in ENDED:
+                    return
+                if job.state == pb.JOB_STATE_PAUSED:
+                    await self.stub.ResumeJob(pb.ResumeJobRequest(job_id=job_id), metadata=self.metadata[owner])
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.NOT_FOUND and job_id in self.deleted:
+                    return
+            await asyncio.sleep(0.02)
+        self.wrong.append(f"job {job_id} does not end")
+
+    def close(self) -> None:
+        """End the loop and remove the data."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        shutil.rmtree(self.folder)
+
+
+class Walk(RuleBasedStateMachine):
+    """One walk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(seed=next(_SEEDS))
+        _current.append(self.world)
+
+    def act(self, name: str, work: Coroutine[Any, Any, None], held: bool = False) -> None:
+        """Do an operation."""
+        self.world.do(self.world.run(name, work, held))
+
+    @rule(owner=_owner, steps=st.integers(1, 60), kind=_which, held=_held, again=_held)
+    def submit(self, owner: str, steps: int, kind: int, held: bool, again: bool) -> None:
+        """A new job, or the same request twice at once."""
+        request_id = str(uuid.uuid4())
+        if again:
+            self.act("SubmitJob", self.world.submit(owner, steps, kind, request_id), True)
+        self.act("SubmitJob", self.world.submit(owner, steps, kind, request_id), held)
+
+    @rule(owner=_owner, steps=st.integers(1, 60), kind=_which, timeout_s=st.sampled_from((0.02, 0.1, 5.0)))
+    def stylize(self, owner: str, steps: int, kind: int, timeout_s: float) -> None:
+        """A job whose caller waits."""
+        self.act("Stylize", self.world.stylize(owner, steps, kind, timeout_s), True)
+
+    @rule(
+        owner=_owner,
+        name=st.sampled_from(("Pause", "Resume", "Cancel", "Delete", "Get", "GetResult", "Pause", "Resume")),
+        which=_which,
+        held=_held,
+    )
+    def control(self, owner: str, name: str, which: int, held: bool) -> None:
+        """A call that names a job."""
+        self.act(name, self.world.control(owner, name, self.world.job(owner, which)), held)
+
+    @rule(owner=_owner, other=_owner, which=_which)
+    def trespass(self, owner: str, other: str, which: int) -> None:
+        """A call that names another's job."""
+        self.act("GetResult", self.world.control(owner, "GetResult", self.world.job(other, which)))
+
+    @rule(owner=_owner, which=_which, after=st.none() | st.integers(0, 5), most=st.sampled_from((1, 5, 10_000)))
+    def watch(self, owner: str, which: int, after: int | None, most: int) -> None:
+        """A watcher."""
+        self.act("Progress", self.world.watch(owner, self.world.job(owner, which), after, most), True)
+
+    @rule(owner=_owner, size=st.sampled_from((1, 1000, 300_000)))
+    def upload(self, owner: str, size: int) -> None:
+        """A file there and back."""
+        self.act("UploadImage", self.world.upload(owner, size), True)
+
+    @rule(owner=_owner, held=_held)
+    def look(self, owner: str, held: bool) -> None:
+        """Calls that change nothing."""
+        self.act("InspectFeatures", self.world.look(owner), held)
+
+    @rule(number=_which)
+    def kill(self, number: int) -> None:
+        """A worker dies."""
+        if number < 2:
+            self.world.do(self.world.kill(number))
+
+    @rule(moods=st.sampled_from((("well",), ("slow",), ("well", "slow", "broken"), ("broken",))))
+    def disk(self, moods: tuple[str, ...]) -> None:
+        """The disk changes its mood."""
+        self.world.disk.moods = moods
+
+    @rule(sure=st.integers(0, 9))
+    def restart(self, sure: int) -> None:
+        """The server is restarted, now and then."""
+        if sure == 0:
+            self.world.do(self.world.restart())
+
+    @invariant()
+    def holds(self) -> None:
+        """What must hold after every operation."""
+        self.world.do(self.world.check())
+        assert not self.world.wrong, self.world.wrong
+
+    def teardown(self) -> None:
+        """Every job ends."""
+        _current.clear()
+        try:
+            self.world.do(self.world.end())
+            assert not self.world.wrong, self.world.wrong
+        finally:
+            self.world.close()
+
+
+_SEEDS: Iterator[int] = iter(range(sys.maxsize))
+_current: list[World] = []
+
+
+@contextmanager
+def _frail_disk() -> Iterator[None]:
+    """Let commits go as the disk of the walk under way pleases."""
+    before = durable._pass, durable.RETRY_S
+    durable._pass = lambda kinds, where: _current[-1].disk.at(kinds, where) if _current else None
+    durable.RETRY_S = 0.02
+    try:
+        yield
+    finally:
+        durable._pass, durable.RETRY_S = before
+
+
+def walk(walks: int, operations: int, seed: int | None = None) -> None:
+    """Do so many walks of so many operations each.
+
+    Args:
+        walks: How many, each on a server of its own.
+        operations: Of each walk.
+        seed: Makes hypothesis draw the same operations again; None for new ones each time.
+
+    Raises:
+        AssertionError: What did not hold.
+    """
+    how = settings(
+        max_examples=walks,
+        stateful_step_count=operations,
+        deadline=None,
+        derandomize=seed is not None,
+        database=None,
+        phases=[Phase.generate],  # what happens side by side differs from run to run: shrinking would chase it
+        suppress_health_check=list(HealthCheck),
+    )
+    with _frail_disk():
+        run_state_machine_as_test(Walk, settings=how)
+
+
+def main() -> int:
+    """Run the long form, in rounds between which memory is looked at."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--operations", type=int, default=20_000)
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    rounds, length = 10, 50
+    memory = []
+    for _ in range(rounds):
+        walk(arguments.operations // rounds // length, length)
+        gc.collect()
+        memory.append(resident_mb())
+        print(f"{sum(CALLS.values())} calls in {time.monotonic() - began:.0f} s, {memory[-1]:.0f} MB", flush=True)
+    print("\n".join(f"{count:6} {name}" for name, count in sorted(CALLS.items())))
+    grown = memory[-1] - memory[1]
+    print(f"memory grew by {grown:.0f} MB after the second round")
+    return grown > 60
+
+
+if __name__ == "__main__":
+    sys.exit(main())
