@@ -197,16 +197,21 @@ class Decoders:
         """
         await self._places.acquire()
         work = _Work(function, arguments, self._take())
-        doing = asyncio.get_running_loop().run_in_executor(self._threads, work.do)
-        doing.add_done_callback(lambda _: self._done(work))
+        doing = asyncio.get_running_loop().run_in_executor(self._threads, self._do, work)
+        doing.add_done_callback(lambda _: self._places.release())
         try:
             return await asyncio.shield(doing)
         except asyncio.CancelledError:
             work.left = True
             raise
 
-    def _done(self, work: _Work) -> None:
-        self._places.release()
+    def _do(self, work: _Work) -> Any:
+        try:
+            return work.do()
+        finally:  # in the thread: the event loop may be gone before the work is done
+            self._give_back(work)
+
+    def _give_back(self, work: _Work) -> None:
         if work.decoder is None:
             return
         if not work.decoder.lives:

@@ -6,11 +6,13 @@ white; CMYK, palette, grey and 16-bit pictures become 8-bit RGB; of an animation
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import mmap
 import warnings
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
@@ -63,13 +65,20 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
 
 def pixels_of(data: bytes | Path) -> int:
     """Return how many pixels a file has by its header; 0 if that cannot be told."""
+    file: BinaryIO
     try:
-        data = data if isinstance(data, bytes) else data.read_bytes()
-        _check_parts(data)
-        with warnings.catch_warnings():
+        with contextlib.ExitStack() as closing:
+            if isinstance(data, Path):  # only its beginning is needed: not read, but mapped
+                file = closing.enter_context(data.open("rb"))
+                mapped = closing.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                _check_parts(mapped)
+            else:
+                file = io.BytesIO(data)
+                _check_parts(data)
+            closing.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return image.width * image.height
+            image = closing.enter_context(Image.open(file, formats=FORMATS))
+            return image.width * image.height
     except Exception:  # whatever is wrong with it is told when it is opened
         return 0
 
@@ -165,14 +174,14 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise ImageError(f"has {width} x {height} pixels; one side may be at most {MAX_ASPECT:g} times the other")
 
 
-def _check_parts(data: bytes) -> None:
+def _check_parts(data: bytes | mmap.mmap) -> None:
     """Refuse files of so many chunks or segments that Pillow, which looks at each, would be busy for long."""
-    count, at = 0, 8 if data.startswith(b"\x89PNG") else 2
-    if data.startswith(b"\x89PNG"):
+    count, at = 0, 8 if data[:4] == b"\x89PNG" else 2
+    if data[:4] == b"\x89PNG":
         while count <= MAX_PARTS and at + 8 <= len(data):
             at += 12 + int.from_bytes(data[at : at + 4], "big")
             count += 1
-    elif data.startswith(b"\xff\xd8"):
+    elif data[:2] == b"\xff\xd8":
         while count <= MAX_PARTS and data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":  # to the first scan
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
             count += 1

@@ -160,6 +160,9 @@ class _Call:
         ending: BaseException | None = None
         try:
             yield
+        except grpc.aio.InternalError:  # gRPC's, when it cannot send any more: the caller has gone meanwhile
+            ending = asyncio.CancelledError()
+            raise ending from None
         except BaseException as error:
             ending = error
             raise

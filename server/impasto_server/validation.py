@@ -318,6 +318,9 @@ class _Pictures:
         self._tell = tell
         self._files = draft.files()
         self._model: tuple[str, Image] | None = None
+        self._known: dict[Path | None, str] = {}
+        """Digests of uploaded files, and what is wrong with them, by where they lie: many fields may name the same."""
+        self._wrong: dict[Path | None, str] = {}
         self._check_together()
 
     def _check_together(self) -> None:
@@ -336,11 +339,19 @@ class _Pictures:
             return None
         self._tell(name)
         try:
+            where = file.data if isinstance(file.data, Path) else None
+            if where in self._wrong:
+                raise images.ImageError(self._wrong[where])
             data = file.read()
-            self.digests[name] = hashlib.sha256(data).hexdigest()
+            digest = self._known.get(where) or hashlib.sha256(data).hexdigest()
+            self.digests[name] = digest
+            if where is not None:
+                self._known[where] = digest
             with decoding.alone() if images.pixels_of(data) > LARGE_PIXELS else contextlib.nullcontext():
                 return images.open_image(data, self._config.max_image_pixels)
         except images.ImageError as error:
+            if isinstance(file.data, Path):
+                self._wrong[file.data] = str(error)
             self.found.append(Violation(name, str(error)))
             return None
 

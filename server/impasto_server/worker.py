@@ -327,7 +327,14 @@ class Worker:
         lost = isinstance(error, PictureLost)
         memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
         reason = "DATA_LOST" if lost else "OUT_OF_MEMORY" if memory else "ENGINE_ERROR"
-        logger.error("jobs %s failed: %s", ", ".join(job_ids), error, exc_info=error)
+        # A picture is gone when its job was deleted at this moment; the server tells if it was not.
+        logger.log(
+            logging.INFO if lost else logging.ERROR,
+            "jobs %s failed: %s",
+            ", ".join(job_ids),
+            error,
+            exc_info=None if lost else error,
+        )
         for job_id in job_ids:
             if job_id in self._jobs:
                 self._leave(job_id)
