@@ -12,7 +12,7 @@ export KMP_BLOCKTIME ?= 1
 # The last landed commit, which the contract must not break: origin's main where there is one, else this one.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup weights demo serve proto lint format test test-gpu soak bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures parameters errors dashboard test-golden samples builtin-weights docker clean
+.PHONY: help setup weights demo serve proto lint format test test-gpu soak soak-attack bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures parameters errors dashboard test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -71,6 +71,10 @@ test-gpu: setup ## Run the tests that need a CUDA device
 soak: setup ## Kill the server and its worker 200 times (half an hour or more), and 100,000 odd inputs
 	$(BIN)/python -m tests.soak.fuzz
 	$(BIN)/python -m tests.soak.crashes
+
+soak-attack: setup ## Attack a real server as one client can, then 20,000 random calls of three (half an hour)
+	$(BIN)/python -m tests.soak.attacks
+	$(BIN)/python -m tests.soak.walk
 
 bench: setup ## Measure the engine; writes benchmarks/results/
 	$(BIN)/python benchmarks/engine.py

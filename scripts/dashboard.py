@@ -126,6 +126,14 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
         [
             ("Event loop's lag (p99)", "s", [(p(0.99, "impasto_event_loop_lag_seconds"), "lag")]),
             (
+                "Internal faults, blocked event loop",
+                "short",
+                [
+                    (f"sum by (kind) (increase({now('impasto_faults_total')}[5m]))", "{{kind}}"),
+                    (f"sum(increase({now('impasto_event_loop_blocked_total')}[5m]))", "turns above 100 ms"),
+                ],
+            ),
+            (
                 "Processors",
                 "short",
                 [

@@ -36,6 +36,8 @@ LOSS_BUCKETS = tuple(m * 10.0**e for e in range(-5, 7) for m in (1, 3))
 LAG_PERIOD_S = 0.25
 REJECTIONS = ("QUEUE_FULL", "QUOTA_EXCEEDED", "STORAGE_FULL", "STORAGE_FAILED", "DRAINING", "STARTING", "INVALID_FIELD")
 """Reasons for which a job is not accepted, which are there from the start."""
+FAULTS = ("scheduler", "watcher", "unseen", "audit")
+"""Kinds of faults of the server's own, which are there from the start, so that a first one is an increase."""
 KINDS = ("unary", "client_stream", "server_stream", "bidi_stream")
 
 
@@ -112,9 +114,9 @@ class Metrics:
         self.storage = self._gauge("impasto_storage_bytes", "What the jobs' pictures take on the disk.")
         self.storage_limit = self._gauge("impasto_storage_limit_bytes", "What they may take.")
         self.lag = self._histogram("impasto_event_loop_lag_seconds", "How late the event loop is.", CALL_BUCKETS[:12])
-        text = "Turns of the event loop that took longer than 100 ms."
+        text = "Turns of the event loop that took longer than 100 ms; the log has their stacks."
         self.blocked = self._counter("impasto_event_loop_blocked", text)
-        text = "Faults of the server's own: of its scheduler or watchers, exceptions nobody awaits, jobs in no place or in two."
+        text = "Internal faults: of the scheduler or a watcher, exceptions never retrieved, jobs in no place or in two."
         self.faults = self._counter("impasto_faults", text, "kind")
         text = "Whether the token file can be used; what is taken out of one that cannot is still let in."
         self.tokens_good = self._gauge("impasto_token_file_good", text)
@@ -135,6 +137,8 @@ class Metrics:
     def _prepare(self) -> None:
         for reason in REJECTIONS:
             self.rejected.labels(reason)
+        for kind in FAULTS:
+            self.faults.labels(kind)
         for state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED):
             for stop in StopReason:
                 self.ended.labels(state.value, stop.value)

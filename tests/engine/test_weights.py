@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from impasto_engine import weights
 from impasto_engine.networks import random_trunk
 from impasto_engine.weights import FILES, WHEELS, WeightsError, load_network, obtain, records
 from impasto_engine.weights.published import PublishedFile
+from impasto_server.weights_cli import weights as weights_command
 
 CPU = torch.device("cpu")
 BUILTIN = Path(weights.__file__).parents[1] / "builtin"
@@ -151,8 +153,21 @@ def test_a_cached_file_that_was_tampered_with_is_refused(mirror: PublishedFile) 
     with pytest.raises(WeightsError, match="impasto weights download imagenet"):
         load_network("imagenet", CPU)
     path.with_suffix(".json").write_text(json.dumps({"sha256": "00"}))
+    assert list(weights.cached_names()) == ["vgg16:imagenet"]
     with pytest.raises(WeightsError, match="not a readable record"):
         load_network("imagenet", CPU)
+
+
+def test_filters_without_their_record_are_never_passed_over_in_silence(mirror: PublishedFile) -> None:
+    """`auto` still means them, so that a server does not paint with other filters than it did yesterday."""
+    path = weights.cached_file(obtain.download_file(mirror).id)
+    path.with_suffix(".json").unlink()
+    assert weights.resolve("auto") == "imagenet"
+    with pytest.raises(WeightsError, match="not a readable record"):
+        load_network("auto", CPU)
+    verified = CliRunner().invoke(weights_command, ["verify"])
+    assert verified.exit_code == 1
+    assert "not a readable record" in verified.output
 
 
 def test_a_path_is_taken_in_either_format(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:

@@ -135,7 +135,9 @@ def main() -> None:
     """Run the command line; errors are one line on stderr and a non-zero exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        cli.main(standalone_mode=False)
+        code = cli.main(standalone_mode=False)
+        if isinstance(code, int):  # what Context.exit was given
+            sys.exit(code)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "impasto"
         click.echo(f"Error: {error.format_message()} (see '{path} --help')", err=True)

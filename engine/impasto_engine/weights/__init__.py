@@ -4,7 +4,7 @@ from impasto_engine.weights.inputs import Given
 from impasto_engine.weights.loading import BUILTIN_FILE, available, load_network, resolve
 from impasto_engine.weights.obtain import download, import_file
 from impasto_engine.weights.published import FILES, NAMES, WHEELS, PublishedFile, PublishedWheel
-from impasto_engine.weights.records import Record, WeightsError, cache_dir, cached, cached_file, is_cached, verify
+from impasto_engine.weights.records import Record, WeightsError, cache_dir, cached, cached_file, cached_names, is_cached, verify
 
 __all__ = [
     "BUILTIN_FILE",
@@ -20,6 +20,7 @@ __all__ = [
     "cache_dir",
     "cached",
     "cached_file",
+    "cached_names",
     "download",
     "import_file",
     "is_cached",

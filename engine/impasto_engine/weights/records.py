@@ -84,11 +84,8 @@ def cached_file(name: str) -> Path:
 
 
 def is_cached(name: str) -> bool:
-    """Whether filters are in the cache, with their record."""
-    if not NAME.fullmatch(split(name)[1]):
-        return False  # a path, for example
-    path = cached_file(name)
-    return path.is_file() and path.with_suffix(".json").is_file()
+    """Whether filters are in the cache. Their record may be missing or unreadable, which `read` reports."""
+    return NAME.fullmatch(split(name)[1]) is not None and cached_file(name).is_file()  # else a path, for example
 
 
 def check_name(name: str) -> None:
@@ -154,16 +151,22 @@ def read(name: str) -> Record:
         raise WeightsError(f"{path}: not a readable record ({type(error).__name__}); {_get(name)}") from error
 
 
-def cached() -> Iterator[Record]:
-    """Yield the readable records of the cache, by name."""
+def cached_names() -> Iterator[str]:
+    """Yield ``ARCHITECTURE:NAME`` of all filters in the cache, sorted, whether their records are readable or not."""
     folder = cache_dir()
     for path in sorted(folder.glob(f"*{_SUFFIX}")) if folder.is_dir() else ():
         architecture, separator, name = path.stem.partition("-")
         if separator and architecture in ARCHITECTURES and NAME.fullmatch(name):
-            try:
-                yield read(f"{architecture}:{name}")
-            except WeightsError:
-                continue
+            yield f"{architecture}:{name}"
+
+
+def cached() -> Iterator[Record]:
+    """Yield the readable records of the cache, by name."""
+    for name in cached_names():
+        try:
+            yield read(name)
+        except WeightsError:
+            continue
 
 
 def verify(name: str) -> Record:
