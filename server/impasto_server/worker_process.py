@@ -32,8 +32,10 @@ logger = logging.getLogger(__name__)
 ALIVE_S = 1.0
 """How often the server is told that this process runs."""
 WARM_UP_SIDE_PX = 256
-WARM_UP_ROUNDS = 6
+WARM_UP_ROUNDS = 4
 """The first pays for what the libraries keep; of the others the least counts, since stray allocations raise some."""
+PREPARING_ROUNDS = 2
+"""Likewise for the targets, whose passes have no gradient: they take less memory, and as long."""
 _OTHER_ARITHMETIC: dict[Arithmetic, tuple[Arithmetic, float]] = {"bfloat16": ("float32", 2.0), "float32": ("bfloat16", 0.5)}
 
 
@@ -128,18 +130,19 @@ def warm_up(network: Network) -> Ready:
     grey = torch.full((side, side, 3), 128, dtype=torch.uint8)
     job = painting.Job(side, side, grey, (painting.Style(grey),), Parameters(size_px=side))
     canvas = painting.first_canvas(job, device)
-    takes, seconds = [], math.inf
-    for _ in range(WARM_UP_ROUNDS):
-        with PeakMemory(device) as preparing:
+    preparing, passing, seconds = [], [], math.inf
+    for _ in range(PREPARING_ROUNDS):
+        with PeakMemory(device) as peak:
             objectives = StackedObjectives([painting.objective(network, job)], network)
-        with PeakMemory(device) as passing:
+        preparing.append(peak.taken)
+    for _ in range(WARM_UP_ROUNDS):
+        with PeakMemory(device) as peak:
             began = time.perf_counter()
             objectives.evaluate(network, canvas, job.parameters.pooling, arithmetic).terms.tolist()
             seconds = min(seconds, time.perf_counter() - began)
-        takes.append((passing.taken, preparing.taken))
+        passing.append(peak.taken)
     memory = MemoryModel()
-    # The first time the libraries also take what they keep for good; of the others a stray allocation can raise one.
-    evaluated, prepared = (min(column) / side**2 for column in zip(*takes[1:], strict=True))
+    evaluated, prepared = (min(taken[1:]) / side**2 for taken in (passing, preparing))
     if evaluated:
         other, factor = _OTHER_ARITHMETIC[arithmetic]
         figures = {arithmetic: max(evaluated, prepared), other: max(evaluated * factor, prepared)}
