@@ -8,7 +8,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from impasto.errors import from_status
-from impasto_server.reasons import DOMAIN, REASONS, Reason
+from impasto_server.domain.reasons import DOMAIN, REASONS, Reason
 
 PAGE = Path(__file__).parents[1] / "docs/ERRORS.md"
 
@@ -38,7 +38,7 @@ def page() -> str:
     lines = [
         "# Errors",
         "",
-        "Made by `make errors` from `server/impasto_server/reasons.py`; don't edit it. Every error carries",
+        "Made by `make errors` from `server/impasto_server/domain/reasons.py`; don't edit it. Every error carries",
         f'google.rpc.ErrorInfo with domain "{DOMAIN}" and one of these reasons, which do not change. INVALID_ARGUMENT also',
         "carries BadRequest with every field that is wrong, what can be tried again RetryInfo, what is not found ResourceInfo,",
         "FAILED_PRECONDITION PreconditionFailure. A job that failed has its reason in `Job.error`. The Python client raises",

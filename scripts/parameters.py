@@ -90,7 +90,7 @@ def page() -> str:
         "Made by `make parameters` from the contract's comments, the engine's presets and the command line's options;",
         "don't edit it. The Python client takes the same names as keyword arguments (`impasto.requests.Options`); what is not",
         "given comes from the preset. All are checked in `engine/impasto_engine/parameters.py` and",
-        "`server/impasto_server/validation.py`, and an error names every field that is wrong.",
+        "`server/impasto_server/api/validation.py`, and an error names every field that is wrong.",
     ]
     for message, title in MESSAGES.items():
         lines += [

@@ -21,25 +21,26 @@ from grpc_reflection.v1alpha import reflection
 
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
-from impasto_server.access import Principal, TokenFileError, Tokens
+from impasto_server.api import validation
+from impasto_server.api.health import HealthServicer
+from impasto_server.api.interceptor import CallInterceptor, Identify, anybody
+from impasto_server.api.limits import Gate
+from impasto_server.api.service import StyleTransferService
+from impasto_server.auth.tls import ServerTls, TlsError, common_name
+from impasto_server.auth.tokens import Principal, TokenFileError, Tokens
 from impasto_server.config import MIB, ServerConfig
-from impasto_server.decoding import Decoders
-from impasto_server.dispatcher import Dispatcher
-from impasto_server.durable import DataError, DurableStore
-from impasto_server.gate import Gate
-from impasto_server.health import HealthServicer
-from impasto_server.interceptor import CallInterceptor, Identify, anybody
-from impasto_server.jobs import ServiceError
-from impasto_server.metrics import Machine, Method, Metrics, watch_lag
-from impasto_server.operations import Operations, Pulse
-from impasto_server.protocol import WorkerSettings
-from impasto_server.service import StyleTransferService
-from impasto_server.store import JobStore, MemoryStore
-from impasto_server.tls import ServerTls, TlsError, common_name
-from impasto_server.tracing import TracingError, tracing_to
-from impasto_server.uploads import Uploads
-from impasto_server.watchdog import Watchdog, counted_faults
-from impasto_server.workers import ProcessWorker, WorkerHandle
+from impasto_server.domain.job import ServiceError
+from impasto_server.jobs.dispatcher import Dispatcher
+from impasto_server.observability.http import Operations, Pulse
+from impasto_server.observability.metrics import Machine, Method, Metrics, watch_lag
+from impasto_server.observability.tracing import TracingError, tracing_to
+from impasto_server.observability.watchdog import Watchdog, counted_faults
+from impasto_server.pictures.decoders import Decoders
+from impasto_server.store.base import JobStore, MemoryStore
+from impasto_server.store.sqlite import DataError, DurableStore
+from impasto_server.store.uploads import Uploads
+from impasto_server.workers.messages import WorkerSettings
+from impasto_server.workers.process import ProcessWorker, WorkerHandle
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     server = grpc.aio.server(options=options(config), interceptors=[interceptor], compression=grpc.Compression.NoCompression)
     uploads = Uploads(folder / "uploads", config.retention_s, config.max_message_bytes, config.max_data_mib * MIB)
     version = importlib.metadata.version("impasto")
-    decoders = Decoders()
+    decoders = Decoders(preload=validation.__name__)
     closing.callback(decoders.close)
     service = StyleTransferService(dispatcher, config, version, uploads, decoders, metrics)
     servicer = _add_services(server, service)

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
-from impasto_server import logs
 from impasto_server.config import ConfigError, ServerConfig, read_file, strange_variables, to_toml
+from impasto_server.observability import logs
 
 logger = logging.getLogger(__name__)
 _DEFAULTS = ServerConfig()
@@ -144,7 +144,7 @@ def _warn_of_builtin_weights() -> None:
 @click.option("--admin", is_flag=True, help="May see everybody's jobs.")
 def token(name: str, path: Path, *, admin: bool) -> None:
     """Make a token for NAME: its hash goes into the file, the token itself is printed once and kept nowhere."""
-    from impasto_server.access import TokenFileError, new_token, parse  # noqa: PLC0415
+    from impasto_server.auth.tokens import TokenFileError, new_token, parse  # noqa: PLC0415
 
     try:
         before = path.read_text() if path.exists() else ""

@@ -52,7 +52,7 @@ class ServerConfig:
         tls_cert: Certificate chain in PEM; with ``tls_key`` the server speaks TLS.
         tls_key: Its private key in PEM.
         tls_client_ca: Certificates in PEM that clients' certificates must be signed by; the common name owns the jobs.
-        tokens: File with the tokens of those who may call; see :mod:`impasto_server.access`.
+        tokens: File with the tokens of those who may call; see :mod:`impasto_server.auth.tokens`.
         log_format: ``console``, or ``json`` with a line for each event.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         otlp_endpoint: Where traces go, by OTLP over gRPC; empty for nowhere. Needs ``impasto[otel]``.

@@ -13,7 +13,7 @@ import pytest
 import impasto
 from impasto.cli.main import cli
 from impasto.requests import Options
-from impasto_server.reasons import REASONS
+from impasto_server.domain.reasons import REASONS
 
 from ..conftest import ROOT
 

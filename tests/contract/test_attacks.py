@@ -16,8 +16,8 @@ from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from impasto.v1 import style_transfer_pb2 as pb
-from impasto_server import fleet
-from impasto_server.access import new_token
+from impasto_server.auth.tokens import new_token
+from impasto_server.workers import pool as fleet
 
 from ..server.fakes import FakeWorker
 from .test_storms import settles
@@ -59,7 +59,7 @@ async def test_nobody_sees_or_controls_a_job_that_is_not_safe_yet(
     service: Any, spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it is committed it is not listed, not paused, not cancelled; afterwards everything works, for others too."""
-    from impasto_server.durable import DurableStore
+    from impasto_server.store.sqlite import DurableStore
 
     real = DurableStore._put_blob
     monkeypatch.setattr(DurableStore, "_put_blob", lambda *a: time.sleep(0.3) or real(*a))
@@ -186,7 +186,7 @@ async def test_waiting_jobs_hold_no_pictures_in_memory(service: Any, spec: Spec,
 
 async def test_paused_jobs_are_counted_and_expire(service: Any, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than may be paused are refused; after the retention they are cancelled."""
-    monkeypatch.setattr("impasto_server.admission.MIN_PAUSED", 3)
+    monkeypatch.setattr("impasto_server.jobs.admission.MIN_PAUSED", 3)
     async with service(FakeWorker(hang=True), max_queued_jobs=3, retention_s=3.0) as running:
         await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()))
         ids = []

@@ -21,11 +21,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import impasto
 from impasto.v1 import style_transfer_pb2 as pb
-from impasto_server import app, operations, tracing
-from impasto_server.access import new_token
-from impasto_server.memory import MemoryModel
-from impasto_server.metrics import Machine, Metrics
-from impasto_server.protocol import Ready
+from impasto_server import app
+from impasto_server.auth.tokens import new_token
+from impasto_server.observability import http as operations
+from impasto_server.observability import tracing
+from impasto_server.observability.metrics import Machine, Metrics
+from impasto_server.workers.memory import MemoryModel
+from impasto_server.workers.messages import Ready
 
 from ..server.fakes import NETWORK, FakeWorker
 from .test_service import fails
@@ -491,7 +493,7 @@ async def test_health_can_be_watched(service: Any) -> None:
 
 async def test_so_many_questions_at_a_time(service: Any, png: Png) -> None:
     """The next one is told to come again; one whose caller leaves makes room."""
-    from impasto_server.fleet import MAX_QUESTIONS
+    from impasto_server.workers.pool import MAX_QUESTIONS
 
     async with service(FakeWorker(deaf=True)) as running:
         request = pb.InspectFeaturesRequest(image=pb.Image(data=png()), layer="conv1_1")
@@ -520,8 +522,8 @@ async def _inspect(stub: Any, request: pb.InspectFeaturesRequest) -> Any:
 
 async def test_uploads_of_owners_who_stay_away_expire_and_count(tmp_path: Path) -> None:
     """The limit is for all together, and no owner may take more than three quarters of it."""
-    from impasto_server.jobs import ServiceError
-    from impasto_server.uploads import Uploads
+    from impasto_server.domain.job import ServiceError
+    from impasto_server.store.uploads import Uploads
 
     uploads = Uploads(tmp_path / "files", 0.2, 1000, 1500)
     with pytest.raises(ServiceError, match="no room"):

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 import impasto
-from impasto_server.metrics import Machine, Metrics
+from impasto_server.observability.metrics import Machine, Metrics
 
 from ..conftest import ROOT, ServerProcess
 

@@ -21,7 +21,7 @@ def test_what_the_user_chose_stands() -> None:
     assert environment == {"OMP_WAIT_POLICY": "active"}
 
 
-@pytest.mark.parametrize("module", ["impasto_engine", "impasto_server.workers"])
+@pytest.mark.parametrize("module", ["impasto_engine", "impasto_server.workers.process"])
 def test_it_is_set_before_torch(module: str) -> None:
     """By the engine's package and by the module that starts workers, whose environment they inherit; neither imports torch."""
     bare = {name: value for name, value in os.environ.items() if name not in WAITING}

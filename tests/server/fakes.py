@@ -10,9 +10,9 @@ from typing import Any
 
 from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.parameters import Parameters
-from impasto_server.jobs import JobSpec, Losses, NetworkDescription, OutputOptions, Raster, StopReason
-from impasto_server.memory import MemoryModel
-from impasto_server.protocol import (
+from impasto_server.domain.job import JobSpec, Losses, NetworkDescription, OutputOptions, Raster, StopReason
+from impasto_server.workers.memory import MemoryModel
+from impasto_server.workers.messages import (
     Command,
     FilterResponse,
     Finish,

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
-from impasto_server.scheduler import AGING_S, Assignment, Capacity, Demand, Preemption, Scheduler, Ticket
+from impasto_server.scheduling.scheduler import AGING_S, Assignment, Capacity, Demand, Preemption, Scheduler, Ticket
 
 SHAPES = (
     ("small", 64, Demand(20, 10)),

@@ -7,8 +7,8 @@ import torch
 
 from impasto_engine.batch import SampleState
 from impasto_engine.optimizers import OPTIMIZERS
-from impasto_server.checkpoints import Checkpoint, CheckpointError, latest, read, write
-from impasto_server.protocol import checkpoint_files
+from impasto_server.workers.checkpoints import Checkpoint, CheckpointError, latest, read, write
+from impasto_server.workers.messages import checkpoint_files
 
 STATE = SampleState("lbfgs", 7, OPTIMIZERS["lbfgs"].start(torch.rand(1, 3, 8, 9), 1.0, 2))
 

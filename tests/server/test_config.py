@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from impasto_server import logs
 from impasto_server.cli import serve, token
 from impasto_server.config import ConfigError, ServerConfig, read_file, strange_variables, to_toml
+from impasto_server.observability import logs
 
 
 def test_a_file_holds_what_options_and_variables_leave_open(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from impasto_engine.parameters import Parameters
-from impasto_server import decoding
+from impasto_server.api.validation import Draft, File, StyleFiles, open_pictures
 from impasto_server.config import ServerConfig
-from impasto_server.decoding import Decoders
-from impasto_server.jobs import OutputOptions, ServiceError, invalid
-from impasto_server.validation import Draft, File, StyleFiles, open_pictures
+from impasto_server.domain.job import OutputOptions, ServiceError, invalid
+from impasto_server.pictures import decoders as decoding
+from impasto_server.pictures.decoders import Decoders
 
 Tell = Callable[[str], None]
 

@@ -12,11 +12,22 @@ from typing import Any
 import pytest
 
 from impasto_server.config import ServerConfig
-from impasto_server.dispatcher import MAX_LOSSES, Dispatcher
-from impasto_server.jobs import Ended, Heartbeat, Job, JobState, Paused, PauseReason, ServiceError, Started, Stepped, StopReason
-from impasto_server.memory import FIXED_BYTES, MemoryModel
-from impasto_server.protocol import Alive, PassMeasured
-from impasto_server.store import MemoryStore
+from impasto_server.domain.job import (
+    Ended,
+    Heartbeat,
+    Job,
+    JobState,
+    Paused,
+    PauseReason,
+    ServiceError,
+    Started,
+    Stepped,
+    StopReason,
+)
+from impasto_server.jobs.dispatcher import MAX_LOSSES, Dispatcher
+from impasto_server.store.base import MemoryStore
+from impasto_server.workers.memory import FIXED_BYTES, MemoryModel
+from impasto_server.workers.messages import Alive, PassMeasured
 
 from .fakes import FakeWorker, spec
 
@@ -202,7 +213,7 @@ async def test_a_picture_that_cannot_be_encoded_fails_its_job(monkeypatch: pytes
     def refuse(*_: object) -> bytes:
         raise OSError("broken encoder")
 
-    monkeypatch.setattr("impasto_server.images.encode", refuse)
+    monkeypatch.setattr("impasto_server.pictures.images.encode", refuse)
     async with dispatching(FakeWorker()) as dispatcher:
         job = await ended(dispatcher, await submit(dispatcher))
         assert job.error
@@ -336,7 +347,7 @@ async def test_a_job_can_be_deleted_while_its_picture_is_encoded(monkeypatch: py
         going_on.wait(5)
         return b"picture"
 
-    monkeypatch.setattr("impasto_server.images.encode", slow)
+    monkeypatch.setattr("impasto_server.pictures.images.encode", slow)
     async with dispatching(FakeWorker()) as dispatcher:
         job = await submit(dispatcher)
         await asyncio.to_thread(encoding.wait, 5)

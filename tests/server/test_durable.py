@@ -14,11 +14,8 @@ from typing import Any
 
 import pytest
 
-from impasto_server import durable
 from impasto_server.config import ServerConfig
-from impasto_server.dispatcher import Dispatcher
-from impasto_server.durable import DataError, DurableStore
-from impasto_server.jobs import (
+from impasto_server.domain.job import (
     Ended,
     Event,
     Job,
@@ -34,7 +31,9 @@ from impasto_server.jobs import (
     StopReason,
     StylePicture,
 )
-from impasto_server.records import (
+from impasto_server.jobs.dispatcher import Dispatcher
+from impasto_server.store import sqlite as durable
+from impasto_server.store.codec import (
     decode_event,
     decode_job,
     decode_spec,
@@ -44,6 +43,7 @@ from impasto_server.records import (
     encode_spec,
     laid_down,
 )
+from impasto_server.store.sqlite import DataError, DurableStore
 
 from .fakes import FakeWorker, spec
 

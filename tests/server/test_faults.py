@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from impasto_server import durable
-from impasto_server.jobs import JobState, ServiceError
+from impasto_server.domain.job import JobState, ServiceError
+from impasto_server.store import sqlite as durable
 
 from .fakes import FakeWorker, spec
 from .test_durable import serving

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from impasto_server import images
-from impasto_server.images import ImageError, canvas_size, encode, fit, open_image
+from impasto_server.pictures import images
+from impasto_server.pictures.images import ImageError, canvas_size, encode, fit, open_image
 
 LIMIT = 1_000_000
 

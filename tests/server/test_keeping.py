@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from impasto_server.config import ConfigError, ServerConfig
-from impasto_server.jobs import Ended, Event, Job, JobState, Losses, Started, Stepped
-from impasto_server.journal import Journal
-from impasto_server.store import MemoryStore
+from impasto_server.domain.job import Ended, Event, Job, JobState, Losses, Started, Stepped
+from impasto_server.jobs.journal import Journal
+from impasto_server.store.base import MemoryStore
 
 from .fakes import spec
 

@@ -6,7 +6,7 @@ import pytest
 
 from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.parameters import Parameters
-from impasto_server.memory import FIXED_BYTES, MOST_RAISED, OVERHEAD_BYTES, MemoryModel
+from impasto_server.workers.memory import FIXED_BYTES, MOST_RAISED, OVERHEAD_BYTES, MemoryModel
 
 from .fakes import spec
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from impasto_engine.parameters import Parameters
-from impasto_server.jobs import ServiceError
-from impasto_server.pace import FIXED_S, FLOAT32_OVER_BFLOAT16, Pace, work
-from impasto_server.quotas import Quota, Quotas
+from impasto_server.domain.job import ServiceError
+from impasto_server.scheduling.estimates import FIXED_S, FLOAT32_OVER_BFLOAT16, Pace, work
+from impasto_server.scheduling.quotas import Quota, Quotas
 
 
 def refused(quotas: Quotas, owner: str, pixels: int, now: float) -> dict[str, str]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from impasto_server.scheduler import Assignment, Capacity, Decision, Demand, Preemption, Scheduler, Ticket, memory
+from impasto_server.scheduling.scheduler import Assignment, Capacity, Decision, Demand, Preemption, Scheduler, Ticket, memory
 
 
 def ticket(name: str, arrived: float = 0.0, pixels: int = 1, **more: object) -> Ticket:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from impasto_server.scheduler import Capacity
+from impasto_server.scheduling.scheduler import Capacity
 from tests.server.simulation import Simulation
 
 FLEETS = {

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from impasto_server.jobs import ServiceError
-from impasto_server.uploads import Folder, Uploads
+from impasto_server.domain.job import ServiceError
+from impasto_server.store.uploads import Folder, Uploads
 
 DATA = bytes(range(256)) * 20
 ID = hashlib.sha256(DATA).hexdigest()
@@ -146,7 +146,7 @@ def test_a_complete_file_opens_no_way_around_the_limits(tmp_path: Path) -> None:
 
 def test_an_owner_has_so_many_files_and_a_share_of_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others still have room; the books are right again after a restart."""
-    monkeypatch.setattr("impasto_server.uploads.MAX_FILES", 3)
+    monkeypatch.setattr("impasto_server.store.uploads.MAX_FILES", 3)
     every = Uploads(tmp_path, 3600.0, 1 << 16, 40_000)
     ann, bob = every.of("ann"), every.of("bob")
     ann.begin(name(0), 25_000, 0)

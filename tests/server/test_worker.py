@@ -15,9 +15,9 @@ from impasto_engine.batch import Step
 from impasto_engine.networks import Network
 from impasto_engine.parameters import Parameters
 from impasto_engine.weights import load_network
-from impasto_server.images import open_image
-from impasto_server.jobs import JobSpec, OutputOptions, Raster, StopReason, StylePicture
-from impasto_server.protocol import (
+from impasto_server.domain.job import JobSpec, OutputOptions, Raster, StopReason, StylePicture
+from impasto_server.pictures.images import open_image
+from impasto_server.workers.messages import (
     Cancel,
     Finish,
     Inspect,
@@ -33,7 +33,7 @@ from impasto_server.protocol import (
     Start,
     checkpoint_files,
 )
-from impasto_server.worker import Worker
+from impasto_server.workers.worker import Worker
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_parked_job_goes_on_at_its_step(network: Network, tmp_path: Path, monk
     worker.step()
     with monkeypatch.context() as patch:
         if disk == "full":
-            patch.setattr("impasto_server.checkpoints.write", full_disk)
+            patch.setattr("impasto_server.workers.checkpoints.write", full_disk)
         worker.handle(Park("a"))
         worker.handle(Park("never heard of"))
     assert reports[-1] == JobParked("a", 2)

@@ -32,7 +32,7 @@ from PIL import Image
 
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
-from impasto_server.access import new_token
+from impasto_server.auth.tokens import new_token
 
 from .crashes import free_port
 

@@ -30,7 +30,7 @@ from PIL import Image
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto_server.app import serving
 from impasto_server.config import ServerConfig
-from impasto_server.images import ImageError, open_image
+from impasto_server.pictures.images import ImageError, open_image
 from tests.server.fakes import FakeWorker
 
 SERVICE = pb.DESCRIPTOR.services_by_name["StyleTransferService"]

@@ -33,10 +33,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
-from impasto_server import durable
-from impasto_server.access import new_token
 from impasto_server.app import RunningServer, serving
+from impasto_server.auth.tokens import new_token
 from impasto_server.config import ServerConfig
+from impasto_server.store import sqlite as durable
 from tests.server.fakes import FakeWorker
 from tests.soak.fuzz import pictures, resident_mb
 

@@ -1,0 +1,1 @@
+"""The edge: the contract's handlers, conversion, validation, limits, statuses."""

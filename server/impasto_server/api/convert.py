@@ -1,0 +1,446 @@
+"""Between protobuf and the server's own types. Protobuf goes no further than here and the service."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from impasto.v1 import style_transfer_pb2 as pb
+from impasto_engine.parameters import ADAM_LEARNING_RATE, MAX_LEVELS, PRESETS, Parameters, Violation
+from impasto_server.api.validation import INSPECTION_PX, Draft, File, Inspection, StyleFiles
+from impasto_server.domain import job as jobs
+from impasto_server.domain.job import Heartbeat, Job, JobState, OutputOptions, Paused, PauseReason, Started, Stepped, StopReason
+from impasto_server.workers.messages import Inspected
+from impasto_server.workers.pool import WorkerStatus
+
+Key = TypeVar("Key")
+
+OPTIMIZERS: Final = {pb.OPTIMIZER_LBFGS: "lbfgs", pb.OPTIMIZER_ADAM: "adam"}
+INITS: Final = {pb.INIT_CONTENT: "content", pb.INIT_NOISE: "noise", pb.INIT_STYLE: "style", pb.INIT_IMAGE: "image"}
+POOLINGS: Final = {pb.POOLING_AVERAGE: "average", pb.POOLING_MAX: "max"}
+NORMALIZATIONS: Final = {
+    pb.NORMALIZATION_TARGET: "target",
+    pb.NORMALIZATION_GATYS: "gatys",
+    pb.NORMALIZATION_MEAN: "mean",
+}
+COLORS: Final = {pb.COLOR_STYLE: "style", pb.COLOR_LUMINANCE: "luminance", pb.COLOR_MATCHED: "matched"}
+STYLE_LOSSES: Final = {
+    pb.STYLE_LOSS_GRAM: "gram",
+    pb.STYLE_LOSS_COVARIANCE: "covariance",
+    pb.STYLE_LOSS_MOMENTS: "moments",
+    pb.STYLE_LOSS_SLICED: "sliced",
+    pb.STYLE_LOSS_HISTOGRAM: "histogram",
+}
+PRECISIONS: Final = {
+    pb.PRECISION_AUTO: "auto",
+    pb.PRECISION_FLOAT32: "float32",
+    pb.PRECISION_BFLOAT16: "bfloat16",
+    pb.PRECISION_TF32: "tf32",
+}
+FORMATS: Final = {
+    pb.IMAGE_FORMAT_UNSPECIFIED: "png",
+    pb.IMAGE_FORMAT_PNG: "png",
+    pb.IMAGE_FORMAT_JPEG: "jpeg",
+    pb.IMAGE_FORMAT_WEBP: "webp",
+}
+STATES: Final = {
+    pb.JOB_STATE_QUEUED: JobState.QUEUED,
+    pb.JOB_STATE_RUNNING: JobState.RUNNING,
+    pb.JOB_STATE_SUCCEEDED: JobState.SUCCEEDED,
+    pb.JOB_STATE_FAILED: JobState.FAILED,
+    pb.JOB_STATE_CANCELLED: JobState.CANCELLED,
+    pb.JOB_STATE_PAUSED: JobState.PAUSED,
+}
+STOP_REASONS: Final = {
+    StopReason.STEPS: pb.STOP_REASON_STEPS,
+    StopReason.STALLED: pb.STOP_REASON_STALLED,
+    StopReason.CANCELLED: pb.STOP_REASON_CANCELLED,
+    StopReason.FAILED: pb.STOP_REASON_FAILED,
+    StopReason.DEADLINE: pb.STOP_REASON_DEADLINE,
+    StopReason.CONVERGED: pb.STOP_REASON_CONVERGED,
+}
+PAUSE_REASONS: Final = {
+    PauseReason.PREEMPTED: pb.PAUSE_REASON_PREEMPTED,
+    PauseReason.REQUESTED: pb.PAUSE_REASON_REQUESTED,
+}
+_ENUMS: Final[tuple[tuple[str, str, Mapping[Any, str]], ...]] = (
+    ("optimizer", "optimizer", OPTIMIZERS),
+    ("init", "init", INITS),
+    ("pooling", "pooling", POOLINGS),
+    ("normalization", "normalization", NORMALIZATIONS),
+    ("precision", "precision", PRECISIONS),
+    ("color", "color", COLORS),
+    ("style_loss", "style_loss", STYLE_LOSSES),
+)
+_SCALARS: Final = (
+    "content_weight",
+    "style_weight",
+    "total_variation_weight",
+    "size_px",
+    "steps",
+    "learning_rate",
+    "history",
+    "seed",
+    "levels",
+    "style_scale",
+    "tolerance",
+    "width_px",
+    "height_px",
+)
+_OUTPUT_QUALITY, _PREVIEW_SIZE_PX = OutputOptions.quality, OutputOptions.preview_size_px
+
+
+def draft(spec: pb.JobSpec, uploaded: Callable[[str], Path]) -> Draft:
+    """Return a job as the client wrote it, with its preset filled in and what is already wrong about it.
+
+    Args:
+        spec: What the client wrote.
+        uploaded: Returns where an uploaded file lies by its id, or raises a KeyError.
+    """
+    found: list[Violation] = []
+    parameters, preset, given = _parameters(spec.parameters, found)
+
+    def file(owner: pb.JobSpec | pb.Style, name: str, path: str = "") -> File | None:
+        return _file(getattr(owner, name), path or name, uploaded, found) if owner.HasField(name) else None
+
+    styles = tuple(
+        StyleFiles(
+            _file(style.image, f"styles[{index}].image", uploaded, found),
+            style.weight if style.HasField("weight") else 1.0,
+            file(style, "mask", f"styles[{index}].mask"),
+            file(style, "region", f"styles[{index}].region"),
+        )
+        for index, style in enumerate(spec.styles)
+    )
+    content, mask, init_image = file(spec, "content"), file(spec, "mask"), file(spec, "init_image")
+    digest = hashlib.sha256(spec.SerializeToString(deterministic=True)).hexdigest()
+    output = _output(spec.output, found)
+    if spec.on_deadline not in pb.OnDeadline.values():
+        found.append(Violation("on_deadline", f"has no value {spec.on_deadline}"))
+    return Draft(
+        content,
+        styles,
+        parameters,
+        preset,
+        given,
+        output,
+        tuple(found),
+        digest,
+        spec.priority,
+        _seconds(spec, "time_limit"),
+        spec.on_deadline == pb.ON_DEADLINE_RETURN_BEST,
+        _seconds(spec, "ttl"),
+        mask,
+        init_image,
+    )
+
+
+MAX_LAYERS = 64
+"""Most that a list of layers may have; a network has at most some forty."""
+MAX_TEXT = 1000
+"""Most characters of any text; what each may have is checked later."""
+
+
+def check_lengths(spec: pb.JobSpec, max_styles: int) -> None:
+    """Refuse lists and texts that are too long, before anything is done for each of their entries.
+
+    Raises:
+        ServiceError: INVALID_ARGUMENT that names them.
+    """
+    parameters = spec.parameters
+    lists = (
+        ("styles", len(spec.styles), max_styles),
+        ("parameters.content_layers", len(parameters.content_layers.layers), MAX_LAYERS),
+        ("parameters.style_layers", len(parameters.style_layers.layers), MAX_LAYERS),
+        ("parameters.schedule", len(parameters.schedule), MAX_LEVELS),
+    )
+    wrong = [(name, f"at most {most} are taken, got {length}") for name, length, most in lists if length > most]
+    texts = [("parameters.preset", parameters.preset), ("parameters.network", parameters.network)]
+    named = {"content": spec.content, "mask": spec.mask, "init_image": spec.init_image}
+    for index, style in enumerate(spec.styles[:max_styles]):
+        named |= {f"styles[{index}].{part}": getattr(style, part) for part in ("image", "mask", "region")}
+    for name, image in named.items():
+        texts += [(f"{name}.image_id", image.image_id), (f"{name}.name", image.name)]
+    wrong += [(name, f"is too long: {len(text)} characters") for name, text in texts if len(text) > MAX_TEXT]
+    if wrong:
+        raise jobs.invalid(*wrong)
+
+
+def _file(image: pb.Image, name: str, uploaded: Callable[[str], Path], found: list[Violation]) -> File:
+    source = image.WhichOneof("source")
+    if source is None:
+        found.append(Violation(name, "has no data"))
+    if source == "image_id":
+        try:
+            return File(uploaded(image.image_id), image.name)
+        except KeyError:
+            text = f"there is no uploaded file {image.image_id!r}, or it was not used for long; upload it again"
+            found.append(Violation(f"{name}.image_id", text))
+    return File(image.data, image.name)
+
+
+def image_file(image: pb.Image, name: str, uploaded: Callable[[str], Path]) -> File:
+    """Return a picture's file.
+
+    Raises:
+        ServiceError: If there is none.
+    """
+    found: list[Violation] = []
+    file = _file(image, name, uploaded, found)
+    if found:
+        raise jobs.invalid(*((violation.field, violation.description) for violation in found))
+    return file
+
+
+def inspection(request: pb.InspectFeaturesRequest) -> Inspection:
+    """Return what is asked about a picture's features."""
+    return Inspection(
+        request.network,
+        request.layer,
+        tuple(request.filters),
+        request.count,
+        request.size_px if request.HasField("size_px") else INSPECTION_PX,
+        POOLINGS.get(request.pooling, "average"),  # type: ignore[arg-type]
+    )
+
+
+def _seconds(spec: pb.JobSpec, name: Literal["time_limit", "ttl"]) -> float | None:
+    duration: Duration = getattr(spec, name)
+    return duration.seconds + duration.nanos / 1e9 if spec.HasField(name) else None
+
+
+def _parameters(message: pb.Parameters, found: list[Violation]) -> tuple[Parameters, str, frozenset[str]]:
+    """Return the parameters with their preset filled in, the preset, and the names of those that the client chose."""
+    preset = message.preset or "default"
+    if preset not in PRESETS:
+        found.append(Violation("parameters.preset", f"there is no preset {preset!r}; there are {', '.join(PRESETS)}"))
+        preset = "default"
+    changes: dict[str, Any] = {name: getattr(message, name) for name in _SCALARS if message.HasField(name)}
+    for name in ("content_layers", "style_layers"):
+        if message.HasField(name):
+            changes[name] = _layers(getattr(message, name).layers, f"parameters.{name}", found)
+    for source, target, values in _ENUMS:
+        number = getattr(message, source)
+        if number in values:
+            changes[target] = values[number]
+        elif number != 0:
+            found.append(Violation(f"parameters.{source}", f"has no value {number}"))
+    if changes.get("optimizer", PRESETS[preset].optimizer) == "adam" and "learning_rate" not in changes:
+        changes["learning_rate"] = ADAM_LEARNING_RATE
+    if message.network:
+        changes["network"] = message.network
+    if message.schedule:
+        changes["schedule"] = tuple((item.size_px, item.steps) for item in message.schedule)
+    return replace(PRESETS[preset], **changes), preset, frozenset(changes)
+
+
+def _layers(weights: Iterable[pb.LayerWeight], name: str, found: list[Violation]) -> dict[str, float]:
+    layers: dict[str, float] = {}
+    for item in weights:
+        if item.layer in layers:
+            found.append(Violation(name, f"names {item.layer!r} twice"))
+        layers[item.layer] = item.weight
+    return layers
+
+
+def _output(message: pb.OutputOptions, found: list[Violation]) -> OutputOptions:
+    image_format = FORMATS.get(message.format)
+    if image_format is None:
+        found.append(Violation("output.format", f"has no value {message.format}"))
+    return OutputOptions(
+        image_format or "png",  # type: ignore[arg-type]
+        message.quality if message.HasField("quality") else _OUTPUT_QUALITY,
+        message.preview_every_steps,
+        message.preview_size_px if message.HasField("preview_size_px") else _PREVIEW_SIZE_PX,
+        not message.omit_metadata,
+    )
+
+
+def parameters_message(parameters: Parameters, preset: str = "") -> pb.Parameters:
+    """Return parameters with everything filled in."""
+    numbers = {target: _reverse(values)[getattr(parameters, target)] for _, target, values in _ENUMS}
+    return pb.Parameters(
+        preset=preset,
+        content_layers=_layers_message(parameters.content_layers),
+        style_layers=_layers_message(parameters.style_layers),
+        network=parameters.network,
+        schedule=[pb.SizeSteps(size_px=size, steps=steps) for size, steps in parameters.schedule],
+        **{name: getattr(parameters, name) for name in _SCALARS},
+        **numbers,
+    )
+
+
+def _layers_message(weights: Mapping[str, float]) -> pb.LayerWeights:
+    return pb.LayerWeights(layers=[pb.LayerWeight(layer=layer, weight=weight) for layer, weight in weights.items()])
+
+
+def states(numbers: Sequence[int]) -> frozenset[JobState]:
+    """Return the states that a filter names.
+
+    Raises:
+        ServiceError: If one is not a state, or there are too many.
+    """
+    if len(numbers) > MAX_LAYERS:
+        raise jobs.invalid(("states", f"at most {MAX_LAYERS} are taken, got {len(numbers)}"))
+    wanted = set(numbers)
+    if strange := wanted - STATES.keys():
+        raise jobs.invalid(("states", f"{min(strange)} is not a state"))
+    return frozenset(STATES[number] for number in wanted)  # type: ignore[index]
+
+
+def job_message(job: Job, queue_position: int = 0, estimate: tuple[float, float] | None = None) -> pb.Job:
+    """Return a job as it stands.
+
+    Args:
+        job: The job.
+        queue_position: Jobs that will start before it.
+        estimate: In how many seconds it is going to start and to end.
+    """
+    now = time.time()
+    starts, ends = estimate or (None, None)
+    parameters = job.spec.parameters
+    if job.arithmetic is not None:
+        parameters = replace(parameters, precision=job.arithmetic)
+    return pb.Job(
+        job_id=job.job_id,
+        request_id=job.request_id,
+        state=state_number(job.state),
+        create_time=_timestamp(job.created),
+        start_time=_timestamp(job.started),
+        end_time=_timestamp(job.ended),
+        step=job.step,
+        evaluations=job.step,
+        losses=losses_message(job.losses),
+        parameters=parameters_message(parameters),
+        width_px=job.spec.width,
+        height_px=job.spec.height,
+        network=network_message(job.network) if job.network else None,
+        device=job.device,
+        stop_reason=STOP_REASONS[job.stop_reason] if job.stop_reason else pb.STOP_REASON_UNSPECIFIED,
+        error=pb.JobError(reason=job.error.reason, message=job.error.message) if job.error else None,
+        timings=pb.Timings(queue=_duration(job.queue_s), optimize=_duration(job.optimize_s), encode=_duration(job.encode_s)),
+        queue_position=queue_position,
+        attempts=job.attempts,
+        priority=job.spec.priority,
+        preemptions=job.preemptions,
+        time_limit=_span(job.spec.time_limit_s),
+        on_deadline=pb.ON_DEADLINE_RETURN_BEST if job.spec.return_best else pb.ON_DEADLINE_FAIL,
+        ttl=_span(job.spec.ttl_s),
+        estimated_start_time=_timestamp(now + starts) if starts is not None and job.started is None else None,
+        estimated_end_time=_timestamp(now + ends) if ends is not None else None,
+        owner=job.owner,
+        warnings=[pb.Warning(reason=warning.reason, message=warning.message) for warning in job.warnings],
+    )
+
+
+def state_number(state: JobState) -> pb.JobState:
+    """Return a state as the contract numbers it."""
+    number: pb.JobState = _reverse(STATES)[state]
+    return number
+
+
+def result_message(job: Job, picture: bytes | None) -> pb.JobResult:
+    """Return an ended job with its picture, if it has one."""
+    return pb.JobResult(job=job_message(job), image=pb.Image(data=picture) if picture is not None else None)
+
+
+def losses_message(losses: jobs.Losses | None) -> pb.Losses | None:
+    """Return losses, or nothing before the first step."""
+    if losses is None:
+        return None
+    return pb.Losses(total=losses.total, content=losses.content, style=losses.style, total_variation=losses.total_variation)
+
+
+def network_message(network: jobs.NetworkDescription) -> pb.NetworkInfo:
+    """Return what a network is."""
+    return pb.NetworkInfo(
+        name=network.name,
+        weights=network.weights,
+        weights_sha256=network.weights_sha256,
+        layers=network.layers,
+        id=network.id,
+    )
+
+
+def inspected_message(found: Inspected) -> pb.InspectFeaturesResponse:
+    """Return how filters see a picture."""
+    return pb.InspectFeaturesResponse(
+        responses=[
+            pb.FilterResponse(
+                filter=item.filter,
+                picture=pb.Image(data=item.picture),
+                minimum=item.minimum,
+                maximum=item.maximum,
+                mean=item.mean,
+                deviation=item.deviation,
+            )
+            for item in found.responses
+        ],
+        network=network_message(found.network) if found.network else None,
+    )
+
+
+def device_message(status: WorkerStatus) -> pb.Device:
+    """Return what a worker's device is."""
+    ready = status.ready
+    return pb.Device(
+        name=status.handle.name,
+        description=ready.description if ready else "",
+        ready=ready is not None,
+        restarts=status.restarts,
+        auto_precision=_reverse(PRECISIONS)[ready.arithmetic] if ready else pb.PRECISION_UNSPECIFIED,
+    )
+
+
+def progress_message(
+    sequence: int, event: Started | Stepped | Paused | Heartbeat, job: Job, position: int
+) -> pb.ProgressResponse:
+    """Return an event that is neither the first nor the last."""
+    if isinstance(event, Started):
+        start = pb.StartEvent(device=event.device, attempt=event.attempt, step=event.step, note=event.note)
+        return pb.ProgressResponse(sequence=sequence, start=start)
+    if isinstance(event, Paused):
+        pause = pb.PauseEvent(reason=PAUSE_REASONS[event.reason], step=event.step)
+        return pb.ProgressResponse(sequence=sequence, pause=pause)
+    if isinstance(event, Heartbeat):
+        heartbeat = pb.HeartbeatEvent(state=state_number(job.state), queue_position=position)
+        return pb.ProgressResponse(sequence=sequence, heartbeat=heartbeat)
+    step = pb.StepEvent(
+        step=event.step,
+        steps=event.steps,
+        evaluations=event.step,
+        losses=losses_message(event.losses),
+        elapsed=_duration(event.elapsed_s),
+        remaining=_duration(event.remaining_s),
+        preview=pb.Image(data=event.preview) if event.preview is not None else None,
+    )
+    return pb.ProgressResponse(sequence=sequence, step=step)
+
+
+def _reverse(mapping: Mapping[Any, Key]) -> dict[Key, Any]:
+    return {value: key for key, value in reversed(list(mapping.items()))}
+
+
+def _span(seconds: float | None) -> Duration | None:
+    return None if seconds is None else _duration(seconds)
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
+
+
+def _timestamp(seconds: float | None) -> Timestamp | None:
+    if seconds is None:
+        return None
+    timestamp = Timestamp()
+    timestamp.FromNanoseconds(round(seconds * 1e9))
+    return timestamp

@@ -1,0 +1,244 @@
+"""Around every call: who makes it, what is read of it, what is counted, what is logged; streams are measured to their end.
+
+gRPC would receive and parse a request before a handler sees the call. So every method is served as one that streams its
+requests: whoever has no token is refused from the metadata alone, and the others' messages are read through the gate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from impasto_server.api.limits import LARGE_ANSWERS, LARGE_REQUESTS, SMALL_BYTES, Gate
+from impasto_server.api.status import abort
+from impasto_server.auth.tokens import ANYBODY, PRINCIPAL, Principal
+from impasto_server.domain.job import ServiceError
+from impasto_server.observability.metrics import CODES, Method, Metrics, code_label
+from impasto_server.observability.tracing import NoTracing, Span, Tracing
+
+logger = logging.getLogger(__name__)
+
+OPEN_SERVICES = frozenset({"grpc.health.v1.Health"})
+"""Answered to anybody: load balancers carry no token."""
+UNKNOWN_SERVICE = health_pb2.HealthCheckRequest(service="?").SerializeToString()
+LARGE_BYTES = 1 << 20
+"""Requests from this size on are parsed on a thread."""
+
+Identify = Callable[[Any], Principal]
+"""Says who calls, by the call's context, or raises a ServiceError."""
+
+
+def anybody(context: Any) -> Principal:
+    """Take all callers for one."""
+    del context
+    return ANYBODY
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Identifies, bounds, counts and logs every call.
+
+    Args:
+        metrics: Where calls are counted.
+        identify: Says who calls.
+        tracing: Where spans go.
+        gate: Bounds what is received.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        identify: Identify = anybody,
+        tracing: Tracing | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        self._metrics = metrics
+        self._identify = identify
+        self._tracing = tracing or NoTracing()
+        self._gate = gate or Gate(64 << 20)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Return the method's handler with ours around it."""
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        _, service, name = handler_call_details.method.split("/")
+        kind = "bidi_stream" if handler.request_streaming and handler.response_streaming else "unary"
+        if handler.request_streaming != handler.response_streaming:
+            kind = "client_stream" if handler.request_streaming else "server_stream"
+        identify = anybody if service in OPEN_SERVICES else self._identify
+        call = _Call(self._metrics, Method(kind, service, name), identify, self._tracing, self._gate, handler)
+        if handler.response_streaming or name in LARGE_ANSWERS:
+            return grpc.stream_stream_rpc_method_handler(call.stream, response_serializer=handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(call.single, response_serializer=handler.response_serializer)
+
+
+class _Call:
+    """Serves one method."""
+
+    def __init__(
+        self, metrics: Metrics, method: Method, identify: Identify, tracing: Tracing, gate: Gate, handler: Any
+    ) -> None:
+        self._tracing = tracing
+        self._metrics = metrics
+        self._method = method
+        self._identify = identify
+        self._gate = gate
+        self._decode = handler.request_deserializer
+        self._streams_requests = handler.request_streaming
+        self._inner = next(
+            found
+            for found in (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
+            if found is not None
+        )
+        self._streams_responses = handler.response_streaming
+        labels = method.labels
+        self._started, self._received = metrics.started.labels(*labels), metrics.received.labels(*labels)
+        self._sent, self._handling = metrics.sent.labels(*labels), metrics.handling.labels(*labels)
+
+    async def single(self, messages: AsyncIterator[bytes], context: Any) -> Any:
+        """Answer with one response."""
+        del messages
+        with self._counted(context):
+            caller = await self._admit(context)
+            async with self._gate.holding() as held:
+                response = await self._inner(await self._requests(context, caller, held), context)
+            self._sent.inc()
+            return response
+
+    async def stream(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+        """Answer with any number of responses, or with one that is large."""
+        del messages
+        with self._counted(context):
+            caller = await self._admit(context)
+            async with self._gate.holding() as held:
+                if not self._streams_responses:
+                    # No name for the request: nothing but the handler holds it, which lets it go when it is accepted.
+                    response = await self._inner(await self._requests(context, caller, held), context)
+                    async with self._gate.place(f"answers to {caller}"):
+                        self._sent.inc()
+                        yield response
+                    return
+                request = await self._requests(context, caller, held)
+                found = self._inner(request, _Counting(context, self._sent))
+                if inspect.isawaitable(found):  # it writes its messages itself, as the health service does
+                    await found
+                    return
+                async with contextlib.aclosing(found) as responses:  # at once, not when its garbage is collected
+                    async for response in responses:
+                        self._sent.inc()
+                        yield response
+
+    async def _admit(self, context: Any) -> str:
+        """Let the caller in, or end the call; returns what stands for the caller."""
+        try:
+            principal = self._identify(context)
+        except ServiceError as error:
+            about = {"method": self._method.name, "reason": error.reason, "peer": context.peer()}
+            logger.info("a call of %s from %s is refused: %s", self._method.name, context.peer(), error.reason, extra=about)
+            await abort(context, error)
+        PRINCIPAL.set(principal)
+        return principal.name or str(context.peer()).rpartition(":")[0]
+
+    @contextlib.contextmanager
+    def _counted(self, context: Any) -> Any:
+        """Count and log the call, however it ends."""
+        self._started.inc()
+        began = time.monotonic()
+        span = self._tracing.call(self._method.service, self._method.name, _metadata(context))
+        ending: BaseException | None = None
+        try:
+            yield
+        except grpc.aio.InternalError:  # gRPC's, when it cannot send any more: the caller has gone meanwhile
+            ending = asyncio.CancelledError()
+            raise ending from None
+        except BaseException as error:
+            ending = error
+            raise
+        finally:
+            self._end(context, began, span, ending)
+
+    async def _requests(self, context: Any, caller: str, held: contextlib.AsyncExitStack) -> Any:
+        """Return the request, or the stream of them; a large one holds a place of its caller's."""
+        if self._streams_requests:
+            if self._method.name in LARGE_REQUESTS:
+                await held.enter_async_context(self._gate.place(f"requests of {caller}"))
+            return self._each(context)
+        try:
+            if self._method.name in LARGE_REQUESTS:
+                await held.enter_async_context(self._gate.place(f"requests of {caller}"))
+            return await self._next(context)
+        except ServiceError as error:
+            await abort(context, error)
+
+    async def _each(self, context: Any) -> AsyncIterator[Any]:
+        while True:
+            try:
+                request = await self._next(context)
+            except ServiceError as error:
+                await abort(context, error)
+            if request is None:
+                return
+            yield request
+            del request
+
+    async def _next(self, context: Any) -> Any:
+        # Read from the context: gRPC's iterator would hold the newest message until the call ends.
+        data = await context.read()
+        if data is grpc.aio.EOF:
+            if self._streams_requests:
+                return None
+            raise ServiceError("INVALID_ARGUMENT", "MESSAGE_GARBLED", "the call has no message")
+        self._received.inc()
+        self._gate.take_in(len(data))
+        name = self._method.name
+        if self._method.service in OPEN_SERVICES and len(data) > SMALL_BYTES:
+            data = UNKNOWN_SERVICE  # no service of ours has such a name: answered as any other unknown one
+        if len(data) < LARGE_BYTES:
+            return self._gate.parse(name, data, self._decode)
+        return await asyncio.to_thread(self._gate.parse, name, data, self._decode)
+
+    def _end(self, context: Any, began: float, span: Span, ending: BaseException | None) -> None:
+        seconds = time.monotonic() - began
+        code = code_label(context.code())
+        if isinstance(ending, (asyncio.CancelledError, GeneratorExit)):
+            code = "Canceled"
+        elif ending is not None and code == "OK":
+            code = "Unknown"
+        self._metrics.handled.labels(*self._method.labels, code).inc()
+        self._handling.observe(seconds)
+        span.end(code, CODES[code])
+        level = logging.WARNING if code in ("Internal", "Unknown", "DataLoss") else logging.DEBUG
+        details = {"method": self._method.name, "code": code, "seconds": round(seconds, 4), "caller": PRINCIPAL.get().name}
+        logger.log(level, "%s ended with %s", self._method.name, code, extra=details)
+
+
+class _Counting:
+    """A call's context that counts the messages written through it."""
+
+    def __init__(self, context: Any, sent: Any) -> None:
+        self._context = context
+        self._sent = sent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: Any) -> None:
+        """Send a message."""
+        await self._context.write(message)
+        self._sent.inc()
+
+
+def _metadata(context: Any) -> Mapping[str, str]:
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}

@@ -1,0 +1,396 @@
+"""The gRPC edge: convert, call, convert. Decisions are made below."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import functools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import grpc
+
+from impasto.v1 import style_transfer_pb2 as pb
+from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
+from impasto_engine.parameters import MAX_STEPS, PRESETS, fitted
+from impasto_server.api import convert, validation
+from impasto_server.api.limits import let_go
+from impasto_server.api.status import abort
+from impasto_server.auth.tokens import PRINCIPAL
+from impasto_server.config import MIB, ServerConfig
+from impasto_server.domain.job import Ended, Job, JobSpec, JobState, ServiceError, invalid, not_found
+from impasto_server.domain.reasons import REASONS
+from impasto_server.failpoints import hit
+from impasto_server.jobs.dispatcher import Dispatcher
+from impasto_server.observability.metrics import Metrics
+from impasto_server.pictures.decoders import Decoders
+from impasto_server.store.uploads import CHUNK_BYTES, Uploads
+
+logger = logging.getLogger(__name__)
+
+JOB_ID_METADATA = "impasto-job-id"
+DEFAULT_PAGE, MAX_PAGE = 50, 500
+LONGEST_TOKEN = 20
+ACCEPTING = 8
+"""Jobs whose pictures are opened, or held until they are safe on the disk, at a time."""
+ANSWER_S = 1.0
+"""Before the deadline of a Stylize call that wants the best picture so far, for the last step, encoding and sending."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+def _unary(
+    handler: Callable[[Any, Request, Context], Awaitable[Response]],
+) -> Callable[[Any, Request, Context], Awaitable[Response]]:
+    """End a call that fails with a status that says what was wrong."""
+
+    @functools.wraps(handler)
+    async def call(service: Any, request: Request, context: Context) -> Response:
+        serving = handler(service, request, context)
+        del request  # the handler alone holds it: it may be large, and the call may wait for minutes
+        try:
+            return await serving
+        except Exception as error:
+            return await abort(context, error)
+
+    return call
+
+
+class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
+    """Serves the contract.
+
+    Args:
+        dispatcher: Owns the jobs.
+        config: The server's settings.
+        version: Told by GetServerInfo.
+        uploads: Files that clients sent once.
+        decoders: Open pictures.
+        metrics: Where things are counted.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        config: ServerConfig,
+        version: str,
+        uploads: Uploads,
+        decoders: Decoders,
+        metrics: Metrics,
+    ) -> None:
+        self._metrics = metrics
+        self._dispatcher = dispatcher
+        self._uploads = uploads
+        self._config = config
+        self._version = version
+        self._decoders = decoders
+        self._accepting = asyncio.Semaphore(ACCEPTING)
+
+    @_unary
+    async def Stylize(self, request: pb.StylizeRequest, context: Context) -> pb.StylizeResponse:
+        """See the contract."""
+        left_s = context.time_remaining()
+        submitting = self._submit(request.spec, request.request_id, detached=False, answer_within_s=left_s)
+        del request
+        job = await submitting
+        del submitting
+        with self._dispatcher.wanted(job):
+            await context.send_initial_metadata(((JOB_ID_METADATA, job.job_id),))
+            job = await self._dispatcher.wait(job)
+        if job.state is not JobState.SUCCEEDED:
+            raise _unsuccessful(job)
+        picture = self._dispatcher.result(job.job_id)
+        return pb.StylizeResponse(result=convert.result_message(job, picture))
+
+    async def Progress(self, request: pb.ProgressRequest, context: Context) -> AsyncIterator[pb.ProgressResponse]:
+        """See the contract."""
+        try:
+            job, sequence = self._watched(request)
+            with self._metrics.streams.track_inprogress():
+                async with contextlib.aclosing(self._dispatcher.watch(job, sequence)) as events:
+                    async for number, event in events:
+                        hit("progress.before_send")
+                        yield self._progress(request, number, event, job.job_id)
+                        hit("progress.after_send")
+        except Exception as error:
+            await abort(context, error)
+
+    @_unary
+    async def SubmitJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.SubmitJobResponse:
+        """See the contract."""
+        job = await self._submit(request.spec, request.request_id, detached=True, validate_only=request.validate_only)
+        return pb.SubmitJobResponse(job=self._message(job, with_estimate=True))
+
+    @_unary
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
+        """See the contract."""
+        return pb.GetJobResponse(job=self._message(self._own(request.job_id), with_estimate=True))
+
+    @_unary
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
+        """See the contract."""
+        if request.page_size < 0:
+            raise invalid(("page_size", f"must be 0 or more, got {request.page_size}"))
+        size = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
+        before = _page_start(request.page_token)
+        caller = PRINCIPAL.get()
+        states = convert.states(request.states)
+        owner = None if caller.admin else caller.name
+        jobs = self._dispatcher.page(before, size + 1, states, owner)
+        token = ""
+        if len(jobs) > size:
+            last = jobs[size - 1]
+            token = _page_token(last.number if owner is None else last.own_number)
+        return pb.ListJobsResponse(jobs=[self._message(job) for job in jobs[:size]], next_page_token=token)
+
+    @_unary
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
+        """See the contract."""
+        self._dispatcher.cancel(self._own(request.job_id, "cancel").job_id)
+        return pb.CancelJobResponse(job=self._message(await self._dispatcher.settled(request.job_id)))
+
+    @_unary
+    async def PauseJob(self, request: pb.PauseJobRequest, context: Context) -> pb.PauseJobResponse:
+        """See the contract."""
+        self._dispatcher.pause(self._own(request.job_id, "pause").job_id)
+        return pb.PauseJobResponse(job=self._message(await self._dispatcher.settled(request.job_id)))
+
+    @_unary
+    async def ResumeJob(self, request: pb.ResumeJobRequest, context: Context) -> pb.ResumeJobResponse:
+        """See the contract."""
+        self._dispatcher.resume(self._own(request.job_id, "resume").job_id)
+        return pb.ResumeJobResponse(job=self._message(await self._dispatcher.settled(request.job_id)))
+
+    @_unary
+    async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> pb.DeleteJobResponse:
+        """See the contract."""
+        self._dispatcher.delete(self._own(request.job_id, "delete").job_id)
+        await self._dispatcher.flushed()
+        return pb.DeleteJobResponse()
+
+    @_unary
+    async def GetResult(self, request: pb.GetResultRequest, context: Context) -> pb.GetResultResponse:
+        """See the contract."""
+        job = self._own(request.job_id)
+        picture = self._dispatcher.result(job.job_id)
+        return pb.GetResultResponse(result=convert.result_message(job, picture))
+
+    async def UploadImage(
+        self, request_iterator: AsyncIterator[pb.UploadImageRequest], context: Context
+    ) -> pb.UploadImageResponse:
+        """See the contract."""
+        try:
+            return await self._upload(request_iterator)
+        except Exception as error:
+            await abort(context, error)
+
+    async def _upload(self, requests: AsyncIterator[pb.UploadImageRequest]) -> pb.UploadImageResponse:
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("part") != "start":
+            raise invalid(("start", "must be the first message"))
+        start, uploads = first.start, self._uploads.of(PRINCIPAL.get().name)
+        there = await asyncio.to_thread(uploads.begin, start.sha256, start.size_bytes, start.offset_bytes)
+        at = start.offset_bytes
+        try:
+            async for request in requests:
+                if request.WhichOneof("part") != "chunk":
+                    raise invalid(("chunk", "must follow the start"))
+                if there < start.size_bytes:  # else the file is complete already
+                    at = await asyncio.to_thread(uploads.put, start.sha256, at, request.chunk, start.size_bytes)
+            there = max(there, at)
+            whole = await asyncio.to_thread(uploads.complete, start.sha256, start.size_bytes)
+        finally:
+            uploads.end(start.sha256)
+        return pb.UploadImageResponse(image_id=start.sha256 if whole else "", received_bytes=there)
+
+    async def DownloadImage(
+        self, request: pb.DownloadImageRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadImageResponse]:
+        """See the contract."""
+        try:
+            with self._uploads.of(PRINCIPAL.get().name).find(request.image_id).open("rb") as file:
+                while piece := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                    yield pb.DownloadImageResponse(chunk=piece)
+        except KeyError:
+            text = f"there is no uploaded file {request.image_id!r}"
+            resource = ("impasto.v1.Image", request.image_id)
+            metadata = {"image_id": request.image_id}
+            error = ServiceError("NOT_FOUND", "IMAGE_NOT_FOUND", text, metadata=metadata, resource=resource)
+            await abort(context, error)
+        except Exception as error:
+            await abort(context, error)
+
+    @_unary
+    async def InspectFeatures(self, request: pb.InspectFeaturesRequest, context: Context) -> pb.InspectFeaturesResponse:
+        """See the contract."""
+        owner = PRINCIPAL.get().name
+        file = convert.image_file(request.image, "image", self._uploads.of(owner).find)
+        asked = validation.check_inspection(convert.inspection(request), self._dispatcher.fleet.network_id, self._config)
+        async with self._decoders.turn(owner):
+            command = await self._decoders.run(validation.open_inspected, file, asked, self._config)
+        return convert.inspected_message(await self._dispatcher.inspect(command, owner))
+
+    @_unary
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
+        """See the contract."""
+        return self._info()
+
+    def _watched(self, request: pb.ProgressRequest) -> tuple[Job, int | None]:
+        which = request.WhichOneof("job")
+        if which is None:
+            raise invalid(("job_id", "give a job_id or a request_id"))
+        by_id = which == "job_id"
+        job = self._own(request.job_id) if by_id else self._dispatcher.by_request(PRINCIPAL.get().name, request.request_id)
+        sequence = request.resume_after_sequence if request.HasField("resume_after_sequence") else None
+        if sequence is not None and sequence < 0:
+            raise invalid(("resume_after_sequence", f"must be 0 or more, got {sequence}"))
+        return job, sequence
+
+    def _own(self, job_id: str, act: str = "") -> Job:
+        """Return a job that the caller may see; another's is not there, as far as the caller can tell.
+
+        Args:
+            job_id: Of the job.
+            act: What the caller does to it, for the log where it is somebody else's.
+        """
+        job, caller = self._dispatcher.get(job_id), PRINCIPAL.get()
+        if not caller.may_see(job.owner):
+            raise not_found(job_id)
+        if act and caller.name != job.owner:
+            about = {"job_id": job_id, "owner": job.owner, "caller": caller.name}
+            logger.info("%s of job %s of %s by %s", act, job_id, job.owner or "nobody", caller.name, extra=about)
+        return job
+
+    async def _submit(
+        self,
+        spec: pb.JobSpec,
+        request_id: str,
+        *,
+        detached: bool,
+        answer_within_s: float | None = None,
+        validate_only: bool = False,
+    ) -> Job:
+        try:
+            job = await self._accept(spec, request_id, detached, answer_within_s, validate_only)
+        except ServiceError as error:
+            if not validate_only:
+                self._metrics.rejected.labels(error.reason).inc()
+            raise
+        await let_go()
+        return job
+
+    async def _accept(
+        self, spec: pb.JobSpec, request_id: str, detached: bool, answer_within_s: float | None, validate_only: bool
+    ) -> Job:
+        owner = PRINCIPAL.get().name
+        convert.check_lengths(spec, self._config.max_styles)
+        # On a thread: hashing a request of many megabytes would hold up every other call.
+        draft = await asyncio.to_thread(convert.draft, spec, self._uploads.of(owner).find)
+        known = self._dispatcher.check_admission(request_id, draft.digest, owner)
+        if known is not None:
+            return known if validate_only else await self._dispatcher.join(known, detached=detached)
+        draft = validation.check_numbers(draft, request_id, self._dispatcher.fleet.network_id, self._config)
+        async with self._decoders.turn(owner), self._accepting:
+            return await self._take_in(draft, request_id, owner, detached, answer_within_s, validate_only)
+
+    async def _take_in(
+        self,
+        draft: validation.Draft,
+        request_id: str,
+        owner: str,
+        detached: bool,
+        answer_within_s: float | None,
+        validate_only: bool,
+    ) -> Job:
+        """Open a draft's pictures and hand the job in; what it holds until it is safe is bounded by how many are here."""
+        job_spec: JobSpec = await self._decoders.run(validation.open_pictures, draft, self._config)
+        if answer_within_s is not None and job_spec.return_best and job_spec.time_limit_s is None:
+            limit_s = min(max(0.0, answer_within_s - ANSWER_S), validation.MAX_SECONDS)
+            job_spec = replace(job_spec, time_limit_s=limit_s)
+        if validate_only:
+            return await self._dispatcher.validate(job_spec, owner)
+        return await self._dispatcher.submit(job_spec, request_id, draft.digest, detached=detached, owner=owner)
+
+    def _progress(self, request: pb.ProgressRequest, number: int, event: object, job_id: str) -> pb.ProgressResponse:
+        job = self._dispatcher.get(job_id)
+        if isinstance(event, Job):
+            return pb.ProgressResponse(sequence=number, snapshot=self._message(event))
+        if isinstance(event, Ended):
+            picture = None
+            if request.include_image and job.state is JobState.SUCCEEDED:
+                picture = self._dispatcher.result(job_id)
+            return pb.ProgressResponse(sequence=number, result=convert.result_message(job, picture))
+        message = convert.progress_message(number, event, job, self._dispatcher.position(job_id))  # type: ignore[arg-type]
+        if not request.include_previews and message.HasField("step"):
+            message.step.ClearField("preview")
+        return message
+
+    def _message(self, job: Job, *, with_estimate: bool = False) -> pb.Job:
+        estimate = self._dispatcher.estimate(job) if with_estimate else None
+        return convert.job_message(job, self._dispatcher.position(job.job_id), estimate)
+
+    def _info(self) -> pb.GetServerInfoResponse:
+        config, dispatcher = self._config, self._dispatcher
+        default, caller = dispatcher.fleet.network_id(""), PRINCIPAL.get()
+        return pb.GetServerInfoResponse(
+            version=self._version,
+            accepting=dispatcher.accepting,
+            devices=[convert.device_message(status) for status in dispatcher.fleet.workers],
+            networks=[convert.network_message(network) for network in dispatcher.fleet.networks()],
+            presets=[
+                pb.Preset(name=name, parameters=convert.parameters_message(fitted(parameters, default, name, ()), name))
+                for name, parameters in PRESETS.items()
+            ],
+            limits=pb.Limits(
+                max_message_bytes=config.max_message_bytes,
+                max_image_pixels=config.max_image_pixels,
+                max_size_px=config.max_size_px,
+                max_steps=MAX_STEPS,
+                max_styles=config.max_styles,
+                max_queued_jobs=config.max_queued_jobs,
+                max_client_jobs=config.max_client_jobs,
+                max_client_jobs_per_minute=config.max_client_jobs_per_minute,
+                max_client_pixels=config.max_client_pixels,
+            ),
+            queue=pb.Queue(queued=dispatcher.queued, running=dispatcher.running),
+            storage=pb.Storage(
+                durable=config.data_folder is not None,
+                used_bytes=dispatcher.bytes_kept(None if caller.admin else caller.name),
+                limit_bytes=config.max_data_mib * MIB,
+            ),
+        )
+
+
+def _unsuccessful(job: Job) -> ServiceError:
+    """Return the error that Stylize ends with when its job did not succeed."""
+    if job.state is JobState.CANCELLED:
+        message = f"job {job.job_id} was cancelled"
+        return ServiceError("CANCELLED", "JOB_CANCELLED", message, metadata={"job_id": job.job_id})
+    error = job.error
+    reason, text = (error.reason, error.message) if error else ("UNKNOWN", "it failed")
+    metadata = {"job_id": job.job_id}
+    code = REASONS[reason].code if reason in REASONS else "INTERNAL"
+    return ServiceError(code, reason, f"job {job.job_id} failed: {text}", metadata=metadata)
+
+
+def _page_token(number: int) -> str:
+    return base64.urlsafe_b64encode(b"n%d" % number).decode()
+
+
+def _page_start(token: str) -> int | None:
+    if not token:
+        return None
+    try:
+        text = base64.urlsafe_b64decode(token.encode())
+        if not text.startswith(b"n"):
+            raise ValueError(token)
+        if len(text) > LONGEST_TOKEN:
+            raise ValueError(token)
+        return int(text[1:])
+    except (ValueError, binascii.Error):
+        raise invalid(("page_token", "is not one that ListJobs gave")) from None

@@ -1,0 +1,154 @@
+"""Who calls: bearer tokens from a file, or the name in a client's certificate. Nobody is told apart unless one is set up.
+
+A token file has a line for each token: a name, the SHA-256 of the token as ``sha256:HEX``, and ``admin`` for one who may see
+everybody's jobs. Only hashes are on the disk; ``impasto token NAME --file FILE`` makes a line and shows the token once. The
+file is read again when it changes, so tokens are given and taken without a restart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+from impasto_server.domain.job import ServiceError
+
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 1.0
+"""How often the file is looked at, at most."""
+_LINE = re.compile(r"(?P<name>[\w.@-]{1,64})\s+sha256:(?P<hash>[0-9a-f]{64})(?P<admin>\s+admin)?")
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who calls.
+
+    Attributes:
+        name: Owns the jobs and files made by the call; empty where nobody is told apart.
+        admin: Whether everybody's jobs are visible.
+    """
+
+    name: str = ""
+    admin: bool = True
+
+    def may_see(self, owner: str) -> bool:
+        """Whether something of an owner is visible."""
+        return self.admin or self.name == owner
+
+
+ANYBODY = Principal()
+"""Where nobody is told apart: everything is everybody's."""
+PRINCIPAL: ContextVar[Principal] = ContextVar("principal", default=ANYBODY)
+"""Who makes the call that is being served."""
+
+
+class TokenFileError(ValueError):
+    """A token file that cannot be used; the message names the line."""
+
+
+def new_token(name: str, *, admin: bool = False) -> tuple[str, str]:
+    """Return a fresh token and the line that lets it in.
+
+    Raises:
+        TokenFileError: If the name cannot stand in a line.
+    """
+    token = secrets.token_urlsafe(32)
+    line = f"{name} sha256:{_hashed(token)}{' admin' if admin else ''}"
+    if not _LINE.fullmatch(line):
+        raise TokenFileError(f"{name!r}: a name has 1 to 64 letters, digits, and . _ @ -")
+    return token, line
+
+
+def parse(text: str) -> dict[str, Principal]:
+    """Return who is let in, by the hash of the token.
+
+    Raises:
+        TokenFileError: If a line cannot be understood; lines are told by number, never by what is in them.
+    """
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.split("#", 1)[0].strip()
+        if not stripped:
+            continue
+        match = _LINE.fullmatch(stripped)
+        if match is None:
+            raise TokenFileError(f"line {number} is not 'NAME sha256:HEX [admin]'")
+        found[match["hash"]] = Principal(match["name"], bool(match["admin"]))
+    return found
+
+
+class Tokens:
+    """The tokens in a file, which may change while the server runs.
+
+    Raises:
+        TokenFileError: If it cannot be read or understood at the start.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._looked = clock()
+        self._stamp: tuple[int, int] | None = None
+        self._known: dict[str, Principal] = {}
+        self._good = True
+        try:
+            self._read()
+        except OSError as error:
+            raise TokenFileError(f"{path}: {error.strerror}") from None
+        except ValueError as error:  # also what is no text
+            raise TokenFileError(f"{path}: {error}") from None
+
+    def principal(self, authorization: str | None) -> Principal:
+        """Return who calls with an ``authorization`` header.
+
+        Raises:
+            ServiceError: UNAUTHENTICATED if there is no token, or one that nobody has.
+        """
+        self.look()
+        kind, _, token = (authorization or "").partition(" ")
+        if kind.lower() != "bearer" or not token:
+            text = "this server wants a token: send 'authorization: Bearer TOKEN'"
+            raise ServiceError("UNAUTHENTICATED", "TOKEN_MISSING", text)
+        found = self._known.get(_hashed(token.strip()))
+        if found is None:
+            raise ServiceError("UNAUTHENTICATED", "TOKEN_UNKNOWN", "the token is not one of this server's, or not any more")
+        return found
+
+    def look(self) -> bool:
+        """Read the file if it changed; what cannot be used is told, and what was before stays. Returns whether it is good."""
+        now = self._clock()
+        if now - self._looked < LOOK_AGAIN_S:
+            return self._good
+        self._looked = now
+        try:
+            self._read()
+        except (OSError, ValueError) as error:
+            if self._good:
+                logger.warning("the token file cannot be used, and the tokens of before stay: %s", error)
+            self._good = False
+        else:
+            if not self._good:
+                logger.info("the token file is good again")
+            self._good = True
+        return self._good
+
+    def _read(self) -> None:
+        stat = self._path.stat()
+        stamp = (stat.st_mtime_ns, stat.st_size)
+        if stamp == self._stamp:
+            return
+        self._known = parse(self._path.read_text())
+        if self._stamp is not None:
+            logger.info("the token file was read again: %d tokens", len(self._known))
+        self._stamp = stamp
+
+
+def _hashed(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

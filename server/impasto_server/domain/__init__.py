@@ -1,0 +1,1 @@
+"""Jobs, events, pictures and errors as frozen dataclasses."""

@@ -1,0 +1,1 @@
+"""What happens to jobs: admission, dispatch, their lives and their events."""

@@ -1,0 +1,1 @@
+"""Metrics, traces, logs, probes and the watchdog."""

@@ -1,0 +1,52 @@
+"""What made a picture, as it stands in the picture's file: enough to make it again, the same byte for byte.
+
+So no time, no job id, no device; a picture that is made again is the same file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from impasto_server.domain.job import Job, StopReason
+
+MAX_LENGTH = 60_000
+"""JPEG holds 65,533 bytes of EXIF."""
+FORMAT = 1
+"""Of what is written here; read by ``impasto redo``."""
+
+
+def provenance(job: Job, stop_reason: StopReason) -> str:
+    """Return JSON in ASCII about a job that has been painted.
+
+    Precision and network are those that were used, whatever ``auto`` stood for. Files' names are left out where all of it
+    would not fit.
+    """
+    text = _written(job, stop_reason, names=True)
+    return text if len(text) <= MAX_LENGTH else _written(job, stop_reason, names=False)
+
+
+def _written(job: Job, stop_reason: StopReason, *, names: bool) -> str:
+    spec = job.spec
+    parameters = {name: _plain(value) for name, value in vars(spec.parameters).items()}
+    if job.network is not None:
+        parameters["network"] = job.network.id
+    if job.arithmetic is not None:
+        parameters["precision"] = job.arithmetic
+    values: dict[str, Any] = {
+        "impasto": FORMAT,
+        "parameters": parameters,
+        "output": {"format": spec.output.format, "quality": spec.output.quality},
+        "sources": [{"role": item.role, "name": item.name if names else "", "sha256": item.sha256} for item in spec.sources],
+        "style_weights": [style.weight for style in spec.styles],
+    }
+    if job.network is not None:
+        values["weights_sha256"] = job.network.weights_sha256
+    if stop_reason is StopReason.DEADLINE:
+        values["ended_after_steps"] = job.step
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,540 @@
+"""Jobs that survive the process: SQLite for records and events, a folder of pictures named by their hash.
+
+Reads are answered from memory, as in :class:`~impasto_server.store.base.MemoryStore`. Writes go in order to one thread, which
+commits whatever has gathered in one transaction, synced to the disk; an acknowledgement waits for its commit, and watchers
+see an event only once it is committed. When the disk does not take a commit, new jobs are refused, running ones go on, their
+events are shown, and the thread tries again until the disk is well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from impasto_server.domain.job import Ended, Event, Job, JobError, JobState, ServiceError, StopReason
+from impasto_server.failpoints import hit
+from impasto_server.store import codec as records
+from impasto_server.store.base import MemoryStore, Restored
+
+logger = logging.getLogger(__name__)
+
+DATABASE, BLOBS, CHECKPOINTS, LOCK = "jobs.sqlite", "blobs", "checkpoints", "lock"
+RETRY_S = 1.0
+_MAGIC = {DATABASE: (b"SQLite format 3\0",), f"{DATABASE}-wal": (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")}
+"""What the database's files begin with; a write-ahead log may be empty."""
+_OF_THE_DISK = (OSError, MemoryError, sqlite3.OperationalError, sqlite3.DatabaseError)
+"""Errors that may pass; sqlite3's IntegrityError and ProgrammingError are no such."""
+MIGRATIONS: Sequence[str] = (
+    """
+    CREATE TABLE jobs (
+        job_id TEXT PRIMARY KEY,
+        number INTEGER NOT NULL UNIQUE,
+        spec TEXT NOT NULL,
+        record TEXT NOT NULL,
+        result TEXT
+    ) STRICT;
+    CREATE TABLE events (
+        job_id TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+        sequence INTEGER NOT NULL,
+        event TEXT NOT NULL,
+        PRIMARY KEY (job_id, sequence)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE blobs (
+        job_id TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+        name TEXT NOT NULL,
+        PRIMARY KEY (job_id, name)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX blobs_by_name ON blobs (name);
+    """,
+)
+
+
+class DataError(Exception):
+    """The data folder cannot be used; the message says why and what to do."""
+
+
+@dataclass
+class _Write:
+    """One change, in order with the others.
+
+    Attributes:
+        work: Does it, inside a transaction.
+        kind: Names its failpoints.
+        blobs: Pictures that must lie in the folder before.
+        done: Told when it is committed, or why not; such a change is not tried again.
+        visible: Called on the event loop when it is committed, or while the disk is full or broken.
+        committed: Called on the event loop only when it is committed.
+    """
+
+    work: Callable[[sqlite3.Connection], object]
+    kind: str = "state"
+    blobs: Callable[[], dict[str, bytes]] | None = None
+    done: Future[None] | None = None
+    visible: Callable[[], None] | None = None
+    committed: Callable[[], None] | None = None
+
+
+class DurableStore(MemoryStore):
+    """See the module. Open it on a running event loop; close it when the last write is in.
+
+    Args:
+        folder: Where everything lies; made if it is not there.
+        retention_s: How long an ended job is kept.
+        max_ended: How many ended jobs are kept at most; the oldest go first.
+        max_bytes: More pictures than that are not kept.
+
+    Raises:
+        DataError: If the folder cannot be written, another server has it, or its database is damaged or newer.
+    """
+
+    durable = True
+
+    def __init__(self, folder: Path, retention_s: float, max_ended: int, max_bytes: int) -> None:
+        super().__init__(retention_s, max_ended)
+        self._folder = folder = folder.absolute()  # workers read what lies there
+        self._blobs = folder / BLOBS
+        self._max_bytes = max_bytes
+        self._names: dict[str, str] = {}
+        self._seen: dict[str, Job] = {}
+        self._admissions: dict[str, Future[None]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._trouble = ""
+        self._doomed: set[str] = set()
+        self._files: dict[str, tuple[int, int]] = {}
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures may be private
+            for part in (self._blobs, self.checkpoints):
+                part.mkdir(exist_ok=True)
+            self._lock = _lock(folder / LOCK)
+        except OSError as error:
+            raise DataError(f"cannot use the data folder {folder}: {error.strerror}") from None
+        self._connection = self._open()
+        self._sweep()
+        self._bytes = sum(path.stat().st_size for path in self._blobs.iterdir())
+        self._thread = threading.Thread(target=self._write, name="store", daemon=True)
+        self._thread.start()
+
+    @property
+    def checkpoints(self) -> Path:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        return self._folder / CHECKPOINTS
+
+    @property
+    def bytes_kept(self) -> int:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        return self._bytes
+
+    @property
+    def trouble(self) -> str:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        return self._trouble
+
+    def check(self) -> None:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        if self._trouble:
+            text = f"the server cannot keep new jobs: {self._trouble}"
+            raise ServiceError("UNAVAILABLE", "STORAGE_FAILED", text, retry_s=30.0)
+        if self._bytes >= self._max_bytes:
+            text = f"{self._bytes} bytes of pictures are kept, which is the limit"
+            raise ServiceError("RESOURCE_EXHAUSTED", "STORAGE_FULL", text, retry_s=60.0)
+
+    def add(self, job: Job) -> None:
+        """See :class:`~impasto_server.store.base.JobStore`. :meth:`committed` says when it is safe."""
+        super().add(job)
+        spec, record, pictures = job.spec, records.encode_job(job), job.spec
+
+        def insert(connection: sqlite3.Connection) -> None:
+            row = (job.job_id, job.number, records.encode_spec(spec), record)
+            connection.execute("INSERT INTO jobs (job_id, number, spec, record) VALUES (?, ?, ?, ?)", row)
+            _refer(connection, job.job_id, records.pictures(pictures))
+
+        done: Future[None] = Future()
+        done.set_running_or_notify_cancel()  # from here on a caller that goes away cannot cancel it under the writer's hands
+        self._admissions[job.job_id] = done
+        self._queue.put(
+            _Write(insert, "admit", lambda: records.pictures(pictures), done, committed=lambda: self._admitted(job))
+        )
+
+    async def committed(self, job_id: str) -> None:
+        """Wait until a job that was added is safe.
+
+        Raises:
+            ServiceError: If it cannot be kept; it is forgotten then.
+        """
+        done = self._admissions.get(job_id)
+        if done is None:
+            return
+        try:
+            await asyncio.wrap_future(done)
+        except Exception as error:
+            self.forget([job_id])
+            text = f"the server could not keep the job: {error or type(error).__name__}"
+            raise ServiceError("UNAVAILABLE", "STORAGE_FAILED", text, retry_s=30.0) from None
+        finally:
+            self._admissions.pop(job_id, None)
+
+    def put(self, job: Job) -> None:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        super().put(job)
+        kept = self._jobs[job.job_id]
+        record, ended = records.encode_job(job), job.state.ended
+
+        def update(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE jobs SET record = ? WHERE job_id = ?", (record, job.job_id))
+            if ended:  # only the result is still of use
+                self._release(
+                    connection, [job.job_id], "AND name IS NOT (SELECT result FROM jobs WHERE job_id = ?)", job.job_id
+                )
+
+        self._queue.put(_Write(update, visible=lambda: self._see(kept)))
+
+    def _admitted(self, job: Job) -> None:
+        """Let a new job be seen; its pictures are on the disk, and nobody needs them in memory before it starts."""
+        job = replace(job, spec=records.laid_down(job.spec, self._blobs))
+        if job.job_id in self._jobs:
+            self._jobs[job.job_id] = replace(self._jobs[job.job_id], spec=job.spec)
+        self._see(job)
+
+    def _see(self, job: Job) -> None:
+        """Let a record be seen, unless its job was forgotten meanwhile."""
+        if job.job_id in self._jobs:
+            self._seen[job.job_id] = job
+
+    def seen(self, job_id: str) -> Job | None:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        return self._seen.get(job_id)
+
+    async def settled(self) -> None:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._queue.put(_Write(lambda _: None, visible=lambda: None if done.done() else done.set_result(None)))
+        await done
+
+    def append(self, job_id: str, sequence: int, event: Event, visible: Callable[[], None]) -> None:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        row = (job_id, sequence, records.encode_event(event), job_id)
+
+        def insert(connection: sqlite3.Connection) -> None:
+            values = "SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM jobs WHERE job_id = ?)"  # it may be forgotten by now
+            connection.execute(f"INSERT OR REPLACE INTO events (job_id, sequence, event) {values}", row)
+
+        self._queue.put(_Write(insert, visible=visible))
+
+    def put_result(self, job_id: str, picture: bytes) -> None:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        super().put_result(job_id, picture)
+        name = records.digest(picture)
+
+        def insert(connection: sqlite3.Connection) -> None:
+            if connection.execute("UPDATE jobs SET result = ? WHERE job_id = ?", (name, job_id)).rowcount:
+                _refer(connection, job_id, [name])
+
+        self._queue.put(_Write(insert, "result", lambda: {name: picture}, visible=lambda: self._lighten(job_id, name)))
+
+    def result(self, job_id: str) -> bytes | None:
+        """See :class:`~impasto_server.store.base.JobStore`. Read from the disk, once it is there."""
+        name = self._names.get(job_id)
+        if name is None:
+            return super().result(job_id)
+        try:
+            return self._fetch(name)
+        except (OSError, ValueError) as error:
+            raise ServiceError("DATA_LOSS", "RESULT_LOST", f"the picture of job {job_id} is lost: {error}") from None
+
+    def forget(self, job_ids: Iterable[str]) -> None:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        gone = list(job_ids)
+        super().forget(gone)
+        for job_id in gone:
+            self._names.pop(job_id, None)
+            self._seen.pop(job_id, None)
+
+        def delete(connection: sqlite3.Connection) -> None:
+            self._release(connection, gone)
+            connection.executemany("DELETE FROM jobs WHERE job_id = ?", [(job_id,) for job_id in gone])
+
+        if gone:
+            self._queue.put(_Write(delete))
+
+    def restore(self) -> list[Restored]:
+        """Return every job that was kept, and its events. Call it once, before anything is written."""
+        found = []
+        rows = self._connection.execute("SELECT job_id, spec, record, result FROM jobs ORDER BY number").fetchall()
+        for job_id, spec_text, record, result in rows:
+            job = self._decode(job_id, spec_text, record)
+            super().add(job)
+            self._see(job)
+            if result:
+                self._names[job_id] = result
+                self._sizes[job_id] = self._size_of(result)
+            last = "SELECT sequence, event FROM events WHERE job_id = ? ORDER BY sequence DESC LIMIT 1"
+            told, newest = self._connection.execute(last, (job_id,)).fetchone() or (0, "")
+            closed = bool(newest) and isinstance(records.decode_event(newest), Ended)
+            events = [] if closed else _events(self._connection, job_id)
+            found.append(Restored(job, events, told, closed))
+        return found
+
+    def _size_of(self, name: str) -> int:
+        try:
+            return (self._blobs / name).stat().st_size
+        except OSError:
+            return 0  # told when it is asked for
+
+    async def seal(self, job_id: str, events: list[Event]) -> None:
+        """See :class:`~impasto_server.store.base.JobStore`. They are on the disk."""
+
+    async def events(self, job_id: str) -> list[Event]:
+        """See :class:`~impasto_server.store.base.JobStore`. Read from the disk."""
+
+        def read() -> list[Event]:
+            with contextlib.closing(sqlite3.connect(f"file:{self._folder / DATABASE}?mode=ro", uri=True)) as connection:
+                return _events(connection, job_id)
+
+        try:
+            return await asyncio.to_thread(read)
+        except sqlite3.Error as error:
+            raise ServiceError("DATA_LOSS", "RESULT_LOST", f"the events of job {job_id} are lost: {error}") from None
+
+    async def close(self) -> None:
+        """Finish what is queued and let the folder go."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._connection.close()
+        os.close(self._lock)
+
+    # What follows runs before the thread starts, or in it.
+
+    def _open(self) -> sqlite3.Connection:
+        path = self._folder / DATABASE
+        try:
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            problems = [text for (text,) in connection.execute("PRAGMA integrity_check(3)")]
+            if problems != ["ok"]:
+                raise DataError(f"the database {path} is damaged: {problems[0]}; move it away to start without its jobs")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > len(MIGRATIONS):
+                raise DataError(f"the database {path} is of a newer impasto (version {version} of its tables)")
+            for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+                connection.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
+        except sqlite3.OperationalError as error:
+            raise DataError(f"cannot use the database {path}: {error}") from None
+        except sqlite3.DatabaseError as error:
+            raise DataError(f"the database {path} is damaged: {error}; move it away to start without its jobs") from None
+        return connection
+
+    def _sweep(self) -> None:
+        """Delete what a crash left behind: files that nobody refers to."""
+        known = {name for (name,) in self._connection.execute("SELECT DISTINCT name FROM blobs")}
+        for path in self._blobs.iterdir():
+            if path.name not in known:
+                path.unlink()
+
+    def _decode(self, job_id: str, spec: str, record: str) -> Job:
+        job = records.decode_job(record, records.decode_spec(spec, None))
+        if job.state.ended:
+            return job
+        whole = records.decode_spec(spec, self._blobs)
+        if not (wrong := records.missing(whole)):
+            return replace(job, spec=whole)
+        logger.error("job %s cannot go on: %s", job_id, wrong)
+        lost = JobError("DATA_LOST", f"its pictures are lost: {wrong}")
+        return replace(job, state=JobState.FAILED, stop_reason=StopReason.FAILED, error=lost, ended=time.time())
+
+    def _fetch(self, name: str) -> bytes:
+        data = (self._blobs / name).read_bytes()
+        if records.digest(data) != name:
+            raise ValueError(f"the file {name[:12]} is damaged: its hash does not match")
+        return data
+
+    def _lighten(self, job_id: str, name: str) -> None:
+        """Let a result's bytes go: they are on the disk."""
+        if not self._trouble and self.get(job_id) is not None:
+            self._names[job_id] = name
+            super().put_result(job_id, b"")
+
+    def _write(self) -> None:
+        backlog: list[_Write] = []
+        closing = False
+        while not closing or backlog:
+            gathered, closing = self._gather(wait=not backlog and not closing, closing=closing)
+            backlog += gathered
+            backlog = self._commit(backlog)
+            if backlog and closing:
+                logger.error("%d changes could not be kept", len(backlog))
+                return
+
+    def _gather(self, *, wait: bool, closing: bool) -> tuple[list[_Write], bool]:
+        """Return what has come, and whether nothing more will."""
+        gathered = []
+        with contextlib.suppress(queue.Empty):
+            item = self._queue.get(timeout=None if wait else RETRY_S) if not closing else self._queue.get_nowait()
+            while True:
+                if item is None:
+                    closing = True
+                else:
+                    gathered.append(item)
+                item = self._queue.get_nowait()
+        return gathered, closing
+
+    def _commit(self, writes: list[_Write]) -> list[_Write]:
+        """Put changes on the disk in one transaction; returns those to be tried again."""
+        if not writes:
+            return []
+        try:
+            self._check_files()
+            for write in writes:
+                for name, data in (write.blobs() if write.blobs else {}).items():
+                    self._put_blob(name, data)
+            kinds = {write.kind for write in writes}
+            self._connection.execute("BEGIN IMMEDIATE")
+            for write in writes:
+                write.work(self._connection)
+            _pass(kinds, "before_commit")
+            self._connection.execute("COMMIT")
+            _pass(kinds, "after_commit")
+            self._delete_doomed()
+        except Exception as error:  # whatever it is: without this thread no job is ever answered
+            with contextlib.suppress(sqlite3.Error):
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+            self._doomed.clear()
+            if isinstance(error, _OF_THE_DISK) and not isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
+                return self._bear(writes, error)
+            return self._isolate(writes, error)
+        if self._trouble:
+            logger.info("the disk is well again; %d changes are kept", len(writes))
+            self._trouble = ""
+        # Shown before its caller is told: whoever knows of a job can ask for it.
+        self._show([call for write in writes for call in (write.committed, write.visible) if call])
+        for write in writes:
+            if write.done is not None:
+                write.done.set_result(None)
+        return []
+
+    def _isolate(self, writes: list[_Write], error: Exception) -> list[_Write]:
+        """Find the change that cannot be made, whatever the disk, and drop it; the others are kept."""
+        if len(writes) > 1:
+            return [kept for write in writes for kept in self._commit([write])]
+        logger.error("a change of kind %r cannot be kept and is dropped", writes[0].kind, exc_info=error)
+        self._show([call for call in (writes[0].visible,) if call])
+        if writes[0].done is not None:
+            writes[0].done.set_exception(error)
+        return []
+
+    def _check_files(self) -> None:
+        """See that the database is still the one that was opened: SQLite itself goes on with files that are gone.
+
+        Raises:
+            OSError: If one of its files was deleted, replaced, cut or overwritten.
+        """
+        for name, magic in _MAGIC.items():
+            path = self._folder / name
+            stat = path.stat()
+            inode, size = self._files.get(name, (stat.st_ino, 0))
+            with path.open("rb") as file:
+                head = file.read(16)
+            if inode != stat.st_ino or stat.st_size < size or (head and not head.startswith(magic)):
+                raise OSError(f"the database file {path} was replaced or damaged while the server ran; restart the server")
+            self._files[name] = stat.st_ino, stat.st_size
+
+    def _bear(self, writes: list[_Write], error: Exception) -> list[_Write]:
+        """Refuse the new jobs, let the events of the others be seen, and keep the rest for another try."""
+        if not self._trouble:
+            logger.error("the disk does not take jobs, new ones are refused: %s", error)
+        self._trouble = str(error)
+        self._show([write.visible for write in writes if write.visible])
+        kept = []
+        for write in writes:
+            if write.done is not None:
+                write.done.set_exception(error)
+            else:
+                kept.append(replace(write, visible=None))  # it is seen by now
+        return kept
+
+    def _show(self, calls: list[Callable[[], None]]) -> None:
+        if calls:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server has stopped
+                self._loop.call_soon_threadsafe(lambda: [call() for call in calls])
+
+    def _put_blob(self, name: str, data: bytes) -> None:
+        path = self._blobs / name
+        if path.exists() and path.stat().st_size == len(data):
+            return
+        partial = self._blobs / f"{name}.partial"
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        descriptor = os.open(self._blobs, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        self._bytes += len(data)
+
+    def _release(self, connection: sqlite3.Connection, job_ids: list[str], condition: str = "", *values: str) -> None:
+        """Forget what jobs refer to."""
+        for job_id in job_ids:
+            where = f"job_id = ? {condition}"
+            query = f"DELETE FROM blobs WHERE {where} RETURNING name"  # noqa: S608 - no value is in it
+            self._doomed.update(name for (name,) in connection.execute(query, (job_id, *values)).fetchall())
+
+    def _delete_doomed(self) -> None:
+        """Delete the files of forgotten pictures that nobody else refers to; only after the commit that forgot them."""
+        for name in self._doomed:
+            if self._connection.execute("SELECT 1 FROM blobs WHERE name = ?", (name,)).fetchone() is None:
+                path = self._blobs / name
+                with contextlib.suppress(OSError):
+                    size = path.stat().st_size
+                    path.unlink()
+                    self._bytes -= size
+        self._doomed.clear()
+
+
+def _pass(kinds: Iterable[str], where: str) -> None:
+    for kind in sorted(kinds):
+        hit(f"{kind}.{where}")
+
+
+def _refer(connection: sqlite3.Connection, job_id: str, names: Iterable[str]) -> None:
+    connection.executemany("INSERT OR IGNORE INTO blobs (job_id, name) VALUES (?, ?)", [(job_id, name) for name in names])
+
+
+def _events(connection: sqlite3.Connection, job_id: str) -> list[Event]:
+    query = "SELECT event FROM events WHERE job_id = ? ORDER BY sequence"
+    return [records.decode_event(text) for (text,) in connection.execute(query, (job_id,))]
+
+
+def _lock(path: Path) -> int:
+    """Hold a folder for this process alone; released by the system when it dies, however.
+
+    Raises:
+        DataError: If another process holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise DataError(f"another server uses the data folder {path.parent}; give this one its own --data-dir") from None
+    return descriptor

@@ -1,0 +1,163 @@
+"""A canvas's state in a file: complete or not there, checked by hash, never code.
+
+A file is a magic word with the version, the SHA-256 of the rest, and a safetensors block whose metadata say what it belongs
+to. It is written beside its name, synced and renamed, so that a crash leaves the old one or the new one; the one before is
+kept, in case the disk loses the newest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from impasto_engine.batch import SampleState
+from impasto_engine.parameters import OptimizerName
+from impasto_server.failpoints import hit
+from impasto_server.workers.messages import checkpoint_files
+
+MAGIC = b"impasto checkpoint 2\n"
+_HASH_BYTES = 32
+_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
+
+
+class CheckpointError(Exception):
+    """A file that cannot be gone on from; the message says why."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A sample's state and what it belongs to.
+
+    Attributes:
+        owner: Names the job, its network and its arithmetic: whoever goes on must be the same.
+        state: Everything the sample needs.
+        elapsed_s: What its steps took.
+    """
+
+    owner: str
+    state: SampleState
+    elapsed_s: float = 0.0
+
+
+def write(path: Path, checkpoint: Checkpoint) -> int:
+    """Put a checkpoint in place of the one before, which is kept beside it; returns its bytes.
+
+    Raises:
+        OSError: If the disk does not take it; the one before is kept then.
+    """
+    state = checkpoint.state
+    about = {
+        "owner": checkpoint.owner,
+        "optimizer": state.optimizer,
+        "step": str(state.step),
+        "elapsed_s": str(checkpoint.elapsed_s),
+    }
+    hit("checkpoint.before_write")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(MAGIC)
+            file.write(bytes(_HASH_BYTES))
+            digest, length = hashlib.sha256(), 0
+            for piece in _pieces(state.tensors, about):
+                digest.update(piece)
+                length += file.write(piece)
+            file.seek(len(MAGIC))
+            file.write(digest.digest())
+            file.flush()
+            hit("checkpoint.before_fsync")
+            os.fsync(file.fileno())
+        newest, before = checkpoint_files(path)
+        hit("checkpoint.before_rename")
+        if newest.exists():
+            newest.replace(before)
+        partial.replace(newest)
+        hit("checkpoint.after_rename")
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+    return len(MAGIC) + _HASH_BYTES + length
+
+
+def _pieces(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """Yield a safetensors block without a copy of the whole: its own writer would make two."""
+    header: dict[str, Any] = {"__metadata__": about}
+    buffers = []
+    offset = 0
+    for name, tensor in tensors.items():
+        buffer = memoryview(tensor.contiguous().numpy()).cast("B")  # type: ignore[arg-type]
+        end = offset + len(buffer)
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        buffers.append(buffer)
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    yield from buffers
+
+
+def latest(path: Path, owner: str) -> tuple[Checkpoint | None, str]:
+    """Return the newest state that can be gone on from, and what is to be said of those that cannot."""
+    notes: list[str] = []
+    for candidate in checkpoint_files(path):
+        if candidate.exists():
+            try:
+                return read(candidate, owner), "; ".join(notes)
+            except CheckpointError as error:
+                notes.append(str(error))
+    return None, "; ".join(notes)
+
+
+def read(path: Path, owner: str) -> Checkpoint:
+    """Return the checkpoint in a file.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, of another version or of somebody else.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from None
+    if not data.startswith(MAGIC):
+        raise CheckpointError(f"{path.name} is not a checkpoint of this version")
+    start = len(MAGIC) + _HASH_BYTES
+    digest, block = data[len(MAGIC) : start], data[start:]
+    if hashlib.sha256(block).digest() != digest:
+        raise CheckpointError(f"{path.name} is damaged: its hash does not match")
+    try:
+        about = _metadata(block)
+        optimizer, step, elapsed = about["optimizer"], int(about["step"]), float(about["elapsed_s"])
+        tensors = load(block)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path.name} cannot be understood: {error}") from None
+    if about.get("owner") != owner:
+        raise CheckpointError(f"{path.name} belongs to {about.get('owner')}, not to {owner}")
+    if optimizer not in get_args(OptimizerName):
+        raise CheckpointError(f"{path.name} is of an unknown optimizer {optimizer!r}")
+    return Checkpoint(owner, SampleState(optimizer, step, tensors), elapsed)  # type: ignore[arg-type]
+
+
+def _metadata(block: bytes) -> dict[str, str]:
+    """Return the metadata of a safetensors block; the library reads them from files only."""
+    length = int.from_bytes(block[:8], "little")
+    about: dict[str, str] = json.loads(block[8 : 8 + length])["__metadata__"]
+    return about
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,343 @@
+"""The workers as one: brought to life, kept alive, and what they can take."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+from impasto_engine.architectures import ARCHITECTURES, RANDOM, random_seed, split
+from impasto_server.config import MIB, ServerConfig
+from impasto_server.domain.job import JobSpec, NetworkDescription, ServiceError
+from impasto_server.scheduling.scheduler import Capacity, Demand, Ticket
+from impasto_server.workers.memory import FORWARD_SHARE, NETWORK_BYTES
+from impasto_server.workers.messages import (
+    Alive,
+    CannotStart,
+    Command,
+    Inspect,
+    Inspected,
+    JobReport,
+    PassMeasured,
+    Ready,
+    Report,
+)
+from impasto_server.workers.process import WorkerHandle
+
+logger = logging.getLogger(__name__)
+
+GPU_SLOTS = 16
+MAX_QUESTIONS = 4
+"""Questions about features that are answered at a time: each holds the steps of a worker up for a moment."""
+MEMORY_SHARE = 0.8
+"""How much of what is free on a device its jobs may take."""
+MEMORY_CHANGE = 1.1
+"""By how much an idle device's free memory must have changed to be taken in."""
+SILENCE_S = 15.0
+"""A worker that says nothing for so long, not even that it lives, is killed; it says so every second."""
+ASLEEP_S = 5.0
+"""A look that comes so late says that this process stood still: stopped, or its machine asleep."""
+START_S = 300.0
+"""A worker that is not ready after so long is killed."""
+SLOWEST_TURN_S, TURN_FACTOR = 20.0, 20.0
+"""A turn of a worker may take the first, or so many times what its jobs' steps are likely to take, whichever is more."""
+RESTART_DELAYS_S = (0.1, 1.0, 5.0)
+"""A worker that dies is started again after the first delay; one that dies again before it was ready, after the next."""
+
+
+@dataclass
+class WorkerStatus:
+    """One worker as GetServerInfo tells it."""
+
+    handle: WorkerHandle
+    ready: Ready | None = None
+    restarts: int = 0
+    failures: int = 0
+    started: float = 0.0
+    heard: float = 0.0
+    busy_s: float = 0.0
+
+
+def described(network_id: str) -> NetworkDescription:
+    """Return what is known of a network that no worker has loaded: everything but the hash of its filters."""
+    architecture, weights = split(network_id)
+    return NetworkDescription(architecture, weights, "", ARCHITECTURES[architecture].layer_names)
+
+
+class Fleet:
+    """Owns the workers. Create it on a running event loop.
+
+    Args:
+        config: The server's settings.
+        workers: Handles of workers that are not started yet.
+        on_ready: Told the name of a worker that can take jobs.
+        on_report: Told what a worker says of its jobs.
+        on_lost: Told the name of a worker that died, and why.
+        on_memory: Told the name of a worker whose device has more or less memory than before.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        workers: Sequence[WorkerHandle],
+        on_ready: Callable[[str], None],
+        on_report: Callable[[str, JobReport], None],
+        on_lost: Callable[[str, str], None],
+        on_memory: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._config = config
+        self._workers = {handle.name: WorkerStatus(handle) for handle in workers}
+        self._on_ready, self._on_report, self._on_lost, self._on_memory = on_ready, on_report, on_lost, on_memory
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._looked = time.monotonic()
+        self._inspections = 0
+        self._asking: set[str] = set()
+        self._inspected: dict[int, tuple[str, asyncio.Future[Inspected]]] = {}
+        self.ready = asyncio.Event()
+        self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @property
+    def workers(self) -> Collection[WorkerStatus]:
+        """All workers."""
+        return self._workers.values()
+
+    @property
+    def any_ready(self) -> bool:
+        """Whether a worker can take jobs."""
+        return any(status.ready for status in self.workers)
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether every worker can take jobs."""
+        return all(status.ready for status in self.workers)
+
+    @property
+    def network(self) -> NetworkDescription | None:
+        """The network that is resident, the default of jobs; every worker has the same."""
+        return next((status.ready.network for status in self.workers if status.ready), None)
+
+    def seconds_per_pixel(self, name: str) -> float:
+        """Return what a step of a worker takes for each pixel, by its first look; 0 if it is not known."""
+        ready = self._workers[name].ready
+        return ready.seconds_per_pixel if ready else 0.0
+
+    def processes(self) -> list[tuple[str, int]]:
+        """Return the device and process id of each worker that is a process here."""
+        pids = ((status.handle.name, getattr(status.handle, "pid", None)) for status in self.workers)
+        return [(name, pid) for name, pid in pids if pid is not None]
+
+    def networks(self) -> list[NetworkDescription]:
+        """Return every network that jobs can name, the default first; of random ones only that there are."""
+        default = self.network
+        if default is None:
+            return []
+        ready = next(status.ready for status in self.workers if status.ready)
+        others = [described(name) for name in ready.available if name != default.id]
+        drawn = [described(f"{name}:{RANDOM}-SEED") for name in ARCHITECTURES]
+        return [default, *others, *drawn]
+
+    def network_id(self, name: str) -> str:
+        """Return the full name of a network that a job names, ``ARCHITECTURE:WEIGHTS``; empty means the default.
+
+        Raises:
+            ValueError: If there is none of that name; the message says which there are.
+        """
+        known = [network.id for network in self.networks()]
+        if not known:
+            if name:
+                raise ValueError("no network is ready yet; try again")
+            return ""
+        if not name or name in known:
+            return name or known[0]
+        architecture, weights = split(name)
+        seed = random_seed(weights)
+        if seed is not None:
+            return f"{architecture}:{RANDOM}-{seed}"
+        if f"{architecture}:{weights}" in known:
+            return f"{architecture}:{weights}"
+        of_it = [item for item in known if split(item)[0] == architecture and not item.endswith("-SEED")]
+        if not weights and of_it:
+            return of_it[0]
+        raise ValueError(f"there is no network {name!r}; there are {', '.join(known)}")
+
+    async def inspect(self, command: Inspect, owner: str = "") -> Inspected:
+        """Let a worker tell how filters see a picture; one question of an owner at a time, where owners are told apart.
+
+        Raises:
+            ServiceError: If there is no worker, it dies over it, it cannot tell, or the owner has asked already.
+        """
+        if owner and owner in self._asking:
+            metadata = {"quota": "questions", "limit": "1", "used": "1"}
+            text = "one question about features is answered for a client at a time"
+            raise ServiceError("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", text, metadata=metadata, retry_s=1.0)
+        name = next((name for name, status in self._workers.items() if status.ready), None)
+        if name is None:
+            raise ServiceError("UNAVAILABLE", "STARTING", "no worker is ready yet", retry_s=1.0)
+        if len(self._inspected) >= MAX_QUESTIONS:
+            text = f"{MAX_QUESTIONS} questions about features are being answered, which is the limit"
+            metadata = {"queued": str(MAX_QUESTIONS), "running": "", "limit": str(MAX_QUESTIONS)}
+            raise ServiceError("RESOURCE_EXHAUSTED", "QUEUE_FULL", text, metadata=metadata, retry_s=2.0)
+        self._inspections += 1
+        number = self._inspections
+        future: asyncio.Future[Inspected] = asyncio.get_running_loop().create_future()
+        self._inspected[number] = (name, future)
+        self._asking.add(owner)
+        try:
+            self.send(name, replace(command, number=number))
+            found = await future
+        finally:
+            del self._inspected[number]
+            self._asking.discard(owner)
+        if found.error:
+            raise ServiceError("INTERNAL", "ENGINE_ERROR", found.error)
+        return found
+
+    def capacity(self, name: str) -> Capacity:
+        """Return what a ready worker can take."""
+        ready = self._workers[name].ready
+        slots = self._config.max_running_jobs or (1 if name == "cpu" else GPU_SLOTS)
+        memory = int(ready.free_bytes * MEMORY_SHARE) if ready and ready.free_bytes is not None else None
+        if self._config.max_memory_mib:
+            memory = self._config.max_memory_mib * MIB
+        return Capacity(slots, memory, ready.group if ready else 1)
+
+    def ticket(self, spec: JobSpec) -> Ticket:
+        """Return what the scheduler needs to know of a job, except who and when."""
+        parameters = spec.parameters
+        shape = (spec.height, spec.width, parameters.network, parameters.pooling, parameters.precision)
+        demands = []
+        for ready in (status.ready for status in self.workers if status.ready):
+            arithmetic = ready.arithmetic if parameters.precision == "auto" else parameters.precision
+            demand = ready.memory.demand(spec, arithmetic)
+            if parameters.network not in ("", ready.network.id):
+                demand = replace(demand, held=demand.held + NETWORK_BYTES)
+            demands.append(demand)
+        demand = max(demands, key=lambda demand: demand.held + demand.passing, default=Demand())
+        return Ticket("", spec.width * spec.height, 0.0, spec.priority, shape, demand)
+
+    def inspection_demand(self, pixels: int, network: str) -> Demand:
+        """Return what a question about features takes of a device's memory."""
+        ready = next((status.ready for status in self.workers if status.ready), None)
+        if ready is None:
+            return Demand()
+        other = 0 if network in ("", ready.network.id) else NETWORK_BYTES
+        return Demand(other, round(FORWARD_SHARE * ready.memory.pass_bytes("float32", pixels)))
+
+    def send(self, name: str, command: Command) -> None:
+        """Give a worker a command; to one that is not there it is dropped."""
+        if name in self._workers:
+            self._workers[name].handle.send(command)
+
+    def look(self, turn_s: Callable[[str], float | None]) -> None:
+        """Kill the workers that hang: they are started again, and their jobs resume.
+
+        Args:
+            turn_s: Returns how long a turn of a worker is likely to take; None if nobody knows.
+        """
+        now = time.monotonic()
+        if now - self._looked > ASLEEP_S:  # this process stood still: what the workers said meanwhile is not read yet
+            for status in self.workers:
+                status.heard = status.started = now
+                status.busy_s = 0.0
+        self._looked = now
+        for status in self.workers:
+            name, silent = status.handle.name, now - status.heard
+            if status.ready is None:
+                if now - status.started > START_S and not self._restarts:
+                    self.kill(name, f"is not ready after {START_S:.0f} s")
+                continue
+            expected = turn_s(name)
+            longest = START_S if expected is None else max(SLOWEST_TURN_S, TURN_FACTOR * expected)
+            if silent > SILENCE_S:
+                self.kill(name, f"has said nothing for {silent:.0f} s")
+            elif status.busy_s > longest:
+                self.kill(name, f"has been at one step for {status.busy_s:.0f} s, where {expected or 0:.2g} s are usual")
+
+    def kill(self, name: str, why: str) -> None:
+        """End a worker that hangs; it is started again."""
+        status = self._workers[name]
+        logger.error("worker %s %s: it is killed and started again", name, why, extra={"device": name})
+        status.started = status.heard = time.monotonic()  # once, however long its death takes
+        status.busy_s = 0.0
+        status.handle.kill()
+
+    def start(self) -> None:
+        """Bring the workers to life."""
+        for status in self.workers:
+            self._start(status)
+
+    async def stop(self) -> None:
+        """End the workers."""
+        self._stopping = True
+        for task in list(self._restarts):
+            task.cancel()
+        await asyncio.gather(*(status.handle.stop() for status in self.workers))
+
+    def _start(self, status: WorkerStatus) -> None:
+        name = status.handle.name
+        status.started = status.heard = time.monotonic()
+        status.busy_s = 0.0
+        status.handle.start(lambda report: self._hear(name, report), lambda cause: self._bury(name, cause))
+
+    def _hear(self, name: str, report: Report) -> None:
+        status = self._workers[name]
+        status.heard = time.monotonic()
+        if isinstance(report, Alive):
+            status.busy_s = report.busy_s
+            self._note_memory(name, status, report.idle_bytes)
+            return
+        status.busy_s = 0.0
+        if isinstance(report, Ready):
+            status.ready, status.failures = report, 0
+            logger.info("worker %s ready: %s with %s weights", name, report.network.name, report.network.weights)
+            self.ready.set()
+            self._on_ready(name)
+        elif isinstance(report, CannotStart):
+            if not self.broken.done():
+                self.broken.set_result(f"worker {name}: {report.message}")
+        elif isinstance(report, PassMeasured):
+            if status.ready:
+                learned = status.ready.memory.learn(report.arithmetic, report.pixels, report.taken, report.share)
+                status.ready = replace(status.ready, memory=learned)
+        elif isinstance(report, Inspected):
+            _, future = self._inspected.get(report.number, ("", None))
+            if future is not None and not future.done():
+                future.set_result(report)
+        else:
+            self._on_report(name, report)
+
+    def _note_memory(self, name: str, status: WorkerStatus, idle_bytes: int | None) -> None:
+        """Take in what an idle worker's device has free, where that is much more or less than is known."""
+        ready = status.ready
+        if ready is None or ready.free_bytes is None or idle_bytes is None:
+            return
+        if not ready.free_bytes / MEMORY_CHANGE < idle_bytes < ready.free_bytes * MEMORY_CHANGE:
+            status.ready = replace(ready, free_bytes=idle_bytes)
+            self._on_memory(name)
+
+    def _bury(self, name: str, cause: str) -> None:
+        if self._stopping:
+            return
+        status = self._workers[name]
+        delay = RESTART_DELAYS_S[min(status.failures, len(RESTART_DELAYS_S) - 1)]
+        status.ready = None
+        status.failures += 1
+        status.restarts += 1
+        if not self.any_ready:
+            self.ready.clear()
+        logger.error("worker %s %s", name, cause, extra={"device": name})
+        for worker, future in self._inspected.values():
+            if worker == name and not future.done():
+                text = "the worker was lost meanwhile; try again"
+                future.set_exception(ServiceError("UNAVAILABLE", "WORKER_GONE", text, retry_s=1.0))
+        task = asyncio.create_task(self._restart(status, delay))
+        self._restarts.add(task)
+        task.add_done_callback(self._restarts.discard)
+        self._on_lost(name, cause)
+
+    async def _restart(self, status: WorkerStatus, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        self._start(status)

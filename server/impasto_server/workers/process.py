@@ -1,0 +1,134 @@
+"""The server's end of its worker processes: start, talk, notice their death, start again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import queue
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Protocol
+
+from impasto_server.workers.messages import Command, Report, WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerHandle(Protocol):
+    """One worker as the dispatcher sees it; whether it is a process here or an actor elsewhere is not its concern."""
+
+    name: str
+
+    def start(self, on_report: Callable[[Report], None], on_exit: Callable[[str], None]) -> None:
+        """Bring the worker to life. Both callbacks run on the event loop; ``on_exit`` gets the cause of death."""
+        ...
+
+    def send(self, command: Command) -> None:
+        """Give the worker a command; never blocks. Commands to a dead worker are dropped."""
+        ...
+
+    def kill(self) -> None:
+        """End the worker, whatever it does; ``on_exit`` is called as if it had died by itself."""
+        ...
+
+    async def stop(self) -> None:
+        """End the worker for good, whatever it does."""
+        ...
+
+
+class ProcessWorker:
+    """A worker in a process of its own, started by spawn.
+
+    Two threads keep the pipe's blocking calls off the event loop.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.name = settings.device
+        self._settings = settings
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._outbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, once started."""
+        return self._process.pid if self._process else None
+
+    def start(self, on_report: Callable[[Report], None], on_exit: Callable[[str], None]) -> None:
+        """See :class:`WorkerHandle`."""
+        loop = asyncio.get_running_loop()
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_run, args=(theirs, self._settings), name=f"impasto-{self.name}", daemon=True)
+        process.start()
+        theirs.close()
+        self._process = process
+        self._outbox = queue.SimpleQueue()
+        threading.Thread(target=_write, args=(ours, self._outbox, process), daemon=True).start()
+        threading.Thread(target=_read, args=(ours, self._outbox, process, loop, on_report, on_exit), daemon=True).start()
+
+    def send(self, command: Command) -> None:
+        """See :class:`WorkerHandle`."""
+        self._outbox.put(command)
+
+    def kill(self) -> None:
+        """See :class:`WorkerHandle`."""
+        if self._process is not None:
+            self._process.kill()
+
+    async def stop(self) -> None:
+        """See :class:`WorkerHandle`."""
+        self._outbox.put(None)
+        process = self._process
+        if process is not None:
+            process.kill()
+            await asyncio.to_thread(process.join)
+
+
+def _run(connection: Connection, settings: WorkerSettings) -> None:
+    """Enter the worker process; only what runs there imports the engine's networks."""
+    from impasto_server.workers.main import worker_main  # noqa: PLC0415
+
+    worker_main(connection, settings)
+
+
+def _write(
+    connection: Connection,
+    outbox: queue.SimpleQueue[Command | None],
+    process: multiprocessing.process.BaseProcess,
+) -> None:
+    while (command := outbox.get()) is not None:
+        try:
+            connection.send(command)
+        except (BrokenPipeError, OSError):
+            return
+        except Exception:
+            # Nothing was sent, and the worker would wait for ever: let it start afresh, which its jobs survive or report.
+            logger.exception("a command could not be sent")
+            process.kill()
+            return
+
+
+def _read(
+    connection: Connection,
+    outbox: queue.SimpleQueue[Command | None],
+    process: multiprocessing.process.BaseProcess,
+    loop: asyncio.AbstractEventLoop,
+    on_report: Callable[[Report], None],
+    on_exit: Callable[[str], None],
+) -> None:
+    try:
+        while True:
+            report = connection.recv()
+            loop.call_soon_threadsafe(on_report, report)
+    except (EOFError, OSError):
+        outbox.put(None)
+        process.join()
+        connection.close()
+        code = process.exitcode or 0
+        cause = f"killed by signal {-code}" if code < 0 else f"exited with status {code}"
+        try:
+            loop.call_soon_threadsafe(on_exit, cause)
+        except RuntimeError:  # the loop is closed: the server has stopped
+            return
