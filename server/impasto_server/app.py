@@ -29,14 +29,15 @@ from impasto_server.api.service import StyleTransferService
 from impasto_server.auth.tls import ServerTls, TlsError, common_name
 from impasto_server.auth.tokens import Principal, TokenFileError, Tokens
 from impasto_server.config import MIB, ServerConfig
-from impasto_server.domain.job import ServiceError
+from impasto_server.domain.errors import ServiceError
 from impasto_server.jobs.dispatcher import Dispatcher
 from impasto_server.observability.http import Operations, Pulse
 from impasto_server.observability.metrics import Machine, Method, Metrics, watch_lag
 from impasto_server.observability.tracing import TracingError, tracing_to
 from impasto_server.observability.watchdog import Watchdog, counted_faults
 from impasto_server.pictures.decoders import Decoders
-from impasto_server.store.base import JobStore, MemoryStore
+from impasto_server.store.base import JobStore
+from impasto_server.store.memory import MemoryStore
 from impasto_server.store.sqlite import DataError, DurableStore
 from impasto_server.store.uploads import Uploads
 from impasto_server.workers.messages import WorkerSettings
@@ -290,7 +291,7 @@ def _by_certificate(context: Any) -> Principal:
     name = common_name(pem)
     if not name:
         text = "the client's certificate has no common name, more than one, or one of other characters than letters and digits"
-        raise ServiceError("UNAUTHENTICATED", "CERTIFICATE_WITHOUT_NAME", text)
+        raise ServiceError("CERTIFICATE_WITHOUT_NAME", text)
     return Principal(name, admin=False)
 
 

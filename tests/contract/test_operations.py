@@ -522,7 +522,7 @@ async def _inspect(stub: Any, request: pb.InspectFeaturesRequest) -> Any:
 
 async def test_uploads_of_owners_who_stay_away_expire_and_count(tmp_path: Path) -> None:
     """The limit is for all together, and no owner may take more than three quarters of it."""
-    from impasto_server.domain.job import ServiceError
+    from impasto_server.domain.errors import ServiceError
     from impasto_server.store.uploads import Uploads
 
     uploads = Uploads(tmp_path / "files", 0.2, 1000, 1500)

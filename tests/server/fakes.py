@@ -10,7 +10,8 @@ from typing import Any
 
 from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.parameters import Parameters
-from impasto_server.domain.job import JobSpec, Losses, NetworkDescription, OutputOptions, Raster, StopReason
+from impasto_server.domain.job import JobSpec, Losses, NetworkDescription, OutputOptions, StopReason
+from impasto_server.domain.pictures import Raster
 from impasto_server.workers.memory import MemoryModel
 from impasto_server.workers.messages import (
     Command,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from impasto_server.auth.tokens import Principal, TokenFileError, Tokens, new_token, parse
-from impasto_server.domain.job import ServiceError
+from impasto_server.domain.errors import ServiceError
 
 
 def test_a_token_is_known_by_its_hash_only(tmp_path: Path) -> None:

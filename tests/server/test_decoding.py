@@ -15,7 +15,8 @@ from PIL import Image
 from impasto_engine.parameters import Parameters
 from impasto_server.api.validation import Draft, File, StyleFiles, open_pictures
 from impasto_server.config import ServerConfig
-from impasto_server.domain.job import OutputOptions, ServiceError, invalid
+from impasto_server.domain.errors import ServiceError, invalid
+from impasto_server.domain.job import OutputOptions
 from impasto_server.pictures import decoders as decoding
 from impasto_server.pictures.decoders import Decoders
 

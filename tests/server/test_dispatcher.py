@@ -12,20 +12,11 @@ from typing import Any
 import pytest
 
 from impasto_server.config import ServerConfig
-from impasto_server.domain.job import (
-    Ended,
-    Heartbeat,
-    Job,
-    JobState,
-    Paused,
-    PauseReason,
-    ServiceError,
-    Started,
-    Stepped,
-    StopReason,
-)
+from impasto_server.domain.errors import ServiceError
+from impasto_server.domain.events import Ended, Heartbeat, Paused, PauseReason, Started, Stepped
+from impasto_server.domain.job import Job, JobState, StopReason
 from impasto_server.jobs.dispatcher import MAX_LOSSES, Dispatcher
-from impasto_server.store.base import MemoryStore
+from impasto_server.store.memory import MemoryStore
 from impasto_server.workers.memory import FIXED_BYTES, MemoryModel
 from impasto_server.workers.messages import Alive, PassMeasured
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from impasto_server.domain.job import JobState, ServiceError
+from impasto_server.domain.errors import ServiceError
+from impasto_server.domain.job import JobState
 from impasto_server.store import sqlite as durable
 
 from .fakes import FakeWorker, spec

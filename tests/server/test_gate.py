@@ -8,7 +8,7 @@ import pytest
 
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto_server.api.limits import MAX_FIELDS, SMALL_BYTES, Gate
-from impasto_server.domain.job import ServiceError
+from impasto_server.domain.errors import ServiceError
 
 DECODE = pb.SubmitJobRequest.FromString
 

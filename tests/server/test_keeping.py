@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from impasto_server.config import ConfigError, ServerConfig
-from impasto_server.domain.job import Ended, Event, Job, JobState, Losses, Started, Stepped
+from impasto_server.domain.events import Ended, Event, Started, Stepped
+from impasto_server.domain.job import Job, JobState, Losses
 from impasto_server.jobs.journal import Journal
-from impasto_server.store.base import MemoryStore
+from impasto_server.store.memory import MemoryStore
 
 from .fakes import spec
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from impasto_engine.parameters import Parameters
-from impasto_server.domain.job import ServiceError
+from impasto_server.domain.errors import ServiceError
 from impasto_server.scheduling.estimates import FIXED_S, FLOAT32_OVER_BFLOAT16, Pace, work
 from impasto_server.scheduling.quotas import Quota, Quotas
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from impasto_server.domain.job import ServiceError
+from impasto_server.domain.errors import ServiceError
 from impasto_server.store.uploads import Folder, Uploads
 
 DATA = bytes(range(256)) * 20

@@ -15,7 +15,8 @@ from impasto_engine.batch import Step
 from impasto_engine.networks import Network
 from impasto_engine.parameters import Parameters
 from impasto_engine.weights import load_network
-from impasto_server.domain.job import JobSpec, OutputOptions, Raster, StopReason, StylePicture
+from impasto_server.domain.job import JobSpec, OutputOptions, StopReason, StylePicture
+from impasto_server.domain.pictures import Raster
 from impasto_server.pictures.images import open_image
 from impasto_server.workers.messages import (
     Cancel,

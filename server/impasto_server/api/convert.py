@@ -15,8 +15,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto_engine.parameters import ADAM_LEARNING_RATE, MAX_LEVELS, PRESETS, Parameters, Violation
 from impasto_server.api.validation import INSPECTION_PX, Draft, File, Inspection, StyleFiles
-from impasto_server.domain import job as jobs
-from impasto_server.domain.job import Heartbeat, Job, JobState, OutputOptions, Paused, PauseReason, Started, Stepped, StopReason
+from impasto_server.domain.errors import invalid
+from impasto_server.domain.events import Heartbeat, Paused, PauseReason, Started, Stepped
+from impasto_server.domain.job import Job, JobState, Losses, NetworkDescription, OutputOptions, StopReason
 from impasto_server.workers.messages import Inspected
 from impasto_server.workers.pool import WorkerStatus
 
@@ -170,7 +171,7 @@ def check_lengths(spec: pb.JobSpec, max_styles: int) -> None:
         texts += [(f"{name}.image_id", image.image_id), (f"{name}.name", image.name)]
     wrong += [(name, f"is too long: {len(text)} characters") for name, text in texts if len(text) > MAX_TEXT]
     if wrong:
-        raise jobs.invalid(*wrong)
+        raise invalid(*wrong)
 
 
 def _file(image: pb.Image, name: str, uploaded: Callable[[str], Path], found: list[Violation]) -> File:
@@ -195,7 +196,7 @@ def image_file(image: pb.Image, name: str, uploaded: Callable[[str], Path]) -> F
     found: list[Violation] = []
     file = _file(image, name, uploaded, found)
     if found:
-        raise jobs.invalid(*((violation.field, violation.description) for violation in found))
+        raise invalid(*((violation.field, violation.description) for violation in found))
     return file
 
 
@@ -288,10 +289,10 @@ def states(numbers: Sequence[int]) -> frozenset[JobState]:
         ServiceError: If one is not a state, or there are too many.
     """
     if len(numbers) > MAX_LAYERS:
-        raise jobs.invalid(("states", f"at most {MAX_LAYERS} are taken, got {len(numbers)}"))
+        raise invalid(("states", f"at most {MAX_LAYERS} are taken, got {len(numbers)}"))
     wanted = set(numbers)
     if strange := wanted - STATES.keys():
-        raise jobs.invalid(("states", f"{min(strange)} is not a state"))
+        raise invalid(("states", f"{min(strange)} is not a state"))
     return frozenset(STATES[number] for number in wanted)  # type: ignore[index]
 
 
@@ -351,14 +352,14 @@ def result_message(job: Job, picture: bytes | None) -> pb.JobResult:
     return pb.JobResult(job=job_message(job), image=pb.Image(data=picture) if picture is not None else None)
 
 
-def losses_message(losses: jobs.Losses | None) -> pb.Losses | None:
+def losses_message(losses: Losses | None) -> pb.Losses | None:
     """Return losses, or nothing before the first step."""
     if losses is None:
         return None
     return pb.Losses(total=losses.total, content=losses.content, style=losses.style, total_variation=losses.total_variation)
 
 
-def network_message(network: jobs.NetworkDescription) -> pb.NetworkInfo:
+def network_message(network: NetworkDescription) -> pb.NetworkInfo:
     """Return what a network is."""
     return pb.NetworkInfo(
         name=network.name,

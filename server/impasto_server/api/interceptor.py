@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2
 from impasto_server.api.limits import LARGE_ANSWERS, LARGE_REQUESTS, SMALL_BYTES, Gate
 from impasto_server.api.status import abort
 from impasto_server.auth.tokens import ANYBODY, PRINCIPAL, Principal
-from impasto_server.domain.job import ServiceError
+from impasto_server.domain.errors import ServiceError
 from impasto_server.observability.metrics import CODES, Method, Metrics, code_label
 from impasto_server.observability.tracing import NoTracing, Span, Tracing
 
@@ -199,7 +199,7 @@ class _Call:
         if data is grpc.aio.EOF:
             if self._streams_requests:
                 return None
-            raise ServiceError("INVALID_ARGUMENT", "MESSAGE_GARBLED", "the call has no message")
+            raise ServiceError("MESSAGE_GARBLED", "the call has no message")
         self._received.inc()
         self._gate.take_in(len(data))
         name = self._method.name

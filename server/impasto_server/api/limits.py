@@ -17,7 +17,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError
 
-from impasto_server.domain.job import ServiceError, invalid
+from impasto_server.domain.errors import ServiceError, invalid
 
 LARGE_REQUESTS = frozenset({"Stylize", "SubmitJob", "InspectFeatures", "UploadImage"})
 """Methods whose requests hold pictures."""
@@ -107,7 +107,7 @@ class Gate:
             return decode(data)
         except (DecodeError, IndexError):
             text = "the message cannot be decoded"
-            raise ServiceError("INVALID_ARGUMENT", "MESSAGE_GARBLED", text) from None
+            raise ServiceError("MESSAGE_GARBLED", text) from None
 
 
 async def let_go() -> None:

@@ -22,7 +22,9 @@ from impasto_server.api.limits import let_go
 from impasto_server.api.status import abort
 from impasto_server.auth.tokens import PRINCIPAL
 from impasto_server.config import MIB, ServerConfig
-from impasto_server.domain.job import Ended, Job, JobSpec, JobState, ServiceError, invalid, not_found
+from impasto_server.domain.errors import ServiceError, invalid, not_found
+from impasto_server.domain.events import Ended
+from impasto_server.domain.job import Job, JobSpec, JobState
 from impasto_server.domain.reasons import REASONS
 from impasto_server.failpoints import hit
 from impasto_server.jobs.dispatcher import Dispatcher
@@ -220,7 +222,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             text = f"there is no uploaded file {request.image_id!r}"
             resource = ("impasto.v1.Image", request.image_id)
             metadata = {"image_id": request.image_id}
-            error = ServiceError("NOT_FOUND", "IMAGE_NOT_FOUND", text, metadata=metadata, resource=resource)
+            error = ServiceError("IMAGE_NOT_FOUND", text, metadata=metadata, resource=resource)
             await abort(context, error)
         except Exception as error:
             await abort(context, error)
@@ -370,12 +372,11 @@ def _unsuccessful(job: Job) -> ServiceError:
     """Return the error that Stylize ends with when its job did not succeed."""
     if job.state is JobState.CANCELLED:
         message = f"job {job.job_id} was cancelled"
-        return ServiceError("CANCELLED", "JOB_CANCELLED", message, metadata={"job_id": job.job_id})
+        return ServiceError("JOB_CANCELLED", message, metadata={"job_id": job.job_id})
     error = job.error
     reason, text = (error.reason, error.message) if error else ("UNKNOWN", "it failed")
     metadata = {"job_id": job.job_id}
-    code = REASONS[reason].code if reason in REASONS else "INTERNAL"
-    return ServiceError(code, reason, f"job {job.job_id} failed: {text}", metadata=metadata)
+    return ServiceError(reason if reason in REASONS else "UNKNOWN", f"job {job.job_id} failed: {text}", metadata=metadata)
 
 
 def _page_token(number: int) -> str:

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from impasto_server.domain.job import ServiceError
+from impasto_server.domain.errors import ServiceError
 from impasto_server.domain.reasons import DOMAIN
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ async def abort(context: Any, error: Exception) -> NoReturn:
         raise error
     if not isinstance(error, ServiceError):
         logger.error("a handler failed", exc_info=error)
-        error = ServiceError("INTERNAL", "INTERNAL", "the server made a mistake; its log says more")
+        error = ServiceError("INTERNAL", "the server made a mistake; its log says more")
     status = rpc_status.to_status(status_of(error))
     await context.abort(status.code, status.details, status.trailing_metadata)
     raise AssertionError("abort returned")

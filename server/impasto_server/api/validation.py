@@ -14,7 +14,9 @@ from PIL.Image import Image, frombytes
 from impasto_engine.architectures import ARCHITECTURES, split
 from impasto_engine.parameters import Parameters, Pooling, Violation, fitted, settled, violations, without_content
 from impasto_server.config import ServerConfig
-from impasto_server.domain.job import JobSpec, OutputOptions, Plane, Raster, Source, StylePicture, content_of, invalid
+from impasto_server.domain.errors import invalid
+from impasto_server.domain.job import JobSpec, OutputOptions, Source, StylePicture
+from impasto_server.domain.pictures import Plane, Raster, content_of
 from impasto_server.pictures import decoders as decoding
 from impasto_server.pictures import images
 from impasto_server.workers.messages import Inspect

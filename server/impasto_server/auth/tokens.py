@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from impasto_server.domain.job import ServiceError
+from impasto_server.domain.errors import ServiceError
 
 logger = logging.getLogger(__name__)
 
@@ -115,10 +115,10 @@ class Tokens:
         kind, _, token = (authorization or "").partition(" ")
         if kind.lower() != "bearer" or not token:
             text = "this server wants a token: send 'authorization: Bearer TOKEN'"
-            raise ServiceError("UNAUTHENTICATED", "TOKEN_MISSING", text)
+            raise ServiceError("TOKEN_MISSING", text)
         found = self._known.get(_hashed(token.strip()))
         if found is None:
-            raise ServiceError("UNAUTHENTICATED", "TOKEN_UNKNOWN", "the token is not one of this server's, or not any more")
+            raise ServiceError("TOKEN_UNKNOWN", "the token is not one of this server's, or not any more")
         return found
 
     def look(self) -> bool:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
-from typing import Literal
 
 from impasto_engine.parameters import Arithmetic, Parameters
-
-ImageFormat = Literal["png", "jpeg", "webp"]
+from impasto_server.domain.pictures import ImageFormat, Plane, Raster
 
 
 class JobState(Enum):
@@ -39,63 +34,6 @@ class StopReason(Enum):
     FAILED = "failed"
     DEADLINE = "deadline"
     CONVERGED = "converged"
-
-
-@dataclass(frozen=True)
-class Raster:
-    """A decoded picture: 8-bit sRGB, rows from the top.
-
-    Attributes:
-        rgb: The values, or the file that holds them, named by their SHA-256: pictures of a job that waits lie on the disk.
-    """
-
-    width: int
-    height: int
-    rgb: bytes | Path = field(repr=False)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the values."""
-        return 3 * self.width * self.height
-
-
-@dataclass(frozen=True)
-class Plane:
-    """A mask: one byte a pixel, rows from the top; 255 is in, 0 is out.
-
-    Attributes:
-        values: The bytes, or the file that holds them, as in :class:`Raster`.
-    """
-
-    width: int
-    height: int
-    values: bytes | Path = field(repr=False)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the values."""
-        return self.width * self.height
-
-
-class PictureLost(Exception):
-    """The file of a job's picture is gone or damaged."""
-
-
-def content_of(values: bytes | Path, size: int) -> bytes:
-    """Return a picture's values, from its file if they lie there.
-
-    Raises:
-        PictureLost: If the file is not there, or not what its name says.
-    """
-    if isinstance(values, bytes):
-        return values
-    try:
-        data = values.read_bytes()
-    except OSError as error:
-        raise PictureLost(f"the file {values.name[:12]} cannot be read: {error.strerror}") from None
-    if len(data) != size or hashlib.sha256(data).hexdigest() != values.name:
-        raise PictureLost(f"the file {values.name[:12]} is damaged: its hash does not match")
-    return data
 
 
 @dataclass(frozen=True)
@@ -256,110 +194,3 @@ class Job:
     trace: str = ""
     warnings: tuple[JobWarning, ...] = ()
     own_number: int = 0
-
-
-class PauseReason(Enum):
-    """Why a job stopped for a while."""
-
-    PREEMPTED = "preempted"
-    REQUESTED = "requested"
-
-
-@dataclass(frozen=True)
-class Started:
-    """A job is about to be painted, for the ``attempt``-th time; ``step`` steps are done already."""
-
-    device: str
-    attempt: int
-    step: int = 0
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Paused:
-    """A job stopped for a while; its steps are kept."""
-
-    reason: PauseReason
-    step: int
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """One step of a job; the preview is an encoded JPEG."""
-
-    step: int
-    steps: int
-    losses: Losses
-    elapsed_s: float
-    remaining_s: float
-    preview: bytes | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The job is over; the newest record says how."""
-
-
-@dataclass(frozen=True)
-class Heartbeat:
-    """Nothing happened for a while."""
-
-
-Event = Started | Stepped | Paused | Ended
-
-
-class ServiceError(Exception):
-    """A request that cannot be served, in the terms of AIP-193.
-
-    Attributes:
-        code: Name of the gRPC status code.
-        reason: Stable, UPPER_SNAKE_CASE.
-        violations: Field and description of everything wrong with the request.
-        metadata: The message's variable parts.
-        retry_s: When to try again, for overload.
-        resource: Type and name of what was not found.
-    """
-
-    def __init__(
-        self,
-        code: str,
-        reason: str,
-        message: str,
-        *,
-        violations: tuple[tuple[str, str], ...] = (),
-        metadata: Mapping[str, str] | None = None,
-        retry_s: float | None = None,
-        resource: tuple[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-        self.reason = reason
-        self.message = message
-        self.violations = violations
-        self.metadata = dict(metadata or {})
-        self.retry_s = retry_s
-        self.resource = resource
-
-
-MAX_VIOLATIONS = 50
-"""Fields that an error names at most."""
-
-
-def invalid(*violations: tuple[str, str]) -> ServiceError:
-    """Return the error for a request with fields that are wrong: all of them, or the first of very many, are named."""
-    if len(violations) > MAX_VIOLATIONS:
-        more = len(violations) - MAX_VIOLATIONS
-        violations = (*violations[:MAX_VIOLATIONS], ("request", f"{more} more fields are wrong"))
-    message = "; ".join(f"{field}: {description}" for field, description in violations)
-    return ServiceError("INVALID_ARGUMENT", "INVALID_FIELD", message, violations=violations)
-
-
-def not_found(job_id: str) -> ServiceError:
-    """Return the error for a job that is not there, or not any more."""
-    return ServiceError(
-        "NOT_FOUND",
-        "JOB_NOT_FOUND",
-        f"there is no job {job_id!r}, or it ended long ago",
-        metadata={"job_id": job_id},
-        resource=("impasto.v1.Job", job_id),
-    )

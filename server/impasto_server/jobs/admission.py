@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 
 from impasto_server.config import MIB, ServerConfig
-from impasto_server.domain.job import Job, JobSpec, JobState, ServiceError, invalid
+from impasto_server.domain.errors import ServiceError, invalid
+from impasto_server.domain.job import Job, JobSpec, JobState
 from impasto_server.jobs.runtime import Live
 from impasto_server.scheduling.estimates import Pace
 from impasto_server.scheduling.quotas import Quota, Quotas
@@ -106,7 +107,7 @@ class Admission:
     def _queue_full(self, text: str, limit: str) -> ServiceError:
         waiting, running = str(self._scheduler.queued), str(self._scheduler.running)
         metadata = {"queued": waiting, "running": running, "limit": limit}
-        return ServiceError("RESOURCE_EXHAUSTED", "QUEUE_FULL", text, metadata=metadata, retry_s=self._room_s())
+        return ServiceError("QUEUE_FULL", text, metadata=metadata, retry_s=self._room_s())
 
     def _room_s(self) -> float:
         """Return when a waiting job is likely to start, which makes room; bounded, for it is a guess."""

@@ -21,23 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from impasto_server.config import ServerConfig
-from impasto_server.domain.job import (
-    Ended,
-    Event,
-    Heartbeat,
-    Job,
-    JobError,
-    JobSpec,
-    JobState,
-    Paused,
-    PauseReason,
-    ServiceError,
-    Started,
-    Stepped,
-    StopReason,
-    invalid,
-    not_found,
-)
+from impasto_server.domain.errors import ServiceError, invalid, not_found
+from impasto_server.domain.events import Ended, Event, Heartbeat, Paused, PauseReason, Started, Stepped
+from impasto_server.domain.job import Job, JobError, JobSpec, JobState, StopReason
 from impasto_server.jobs.admission import Admission
 from impasto_server.jobs.gauges import Gauges
 from impasto_server.jobs.journal import Journal
@@ -162,11 +148,11 @@ class Dispatcher:
                 raise invalid(("request_id", f"{request_id!r} was used for another request"))
             return known
         if self._draining:
-            raise ServiceError("UNAVAILABLE", "DRAINING", "the server is shutting down; try another", retry_s=5.0)
+            raise ServiceError("DRAINING", "the server is shutting down; try another", retry_s=5.0)
         if self._fault:
-            raise ServiceError("UNAVAILABLE", "SERVER_FAULT", f"the server has a fault: {self._fault}", retry_s=30.0)
+            raise ServiceError("SERVER_FAULT", f"the server has a fault: {self._fault}", retry_s=30.0)
         if not self.fleet.any_ready:
-            raise ServiceError("UNAVAILABLE", "STARTING", "no worker is ready yet", retry_s=1.0)
+            raise ServiceError("STARTING", "no worker is ready yet", retry_s=1.0)
         self._admission.check_room(owner, self._committing)
         return None
 
@@ -318,7 +304,7 @@ class Dispatcher:
         if job.state is not JobState.SUCCEEDED or picture is None:
             message = f"job {job_id} is {job.state.value}" + (f": {job.error.message}" if job.error else "")
             metadata = {"job_id": job_id, "state": job.state.value}
-            raise ServiceError("FAILED_PRECONDITION", "JOB_HAS_NO_RESULT", message, metadata=metadata)
+            raise ServiceError("JOB_HAS_NO_RESULT", message, metadata=metadata)
         return picture
 
     def cancel(self, job_id: str) -> Job:
@@ -465,7 +451,7 @@ class Dispatcher:
         if not self._scheduler.fits_now(Ticket("", picture.width * picture.height, 0.0, demand=demand)):
             text = "the device has no memory for the question beside its jobs; try later, or ask for a smaller size"
             metadata = {"queued": str(self.queued), "running": str(self.running), "limit": ""}
-            raise ServiceError("RESOURCE_EXHAUSTED", "QUEUE_FULL", text, metadata=metadata, retry_s=5.0)
+            raise ServiceError("QUEUE_FULL", text, metadata=metadata, retry_s=5.0)
         return await self.fleet.inspect(command, owner)
 
     def look(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 
-from impasto_server.domain.job import Ended, Event, Stepped
+from impasto_server.domain.events import Ended, Event, Stepped
 
 
 class Journal:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from impasto_server.domain.job import ServiceError, invalid
+from impasto_server.domain.errors import ServiceError, invalid
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final
 
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from impasto_server.domain.job import ImageFormat, Plane, Raster, content_of
+from impasto_server.domain.pictures import ImageFormat, Plane, Raster, content_of
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
 MIN_SIDE_PX: Final = 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from impasto_server.domain.job import ServiceError, invalid
+from impasto_server.domain.errors import ServiceError, invalid
 
 MINUTE_S = 60.0
 
@@ -78,7 +78,6 @@ class Quotas:
 
 def _exceeded(name: str, what: str, limit: int, used: int, retry_s: float | None) -> ServiceError:
     return ServiceError(
-        "RESOURCE_EXHAUSTED",
         "QUOTA_EXCEEDED",
         f"your quota is {limit} {what}; {used} are used",
         metadata={"quota": name, "limit": str(limit), "used": str(used)},

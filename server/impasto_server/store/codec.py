@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from impasto_engine.parameters import Parameters
+from impasto_server.domain.events import Ended, Event, Paused, PauseReason, Started, Stepped
 from impasto_server.domain.job import (
-    Ended,
-    Event,
     Job,
     JobError,
     JobSpec,
@@ -22,16 +21,11 @@ from impasto_server.domain.job import (
     Losses,
     NetworkDescription,
     OutputOptions,
-    Paused,
-    PauseReason,
-    Plane,
-    Raster,
     Source,
-    Started,
-    Stepped,
     StopReason,
     StylePicture,
 )
+from impasto_server.domain.pictures import Plane, Raster
 
 _PLAIN = ("priority", "time_limit_s", "return_best", "ttl_s")
 

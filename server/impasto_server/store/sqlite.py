@@ -22,10 +22,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from impasto_server.domain.job import Ended, Event, Job, JobError, JobState, ServiceError, StopReason
+from impasto_server.domain.errors import ServiceError
+from impasto_server.domain.events import Ended, Event
+from impasto_server.domain.job import Job, JobError, JobState, StopReason
 from impasto_server.failpoints import hit
 from impasto_server.store import codec as records
-from impasto_server.store.base import MemoryStore, Restored
+from impasto_server.store.base import Restored
+from impasto_server.store.memory import MemoryStore
 
 logger = logging.getLogger(__name__)
 
@@ -145,10 +148,10 @@ class DurableStore(MemoryStore):
         """See :class:`~impasto_server.store.base.JobStore`."""
         if self._trouble:
             text = f"the server cannot keep new jobs: {self._trouble}"
-            raise ServiceError("UNAVAILABLE", "STORAGE_FAILED", text, retry_s=30.0)
+            raise ServiceError("STORAGE_FAILED", text, retry_s=30.0)
         if self._bytes >= self._max_bytes:
             text = f"{self._bytes} bytes of pictures are kept, which is the limit"
-            raise ServiceError("RESOURCE_EXHAUSTED", "STORAGE_FULL", text, retry_s=60.0)
+            raise ServiceError("STORAGE_FULL", text, retry_s=60.0)
 
     def add(self, job: Job) -> None:
         """See :class:`~impasto_server.store.base.JobStore`. :meth:`committed` says when it is safe."""
@@ -181,7 +184,7 @@ class DurableStore(MemoryStore):
         except Exception as error:
             self.forget([job_id])
             text = f"the server could not keep the job: {error or type(error).__name__}"
-            raise ServiceError("UNAVAILABLE", "STORAGE_FAILED", text, retry_s=30.0) from None
+            raise ServiceError("STORAGE_FAILED", text, retry_s=30.0) from None
         finally:
             self._admissions.pop(job_id, None)
 
@@ -251,7 +254,7 @@ class DurableStore(MemoryStore):
         try:
             return self._fetch(name)
         except (OSError, ValueError) as error:
-            raise ServiceError("DATA_LOSS", "RESULT_LOST", f"the picture of job {job_id} is lost: {error}") from None
+            raise ServiceError("RESULT_LOST", f"the picture of job {job_id} is lost: {error}") from None
 
     def forget(self, job_ids: Iterable[str]) -> None:
         """See :class:`~impasto_server.store.base.JobStore`."""
@@ -305,7 +308,7 @@ class DurableStore(MemoryStore):
         try:
             return await asyncio.to_thread(read)
         except sqlite3.Error as error:
-            raise ServiceError("DATA_LOSS", "RESULT_LOST", f"the events of job {job_id} are lost: {error}") from None
+            raise ServiceError("RESULT_LOST", f"the events of job {job_id} are lost: {error}") from None
 
     async def close(self) -> None:
         """Finish what is queued and let the folder go."""

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from impasto_server.domain.job import ServiceError, invalid
+from impasto_server.domain.errors import ServiceError, invalid
 
 logger = logging.getLogger(__name__)
 
@@ -206,9 +206,9 @@ class Folder:
         more = size - self._sizes.get(name, 0)
         if len(self._sizes) >= MAX_FILES and name not in self._sizes:
             text = f"{MAX_FILES} files are kept, which is the limit; they go when they were not used for long"
-            raise ServiceError("RESOURCE_EXHAUSTED", "STORAGE_FULL", text, retry_s=60.0)
+            raise ServiceError("STORAGE_FULL", text, retry_s=60.0)
         if self.bytes_kept + more > self._max_bytes or self._books.used + more > self._books.limit:
-            raise ServiceError("RESOURCE_EXHAUSTED", "STORAGE_FULL", "there is no room for more files", retry_s=60.0)
+            raise ServiceError("STORAGE_FULL", "there is no room for more files", retry_s=60.0)
         self._unbook(name)
         self._book(name, max(size, self._size(self._folder / name)))
 
@@ -245,4 +245,4 @@ def _disk_errors_told() -> Iterator[None]:
     except OSError as error:
         logger.error("an uploaded file cannot be written: %s", error)  # noqa: TRY400 - where is of no interest
         text = f"the server's disk does not take the file: {error.strerror or error}"
-        raise ServiceError("UNAVAILABLE", "STORAGE_FAILED", text, retry_s=30.0) from None
+        raise ServiceError("STORAGE_FAILED", text, retry_s=30.0) from None

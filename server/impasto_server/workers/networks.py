@@ -11,7 +11,8 @@ import torch
 from impasto_engine.networks import Network
 from impasto_engine.objective import to_canvas
 from impasto_engine.weights import load_network
-from impasto_server.domain.job import NetworkDescription, Plane
+from impasto_server.domain.job import NetworkDescription
+from impasto_server.domain.pictures import Plane
 from impasto_server.pictures import images
 from impasto_server.workers import tensors
 from impasto_server.workers.messages import FilterResponse, Inspect, Inspected

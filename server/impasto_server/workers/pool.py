@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from impasto_engine.architectures import ARCHITECTURES, RANDOM, random_seed, split
 from impasto_server.config import MIB, ServerConfig
-from impasto_server.domain.job import JobSpec, NetworkDescription, ServiceError
+from impasto_server.domain.errors import ServiceError
+from impasto_server.domain.job import JobSpec, NetworkDescription
 from impasto_server.scheduling.scheduler import Capacity, Demand, Ticket
 from impasto_server.workers.memory import FORWARD_SHARE, NETWORK_BYTES
 from impasto_server.workers.messages import (
@@ -172,14 +173,14 @@ class Fleet:
         if owner and owner in self._asking:
             metadata = {"quota": "questions", "limit": "1", "used": "1"}
             text = "one question about features is answered for a client at a time"
-            raise ServiceError("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", text, metadata=metadata, retry_s=1.0)
+            raise ServiceError("QUOTA_EXCEEDED", text, metadata=metadata, retry_s=1.0)
         name = next((name for name, status in self._workers.items() if status.ready), None)
         if name is None:
-            raise ServiceError("UNAVAILABLE", "STARTING", "no worker is ready yet", retry_s=1.0)
+            raise ServiceError("STARTING", "no worker is ready yet", retry_s=1.0)
         if len(self._inspected) >= MAX_QUESTIONS:
             text = f"{MAX_QUESTIONS} questions about features are being answered, which is the limit"
             metadata = {"queued": str(MAX_QUESTIONS), "running": "", "limit": str(MAX_QUESTIONS)}
-            raise ServiceError("RESOURCE_EXHAUSTED", "QUEUE_FULL", text, metadata=metadata, retry_s=2.0)
+            raise ServiceError("QUEUE_FULL", text, metadata=metadata, retry_s=2.0)
         self._inspections += 1
         number = self._inspections
         future: asyncio.Future[Inspected] = asyncio.get_running_loop().create_future()
@@ -192,7 +193,7 @@ class Fleet:
             del self._inspected[number]
             self._asking.discard(owner)
         if found.error:
-            raise ServiceError("INTERNAL", "ENGINE_ERROR", found.error)
+            raise ServiceError("ENGINE_ERROR", found.error)
         return found
 
     def capacity(self, name: str) -> Capacity:
@@ -332,7 +333,7 @@ class Fleet:
         for worker, future in self._inspected.values():
             if worker == name and not future.done():
                 text = "the worker was lost meanwhile; try again"
-                future.set_exception(ServiceError("UNAVAILABLE", "WORKER_GONE", text, retry_s=1.0))
+                future.set_exception(ServiceError("WORKER_GONE", text, retry_s=1.0))
         task = asyncio.create_task(self._restart(status, delay))
         self._restarts.add(task)
         task.add_done_callback(self._restarts.discard)

@@ -6,7 +6,8 @@ import torch
 
 from impasto_engine import painting
 from impasto_engine.objective import to_pixels
-from impasto_server.domain.job import JobSpec, Plane, Raster, StylePicture, content_of
+from impasto_server.domain.job import JobSpec, StylePicture
+from impasto_server.domain.pictures import Plane, Raster, content_of
 
 
 def to_engine(spec: JobSpec) -> painting.Job:

@@ -19,7 +19,8 @@ from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.batch import BatchKey, RunningBatch, Step
 from impasto_engine.devices import PeakMemory
 from impasto_engine.networks import Network
-from impasto_server.domain.job import JobSpec, JobWarning, Losses, PictureLost, StopReason
+from impasto_server.domain.job import JobSpec, JobWarning, Losses, StopReason
+from impasto_server.domain.pictures import PictureLost
 from impasto_server.pictures import images
 from impasto_server.workers import checkpoints, tensors
 from impasto_server.workers.checkpoints import Checkpoint

@@ -1,0 +1,214 @@
+"""Jobs of this process's life."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from impasto_server.domain.errors import ServiceError
+from impasto_server.domain.events import Event
+from impasto_server.domain.job import Job, JobState
+from impasto_server.store import codec as records
+from impasto_server.store.base import Restored
+
+
+class MemoryStore:
+    """Jobs of this process's life.
+
+    Args:
+        retention_s: How long an ended job is kept.
+        max_ended: How many ended jobs are kept at most; the oldest go first.
+        checkpoints: Where the states of running jobs lie.
+        pictures: Where the pictures of jobs that have not ended lie; None to hold them in memory.
+    """
+
+    durable = False
+
+    def __init__(self, retention_s: float, max_ended: int, checkpoints: Path = Path(), pictures: Path | None = None) -> None:
+        self._checkpoints = checkpoints
+        self._pictures = pictures
+        self._uses: Counter[str] = Counter()
+        self._told: dict[str, bytes] = {}
+        """Events of ended jobs."""
+        self._laying: dict[str, asyncio.Task[None]] = {}
+        self._retention_s = retention_s
+        self._max_ended = max_ended
+        self._jobs: dict[str, Job] = {}
+        self._requests: dict[tuple[str, str], str] = {}
+        self._results: dict[str, bytes] = {}
+        self._sizes: dict[str, int] = {}
+        """Bytes of the results."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """See :class:`JobStore`."""
+        return self._checkpoints
+
+    @property
+    def bytes_kept(self) -> int:
+        """See :class:`JobStore`. Nothing is on a disk."""
+        return 0
+
+    def bytes_of(self, owner: str) -> int:
+        """See :class:`JobStore`."""
+        own = (job for job in self._jobs.values() if job.owner == owner)
+        return sum(self._sizes.get(job.job_id, 0) if job.state.ended else records.size(job.spec) for job in own)
+
+    @property
+    def trouble(self) -> str:
+        """See :class:`JobStore`. Nothing can go wrong."""
+        return ""
+
+    def check(self) -> None:
+        """See :class:`JobStore`. There is always room."""
+
+    async def committed(self, job_id: str) -> None:
+        """See :class:`JobStore`. Safe when its pictures are out of the way, as long as the process lives."""
+        if (laying := self._laying.get(job_id)) is not None:
+            await asyncio.shield(laying)
+
+    async def _lay_down(self, job: Job, folder: Path) -> None:
+        """Write a job's pictures to files, and hold them in memory no longer."""
+        pictures = records.pictures(job.spec)
+        self._uses.update(pictures.keys())
+        try:
+            await asyncio.to_thread(_write_all, folder, pictures)
+            current = self._jobs.get(job.job_id)
+            if current is not None and not current.state.ended:
+                self._jobs[job.job_id] = replace(current, spec=records.laid_down(job.spec, folder))
+                return
+            self._drop(pictures)
+        except OSError as error:
+            self._drop(pictures)
+            self.forget([job.job_id])
+            text = f"the server could not keep the job's pictures: {error.strerror or error}"
+            raise ServiceError("STORAGE_FAILED", text, retry_s=30.0) from None
+        finally:
+            del self._laying[job.job_id]
+
+    def _drop(self, names: Iterable[str]) -> None:
+        """Delete the files of pictures that no job uses any more."""
+        for name in names:
+            self._uses[name] -= 1
+            if self._uses[name] <= 0:
+                del self._uses[name]
+                if self._pictures is not None:
+                    (self._pictures / name).unlink(missing_ok=True)
+
+    def append(self, job_id: str, sequence: int, event: Event, visible: Callable[[], None]) -> None:
+        """See :class:`JobStore`. Visible at once."""
+        del job_id, sequence, event
+        visible()
+
+    async def seal(self, job_id: str, events: list[Event]) -> None:
+        """See :class:`JobStore`. They are held compressed."""
+        packed = await asyncio.to_thread(records.pack_events, events)
+        if job_id in self._jobs:
+            self._told[job_id] = packed
+
+    async def events(self, job_id: str) -> list[Event]:
+        """See :class:`JobStore`."""
+        packed = self._told.get(job_id)
+        return await asyncio.to_thread(records.unpack_events, packed) if packed is not None else []
+
+    def restore(self) -> list[Restored]:
+        """See :class:`JobStore`. Nothing was kept."""
+        return []
+
+    async def close(self) -> None:
+        """See :class:`JobStore`."""
+
+    def add(self, job: Job) -> None:
+        """See :class:`JobStore`."""
+        self._jobs[job.job_id] = job
+        if self._pictures is not None:
+            self._pictures.mkdir(exist_ok=True)
+            self._laying[job.job_id] = asyncio.get_running_loop().create_task(self._lay_down(job, self._pictures))
+        if job.request_id:
+            self._requests[job.owner, job.request_id] = job.job_id
+
+    def put(self, job: Job) -> None:
+        """See :class:`JobStore`. The pictures of an ended job are let go: only its result is still of use."""
+        if job.state.ended:
+            if self._pictures is not None and job.job_id not in self._laying:
+                self._drop(records.files(job.spec))
+            job = replace(job, spec=replace(job.spec, content=None, styles=(), mask=None, init_image=None))
+        self._jobs[job.job_id] = job
+
+    async def settled(self) -> None:
+        """See :class:`JobStore`. It always is."""
+
+    def get(self, job_id: str) -> Job | None:
+        """See :class:`JobStore`."""
+        return self._jobs.get(job_id)
+
+    def seen(self, job_id: str) -> Job | None:
+        """See :class:`JobStore`. Everything is safe at once."""
+        return self._jobs.get(job_id)
+
+    def by_request(self, owner: str, request_id: str) -> Job | None:
+        """See :class:`JobStore`."""
+        return self._jobs.get(self._requests.get((owner, request_id), ""))
+
+    def page(self, before: int | None, limit: int, states: Collection[JobState], owner: str | None = None) -> list[Job]:
+        """See :class:`JobStore`."""
+        found: list[Job] = []
+        for job in self._newest_first():
+            if len(found) == limit:
+                break
+            if owner is not None and job.owner != owner:
+                continue
+            number = job.number if owner is None else job.own_number
+            if (before is None or number < before) and (not states or job.state in states):
+                found.append(job)
+        return found
+
+    def put_result(self, job_id: str, picture: bytes) -> None:
+        """See :class:`JobStore`."""
+        self._results[job_id] = picture
+        if picture:
+            self._sizes[job_id] = len(picture)
+
+    def result(self, job_id: str) -> bytes | None:
+        """See :class:`JobStore`."""
+        return self._results.get(job_id)
+
+    def expire(self, now: float) -> list[str]:
+        """See :class:`JobStore`."""
+        ended = sorted((job for job in self._jobs.values() if job.ended is not None), key=lambda job: job.ended or 0.0)
+        surplus = max(0, len(ended) - self._max_ended)
+        gone = [
+            job.job_id
+            for index, job in enumerate(ended)
+            if index < surplus or (job.ended or 0.0) + min(job.spec.ttl_s or self._retention_s, self._retention_s) < now
+        ]
+        self.forget(gone)
+        return gone
+
+    def forget(self, job_ids: Iterable[str]) -> None:
+        """See :class:`JobStore`."""
+        for job_id in job_ids:
+            job = self._jobs.pop(job_id, None)
+            self._results.pop(job_id, None)
+            self._sizes.pop(job_id, None)
+            self._told.pop(job_id, None)
+            if job is not None and self._pictures is not None and job_id not in self._laying:
+                self._drop(records.files(job.spec))
+            if job is not None and self._requests.get((job.owner, job.request_id)) == job_id:
+                del self._requests[job.owner, job.request_id]
+
+    def _newest_first(self) -> Iterator[Job]:
+        return (job for job_id in reversed(self._jobs) if (job := self.seen(job_id)) is not None)
+
+
+def _write_all(folder: Path, pictures: Mapping[str, bytes]) -> None:
+    for name, data in pictures.items():
+        path = folder / name
+        if not path.exists():
+            partial = folder / f"{name}.{threading.get_ident()}.partial"
+            partial.write_bytes(data)
+            partial.replace(path)
