@@ -10,7 +10,7 @@ import logging
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,12 @@ from impasto_server.auth.tls import ServerTls, TlsError, common_name
 from impasto_server.auth.tokens import Principal, TokenFileError, Tokens
 from impasto_server.config import MIB, ServerConfig
 from impasto_server.domain.errors import ServiceError
-from impasto_server.jobs.dispatcher import Dispatcher
+from impasto_server.housekeeping import Housekeeping
+from impasto_server.jobs.assembly import Assembly, assemble
 from impasto_server.observability.http import Operations, Pulse
-from impasto_server.observability.metrics import Machine, Method, Metrics, watch_lag
-from impasto_server.observability.tracing import TracingError, tracing_to
-from impasto_server.observability.watchdog import Watchdog, counted_faults
+from impasto_server.observability.metrics import Machine, Method, Metrics
+from impasto_server.observability.tracing import Tracing, TracingError, tracing_to
+from impasto_server.observability.watchdog import counted_faults
 from impasto_server.pictures.decoders import Decoders
 from impasto_server.store.base import JobStore
 from impasto_server.store.memory import MemoryStore
@@ -46,14 +47,8 @@ from impasto_server.workers.process import ProcessWorker, WorkerHandle
 logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["StyleTransferService"].full_name
-MEASURE_S = 0.5
-"""How often the figures that say how things stand are set."""
-FILES_S = 2.0
-"""How often files of tokens and TLS are looked at, at least."""
 LINGER_S = 2.0
 """How long the pictures of jobs that ended while draining can still be fetched."""
-EXPIRE_S = 30.0
-"""How often uploaded files are looked through for those that were not used for long."""
 MAX_STREAMS = 8192
 """Calls of one connection at a time; its others wait on the client's side."""
 STOP_GRACE_S = 2.0
@@ -70,12 +65,12 @@ class RunningServer:
 
     Attributes:
         address: HOST:PORT that it listens on.
-        dispatcher: Owns the jobs.
+        jobs: The parts that have to do with jobs.
         metrics: What is counted.
     """
 
     address: str
-    dispatcher: Dispatcher
+    jobs: Assembly
     metrics: Metrics
 
 
@@ -108,17 +103,14 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     """
     tls, tokens = _tls(config), _tokens(config)
     identify = _identify(config, tokens)
-    try:
-        tracing = tracing_to(config.otlp_endpoint)
-    except TracingError as error:
-        raise StartError(str(error)) from None
+    tracing = _tracing(config)
     closing = contextlib.ExitStack()
     folder = closing.enter_context(_home(config))
     store = _store(config, folder)
     metrics = Metrics()
     metrics.expect(_methods(), (worker.name for worker in workers))
     closing.enter_context(counted_faults(metrics))
-    dispatcher = Dispatcher(config, store, workers, metrics, tracing)
+    jobs = assemble(config, store, workers, metrics, tracing)
     gate = Gate(config.max_message_bytes)
     interceptor = CallInterceptor(metrics, identify, tracing, gate)
     server = grpc.aio.server(options=options(config), interceptors=[interceptor], compression=grpc.Compression.NoCompression)
@@ -126,72 +118,36 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     version = importlib.metadata.version("impasto")
     decoders = Decoders(preload=validation.__name__)
     closing.callback(decoders.close)
-    service = StyleTransferService(dispatcher, config, version, uploads, decoders, metrics)
+    service = StyleTransferService(jobs.dispatcher, jobs.pool, config, version, uploads, decoders, metrics)
     servicer = _add_services(server, service)
     host, port = _listen(config, server, tls)
-    metrics.registry.register(Machine(dispatcher.fleet.processes))
+    metrics.registry.register(Machine(jobs.pool.processes))
     pulse = Pulse()
     operations = _serve_operations(config, metrics, pulse)
     _warn_of_openness(config)
-    await _set_health(servicer, serving=False)
+    housekeeping = Housekeeping(jobs, (SERVICE,), servicer, pulse, metrics, version, uploads, gate, tls, tokens)
+    await housekeeping.set_health(serving=False)
     await server.start()
-    dispatcher.fleet.start()
-    watchers = _watchers(dispatcher, servicer, pulse, metrics, version, tls, tokens, uploads, gate)
-    beating = asyncio.create_task(_beat(pulse))  # to the end: a server that drains lives
+    jobs.pool.start()
+    tasks = housekeeping.start()
+    beating = asyncio.create_task(housekeeping.beat())  # to the end: a server that drains is alive
     logger.info("listening on %s:%d%s", host, port, ", with TLS" if tls else "")
     try:
-        yield RunningServer(f"{host}:{port}", dispatcher, metrics)
+        yield RunningServer(f"{host}:{port}", jobs, metrics)
     finally:
-        for watcher in watchers:
-            watcher.cancel()
+        for task in tasks:
+            task.cancel()
         pulse.serving = False
         await servicer.enter_graceful_shutdown()
-        if await dispatcher.drain():
+        if await jobs.shutdown.drain():
             await asyncio.sleep(LINGER_S)
         await server.stop(STOP_GRACE_S)
-        await dispatcher.stop()
+        await jobs.shutdown.stop()
         beating.cancel()
         if operations is not None:
             await asyncio.to_thread(operations.close)
         await asyncio.to_thread(tracing.stop)
         closing.close()
-
-
-def _watchers(
-    dispatcher: Dispatcher,
-    servicer: HealthServicer,
-    pulse: Pulse,
-    metrics: Metrics,
-    version: str,
-    tls: ServerTls | None,
-    tokens: Tokens | None,
-    uploads: Uploads,
-    gate: Gate,
-) -> list[asyncio.Task[None]]:
-    """Start what looks after the server as long as it takes calls."""
-    work: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
-        lambda: _follow_readiness(dispatcher, servicer, pulse),
-        lambda: watch_lag(metrics),
-        lambda: Watchdog(metrics).beat(),
-        lambda: _measure(dispatcher, metrics, version),
-        lambda: _watch_files(metrics, tls, tokens),
-        lambda: _expire_uploads(uploads),
-        gate.give_back,
-    )
-    return [asyncio.create_task(_kept_up(watch, metrics)) for watch in work]
-
-
-async def _kept_up(watch: Callable[[], Coroutine[Any, Any, None]], metrics: Metrics) -> None:
-    """Start what looks after the server again when it fails, and tell."""
-    while True:
-        try:
-            await watch()
-        except Exception:
-            metrics.faults.labels("watcher").inc()
-            logger.exception("what looks after the server failed; it is started again")
-        else:
-            return
-        await asyncio.sleep(MEASURE_S)
 
 
 def _add_services(server: grpc.aio.Server, service: StyleTransferService) -> HealthServicer:
@@ -234,6 +190,18 @@ def _methods() -> list[Method]:
             )
             found.append(Method(kind, service.full_name, method.name))
     return found
+
+
+def _tracing(config: ServerConfig) -> Tracing:
+    """Return where spans go.
+
+    Raises:
+        StartError: If they cannot go there.
+    """
+    try:
+        return tracing_to(config.otlp_endpoint)
+    except TracingError as error:
+        raise StartError(str(error)) from None
 
 
 def _tls(config: ServerConfig) -> ServerTls | None:
@@ -307,42 +275,6 @@ def _serve_operations(config: ServerConfig, metrics: Metrics, pulse: Pulse) -> O
     return operations
 
 
-async def _measure(dispatcher: Dispatcher, metrics: Metrics, version: str) -> None:
-    while True:
-        dispatcher.look()
-        dispatcher.expire()
-        dispatcher.gauges.measure()
-        for text in dispatcher.audit():
-            metrics.faults.labels("audit").inc()
-            logger.error("the server's books are wrong: %s", text)
-        if (network := dispatcher.fleet.network) is not None:
-            metrics.info.labels(version, network.id).set(1)
-        await asyncio.sleep(MEASURE_S)
-
-
-async def _beat(pulse: Pulse) -> None:
-    while True:
-        pulse.beat()
-        await asyncio.sleep(MEASURE_S)
-
-
-async def _watch_files(metrics: Metrics, tls: ServerTls | None, tokens: Tokens | None) -> None:
-    """See to it that changed files are noticed, and tell whether they are good, though nobody calls."""
-    while True:
-        if tokens is not None:
-            metrics.tokens_good.set(tokens.look())
-        if tls is not None:
-            await asyncio.to_thread(tls.look)
-            metrics.certificate_expiry.set(tls.expires)
-        await asyncio.sleep(FILES_S)
-
-
-async def _expire_uploads(uploads: Uploads) -> None:
-    while True:
-        await asyncio.sleep(EXPIRE_S)
-        await asyncio.to_thread(uploads.expire)
-
-
 @contextlib.contextmanager
 def _home(config: ServerConfig) -> Iterator[Path]:
     """Give the folder that the server's files lie in; one for this process's life only where nothing is kept."""
@@ -382,34 +314,18 @@ async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[
     async with serving(config, workers) as running:
         announce = asyncio.create_task(_announce(running, on_ready))
         stopped: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
-        broken: asyncio.Future[Any] = running.dispatcher.fleet.broken
+        broken: asyncio.Future[Any] = running.jobs.pool.broken
         await asyncio.wait({stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
         announce.cancel()
         stopped.cancel()
         if broken.done():
             raise StartError(broken.result())
         logger.info("stopping; once more stops at once")
-        loop.add_signal_handler(signal.SIGINT, running.dispatcher.cut_grace)
-        loop.add_signal_handler(signal.SIGTERM, running.dispatcher.cut_grace)
+        loop.add_signal_handler(signal.SIGINT, running.jobs.shutdown.cut_grace)
+        loop.add_signal_handler(signal.SIGTERM, running.jobs.shutdown.cut_grace)
         loop.add_signal_handler(signal.SIGHUP, lambda: None)  # a closed terminal is no hurry
 
 
 async def _announce(running: RunningServer, on_ready: Callable[[str], None]) -> None:
-    await running.dispatcher.fleet.ready.wait()
+    await running.jobs.pool.ready.wait()
     on_ready(running.address)
-
-
-async def _follow_readiness(dispatcher: Dispatcher, servicer: HealthServicer, pulse: Pulse) -> None:
-    was_ready = False
-    while True:
-        pulse.serving = dispatcher.accepting
-        if dispatcher.accepting != was_ready:
-            was_ready = dispatcher.accepting
-            await _set_health(servicer, serving=was_ready)
-        await asyncio.sleep(0.1)
-
-
-async def _set_health(servicer: HealthServicer, *, serving: bool) -> None:
-    statuses = health_pb2.HealthCheckResponse
-    for name in ("", SERVICE):
-        await servicer.set(name, statuses.SERVING if serving else statuses.NOT_SERVING)

@@ -34,7 +34,7 @@ async def _service(worker: FakeWorker | None = None, **settings: Any) -> AsyncIt
     config = ServerConfig(**{"listen": "127.0.0.1:0", "heartbeat_s": 0.2, "grace_s": 0.2, "data_dir": ":memory:", **settings})
     async with serving(config, [worker]) as running:
         if worker.ready:
-            await running.dispatcher.fleet.ready.wait()
+            await running.jobs.pool.ready.wait()
         async with grpc.aio.insecure_channel(running.address) as channel:
             yield Service(running, channel, pb_grpc.StyleTransferServiceStub(channel), worker)
 

@@ -65,7 +65,7 @@ async def test_nobody_sees_or_controls_a_job_that_is_not_safe_yet(
     monkeypatch.setattr(DurableStore, "_put_blob", lambda *a: time.sleep(0.3) or real(*a))
     async with service(FakeWorker(hang=True), data_dir=str(tmp_path)) as running:
         submitting = asyncio.ensure_future(running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec(), request_id="r")))
-        store = running.running.dispatcher._store
+        store = running.running.jobs.store
         assert await settles(lambda: bool(store._jobs))
         (job_id,) = store._jobs
         assert (await running.stub.ListJobs(pb.ListJobsRequest())).jobs == []
@@ -77,7 +77,7 @@ async def test_nobody_sees_or_controls_a_job_that_is_not_safe_yet(
         assert (await running.stub.GetJob(pb.GetJobRequest(job_id=job_id))).job.job_id == job_id
         await running.stub.CancelJob(pb.CancelJobRequest(job_id=job_id))
         assert await code_of(running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()))) == "OK"
-        assert running.running.dispatcher.audit() == []
+        assert running.running.jobs.supervisor.audit() == []
 
 
 async def test_a_scheduler_that_fails_makes_the_server_not_ready(
@@ -85,9 +85,9 @@ async def test_a_scheduler_that_fails_makes_the_server_not_ready(
 ) -> None:
     """It is logged and counted, health says so, and new jobs are refused instead of being taken and lost."""
     async with service() as running:
-        monkeypatch.setattr(running.running.dispatcher._scheduler, "decide", lambda: {}["gone"])
+        monkeypatch.setattr(running.running.jobs.scheduler, "decide", lambda: {}["gone"])
         await code_of(running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec())))
-        assert not running.running.dispatcher.accepting
+        assert not running.running.jobs.dispatcher.accepting
         assert await code_of(running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()))) == "UNAVAILABLE"
         assert running.running.metrics.registry.get_sample_value("impasto_faults_total", {"kind": "scheduler"}) == 1
         health = health_pb2_grpc.HealthStub(running.channel)
@@ -170,7 +170,7 @@ async def test_waiting_jobs_hold_no_pictures_in_memory(service: Any, spec: Spec,
     async with service(FakeWorker(hang=True), data_dir=folder) as running:
         for _ in range(3):
             await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()))
-        jobs = list(running.running.dispatcher._store._jobs.values())
+        jobs = list(running.running.jobs.store._jobs.values())
         files = {Path(job.spec.content.rgb) for job in jobs} | {Path(job.spec.styles[0].picture.rgb) for job in jobs}
         assert all(path.is_file() for path in files)
         if data_dir == ":memory:":
@@ -179,7 +179,7 @@ async def test_waiting_jobs_hold_no_pictures_in_memory(service: Any, spec: Spec,
             assert not any(path.exists() for path in files)
     if data_dir == "folder":
         async with service(FakeWorker(hang=True), data_dir=folder) as running:
-            jobs = list(running.running.dispatcher._store._jobs.values())
+            jobs = list(running.running.jobs.store._jobs.values())
             assert len(jobs) == 3
             assert {Path(job.spec.content.rgb) for job in jobs} <= files
 
@@ -197,7 +197,7 @@ async def test_paused_jobs_are_counted_and_expire(service: Any, spec: Spec, monk
         assert await code_of(running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()))) == "RESOURCE_EXHAUSTED"
 
         def paused() -> int:
-            seen = map(running.running.dispatcher._store.seen, ids)
+            seen = map(running.running.jobs.store.seen, ids)
             return sum(job is not None and job.state.value == "paused" for job in seen)
 
         assert paused() == 3
@@ -243,7 +243,7 @@ async def test_a_server_that_stood_still_blames_no_worker(service: Any, spec: Sp
         await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()))
         await asyncio.sleep(0.1)
         time.sleep(1.5)  # noqa: ASYNC251 - the whole process, as SIGSTOP does
-        running.running.dispatcher.look()
+        running.running.jobs.supervisor.look()
         assert worker.births == 1
         assert await settles(lambda: worker.births >= 2)
 
@@ -253,8 +253,8 @@ async def test_a_stylize_whose_job_is_deleted_is_told_so(service: Any, spec: Spe
     async with service(FakeWorker(hang=True)) as running:
         waiting = running.stub.Stylize(pb.StylizeRequest(spec=spec(), request_id="r"))
         called = asyncio.ensure_future(code_of(waiting))
-        assert await settles(lambda: running.running.dispatcher.running == 1)
-        (job_id,) = running.running.dispatcher._live
+        assert await settles(lambda: running.running.jobs.dispatcher.running == 1)
+        (job_id,) = running.running.jobs.table.runtimes
         await running.stub.DeleteJob(pb.DeleteJobRequest(job_id=job_id))
         assert await called in ("NOT_FOUND", "CANCELLED")
 
@@ -328,7 +328,7 @@ async def test_one_owner_asks_one_question_at_a_time(service: Any, png: Any, tmp
     async with service(worker, tokens=path) as running:
         request = pb.InspectFeaturesRequest(image=pb.Image(data=png()), layer="relu1_1")
         first = running.stub.InspectFeatures(request, metadata=metadata["ann"])
-        assert await settles(lambda: bool(running.running.dispatcher.fleet._asking))
+        assert await settles(lambda: bool(running.running.jobs.pool._asking))
         assert await code_of(running.stub.InspectFeatures(request, metadata=metadata["ann"])) == "RESOURCE_EXHAUSTED"
         worker.deaf = False
         assert await code_of(running.stub.InspectFeatures(request, metadata=metadata["bob"])) == "OK"

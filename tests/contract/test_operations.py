@@ -217,11 +217,11 @@ async def test_jobs_are_counted_through_their_life(service: Any, spec: Any) -> N
         assert value(metrics, "impasto_final_loss_count") == 1
         worker.hang = True
         jobs = [(await stub.SubmitJob(pb.SubmitJobRequest(spec=spec()))).job for _ in range(3)]
-        running.running.dispatcher.gauges.measure()
+        running.running.jobs.gauges.measure()
         assert value(metrics, "impasto_queue_depth") == 2
         assert value(metrics, "impasto_jobs_running", device="cpu") == 1
         await asyncio.sleep(0.1)
-        running.running.dispatcher.gauges.measure()
+        running.running.jobs.gauges.measure()
         assert value(metrics, "impasto_queue_age_seconds") >= 0.1
         assert value(metrics, "impasto_running_without_step_seconds") >= 0.1
         await stub.CancelJob(pb.CancelJobRequest(job_id=jobs[0].job_id))

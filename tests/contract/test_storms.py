@@ -41,12 +41,12 @@ def open_calls(metrics: Any) -> float:
 
 async def quiet(running: Any) -> None:
     """See that nothing is left of the clients: calls, watchers, waiting jobs, tasks of the dispatcher's."""
-    metrics, dispatcher = running.running.metrics, running.running.dispatcher
+    metrics, jobs = running.running.metrics, running.running.jobs
     assert await settles(lambda: open_calls(metrics) == 0), open_calls(metrics)
     assert await settles(lambda: metrics.registry.get_sample_value("impasto_progress_streams") == 0)
-    assert await settles(lambda: dispatcher._watchers == 0)
-    assert await settles(lambda: not any(live.waiters for live in dispatcher._live.values()))
-    assert await settles(lambda: not dispatcher._tasks)
+    assert await settles(lambda: jobs.dispatcher.watchers == 0)
+    assert await settles(lambda: not any(runtime.waiters for runtime in jobs.table.runtimes.values()))
+    assert await settles(lambda: not jobs.table.tasks)
 
 
 async def test_a_storm_of_disconnects_leaves_nothing(service: Any, spec: Any) -> None:
@@ -66,12 +66,12 @@ async def test_a_storm_of_disconnects_leaves_nothing(service: Any, spec: Any) ->
                 streams.append(stream)
             else:
                 painting.append(asyncio.ensure_future(_stylize(stub, spec())))
-        assert await settles(lambda: running.running.dispatcher.queued + running.running.dispatcher.running == 51)
+        assert await settles(lambda: running.running.jobs.dispatcher.queued + running.running.jobs.dispatcher.running == 51)
         for channel in channels:
             await channel.close()
         await asyncio.gather(*painting, return_exceptions=True)
         await quiet(running)
-        assert await settles(lambda: running.running.dispatcher.queued + running.running.dispatcher.running == 1)
+        assert await settles(lambda: running.running.jobs.dispatcher.queued + running.running.jobs.dispatcher.running == 1)
 
 
 async def _stylize(stub: Any, spec: pb.JobSpec) -> Any:
@@ -97,7 +97,7 @@ async def test_a_storm_of_deadlines_leaves_nothing(service: Any, spec: Any) -> N
         labels = {"grpc_type": "unary", "grpc_service": "impasto.v1.StyleTransferService", "grpc_method": "Stylize"}
         assert running.running.metrics.registry.get_sample_value("grpc_server_started_total", labels) > 500
         await quiet(running)
-        dispatcher = running.running.dispatcher
+        dispatcher = running.running.jobs.dispatcher
         assert await settles(lambda: dispatcher.queued + dispatcher.running == 0)
         assert (await running.stub.GetServerInfo(pb.GetServerInfoRequest())).accepting
 

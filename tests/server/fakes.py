@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.parameters import Parameters
+from impasto_server.config import ServerConfig
 from impasto_server.domain.job import JobSpec, Losses, NetworkDescription, OutputOptions, StopReason
 from impasto_server.domain.pictures import Raster
+from impasto_server.jobs.assembly import Assembly, assemble
+from impasto_server.jobs.dispatcher import Dispatcher
+from impasto_server.store.base import JobStore
 from impasto_server.workers.memory import MemoryModel
 from impasto_server.workers.messages import (
     Command,
@@ -132,3 +138,19 @@ class FakeWorker:
             self._on_report(JobStepped(command.job_id, step, losses, step * self.step_s, left, preview))
         picture = Raster(command.spec.width, command.spec.height, bytes(command.spec.width * command.spec.height * 3))
         self._on_report(JobPainted(command.job_id, StopReason.STEPS, picture))
+
+
+PARTS: WeakKeyDictionary[Dispatcher, Assembly] = WeakKeyDictionary()
+"""What belongs to the dispatchers that tests made."""
+
+
+@asynccontextmanager
+async def assembled(config: ServerConfig, store: JobStore, *workers: FakeWorker) -> AsyncIterator[Dispatcher]:
+    """Build what has to do with jobs, start it, and stop it at the end."""
+    parts = assemble(config, store, workers)
+    PARTS[parts.dispatcher] = parts
+    parts.pool.start()
+    if any(worker.ready for worker in workers):
+        await asyncio.wait_for(parts.pool.ready.wait(), 1)
+    yield parts.dispatcher
+    await parts.shutdown.stop()

@@ -47,14 +47,14 @@ class Simulation:
         seed: Of everything that happens.
         workers: Capacity of each by name.
         load: Work that arrives, as a share of what the fleet can do.
-        max_queued: Of the scheduler.
+        max_queued: More jobs that wait are refused, as admission does.
     """
 
     def __init__(self, seed: int, workers: dict[str, Capacity], load: float = 0.9, max_queued: int = 64) -> None:
         self._draw = random.Random(seed)
         self._capacities = workers
         self._up: set[str] = set()
-        self._scheduler = Scheduler(max_queued)
+        self._scheduler = Scheduler()
         self._max_queued = max_queued
         self._bodies: dict[str, _Body] = {}
         self._on: dict[str, dict[str, _Body]] = {name: {} for name in workers}
@@ -118,10 +118,10 @@ class Simulation:
         priority = self._draw.choice((-1, 0, 0, 0, 0, 1, 2))
         ticket = Ticket(name, pixels, self.now, priority, shape, demand)
         full = sum(not body.worker for body in self._bodies.values()) >= self._max_queued
-        assert self._scheduler.submit(ticket) is not full
         if full:
             self.counts["refused"] += 1
             return
+        self._scheduler.submit(ticket)
         self.counts["accepted"] += 1
         killer = self._draw.random() < KILLER_SHARE
         self._bodies[name] = _Body(ticket, self.now - priority * AGING_S, self._draw.randint(1, 20), killer)

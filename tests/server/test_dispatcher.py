@@ -15,12 +15,13 @@ from impasto_server.config import ServerConfig
 from impasto_server.domain.errors import ServiceError
 from impasto_server.domain.events import Ended, Heartbeat, Paused, PauseReason, Started, Stepped
 from impasto_server.domain.job import Job, JobState, StopReason
-from impasto_server.jobs.dispatcher import MAX_LOSSES, Dispatcher
+from impasto_server.jobs.dispatcher import Dispatcher
+from impasto_server.jobs.lifecycle import MAX_LOSSES
 from impasto_server.store.memory import MemoryStore
 from impasto_server.workers.memory import FIXED_BYTES, MemoryModel
 from impasto_server.workers.messages import Alive, PassMeasured
 
-from .fakes import FakeWorker, spec
+from .fakes import PARTS, FakeWorker, assembled, spec
 
 
 @asynccontextmanager
@@ -28,12 +29,8 @@ async def dispatching(*workers: FakeWorker, **settings: object) -> AsyncIterator
     config = ServerConfig(**{"heartbeat_s": 0.05, "grace_s": 0.5, **settings})
     with tempfile.TemporaryDirectory() as folder:
         store = MemoryStore(config.retention_s, config.max_ended_jobs, Path(folder))
-        dispatcher = Dispatcher(config, store, workers)
-        dispatcher.fleet.start()
-        if any(worker.ready for worker in workers):
-            await asyncio.wait_for(dispatcher.fleet.ready.wait(), 1)
-        yield dispatcher
-        await dispatcher.stop()
+        async with assembled(config, store, *workers) as dispatcher:
+            yield dispatcher
         assert os.listdir(folder) == [], "a parked job's file is left behind"
 
 
@@ -225,7 +222,7 @@ async def test_draining_lets_jobs_end_and_cancels_those_that_do_not() -> None:
     slow = FakeWorker("slow", hang=True)
     async with dispatching(FakeWorker("quick", step_s=0.02), slow, max_running_jobs=1, grace_s=0.3) as dispatcher:
         jobs = [await submit(dispatcher) for _ in range(2)]
-        draining = asyncio.create_task(dispatcher.drain())
+        draining = asyncio.create_task(PARTS[dispatcher].shutdown.drain())
         await asyncio.sleep(0.01)
         with pytest.raises(ServiceError, match="shutting down"):
             await submit(dispatcher)
@@ -346,7 +343,7 @@ async def test_a_job_can_be_deleted_while_its_picture_is_encoded(monkeypatch: py
         going_on.set()
         await asyncio.sleep(0.05)
         assert dispatcher.page(None, 10, ()) == []
-        assert not dispatcher._tasks
+        assert not PARTS[dispatcher].table.tasks
 
 
 async def test_a_time_limit_fires_while_a_job_waits() -> None:
@@ -446,7 +443,7 @@ async def test_ended_jobs_are_forgotten_in_time() -> None:
     async with dispatching(FakeWorker(), max_ended_jobs=1) as dispatcher:
         first = await ended(dispatcher, await submit(dispatcher))
         await ended(dispatcher, await submit(dispatcher))
-        dispatcher.expire()
+        PARTS[dispatcher].supervisor.expire()
         with pytest.raises(ServiceError, match="ended long ago") as caught:
             dispatcher.get(first.job_id)
         assert caught.value.resource == ("impasto.v1.Job", first.job_id)

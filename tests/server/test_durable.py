@@ -32,7 +32,7 @@ from impasto_server.store.codec import (
 )
 from impasto_server.store.sqlite import DataError, DurableStore
 
-from .fakes import FakeWorker, spec
+from .fakes import PARTS, FakeWorker, assembled, spec
 
 FULL = replace(
     spec(time_limit_s=3.5, return_best=True, ttl_s=9.0, priority=-2),
@@ -50,11 +50,8 @@ async def opened(folder: Path, max_bytes: int = 1 << 30, retention_s: float = 36
 @asynccontextmanager
 async def serving(folder: Path, worker: FakeWorker, **settings: Any) -> AsyncIterator[Dispatcher]:
     config = ServerConfig(**{"grace_s": 0.0, "max_running_jobs": 1, **settings})
-    dispatcher = Dispatcher(config, DurableStore(folder, 3600.0, 100, 1 << 30), [worker])
-    dispatcher.fleet.start()
-    await asyncio.wait_for(dispatcher.fleet.ready.wait(), 1)
-    yield dispatcher
-    await dispatcher.stop()
+    async with assembled(config, DurableStore(folder, 3600.0, 100, 1 << 30), worker) as dispatcher:
+        yield dispatcher
 
 
 def record(number: int = 1, created: float = 1.0, **more: Any) -> Job:
@@ -253,7 +250,7 @@ async def test_a_server_that_stops_keeps_its_jobs_for_the_next(tmp_path: Path) -
         jobs = [await dispatcher.submit(spec(steps=30), f"r{n}", "d", detached=False) for n in range(3)]
         await asyncio.sleep(0.1)
         dispatcher.pause(jobs[2].job_id)
-        await asyncio.wait_for(dispatcher.drain(), 2)
+        await asyncio.wait_for(PARTS[dispatcher].shutdown.drain(), 2)
         parked = dispatcher.get(jobs[0].job_id)
         seen = [(number, event) async for number, event in _until_now(dispatcher, parked)]
     assert (parked.state, dispatcher.get(jobs[1].job_id).state) == (JobState.QUEUED, JobState.QUEUED)
@@ -280,7 +277,7 @@ async def _until_now(dispatcher: Dispatcher, job: Job) -> AsyncIterator[tuple[in
     async for number, event in dispatcher.watch(job, 0):
         if isinstance(event, (Started, Stepped, Paused)):
             yield number, event
-            if number == dispatcher._live[job.job_id].journal.sequence:
+            if number == PARTS[dispatcher].table.runtimes[job.job_id].journal.sequence:
                 return
 
 

@@ -242,7 +242,7 @@ async def fuzz(inputs: int, seed: int) -> Findings:
     )
     worker = FakeWorker(step_s=0.0)
     async with serving(config, [worker]) as running:
-        await running.dispatcher.fleet.ready.wait()
+        await running.jobs.pool.ready.wait()
         async with grpc.aio.insecure_channel(running.address) as channel:
             before: dict[str, float] = {}
             warm = max(50, inputs // 5)

@@ -107,7 +107,7 @@ class World:
             max_client_jobs=8,
         )
         self.running: RunningServer = await self._exit.enter_async_context(serving(config, self.workers))
-        await self.running.dispatcher.fleet.ready.wait()
+        await self.running.jobs.pool.ready.wait()
         channel = await self._exit.enter_async_context(grpc.aio.insecure_channel(self.running.address))
         self.stub = pb_grpc.StyleTransferServiceStub(channel)
 
@@ -248,7 +248,7 @@ class World:
 
     async def check(self) -> None:
         """Look at what must hold all the time."""
-        self.wrong += self.running.dispatcher.audit()
+        self.wrong += self.running.jobs.supervisor.audit()
         for metric in self.running.metrics.faults.collect():
             self.wrong += [f"a fault was counted: {sample.labels}" for sample in metric.samples if sample.value]
 
@@ -260,7 +260,7 @@ class World:
             for job_id, owner in self.accepted.items():
                 await self._ends(owner, job_id)
             await self.check()
-            dispatcher = self.running.dispatcher
+            dispatcher = self.running.jobs.dispatcher
             if dispatcher.queued + dispatcher.running:
                 self.wrong.append(f"{dispatcher.queued} jobs wait and {dispatcher.running} run, of nobody")
         finally:

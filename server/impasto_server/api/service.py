@@ -31,6 +31,7 @@ from impasto_server.jobs.dispatcher import Dispatcher
 from impasto_server.observability.metrics import Metrics
 from impasto_server.pictures.decoders import Decoders
 from impasto_server.store.uploads import CHUNK_BYTES, Uploads
+from impasto_server.workers.pool import WorkerPool
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,8 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
     """Serves the contract.
 
     Args:
-        dispatcher: Owns the jobs.
+        dispatcher: Serves what callers ask of jobs.
+        pool: The workers.
         config: The server's settings.
         version: Told by GetServerInfo.
         uploads: Files that clients sent once.
@@ -79,6 +81,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
     def __init__(
         self,
         dispatcher: Dispatcher,
+        pool: WorkerPool,
         config: ServerConfig,
         version: str,
         uploads: Uploads,
@@ -87,6 +90,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
     ) -> None:
         self._metrics = metrics
         self._dispatcher = dispatcher
+        self._pool = pool
         self._uploads = uploads
         self._config = config
         self._version = version
@@ -232,7 +236,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         """See the contract."""
         owner = PRINCIPAL.get().name
         file = convert.image_file(request.image, "image", self._uploads.of(owner).find)
-        asked = validation.check_inspection(convert.inspection(request), self._dispatcher.fleet.network_id, self._config)
+        asked = validation.check_inspection(convert.inspection(request), self._pool.network_id, self._config)
         async with self._decoders.turn(owner):
             command = await self._decoders.run(validation.open_inspected, file, asked, self._config)
         return convert.inspected_message(await self._dispatcher.inspect(command, owner))
@@ -296,7 +300,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         known = self._dispatcher.check_admission(request_id, draft.digest, owner)
         if known is not None:
             return known if validate_only else await self._dispatcher.join(known, detached=detached)
-        draft = validation.check_numbers(draft, request_id, self._dispatcher.fleet.network_id, self._config)
+        draft = validation.check_numbers(draft, request_id, self._pool.network_id, self._config)
         async with self._decoders.turn(owner), self._accepting:
             return await self._take_in(draft, request_id, owner, detached, answer_within_s, validate_only)
 
@@ -338,12 +342,12 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
 
     def _info(self) -> pb.GetServerInfoResponse:
         config, dispatcher = self._config, self._dispatcher
-        default, caller = dispatcher.fleet.network_id(""), PRINCIPAL.get()
+        default, caller = self._pool.network_id(""), PRINCIPAL.get()
         return pb.GetServerInfoResponse(
             version=self._version,
             accepting=dispatcher.accepting,
-            devices=[convert.device_message(status) for status in dispatcher.fleet.workers],
-            networks=[convert.network_message(network) for network in dispatcher.fleet.networks()],
+            devices=[convert.device_message(status) for status in self._pool.workers],
+            networks=[convert.network_message(network) for network in self._pool.networks()],
             presets=[
                 pb.Preset(name=name, parameters=convert.parameters_message(fitted(parameters, default, name, ()), name))
                 for name, parameters in PRESETS.items()

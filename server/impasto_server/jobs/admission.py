@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from impasto_server.config import MIB, ServerConfig
 from impasto_server.domain.errors import ServiceError, invalid
 from impasto_server.domain.job import Job, JobSpec, JobState
-from impasto_server.jobs.runtime import Live
+from impasto_server.jobs.runtime import Runtime
 from impasto_server.scheduling.estimates import Pace
 from impasto_server.scheduling.quotas import Quota, Quotas
 from impasto_server.scheduling.scheduler import Scheduler, Ticket
 from impasto_server.store.base import JobStore
-from impasto_server.workers.pool import Fleet
+from impasto_server.workers.pool import WorkerPool
 
 MIN_PAUSED = 64
 """So many jobs may be paused at a time, or as many as may wait where that is more."""
@@ -28,14 +28,14 @@ class Admission:
         config: The limits.
         store: Where jobs are kept.
         scheduler: Knows what waits.
-        fleet: Knows what devices hold.
-        live: What runs, by job.
+        pool: Knows what devices hold.
+        runtimes: What jobs have besides their records.
     """
 
     def __init__(
-        self, config: ServerConfig, store: JobStore, scheduler: Scheduler, fleet: Fleet, live: Mapping[str, Live]
+        self, config: ServerConfig, store: JobStore, scheduler: Scheduler, pool: WorkerPool, runtimes: Mapping[str, Runtime]
     ) -> None:
-        self._config, self._store, self._scheduler, self._fleet, self._live = config, store, scheduler, fleet, live
+        self._config, self._store, self._scheduler, self._pool, self._runtimes = config, store, scheduler, pool, runtimes
         self._quotas = Quotas(Quota(config.max_client_jobs, config.max_client_jobs_per_minute, config.max_client_pixels))
         self.pace = Pace()
 
@@ -52,7 +52,7 @@ class Admission:
         if self._scheduler.queued + coming >= self._config.max_queued_jobs:
             waiting = self._scheduler.queued
             raise self._queue_full(f"{waiting} jobs wait, which is the limit", str(self._config.max_queued_jobs))
-        paused, most = sum(live.paused > 0 for live in self._live.values()), max(MIN_PAUSED, self._config.max_queued_jobs)
+        paused, most = sum(live.paused > 0 for live in self._runtimes.values()), max(MIN_PAUSED, self._config.max_queued_jobs)
         if paused >= most:
             raise self._queue_full(f"{paused} jobs are paused, which is the limit: resume or delete some", str(most))
         limit_s = self._config.max_queued_work_s
@@ -92,13 +92,13 @@ class Admission:
             return None
         if job.state is JobState.RUNNING:
             return 0.0, own_s
-        running = [live for live in self._live.values() if live.remaining_s and not live.ended.is_set()]
+        running = [live for live in self._runtimes.values() if live.remaining_s and not live.ended.is_set()]
         ahead_s = sum(live.remaining_s for live in running)
         for job_id in self._scheduler.waiting():
             if job_id == job.job_id:
                 break
             ahead_s += self._steps_s(self._store.get(job_id)) or 0.0
-        start_s = ahead_s / max(1, len(self._fleet.workers))
+        start_s = ahead_s / max(1, len(self._pool.workers))
         return start_s, start_s + own_s
 
     def _steps_s(self, job: Job | None) -> float | None:
@@ -111,5 +111,5 @@ class Admission:
 
     def _room_s(self) -> float:
         """Return when a waiting job is likely to start, which makes room; bounded, for it is a guess."""
-        left = [live.remaining_s for live in self._live.values() if live.remaining_s and not live.ended.is_set()]
+        left = [live.remaining_s for live in self._runtimes.values() if live.remaining_s and not live.ended.is_set()]
         return min(max(min(left, default=SOON_S), SOON_S), LATE_S)

@@ -141,15 +141,13 @@ def memory(tickets: Iterable[Ticket], group: int) -> int:
 
 
 class Scheduler:
-    """Admission, order, placement and preemption.
+    """Order, placement and preemption.
 
     Args:
-        max_queued: More waiting jobs are not admitted.
         aging_s: How many seconds of age a level of priority is worth.
     """
 
-    def __init__(self, max_queued: int, aging_s: float = AGING_S) -> None:
-        self._max_queued = max_queued
+    def __init__(self, aging_s: float = AGING_S) -> None:
         self._aging_s = aging_s
         self._submitted = 0
         self._order: list[tuple[_Place, str]] = []
@@ -188,23 +186,11 @@ class Scheduler:
         """Return how many jobs run on each worker."""
         return {name: len(worker.running) for name, worker in self._workers.items()}
 
-    @property
-    def full(self) -> bool:
-        """Whether no further job is admitted."""
-        return len(self._waiting) >= self._max_queued
-
-    def submit(self, ticket: Ticket, *, force: bool = False) -> bool:
-        """Let a job wait; False if the queue is full, unless ``force``: it was accepted before.
-
-        One that waits or runs already stays where it is.
-        """
-        if ticket.job_id in self:
-            return True
-        if self.full and not force:
-            return False
-        self._submitted += 1
-        self._wait(_Entry(ticket, (ticket.arrived - ticket.priority * self._aging_s, self._submitted)))
-        return True
+    def submit(self, ticket: Ticket) -> None:
+        """Let a job wait. One that waits or runs already stays where it is."""
+        if ticket.job_id not in self:
+            self._submitted += 1
+            self._wait(_Entry(ticket, (ticket.arrived - ticket.priority * self._aging_s, self._submitted)))
 
     def could_hold(self, ticket: Ticket) -> bool:
         """Whether one of the present workers could hold a job, were it empty and its device as free as it ever was.

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from impasto_engine.architectures import ARCHITECTURES, RANDOM, random_seed, split
 from impasto_server.config import MIB, ServerConfig
@@ -48,6 +49,26 @@ RESTART_DELAYS_S = (0.1, 1.0, 5.0)
 """A worker that dies is started again after the first delay; one that dies again before it was ready, after the next."""
 
 
+class Listener(Protocol):
+    """Hears what the workers report."""
+
+    def on_ready(self, name: str) -> None:
+        """A worker can take jobs."""
+        ...
+
+    def on_report(self, name: str, report: JobReport) -> None:
+        """A worker says something of a job."""
+        ...
+
+    def on_lost(self, name: str, cause: str) -> None:
+        """A worker died or was killed."""
+        ...
+
+    def on_memory(self, name: str) -> None:
+        """The device of an idle worker has more or less memory than before."""
+        ...
+
+
 @dataclass
 class WorkerStatus:
     """One worker as GetServerInfo tells it."""
@@ -67,30 +88,22 @@ def described(network_id: str) -> NetworkDescription:
     return NetworkDescription(architecture, weights, "", ARCHITECTURES[architecture].layer_names)
 
 
-class Fleet:
+class WorkerPool:
     """Owns the workers. Create it on a running event loop.
 
     Args:
         config: The server's settings.
         workers: Handles of workers that are not started yet.
-        on_ready: Told the name of a worker that can take jobs.
-        on_report: Told what a worker says of its jobs.
-        on_lost: Told the name of a worker that died, and why.
-        on_memory: Told the name of a worker whose device has more or less memory than before.
     """
 
     def __init__(
         self,
         config: ServerConfig,
         workers: Sequence[WorkerHandle],
-        on_ready: Callable[[str], None],
-        on_report: Callable[[str, JobReport], None],
-        on_lost: Callable[[str, str], None],
-        on_memory: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._workers = {handle.name: WorkerStatus(handle) for handle in workers}
-        self._on_ready, self._on_report, self._on_lost, self._on_memory = on_ready, on_report, on_lost, on_memory
+        self._listener: Listener | None = None
         self._restarts: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._looked = time.monotonic()
@@ -99,6 +112,15 @@ class Fleet:
         self._inspected: dict[int, tuple[str, asyncio.Future[Inspected]]] = {}
         self.ready = asyncio.Event()
         self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def listen(self, listener: Listener) -> None:
+        """Let somebody hear what the workers report; call it before :meth:`start`."""
+        self._listener = listener
+
+    @property
+    def _heard_by(self) -> Listener:
+        assert self._listener is not None  # noqa: S101 - see listen
+        return self._listener
 
     @property
     def workers(self) -> Collection[WorkerStatus]:
@@ -281,9 +303,9 @@ class Fleet:
         name = status.handle.name
         status.started = status.heard = time.monotonic()
         status.busy_s = 0.0
-        status.handle.start(lambda report: self._hear(name, report), lambda cause: self._bury(name, cause))
+        status.handle.start(lambda report: self._receive(name, report), lambda cause: self._restart_later(name, cause))
 
-    def _hear(self, name: str, report: Report) -> None:
+    def _receive(self, name: str, report: Report) -> None:
         status = self._workers[name]
         status.heard = time.monotonic()
         if isinstance(report, Alive):
@@ -295,7 +317,7 @@ class Fleet:
             status.ready, status.failures = report, 0
             logger.info("worker %s ready: %s with %s weights", name, report.network.name, report.network.weights)
             self.ready.set()
-            self._on_ready(name)
+            self._heard_by.on_ready(name)
         elif isinstance(report, CannotStart):
             if not self.broken.done():
                 self.broken.set_result(f"worker {name}: {report.message}")
@@ -308,7 +330,7 @@ class Fleet:
             if future is not None and not future.done():
                 future.set_result(report)
         else:
-            self._on_report(name, report)
+            self._heard_by.on_report(name, report)
 
     def _note_memory(self, name: str, status: WorkerStatus, idle_bytes: int | None) -> None:
         """Take in what an idle worker's device has free, where that is much more or less than is known."""
@@ -317,9 +339,9 @@ class Fleet:
             return
         if not ready.free_bytes / MEMORY_CHANGE < idle_bytes < ready.free_bytes * MEMORY_CHANGE:
             status.ready = replace(ready, free_bytes=idle_bytes)
-            self._on_memory(name)
+            self._heard_by.on_memory(name)
 
-    def _bury(self, name: str, cause: str) -> None:
+    def _restart_later(self, name: str, cause: str) -> None:
         if self._stopping:
             return
         status = self._workers[name]
@@ -337,7 +359,7 @@ class Fleet:
         task = asyncio.create_task(self._restart(status, delay))
         self._restarts.add(task)
         task.add_done_callback(self._restarts.discard)
-        self._on_lost(name, cause)
+        self._heard_by.on_lost(name, cause)
 
     async def _restart(self, status: WorkerStatus, delay_s: float) -> None:
         await asyncio.sleep(delay_s)

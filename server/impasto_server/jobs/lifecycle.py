@@ -1,0 +1,376 @@
+"""A job's life as a table: which event takes it from which state to which, and what has to be done about it. Pure.
+
+`apply` is the only place that changes a job's state. The caller stores the new job and carries
+out the effects (:class:`impasto_server.jobs.table.JobTable`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Literal
+
+from impasto_engine.parameters import Arithmetic
+from impasto_server.domain.events import Ended, Event, Paused, PauseReason, Started, Stepped
+from impasto_server.domain.job import Job, JobError, JobState, JobWarning, Losses, NetworkDescription, StopReason
+
+MAX_LOSSES = 3
+"""A job whose worker is lost so often under it fails."""
+
+
+class Intent(Enum):
+    """What a running job is about to do, once its worker answers."""
+
+    NONE = "none"
+    PAUSE = "pause"
+    FINISH = "finish"
+    """End with the canvas as it is: its time limit has come."""
+    ENCODE = "encode"
+    """End: it has left its worker, and its picture is being encoded."""
+
+
+@dataclass(frozen=True)
+class Life:
+    """What decides how a job goes on.
+
+    Attributes:
+        job: Its record.
+        intent: What it is about to do.
+        resuming: Whether its next start resumes it, which does not count as an attempt.
+    """
+
+    job: Job
+    intent: Intent = Intent.NONE
+    resuming: bool = False
+
+
+# Events.
+
+
+@dataclass(frozen=True)
+class Dispatched:
+    """The scheduler gave the job to a worker."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class Began:
+    """Its worker is about to take the next step; ``step`` steps are done already."""
+
+    arithmetic: Arithmetic
+    step: int
+    network: NetworkDescription | None
+    note: str
+    queue_s: float
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """Its worker took a step."""
+
+    step: int
+    losses: Losses
+    elapsed_s: float
+    remaining_s: float
+    preview: bytes | None
+
+
+@dataclass(frozen=True)
+class Parked:
+    """It left its worker with its state saved.
+
+    Attributes:
+        step: Steps that are done.
+        shutting_down: Whether it left because the server stops, which is no preemption.
+    """
+
+    step: int
+    shutting_down: bool = False
+
+
+@dataclass(frozen=True)
+class Painted:
+    """Its canvas is finished."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Its picture is encoded and stored."""
+
+    stop_reason: StopReason
+    encode_s: float
+    warnings: tuple[JobWarning, ...]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """It cannot go on."""
+
+    error: JobError
+
+
+@dataclass(frozen=True)
+class WorkerLost:
+    """Its worker died or was killed."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The server was restarted."""
+
+
+@dataclass(frozen=True)
+class PauseRequested:
+    """Its owner wants it paused."""
+
+
+@dataclass(frozen=True)
+class ResumeRequested:
+    """Its owner wants it resumed."""
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """Its owner or the server cancels it."""
+
+
+@dataclass(frozen=True)
+class TimeLimitReached:
+    """Its time limit has come."""
+
+
+LifeEvent = (
+    Dispatched
+    | Began
+    | StepDone
+    | Parked
+    | Painted
+    | Encoded
+    | Failed
+    | WorkerLost
+    | Restored
+    | PauseRequested
+    | ResumeRequested
+    | Cancelled
+    | TimeLimitReached
+)
+
+
+# Effects.
+
+
+@dataclass(frozen=True)
+class Order:
+    """Send its worker a command."""
+
+    what: Literal["start", "cancel", "park", "finish"]
+
+
+@dataclass(frozen=True)
+class Enqueue:
+    """Let it wait: at its old place, or before all others."""
+
+    at_once: bool = False
+
+
+@dataclass(frozen=True)
+class Dequeue:
+    """Take it away from the scheduler."""
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Record an event for its watchers."""
+
+    event: Event
+
+
+Effect = Order | Enqueue | Dequeue | Tell
+Change = tuple[Life, tuple[Effect, ...]]
+_Transition = Callable[[Life, Any, float], Change]
+
+
+def apply(life: Life, event: LifeEvent, now: float) -> Change:
+    """Return the life after an event, and what has to be done.
+
+    A job that has ended stays as it is, and one that has left its worker hears nothing more of it.
+
+    Args:
+        life: Before the event.
+        event: What happened, or is wanted.
+        now: Seconds since the epoch, for the record.
+    """
+    if life.job.state.ended or (life.intent is Intent.ENCODE and isinstance(event, _OF_WORKER)):
+        return life, ()
+    return TRANSITIONS[life.job.state, type(event)](life, event, now)
+
+
+_OF_WORKER = (Began, StepDone, Parked, Painted, WorkerLost)
+
+
+def _ignore(life: Life, event: LifeEvent, now: float) -> Change:
+    return life, ()
+
+
+def _end(life: Life, state: JobState, reason: StopReason, now: float, error: JobError | None = None) -> Life:
+    return Life(replace(life.job, state=state, stop_reason=reason, error=error, ended=now))
+
+
+_ENDING: tuple[Effect, ...] = (Dequeue(), Tell(Ended()))
+
+
+def _dispatched(life: Life, event: Dispatched, now: float) -> Change:
+    attempts = life.job.attempts + (not life.resuming)
+    job = replace(life.job, state=JobState.RUNNING, device=event.worker, attempts=attempts)
+    return replace(life, job=job, resuming=False), (Order("start"),)
+
+
+def _began(life: Life, event: Began, now: float) -> Change:
+    job = life.job
+    if job.started is None:
+        job = replace(job, started=now, queue_s=event.queue_s)
+    losses = job.losses if event.step else None
+    job = replace(job, arithmetic=event.arithmetic, step=event.step, losses=losses, network=event.network or life.job.network)
+    told = Tell(Started(job.device, job.attempts, event.step, event.note))
+    # Before the first step the canvas is not a picture yet: it is finished after that step.
+    finish: tuple[Effect, ...] = (Order("finish"),) if life.intent is Intent.FINISH and event.step else ()
+    return replace(life, job=job), (told, *finish)
+
+
+def _stepped(life: Life, event: StepDone, now: float) -> Change:
+    steps = life.job.spec.parameters.steps
+    job = replace(life.job, step=event.step, losses=event.losses, optimize_s=event.elapsed_s)
+    told = Tell(Stepped(event.step, steps, event.losses, event.elapsed_s, event.remaining_s, event.preview))
+    # The worker that was told to finish it may be lost, and this be another one.
+    finish: tuple[Effect, ...] = (Order("finish"),) if life.intent is Intent.FINISH else ()
+    return replace(life, job=job), (told, *finish)
+
+
+def _parked(life: Life, event: Parked, now: float) -> Change:
+    if life.intent is Intent.PAUSE:
+        return _paused(replace(life, resuming=True), event.step)
+    job = replace(life.job, state=JobState.QUEUED, device="", step=event.step)
+    if event.shutting_down:
+        return replace(life, job=job, resuming=True), ()
+    job = replace(job, preemptions=job.preemptions + 1)
+    return replace(life, job=job, resuming=True), (Tell(Paused(PauseReason.PREEMPTED, event.step)),)
+
+
+def _paused(life: Life, step: int) -> Change:
+    job = replace(life.job, state=JobState.PAUSED, device="", step=step)
+    return replace(life, job=job, intent=Intent.NONE), (Dequeue(), Tell(Paused(PauseReason.REQUESTED, step)))
+
+
+def _painted(life: Life, event: Painted, now: float) -> Change:
+    return replace(life, intent=Intent.ENCODE), (Dequeue(),)
+
+
+def _encoded(life: Life, event: Encoded, now: float) -> Change:
+    ended = _end(life, JobState.SUCCEEDED, event.stop_reason, now)
+    return replace(ended, job=replace(ended.job, encode_s=event.encode_s, warnings=event.warnings)), _ENDING
+
+
+def _failed(life: Life, event: Failed, now: float) -> Change:
+    return _end(life, JobState.FAILED, StopReason.FAILED, now, event.error), _ENDING
+
+
+def _lost(life: Life, event: WorkerLost, now: float) -> Change:
+    life = replace(life, job=replace(life.job, losses_of_worker=life.job.losses_of_worker + 1))
+    if life.job.losses_of_worker >= MAX_LOSSES:
+        text = f"its worker was lost {life.job.losses_of_worker} times (last: {event.cause})"
+        return _failed(life, Failed(JobError("WORKER_LOST", text)), now)
+    if life.intent is Intent.PAUSE:
+        return _paused(life, life.job.step)
+    return replace(life, job=replace(life.job, state=JobState.QUEUED, device="")), ()
+
+
+def _restored(life: Life, event: Restored, now: float) -> Change:
+    state = JobState.PAUSED if life.job.state is JobState.PAUSED else JobState.QUEUED
+    # Whoever waited for it is gone with the process: it goes on without them.
+    job = replace(life.job, state=state, device="", detached=True)
+    waits: tuple[Effect, ...] = (Enqueue(),) if state is JobState.QUEUED else ()
+    return Life(job, resuming=state is JobState.PAUSED), waits
+
+
+def _pause_waiting(life: Life, event: PauseRequested, now: float) -> Change:
+    return _ignore(life, event, now) if life.intent is Intent.FINISH else _paused(life, life.job.step)
+
+
+def _pause_running(life: Life, event: PauseRequested, now: float) -> Change:
+    if life.intent in (Intent.FINISH, Intent.ENCODE):
+        return life, ()  # it is about to end
+    return replace(life, intent=Intent.PAUSE), (Order("park"),)
+
+
+def _keep_running(life: Life, event: ResumeRequested, now: float) -> Change:
+    return (replace(life, intent=Intent.NONE) if life.intent is Intent.PAUSE else life), ()
+
+
+def _resume(life: Life, event: ResumeRequested, now: float) -> Change:
+    return replace(life, job=replace(life.job, state=JobState.QUEUED)), (Enqueue(),)
+
+
+def _cancelled(life: Life, event: Cancelled, now: float) -> Change:
+    return _end(life, JobState.CANCELLED, StopReason.CANCELLED, now), (*_order(life, "cancel"), *_ENDING)
+
+
+def _limit(life: Life, event: TimeLimitReached, now: float) -> Change:
+    job = life.job
+    if life.intent is Intent.ENCODE and job.spec.return_best:
+        return life, ()
+    if job.spec.return_best and job.step:
+        if job.state is JobState.RUNNING:
+            return replace(life, intent=Intent.FINISH), (Order("finish"),)
+        # Its canvas is in its checkpoint, which the next worker with room turns into a picture.
+        waiting = replace(job, state=JobState.QUEUED)
+        return replace(life, job=waiting, intent=Intent.FINISH), (Dequeue(), Enqueue(at_once=True))
+    begun = f"after {job.step} of {job.spec.parameters.steps} steps" if job.step else "before its first step"
+    error = JobError("DEADLINE_EXCEEDED", f"its time limit of {job.spec.time_limit_s:g} s came {begun}")
+    return _end(life, JobState.FAILED, StopReason.DEADLINE, now, error), (*_order(life, "cancel"), *_ENDING)
+
+
+def _order(life: Life, what: Literal["cancel"]) -> tuple[Effect, ...]:
+    return (Order(what),) if life.job.state is JobState.RUNNING else ()
+
+
+_QUEUED: Mapping[type[LifeEvent], _Transition] = {
+    Dispatched: _dispatched,
+    Failed: _failed,
+    Restored: _restored,
+    PauseRequested: _pause_waiting,
+    Cancelled: _cancelled,
+    TimeLimitReached: _limit,
+}
+_RUNNING: Mapping[type[LifeEvent], _Transition] = {
+    Began: _began,
+    StepDone: _stepped,
+    Parked: _parked,
+    Painted: _painted,
+    Encoded: _encoded,
+    Failed: _failed,
+    WorkerLost: _lost,
+    Restored: _restored,
+    PauseRequested: _pause_running,
+    ResumeRequested: _keep_running,
+    Cancelled: _cancelled,
+    TimeLimitReached: _limit,
+}
+_PAUSED: Mapping[type[LifeEvent], _Transition] = {
+    Restored: _restored,
+    ResumeRequested: _resume,
+    Cancelled: _cancelled,
+    TimeLimitReached: _limit,
+}
+EVENTS: tuple[type[LifeEvent], ...] = LifeEvent.__args__
+TRANSITIONS: Mapping[tuple[JobState, type[LifeEvent]], _Transition] = MappingProxyType(
+    {
+        (state, event): row.get(event, _ignore)  # what is not in a row comes too late, and changes nothing
+        for state, row in ((JobState.QUEUED, _QUEUED), (JobState.RUNNING, _RUNNING), (JobState.PAUSED, _PAUSED))
+        for event in EVENTS
+    }
+)

@@ -1,0 +1,169 @@
+"""What the workers report: turned into changes of jobs, metrics, and what is learned about the time that steps take."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from impasto_server.domain.job import Job, JobError, JobState
+from impasto_server.jobs import lifecycle
+from impasto_server.jobs.table import JobTable
+from impasto_server.observability.logs import about
+from impasto_server.observability.metrics import Metrics
+from impasto_server.pictures import images
+from impasto_server.pictures.provenance import provenance
+from impasto_server.scheduling.estimates import Pace, work
+from impasto_server.scheduling.scheduler import Scheduler
+from impasto_server.store.base import JobStore
+from impasto_server.workers.messages import Checkpointed, JobPainted, JobParked, JobReport, JobStarted, JobStepped
+from impasto_server.workers.pool import WorkerPool
+
+logger = logging.getLogger(__name__)
+
+ENCODERS = 2
+"""Finished pictures that are encoded at a time."""
+
+
+class WorkerReports:
+    """Listens to the workers.
+
+    Args:
+        table: Where jobs are changed.
+        store: Where finished pictures go.
+        scheduler: Told which workers can take jobs.
+        pool: Knows what they can take.
+        pace: Learns from steps.
+        metrics: Where things are counted.
+    """
+
+    def __init__(
+        self, table: JobTable, store: JobStore, scheduler: Scheduler, pool: WorkerPool, pace: Pace, metrics: Metrics
+    ) -> None:
+        self._table, self._store, self._scheduler, self._pool = table, store, scheduler, pool
+        self._pace, self._metrics = pace, metrics
+        self._encoding = ThreadPoolExecutor(ENCODERS, "encoding")  # of its own: nothing else delays a finished job
+
+    def on_ready(self, name: str) -> None:
+        """A worker can take jobs."""
+        self._metrics.ready.labels(name).set(1)
+        seconds = self._pool.seconds_per_pixel(name)
+        if seconds:
+            self._pace.measured(name, seconds)
+        self._table.measured()
+        self._scheduler.worker_ready(name, self._pool.capacity(name))
+        self._table.dispatch()
+
+    def on_memory(self, name: str) -> None:
+        """The device of an idle worker has more or less memory than before."""
+        self._scheduler.resize(name, self._pool.capacity(name))
+        self._table.dispatch()
+
+    def on_lost(self, name: str, cause: str) -> None:
+        """A worker died or was killed."""
+        self._metrics.restarts.labels(name).inc()
+        self._metrics.ready.labels(name).set(0)
+        for job_id in self._scheduler.worker_lost(name):
+            job = self._table.change(job_id, lifecycle.WorkerLost(cause))
+            if job.state is JobState.QUEUED:
+                text = "job %s will resume from its newest checkpoint, if there is one: its worker was lost"
+                logger.warning(text, job_id, extra=about(job))
+        self._table.dispatch()
+
+    def on_report(self, name: str, report: JobReport) -> None:
+        """A worker says something of a job."""
+        job = self._store.get(report.job_id)
+        if job is None or job.state is not JobState.RUNNING or job.device != name:
+            if isinstance(report, JobParked):
+                self._table.drop_checkpoint(report.job_id)
+            return  # cancelled meanwhile, or given to another worker
+        if isinstance(report, JobStarted):
+            self._on_started(job, report)
+        elif isinstance(report, JobStepped):
+            self._on_step(job, report)
+        elif isinstance(report, Checkpointed):
+            self._metrics.checkpoints.inc()
+            self._metrics.checkpoint_bytes.inc(report.size)
+            self._table.runtimes[job.job_id].checkpointed = time.monotonic()
+        elif isinstance(report, JobParked):
+            self._on_parked(job, report.step)
+        elif isinstance(report, JobPainted):
+            self._table.spawn(self._finish(job, report))
+        else:
+            self._table.change(job.job_id, lifecycle.Failed(JobError(report.reason, report.message)))
+            self._table.dispatch()
+
+    def _on_started(self, job: Job, report: JobStarted) -> None:
+        runtime, now = self._table.runtimes[job.job_id], time.monotonic()
+        runtime.stepped = runtime.checkpointed = now
+        runtime.elapsed_s = job.optimize_s if report.step else 0.0
+        if job.started is None:
+            self._metrics.queue_s.observe(now - runtime.accepted)
+        if report.step:
+            self._metrics.resumes.inc()
+        self._metrics.cache.labels("hit").inc(report.cache_hits)
+        self._metrics.cache.labels("miss").inc(report.cache_misses)
+        logger.info("job %s starts on %s after %d steps", job.job_id, job.device, report.step, extra=about(job))
+        queue_s = now - runtime.accepted
+        began = lifecycle.Began(report.arithmetic, report.step, report.network, report.note, queue_s)
+        self._table.change(job.job_id, began)
+
+    def _on_step(self, job: Job, report: JobStepped) -> None:
+        self._count_step(job, report)
+        done = lifecycle.StepDone(report.step, report.losses, report.elapsed_s, report.remaining_s, report.preview)
+        self._table.change(job.job_id, done)
+
+    def _count_step(self, job: Job, report: JobStepped) -> None:
+        """Count a step, and learn from it how long steps take."""
+        runtime, metrics, device = self._table.runtimes[job.job_id], self._metrics, job.device
+        together = max(1, self._scheduler.runs_on(device))
+        seconds = max(0.0, report.elapsed_s - runtime.elapsed_s)
+        runtime.stepped, runtime.elapsed_s, runtime.remaining_s = time.monotonic(), report.elapsed_s, report.remaining_s
+        metrics.steps.labels(device).inc()
+        metrics.step_s.labels(device).observe(seconds)
+        metrics.occupancy.labels(device).observe(together)
+        if report.step == 1:
+            metrics.first_step_s.observe(runtime.stepped - runtime.accepted)
+        spec = job.spec
+        before, after = (work(spec.width, spec.height, spec.parameters, done) for done in (report.step - 1, report.step))
+        if before > after and seconds:
+            self._pace.learn(device, seconds / together, before - after)
+
+    def _on_parked(self, job: Job, step: int) -> None:
+        self._scheduler.parked(job.job_id)
+        parked = self._table.change(job.job_id, lifecycle.Parked(step, shutting_down=self._table.keeps_waiting))
+        if parked.preemptions > job.preemptions:
+            self._metrics.preemptions.inc()
+            logger.info("job %s was preempted after %d steps", job.job_id, step, extra=about(job))
+        elif parked.state is JobState.PAUSED:
+            logger.info("job %s is paused after %d steps", job.job_id, step, extra=about(job))
+        self._table.dispatch()
+
+    async def _finish(self, job: Job, report: JobPainted) -> None:
+        self._table.change(job.job_id, lifecycle.Painted())
+        self._table.dispatch()
+        output, began = job.spec.output, time.monotonic()
+        outcome: lifecycle.LifeEvent
+        picture = None
+        try:
+            made_by = provenance(job, report.stop_reason) if output.metadata else None
+            encode = functools.partial(images.encode, report.picture, output.format, output.quality, made_by)
+            picture = await asyncio.get_running_loop().run_in_executor(self._encoding, encode)
+        except (OSError, ValueError, MemoryError) as cause:
+            text = f"its picture could not be encoded as {output.format}: {cause}"
+            outcome = lifecycle.Failed(JobError("ENCODE_ERROR", text))
+        else:
+            outcome = lifecycle.Encoded(report.stop_reason, time.monotonic() - began, report.warnings)
+        current = self._store.get(job.job_id)
+        if current is None or current.state.ended:
+            return  # deleted or cancelled meanwhile
+        if picture is not None:
+            self._store.put_result(job.job_id, picture)
+        self._table.change(job.job_id, outcome)
+        self._table.dispatch()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._encoding.shutdown(wait=False)

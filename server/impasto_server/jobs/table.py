@@ -1,0 +1,266 @@
+"""The table of live jobs: the one way to change a job, and what follows from a change.
+
+Everything here runs on the event loop and returns at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Coroutine, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from impasto_server.domain.errors import not_found
+from impasto_server.domain.events import Ended, Event
+from impasto_server.domain.job import Job, JobState
+from impasto_server.jobs import lifecycle
+from impasto_server.jobs.admission import Admission
+from impasto_server.jobs.journal import Journal
+from impasto_server.jobs.lifecycle import Life, LifeEvent
+from impasto_server.jobs.runtime import Runtime
+from impasto_server.observability.logs import about
+from impasto_server.observability.metrics import Metrics
+from impasto_server.observability.tracing import Tracing
+from impasto_server.scheduling.scheduler import Assignment, Scheduler
+from impasto_server.store.base import JobStore
+from impasto_server.workers.messages import Cancel, Finish, Park, Start, checkpoint_files
+from impasto_server.workers.pool import WorkerPool
+
+logger = logging.getLogger(__name__)
+
+_COMMANDS: Mapping[str, type[Cancel | Park | Finish]] = {"cancel": Cancel, "park": Park, "finish": Finish}
+
+
+class JobTable:
+    """Records, runtimes and places of all jobs that are not forgotten.
+
+    Args:
+        store: Where jobs are kept.
+        scheduler: Decides who starts where.
+        pool: The workers.
+        admission: Told when a job's account closes.
+        runtimes: What jobs have besides their records; admission reads it too.
+        metrics: Where things are counted.
+        tracing: Where spans of jobs go.
+
+    Attributes:
+        draining: Whether the server stops.
+        fault: Why no job starts any more; empty if the scheduler works.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        scheduler: Scheduler,
+        pool: WorkerPool,
+        admission: Admission,
+        runtimes: dict[str, Runtime],
+        metrics: Metrics,
+        tracing: Tracing,
+    ) -> None:
+        self._store, self._scheduler, self._pool, self._admission = store, scheduler, pool, admission
+        self._runtimes, self._metrics, self._tracing = runtimes, metrics, tracing
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unmeasured: set[str] = set()
+        self.draining = False
+        self.fault = ""
+
+    @property
+    def runtimes(self) -> Mapping[str, Runtime]:
+        """What jobs have besides their records."""
+        return self._runtimes
+
+    @property
+    def keeps_waiting(self) -> bool:
+        """Whether the server stops and the next one resumes what waits."""
+        return self.draining and self._store.durable
+
+    @property
+    def tasks(self) -> Collection[asyncio.Task[None]]:
+        """Work under way for jobs."""
+        return self._tasks
+
+    def known(self, job_id: str) -> Job:
+        """Return a job's newest record, committed or not: for decisions, not for callers.
+
+        Raises:
+            ServiceError: If it is not there.
+        """
+        job = self._store.get(job_id)
+        if job is None:
+            raise not_found(job_id)
+        return job
+
+    def unended(self) -> Iterator[tuple[Job, Runtime]]:
+        """Yield the jobs that have not ended."""
+        for job_id, runtime in list(self._runtimes.items()):
+            job = self._store.get(job_id)
+            if job is not None and not job.state.ended:
+                yield job, runtime
+
+    def add(self, job_id: str, runtime: Runtime) -> None:
+        """Add a new or restored job's runtime."""
+        self._runtimes[job_id] = runtime
+
+    def drop(self, job_id: str) -> None:
+        """Forget a job's runtime."""
+        self._runtimes.pop(job_id, None)
+
+    def change(self, job_id: str, event: LifeEvent) -> Job:
+        """Let an event change a job, store the new record and do what follows. The only place that changes a job's state.
+
+        Returns:
+            The new record.
+
+        Raises:
+            ServiceError: If the job is not there.
+        """
+        before, runtime = self.known(job_id), self._runtimes[job_id]
+        life, effects = lifecycle.apply(Life(before, runtime.intent, runtime.resuming), event, time.time())
+        self._follow(runtime, before, life)
+        if life.job is not before:
+            self._store.put(life.job)
+        if life.job.state.ended and not before.state.ended:
+            self._close(life.job, runtime)
+        for effect in effects:
+            self._carry_out(effect, life.job, life.job.device or before.device)
+        return life.job
+
+    def _follow(self, runtime: Runtime, before: Job, life: Life) -> None:
+        """Let the clocks follow a change."""
+        now, state = time.monotonic(), life.job.state
+        if life.intent is lifecycle.Intent.FINISH and runtime.intent is not lifecycle.Intent.FINISH:
+            runtime.overdue_since = now
+        runtime.intent, runtime.resuming = life.intent, life.resuming
+        if state is not JobState.RUNNING:
+            runtime.stop()
+            if self.draining and before.state is JobState.RUNNING:
+                runtime.left.set()
+        if state is not JobState.PAUSED:
+            runtime.paused = 0.0
+        elif not runtime.paused:
+            runtime.paused = now
+
+    def _carry_out(self, effect: lifecycle.Effect, job: Job, worker: str) -> None:
+        if isinstance(effect, lifecycle.Tell):
+            self.tell(job.job_id, effect.event)
+        elif isinstance(effect, lifecycle.Enqueue):
+            self.enqueue(job, at_once=effect.at_once)
+        elif isinstance(effect, lifecycle.Dequeue):
+            self._scheduler.remove(job.job_id)
+        elif effect.what == "start":
+            self._runtimes[job.job_id].dispatched = time.monotonic()
+            self._pool.send(worker, Start(job.job_id, job.spec, str(self._checkpoint(job.job_id))))
+        else:
+            self._pool.send(worker, _COMMANDS[effect.what](job.job_id))
+
+    def _close(self, job: Job, runtime: Runtime) -> None:
+        self._admission.release(job)
+        self._metrics.job_ended(job)
+        self._tracing.job(job)
+        runtime.close()
+        self.drop_checkpoint(job.job_id)
+        logger.info("job %s %s after %d steps", job.job_id, job.state.value, job.step, extra=about(job))
+
+    # Places.
+
+    def enqueue(self, job: Job, *, at_once: bool = False) -> None:
+        """Let a job that was accepted earlier wait at its old place, or before all others, however full the queue is."""
+        if not self._pool.any_ready:
+            self._unmeasured.add(job.job_id)  # what it takes is known when a worker is
+        arrived = 0.0 if at_once else self._runtimes[job.job_id].accepted
+        ticket = replace(self._pool.ticket(job.spec), job_id=job.job_id, arrived=arrived)
+        self._scheduler.submit(replace(ticket, alone=job.losses_of_worker > 0))
+
+    def measured(self) -> None:
+        """Note that a worker is ready: what waiting jobs take of its memory can be told now."""
+        unmeasured, self._unmeasured = self._unmeasured, set()
+        for job_id in unmeasured:
+            job = self._store.get(job_id)
+            if job is not None and job.state is JobState.QUEUED:
+                self._scheduler.remove(job_id)
+                self.enqueue(job)
+
+    def dispatch(self) -> None:
+        """Do what the scheduler decides."""
+        if self.fault or self.keeps_waiting:
+            return
+        try:
+            decisions = self._scheduler.decide()
+        except Exception as error:
+            # A scheduler that raised once raises at every call: no job would ever start, so none may be submitted.
+            logger.exception("the scheduler failed: no job starts until the server is restarted")
+            self.fault = f"its scheduler failed ({type(error).__name__})"
+            self._metrics.faults.labels("scheduler").inc()
+            return
+        for decision in decisions:
+            if isinstance(decision, Assignment):
+                self.change(decision.job_id, lifecycle.Dispatched(decision.worker))
+            else:
+                self._pool.send(decision.worker, Park(decision.job_id))
+
+    def set_alarm(self, job: Job) -> None:
+        """Let a job's time limit ring; it counts from acceptance."""
+        limit = job.spec.time_limit_s
+        if limit is not None:
+            runtime = self._runtimes[job.job_id]
+            left = limit - (time.monotonic() - runtime.accepted)
+            runtime.alarm = asyncio.get_running_loop().call_later(max(0.0, left), self._ring, job.job_id)
+
+    def _ring(self, job_id: str) -> None:
+        if self._store.get(job_id) is not None:
+            self.change(job_id, lifecycle.TimeLimitReached())
+            self.dispatch()
+
+    # Events.
+
+    def tell(self, job_id: str, event: Event) -> None:
+        """Record an event; watchers see it once it is committed."""
+        runtime = self._runtimes[job_id]
+        number = runtime.journal.add(event)
+
+        def show() -> None:
+            runtime.journal.show(number)
+            if isinstance(event, Ended):
+                runtime.ended.set()
+                self.spawn(self._seal(job_id, runtime.journal))
+
+        self._store.append(job_id, number, event, show)
+
+    async def _seal(self, job_id: str, journal: Journal) -> None:
+        await self._store.seal(job_id, journal.events)
+        journal.seal()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something for a job beside everything else; it ends with the server."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Checkpoints.
+
+    def _checkpoint(self, job_id: str) -> Path:
+        return self._store.checkpoints / f"{job_id}.checkpoint"
+
+    def drop_checkpoint(self, job_id: str) -> None:
+        """Remove a job's state from the disk."""
+        for path in checkpoint_files(self._checkpoint(job_id)):
+            path.unlink(missing_ok=True)
+
+    def drop_stray_checkpoints(self) -> None:
+        """Remove the states of jobs that are not there, or have ended."""
+        known = {self._checkpoint(job.job_id).name for job, _ in self.unended()}
+        for path in self._store.checkpoints.glob("*.checkpoint*"):
+            if path.name.split(".checkpoint")[0] + ".checkpoint" not in known:
+                path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """End the work under way."""
+        for task in list(self._tasks):
+            task.cancel()
+        for runtime in self._runtimes.values():
+            if runtime.alarm:
+                runtime.alarm.cancel()
