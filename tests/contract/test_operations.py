@@ -488,7 +488,7 @@ async def test_health_can_be_watched(service: Any) -> None:
         assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
         watching.cancel()
         labels = {"grpc_type": "server_stream", "grpc_service": "grpc.health.v1.Health", "grpc_method": "Watch"}
-        assert value(running.running.metrics, "grpc_server_msg_sent_total", **labels) == 1
+        assert await settles(lambda: value(running.running.metrics, "grpc_server_msg_sent_total", **labels) == 1)
 
 
 async def test_so_many_questions_at_a_time(service: Any, png: Png) -> None:

@@ -110,8 +110,8 @@ class _Call:
     async def single(self, messages: AsyncIterator[bytes], context: Any) -> Any:
         """Answer with one response."""
         del messages
-        with self._counted(context):
-            caller = await self._admit(context)
+        async with self._around(context):
+            caller = self._admit(context)
             async with self._gate.holding() as held:
                 response = await self._inner(await self._requests(context, caller, held), context)
             self._sent.inc()
@@ -120,8 +120,8 @@ class _Call:
     async def stream(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         """Answer with any number of responses, or with one that is large."""
         del messages
-        with self._counted(context):
-            caller = await self._admit(context)
+        async with self._around(context):
+            caller = self._admit(context)
             async with self._gate.holding() as held:
                 if not self._streams_responses:
                     # No name for the request: nothing but the handler holds it, which lets it go when it is accepted.
@@ -140,20 +140,20 @@ class _Call:
                         self._sent.inc()
                         yield response
 
-    async def _admit(self, context: Any) -> str:
-        """Let the caller in, or end the call; returns what stands for the caller."""
+    def _admit(self, context: Any) -> str:
+        """Identify the caller; returns what its places are booked under."""
         try:
             principal = self._identify(context)
         except ServiceError as error:
             about = {"method": self._method.name, "reason": error.reason, "peer": context.peer()}
             logger.info("a call of %s from %s is refused: %s", self._method.name, context.peer(), error.reason, extra=about)
-            await abort(context, error)
+            raise
         PRINCIPAL.set(principal)
         return principal.name or str(context.peer()).rpartition(":")[0]
 
-    @contextlib.contextmanager
-    def _counted(self, context: Any) -> Any:
-        """Count and log the call, however it ends."""
+    @contextlib.asynccontextmanager
+    async def _around(self, context: Any) -> AsyncIterator[None]:
+        """Count and log the call however it ends, and turn exceptions into statuses: the only place that does."""
         self._started.inc()
         began = time.monotonic()
         span = self._tracing.call(self._method.service, self._method.name, _metadata(context))
@@ -163,6 +163,9 @@ class _Call:
         except grpc.aio.InternalError:  # gRPC's, when it cannot send any more: the caller has gone meanwhile
             ending = asyncio.CancelledError()
             raise ending from None
+        except Exception as error:
+            ending = error
+            await abort(context, error)
         except BaseException as error:
             ending = error
             raise
@@ -175,19 +178,13 @@ class _Call:
             if self._method.name in LARGE_REQUESTS:
                 await held.enter_async_context(self._gate.place(f"requests of {caller}"))
             return self._each(context)
-        try:
-            if self._method.name in LARGE_REQUESTS:
-                await held.enter_async_context(self._gate.place(f"requests of {caller}"))
-            return await self._next(context)
-        except ServiceError as error:
-            await abort(context, error)
+        if self._method.name in LARGE_REQUESTS:
+            await held.enter_async_context(self._gate.place(f"requests of {caller}"))
+        return await self._next(context)
 
     async def _each(self, context: Any) -> AsyncIterator[Any]:
         while True:
-            try:
-                request = await self._next(context)
-            except ServiceError as error:
-                await abort(context, error)
+            request = await self._next(context)
             if request is None:
                 return
             yield request

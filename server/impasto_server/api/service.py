@@ -6,9 +6,8 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -19,7 +18,6 @@ from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 from impasto_engine.parameters import MAX_STEPS, PRESETS, fitted
 from impasto_server.api import convert, validation
 from impasto_server.api.limits import let_go
-from impasto_server.api.status import abort
 from impasto_server.auth.tokens import PRINCIPAL
 from impasto_server.config import MIB, ServerConfig
 from impasto_server.domain.errors import ServiceError, invalid, not_found
@@ -46,23 +44,6 @@ ANSWER_S = 1.0
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-
-
-def _unary(
-    handler: Callable[[Any, Request, Context], Awaitable[Response]],
-) -> Callable[[Any, Request, Context], Awaitable[Response]]:
-    """End a call that fails with a status that says what was wrong."""
-
-    @functools.wraps(handler)
-    async def call(service: Any, request: Request, context: Context) -> Response:
-        serving = handler(service, request, context)
-        del request  # the handler alone holds it: it may be large, and the call may wait for minutes
-        try:
-            return await serving
-        except Exception as error:
-            return await abort(context, error)
-
-    return call
 
 
 class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
@@ -97,7 +78,6 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         self._decoders = decoders
         self._accepting = asyncio.Semaphore(ACCEPTING)
 
-    @_unary
     async def Stylize(self, request: pb.StylizeRequest, context: Context) -> pb.StylizeResponse:
         """See the contract."""
         left_s = context.time_remaining()
@@ -115,29 +95,23 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
 
     async def Progress(self, request: pb.ProgressRequest, context: Context) -> AsyncIterator[pb.ProgressResponse]:
         """See the contract."""
-        try:
-            job, sequence = self._watched(request)
-            with self._metrics.streams.track_inprogress():
-                async with contextlib.aclosing(self._dispatcher.watch(job, sequence)) as events:
-                    async for number, event in events:
-                        hit("progress.before_send")
-                        yield self._progress(request, number, event, job.job_id)
-                        hit("progress.after_send")
-        except Exception as error:
-            await abort(context, error)
+        job, sequence = self._watched(request)
+        with self._metrics.streams.track_inprogress():
+            async with contextlib.aclosing(self._dispatcher.watch(job, sequence)) as events:
+                async for number, event in events:
+                    hit("progress.before_send")
+                    yield self._progress(request, number, event, job.job_id)
+                    hit("progress.after_send")
 
-    @_unary
     async def SubmitJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.SubmitJobResponse:
         """See the contract."""
         job = await self._submit(request.spec, request.request_id, detached=True, validate_only=request.validate_only)
         return pb.SubmitJobResponse(job=self._message(job, with_estimate=True))
 
-    @_unary
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         """See the contract."""
         return pb.GetJobResponse(job=self._message(self._own(request.job_id), with_estimate=True))
 
-    @_unary
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         """See the contract."""
         if request.page_size < 0:
@@ -154,32 +128,27 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             token = _page_token(last.number if owner is None else last.own_number)
         return pb.ListJobsResponse(jobs=[self._message(job) for job in jobs[:size]], next_page_token=token)
 
-    @_unary
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         """See the contract."""
         self._dispatcher.cancel(self._own(request.job_id, "cancel").job_id)
         return pb.CancelJobResponse(job=self._message(await self._dispatcher.settled(request.job_id)))
 
-    @_unary
     async def PauseJob(self, request: pb.PauseJobRequest, context: Context) -> pb.PauseJobResponse:
         """See the contract."""
         self._dispatcher.pause(self._own(request.job_id, "pause").job_id)
         return pb.PauseJobResponse(job=self._message(await self._dispatcher.settled(request.job_id)))
 
-    @_unary
     async def ResumeJob(self, request: pb.ResumeJobRequest, context: Context) -> pb.ResumeJobResponse:
         """See the contract."""
         self._dispatcher.resume(self._own(request.job_id, "resume").job_id)
         return pb.ResumeJobResponse(job=self._message(await self._dispatcher.settled(request.job_id)))
 
-    @_unary
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> pb.DeleteJobResponse:
         """See the contract."""
         self._dispatcher.delete(self._own(request.job_id, "delete").job_id)
         await self._dispatcher.flushed()
         return pb.DeleteJobResponse()
 
-    @_unary
     async def GetResult(self, request: pb.GetResultRequest, context: Context) -> pb.GetResultResponse:
         """See the contract."""
         job = self._own(request.job_id)
@@ -190,20 +159,14 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         self, request_iterator: AsyncIterator[pb.UploadImageRequest], context: Context
     ) -> pb.UploadImageResponse:
         """See the contract."""
-        try:
-            return await self._upload(request_iterator)
-        except Exception as error:
-            await abort(context, error)
-
-    async def _upload(self, requests: AsyncIterator[pb.UploadImageRequest]) -> pb.UploadImageResponse:
-        first = await anext(requests, None)
+        first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("part") != "start":
             raise invalid(("start", "must be the first message"))
         start, uploads = first.start, self._uploads.of(PRINCIPAL.get().name)
         there = await asyncio.to_thread(uploads.begin, start.sha256, start.size_bytes, start.offset_bytes)
         at = start.offset_bytes
         try:
-            async for request in requests:
+            async for request in request_iterator:
                 if request.WhichOneof("part") != "chunk":
                     raise invalid(("chunk", "must follow the start"))
                 if there < start.size_bytes:  # else the file is complete already
@@ -219,19 +182,15 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
     ) -> AsyncIterator[pb.DownloadImageResponse]:
         """See the contract."""
         try:
-            with self._uploads.of(PRINCIPAL.get().name).find(request.image_id).open("rb") as file:
-                while piece := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                    yield pb.DownloadImageResponse(chunk=piece)
+            found = self._uploads.of(PRINCIPAL.get().name).find(request.image_id)
         except KeyError:
             text = f"there is no uploaded file {request.image_id!r}"
             resource = ("impasto.v1.Image", request.image_id)
-            metadata = {"image_id": request.image_id}
-            error = ServiceError("IMAGE_NOT_FOUND", text, metadata=metadata, resource=resource)
-            await abort(context, error)
-        except Exception as error:
-            await abort(context, error)
+            raise ServiceError("IMAGE_NOT_FOUND", text, metadata={"image_id": request.image_id}, resource=resource) from None
+        with found.open("rb") as file:
+            while piece := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                yield pb.DownloadImageResponse(chunk=piece)
 
-    @_unary
     async def InspectFeatures(self, request: pb.InspectFeaturesRequest, context: Context) -> pb.InspectFeaturesResponse:
         """See the contract."""
         owner = PRINCIPAL.get().name
@@ -241,7 +200,6 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             command = await self._decoders.run(validation.open_inspected, file, asked, self._config)
         return convert.inspected_message(await self._dispatcher.inspect(command, owner))
 
-    @_unary
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """See the contract."""
         return self._info()
