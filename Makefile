@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTO := proto/impasto/v1/style_transfer.proto
 STUBS := client/impasto/v1
-NODE_DIR := tests/contract/node
+NODE_DIR := tests/integration/contract/node
 # Threads that wait sleep instead of spinning, in everything that is run from here (engine/impasto_engine/threads.py).
 export GOMP_SPINCOUNT ?= 1000
 export KMP_BLOCKTIME ?= 1

@@ -25,7 +25,7 @@ from PIL import Image
 from textbook import CPU, Textbook
 
 from engine import ROOT, about
-from impasto.sheets import Tile, contact_sheet
+from impasto.experiments.sheets import Tile, contact_sheet
 from impasto_engine import painting
 from impasto_engine.devices import keep_freed_memory
 from impasto_engine.judge import JUDGE, Judge

@@ -8,8 +8,9 @@ result.save("out.png")
 """
 
 import impasto.quiet  # noqa: F401 - before gRPC
-from impasto.aio import AsyncClient, AsyncJob
-from impasto.client import Client, Job
+from impasto._async_client import AsyncClient, AsyncJob
+from impasto._client import Client, Job
+from impasto.credentials import Credentials
 from impasto.errors import (
     DeadlineExceeded,
     ImpastoError,
@@ -40,7 +41,6 @@ from impasto.results import (
     Step,
     Timings,
 )
-from impasto.security import Credentials
 
 __all__ = [
     "AsyncClient",

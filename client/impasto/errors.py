@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from impasto.reach import why_not
+from impasto.connect_errors import why_not
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Any
 
 from PIL import Image
 
+from impasto.display import shown
 from impasto.errors import InvalidRequest
 from impasto.pictures import NamedFile, Picture, UploadedImage
 from impasto.requests import Style
-from impasto.shown import shown
 
 FORMAT = 1
 """Of what a file says that this client can read."""

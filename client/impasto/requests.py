@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from impasto.errors import InvalidRequest
-from impasto.fields import assign, invalid, set_layers, set_schedule, set_span, together
 from impasto.pictures import Picture, fill
+from impasto.protobuf_fields import assign, invalid, set_layers, set_schedule, set_span, together
 from impasto.v1 import style_transfer_pb2 as pb
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from impasto_engine.graphs import Evaluate, recorded
+from impasto_engine.cuda_graphs import Evaluate, recorded
 from impasto_engine.networks import Network
 from impasto_engine.objective import Objective, StackedObjectives
 from impasto_engine.optimizers import OPTIMIZERS, State, carried, converged, note_loss, row, stack, stalled, without

@@ -1,7 +1,7 @@
 """Attack a real server as one client can, each attack on a server of its own, and measure what it costs the others.
 
 Every attack once stopped the server for everybody, took gigabytes, or left it wrong (docs/RELIABILITY.md has the figures before
-and after). `make soak-attack` runs them all; each has a small test besides, in tests/contract/test_attacks.py and tests/server.
+and after). `make soak-attack` runs them all; each has a small test in the tests of its module.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ from PIL import Image
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 from impasto_server.auth.tokens import new_token
-
-from .crashes import free_port
+from tests.soak.crashes import free_port
 
 SUBMIT = "/impasto.v1.StyleTransferService/SubmitJob"
 SLOW_S = 0.25

@@ -31,7 +31,7 @@ from impasto.v1 import style_transfer_pb2 as pb
 from impasto_server.app import serving
 from impasto_server.config import ServerConfig
 from impasto_server.pictures.images import ImageError, open_image
-from tests.server.fakes import FakeWorker
+from tests.unit.server.fakes import FakeWorker
 
 SERVICE = pb.DESCRIPTOR.services_by_name["StyleTransferService"]
 FORBIDDEN = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.DATA_LOSS}

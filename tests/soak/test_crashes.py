@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .crashes import KINDS, soak
+from tests.soak.crashes import KINDS, soak
 
 
 @pytest.mark.timeout(280)

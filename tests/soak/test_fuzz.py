@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from .fuzz import fuzz, leaks
+from tests.soak.fuzz import fuzz, leaks
 
 
 def test_nothing_that_a_message_or_a_file_can_hold_breaks_the_service() -> None:

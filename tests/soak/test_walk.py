@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .walk import CALLS, walk
+from tests.soak.walk import CALLS, walk
 
 
 def test_no_order_of_operations_breaks_the_service() -> None:

@@ -37,8 +37,8 @@ from impasto_server.app import RunningServer, serving
 from impasto_server.auth.tokens import new_token
 from impasto_server.config import ServerConfig
 from impasto_server.store import sqlite as durable
-from tests.server.fakes import FakeWorker
 from tests.soak.fuzz import pictures, resident_mb
+from tests.unit.server.fakes import FakeWorker
 
 FORBIDDEN = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED}
 OWNERS = ("ann", "bob", "eve")

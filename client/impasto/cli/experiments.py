@@ -8,7 +8,7 @@ from typing import Any
 import click
 from PIL import Image
 
-from impasto import experiments
+from impasto._client import Client
 from impasto.cli.output import (
     JSON,
     SECONDS,
@@ -21,12 +21,12 @@ from impasto.cli.output import (
     write_picture,
 )
 from impasto.cli.stylize import LayerWeights, follow, given_options, painting_options
-from impasto.client import Client
 from impasto.errors import InvalidRequest
-from impasto.paper import write_paper
+from impasto.experiments import series as experiments
+from impasto.experiments.paper import write_paper
+from impasto.experiments.sheets import Tile, contact_sheet
 from impasto.redo import recipe
 from impasto.requests import reconstruction_options, texture_options
-from impasto.sheets import Tile, contact_sheet
 
 OUTPUT = click.option(
     "-o", "--output", "out", required=True, help="Where the picture goes: .png, .jpg, .webp, or - for stdout."

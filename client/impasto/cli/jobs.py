@@ -7,8 +7,8 @@ import json
 
 import click
 
+from impasto._client import Client, Job
 from impasto.cli.output import JSON, SECONDS, SERVER, ProgressBar, check_output, job_line, print_json, tell, write_picture
-from impasto.client import Client, Job
 from impasto.errors import NotReady, from_job
 from impasto.results import Finished, JobInfo, Paused, Result, Started, Step
 

@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Column, Table
 
-from impasto.aio import AsyncClient
+from impasto._async_client import AsyncClient
 from impasto.cli.output import INTERRUPTED, SERVER
 from impasto.errors import InvalidRequest, Overloaded
 from impasto.load.arrivals import Stage, exactly, offsets, stages, trace

@@ -16,9 +16,9 @@ from impasto.cli.jobs import jobs
 from impasto.cli.output import INTERRUPTED
 from impasto.cli.server import health, info, upload
 from impasto.cli.stylize import PAINTING, stylize
+from impasto.connect_errors import TLS_FAILED
+from impasto.credentials import VARIABLES
 from impasto.errors import ImpastoError, Overloaded, Unavailable
-from impasto.reach import TLS_FAILED
-from impasto.security import VARIABLES
 
 ENTRY_POINTS = "impasto.commands"
 LATER = 75

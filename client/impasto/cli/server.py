@@ -9,8 +9,8 @@ from http.client import HTTPException
 
 import click
 
+from impasto._client import Client
 from impasto.cli.output import JSON, SERVER, UPLOADED, print_json, read_picture
-from impasto.client import Client
 
 
 @click.command()

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from impasto._client import Client, Job
 from impasto.cli.output import (
     JSON,
     SECONDS,
@@ -19,7 +20,6 @@ from impasto.cli.output import (
     tell,
     write_picture,
 )
-from impasto.client import Client, Job
 from impasto.errors import ImpastoError
 from impasto.pictures import Picture
 from impasto.requests import Style

@@ -6,11 +6,11 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from impasto.experiments.plots import STYLE, Points, chart, table
 from impasto.load.gates import SHARES, Slo
 from impasto.load.measures import PERCENTILES, Measure, Report, alike, quantile, samples_of
 from impasto.load.records import Record
 from impasto.load.scrape import LEVELS, Sample, growth, levels, means, series
-from impasto.plots import STYLE, Points, chart, table
 
 
 def seconds(value: float | None) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from PIL import Image
 
 from impasto import errors
-from impasto.aio import AsyncClient, AsyncJob
+from impasto._async_client import AsyncClient, AsyncJob
 from impasto.load.records import Record
 from impasto.load.workload import Request
 from impasto.results import Finished, Heartbeat, Snapshot, Step

@@ -1,0 +1,134 @@
+"""What both clients share: where they connect, how they retry, what they send, and where a watcher stands in a stream."""
+
+from __future__ import annotations
+
+import uuid
+
+import grpc
+
+from impasto import errors, results
+from impasto.credentials import Credentials, checked
+from impasto.errors import ImpastoError
+from impasto.requests import server_address
+from impasto.results import Event, Finished, JobInfo, Result
+from impasto.retry import Retry
+from impasto.transport import SMALL_BYTES, channel_options, check_size, error_of
+from impasto.v1 import style_transfer_pb2 as pb
+
+CALL_TIMEOUT_S = 30.0
+"""Deadline of calls without pictures."""
+UPLOAD_TIMEOUT_S = 600.0
+"""Deadline of sending or fetching a file."""
+QUIET_TIMEOUT_S = 3.0
+"""Deadline of a cancel while another error is being raised."""
+
+
+class ClientBase:
+    """A connection's settings and state.
+
+    Attributes:
+        server: HOST:PORT.
+        patience_s: How long a server that has answered before may be unavailable before a call fails.
+        secured: Whether the connection uses TLS.
+    """
+
+    def __init__(self, server: str | None, patience_s: float, credentials: Credentials | None) -> None:
+        self.server = server_address(server)
+        self.patience_s = patience_s
+        self._credentials = checked(credentials)
+        self._channel_credentials = self._credentials.channel_credentials()
+        self._channel_options = channel_options(self.server)
+        self.secured = self._channel_credentials is not None
+        self._answered = False
+        self._limit_bytes: int | None = None
+
+    def _retry(self, timeout_s: float | None = None) -> Retry:
+        return Retry(self.patience_s, answered=self._answered, timeout_s=timeout_s)
+
+    def _error(self, error: grpc.RpcError) -> ImpastoError:
+        return error_of(error, self.server, secured=self.secured)
+
+    def _must_ask_for_limit(self, spec: pb.JobSpec) -> bool:
+        """Whether a job is so large that the server's limit has to be known before it is sent."""
+        return spec.ByteSize() >= SMALL_BYTES and self._limit_bytes is None
+
+    def _check_size(self, spec: pb.JobSpec) -> None:
+        if self._limit_bytes is not None:
+            check_size(spec, self._limit_bytes)
+
+
+class JobBase:
+    """A job's id, and what the server said when it accepted it."""
+
+    def __init__(self, job_id: str, acknowledgement: JobInfo | None = None) -> None:
+        self.job_id = job_id
+        self.acknowledgement = acknowledgement
+
+    def __repr__(self) -> str:
+        """Return the job's id."""
+        return f"{type(self).__name__}({self.job_id!r})"
+
+
+class Cursor:
+    """Where a watcher stands in a job's events, over as many connections as it takes.
+
+    Args:
+        job_id: The job.
+        after: Sequence number of the last event that is known; None for the newest.
+        previews: Whether steps come with previews.
+        image: Whether the last event comes with the picture.
+    """
+
+    def __init__(self, job_id: str, after: int | None, *, previews: bool, image: bool) -> None:
+        self._request = pb.ProgressRequest(
+            job_id=job_id, resume_after_sequence=after, include_previews=previews, include_image=image
+        )
+        self._resumed = False
+        self.ended = False
+
+    @property
+    def request(self) -> pb.ProgressRequest:
+        """What to ask for next."""
+        return self._request
+
+    def take(self, message: pb.ProgressResponse) -> Event | None:
+        """Return a message's event; None for the snapshot of a stream that was resumed, which was reported before."""
+        self._request.resume_after_sequence = message.sequence
+        self.ended = message.HasField("result")
+        return None if self._resumed and message.HasField("snapshot") else results.event(message)
+
+    def lost(self) -> None:
+        """Note that the connection was lost."""
+        self._resumed = self._resumed or self._request.HasField("resume_after_sequence")
+
+
+def stylize_request(spec: pb.JobSpec, request_id: str) -> pb.StylizeRequest:
+    """Return the request; a new id is made if none is given."""
+    return pb.StylizeRequest(spec=spec, request_id=request_id or str(uuid.uuid4()))
+
+
+def submit_request(spec: pb.JobSpec, request_id: str) -> pb.SubmitJobRequest:
+    """Return the request; a new id is made if none is given."""
+    return pb.SubmitJobRequest(spec=spec, request_id=request_id or str(uuid.uuid4()))
+
+
+def result_of(response: pb.StylizeResponse | pb.GetResultResponse) -> Result:
+    """Return the picture of a response."""
+    return Result(response.result.image.data, results.job_info(response.result.job))
+
+
+def finished_result(event: Finished) -> Result:
+    """Return the picture of a job that ended.
+
+    Raises:
+        ImpastoError: Why it has none.
+    """
+    if event.data is None:
+        job = event.job
+        raise errors.from_job(job.job_id, job.state, job.error_reason, job.error_message)
+    return Result(event.data, event.job)
+
+
+def stream_ended() -> ImpastoError:
+    """Return the error for a progress stream that ended before its job."""
+    return errors.ServerError("the progress stream ended without a result")

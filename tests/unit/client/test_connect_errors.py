@@ -1,0 +1,106 @@
+"""What callers are told when no server of ours answers: gRPC's own words, as it says them, and ours."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+import impasto
+from impasto.credentials import Credentials, checked
+from impasto.errors import from_status
+from impasto.requests import server_address
+
+TLS, AWAY = "TLS_FAILED", "UNAVAILABLE"
+UNTRUSTED = "CERTIFICATE_VERIFY_FAILED: "
+FAILED = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
+SSL = "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
+
+
+@pytest.mark.parametrize(
+    ("details", "secured", "reason", "text"),
+    [
+        (
+            FAILED + "Failed to connect to remote host: Connection refused",
+            False,
+            AWAY,
+            "no impasto server answers at a:1",
+        ),
+        ("Socket closed", False, AWAY, "no impasto server answers at a:1 (Socket closed)"),
+        (FAILED + "Socket closed", False, AWAY, "closes the connection: does it want TLS"),
+        (FAILED + "Socket closed", True, AWAY, "does it want a client's certificate"),
+        (
+            FAILED + SSL + UNTRUSTED + "certificate has expired: OK",
+            True,
+            TLS,
+            "not trusted: certificate has",
+        ),
+        (
+            FAILED + SSL + UNTRUSTED + "unable to get local issuer certificate: OK",
+            True,
+            TLS,
+            "give the CA",
+        ),
+        (
+            FAILED + SSL + "WRONG_VERSION_NUMBER: Invalid certificate verification context: OK",
+            True,
+            TLS,
+            "does not speak TLS",
+        ),
+        (
+            FAILED + "Custom: UNAUTHENTICATED: Hostname Verification Check failed.",
+            True,
+            TLS,
+            "for another name than a",
+        ),
+    ],
+)
+def test_servers_that_are_not_reached_are_explained(details: str, secured: bool, reason: str, text: str) -> None:
+    """Whether nobody is there, or TLS keeps the two apart."""
+    error = from_status(grpc.StatusCode.UNAVAILABLE, details, None, "a:1", secured=secured)
+    assert isinstance(error, impasto.Unavailable)
+    assert error.reason == reason
+    assert text in str(error)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "host:", ":1", "host:99999", "host:x", "host:0", "http://host:1", 5])
+def test_addresses_that_cannot_be_are_refused(address: str) -> None:
+    """gRPC would call port 443, or port 99999 modulo 65536."""
+    with pytest.raises(impasto.InvalidRequest, match="server: must be HOST:PORT"):
+        impasto.Client(address)
+
+
+def test_grpcs_own_forms_of_an_address_pass() -> None:
+    """And IPv6."""
+    for address in ("dns:///host:1", "unix:/tmp/socket", "[::1]:50051", "host.name:1"):
+        assert server_address(address) == address
+
+
+@pytest.mark.parametrize(
+    ("credentials", "text"),
+    [
+        ("token", "credentials: must be Credentials, got str"),
+        (Credentials(token=5), "credentials.token: must be text, got int"),  # type: ignore[arg-type]
+        (Credentials(token="two\nlines"), "credentials.token: has characters that no token has"),
+        (Credentials(token="wröng"), "credentials.token: has characters that no token has"),
+    ],
+)
+def test_credentials_that_cannot_be_sent_are_refused(credentials: Credentials, text: str) -> None:
+    """Before gRPC says something of metadata; the token itself is not told."""
+    with pytest.raises(impasto.InvalidRequest, match=text) as caught:
+        checked(credentials)
+    assert "wröng" not in str(caught.value)
+
+
+def test_files_that_hold_no_certificate_are_refused(tmp_path: object) -> None:
+    """By the name of the setting."""
+    from pathlib import Path
+
+    path = Path(str(tmp_path)) / "picture.png"
+    path.write_bytes(b"\x89PNG")
+    with pytest.raises(impasto.InvalidRequest, match="tls_ca: .*picture.png: holds no certificate in PEM"):
+        impasto.Client("localhost:1", credentials=Credentials(tls_ca=str(path)))
+    with pytest.raises(impasto.InvalidRequest, match="tls_cert: .*picture.png: is no certificate in PEM"):
+        impasto.Client("localhost:1", credentials=Credentials(tls_cert=str(path), tls_key=str(path)))
+    with pytest.raises(impasto.InvalidRequest, match="tls_ca: nowhere: cannot be read: No such file") as caught:
+        impasto.Client("localhost:1", credentials=Credentials(tls_ca="nowhere"))
+    assert caught.value.reason == "UNREADABLE"

@@ -1,0 +1,117 @@
+"""A picture's file may say anything about how it was made: nothing of it is trusted."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from impasto.display import shown
+from impasto.errors import InvalidRequest
+from impasto.redo import recipe
+
+BASE: dict[str, Any] = {
+    "impasto": 1,
+    "parameters": {"size_px": 32, "steps": 2, "levels": 1, "content_layers": {"relu4_2": 1.0}, "schedule": []},
+    "output": {"format": "png", "quality": 95},
+    "style_weights": [1.0],
+}
+
+
+def picture(folder: Path, values: Any) -> Path:
+    """Return a file that says this about itself."""
+    text = values if isinstance(values, str) else json.dumps(values)
+    exif = Image.Exif()
+    exif[0x8769] = {0x9286: b"ASCII\0\0\0" + text.encode()}
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG", exif=exif)
+    path = folder / "hostile.png"
+    path.write_bytes(out.getvalue())
+    return path
+
+
+def made(**changes: Any) -> dict[str, Any]:
+    source = {"role": "styles[0].image", "name": "style.png", "sha256": "0" * 64}
+    return {**BASE, "sources": [source], **changes}
+
+
+def with_source(**changes: Any) -> dict[str, Any]:
+    return made(sources=[{"role": "styles[0].image", "name": "style.png", "sha256": "0" * 64, **changes}])
+
+
+def test_an_honest_file_is_understood(tmp_path: Path) -> None:
+    """Its settings, its style by the hash, wherever the file lies among those that are searched."""
+    data = b"a style"
+    (tmp_path / "renamed.png").write_bytes(data)
+    found = recipe(picture(tmp_path, with_source(sha256=hashlib.sha256(data).hexdigest())))
+    assert found.missing == ()
+    assert found.options["size_px"] == 32
+    assert found.options["format"] == "png"
+    assert len(found.styles) == 1
+
+
+@pytest.mark.parametrize("where", ["absolute", "above", "windows"])
+def test_names_are_no_paths(tmp_path: Path, where: str) -> None:
+    """A file outside of the folders that are searched is not read, though its hash is named."""
+    secret = tmp_path / "home" / "private.dat"
+    secret.parent.mkdir()
+    secret.write_bytes(b"secret")
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    name = {"absolute": str(secret), "above": "../home/private.dat", "windows": "..\\home\\private.dat"}[where]
+    found = recipe(picture(folder, with_source(name=name, sha256=hashlib.sha256(b"secret").hexdigest())))
+    assert found.missing == ("private.dat",)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        made(parameters={**BASE["parameters"], "init_image": "/etc/passwd"}),
+        made(parameters={**BASE["parameters"], "mask": "/etc/passwd"}),
+        made(parameters={**BASE["parameters"], "preset": "x"}),
+        made(output={**BASE["output"], "priority": 10}),
+        made(output={**BASE["output"], "time_limit_s": 1}),
+        made(parameters={**BASE["parameters"], "seed": 10**30}),
+        made(parameters={**BASE["parameters"], "steps": True}),
+        made(parameters={**BASE["parameters"], "schedule": [[1]]}),
+        made(parameters={**BASE["parameters"], "style_layers": {"relu1_1": "x"}}),
+        made(parameters={**BASE["parameters"], "optimizer": {}}),
+        made(output={"format": [1]}),
+        made(output=[1]),
+        made(style_weights=["a"]),
+        made(style_weights=[1.0] * 1000),
+        made(sources=None),
+        made(sources=[1]),
+        with_source(role="../x"),
+        with_source(sha256=5),
+        json.dumps(made()).replace('"steps": 2', '"steps": 1e400'),
+        json.dumps(made()).replace('"steps": 2', '"steps": ' + "9" * 5000),
+        json.dumps(made())[:-1] + ',"x":' + "[" * 60_000,
+        {**made(), "impasto": [1]},
+        "[" * 60_000,
+        "not JSON",
+    ],
+)
+def test_what_no_impasto_writes_is_refused_in_one_line(tmp_path: Path, values: Any) -> None:
+    """Paths, priorities, wrong kinds, depth and size: a clear error, never another exception."""
+    with pytest.raises(InvalidRequest) as caught:
+        recipe(picture(tmp_path, values))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", [5, [1], None, "a\0b", "a" * 5000, "\x1b]0;owned\x07\x1b[31mred", ".."])
+def test_odd_names_are_cleaned_and_shown_safely(tmp_path: Path, name: Any) -> None:
+    """They are labels: they neither stop the job nor act on the terminal."""
+    found = recipe(picture(tmp_path, with_source(name=name)))
+    assert all(label.isprintable() and len(label) <= 255 for label in found.missing)
+
+
+def test_text_is_shown_without_what_acts_on_a_terminal() -> None:
+    """Escapes are replaced, long texts cut."""
+    assert shown("\x1b[31mred\u202e") == "�[31mred�"
+    assert len(shown("x" * 500)) == 120

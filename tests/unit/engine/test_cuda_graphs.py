@@ -1,0 +1,55 @@
+"""Recorded evaluations, with a recorder of our own: no CUDA device is needed to see when a recording is used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from impasto_engine.batch import BatchKey, RunningBatch
+from impasto_engine.cuda_graphs import Evaluate, recorded
+from impasto_engine.networks import Network
+from impasto_engine.objective import Evaluation
+
+CANVAS = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+def evaluate(canvas: torch.Tensor) -> Evaluation:
+    return Evaluation(canvas.square().mean(dim=(2, 3)), 2 * canvas)
+
+
+def test_a_recording_that_agrees_is_used() -> None:
+    """And nothing else from then on."""
+
+    def replay(canvas: torch.Tensor) -> Evaluation:
+        return evaluate(canvas)
+
+    assert recorded(evaluate, CANVAS, lambda _evaluate, _canvas: replay) is replay
+
+
+@pytest.mark.parametrize("part", ["terms", "gradient"])
+def test_a_recording_that_does_not_agree_is_dropped(part: str, caplog: pytest.LogCaptureFixture) -> None:
+    """One per cent off is too much; not a number too. It is told."""
+    for wrong in (1.01, float("nan")):
+
+        def replay(canvas: torch.Tensor, wrong: float = wrong) -> Evaluation:
+            found = evaluate(canvas)
+            return Evaluation(**{**vars(found), part: getattr(found, part) * wrong})
+
+        used: Evaluate = recorded(evaluate, CANVAS, lambda _evaluate, _canvas, replay=replay: replay)
+        assert used is evaluate
+        assert f"its {part} differ" in caplog.text
+
+
+def test_a_device_that_cannot_record_goes_on_without(caplog: pytest.LogCaptureFixture) -> None:
+    """Short of memory, or an operation that cannot be recorded."""
+
+    def record(evaluate: Evaluate, canvas: torch.Tensor) -> Evaluate:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert recorded(evaluate, CANVAS, record) is evaluate
+    assert "no CUDA graph is used" in caplog.text
+
+
+def test_a_cpu_records_nothing(network: Network) -> None:
+    """Asked for or not."""
+    assert not RunningBatch(network, BatchKey(32, 32, "average", "float32"), graphs=True)._records
