@@ -12,6 +12,7 @@ from impasto.errors import InvalidRequest
 from impasto.pictures import Picture, fill
 from impasto.protobuf_fields import assign, invalid, set_layers, set_schedule, set_span, together
 from impasto.v1 import style_transfer_pb2 as pb
+from impasto.words import enum_words
 
 
 @dataclass(frozen=True)
@@ -119,29 +120,23 @@ class Options(TypedDict, total=False):
     ttl_s: float
 
 
-_ENUMS: Mapping[str, tuple[Any, str]] = {
-    "optimizer": (pb.Optimizer, "OPTIMIZER_"),
-    "init": (pb.Init, "INIT_"),
-    "pooling": (pb.Pooling, "POOLING_"),
-    "normalization": (pb.Normalization, "NORMALIZATION_"),
-    "precision": (pb.Precision, "PRECISION_"),
-    "format": (pb.ImageFormat, "IMAGE_FORMAT_"),
-    "on_deadline": (pb.OnDeadline, "ON_DEADLINE_"),
-    "color": (pb.Color, "COLOR_"),
-    "style_loss": (pb.StyleLoss, "STYLE_LOSS_"),
+ENUMS: Mapping[str, Any] = {
+    "optimizer": pb.Optimizer,
+    "init": pb.Init,
+    "pooling": pb.Pooling,
+    "normalization": pb.Normalization,
+    "precision": pb.Precision,
+    "format": pb.ImageFormat,
+    "on_deadline": pb.OnDeadline,
+    "color": pb.Color,
+    "style_loss": pb.StyleLoss,
 }
+"""Options whose values are words of the contract."""
 _OUTPUT = ("format", "quality", "preview_every_steps", "preview_size_px", "omit_metadata")
 _PICTURES = ("mask", "init_image")
 _SPEC = ("priority", "time_limit_s", "on_deadline", "ttl_s")
 _SPANS = {"time_limit_s": "time_limit", "ttl_s": "ttl"}
-_JOB_STATES: Mapping[str, pb.JobState] = {
-    "queued": pb.JOB_STATE_QUEUED,
-    "running": pb.JOB_STATE_RUNNING,
-    "succeeded": pb.JOB_STATE_SUCCEEDED,
-    "failed": pb.JOB_STATE_FAILED,
-    "cancelled": pb.JOB_STATE_CANCELLED,
-    "paused": pb.JOB_STATE_PAUSED,
-}
+_JOB_STATES: Mapping[str, Any] = {word: number for number, word in enum_words(pb.JobState).items() if number}
 
 
 def server_address(server: str | None) -> str:
@@ -267,7 +262,7 @@ def _style(given: Any) -> Style:
 
 def _set(target: Any, name: str, value: Any) -> None:
     path = name if name in _SPEC else f"output.{name}" if name in _OUTPUT else f"parameters.{name}"
-    if name in _ENUMS:
+    if name in ENUMS:
         _set_enum(target, name, value, path)
     elif name.endswith("_layers"):
         set_layers(getattr(target, name), value, path)
@@ -280,8 +275,7 @@ def _set(target: Any, name: str, value: Any) -> None:
 
 
 def _set_enum(target: Any, name: str, value: Any, path: str) -> None:
-    kind, prefix = _ENUMS[name]
-    words = {key.removeprefix(prefix).lower(): number for key, number in kind.items() if number}
+    words = {word: number for number, word in enum_words(ENUMS[name]).items() if number}
     if not isinstance(value, str) or value not in words:
         raise invalid(path, f"must be one of {', '.join(words)}, got {value!r}")
     setattr(target, name, words[value])

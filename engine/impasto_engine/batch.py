@@ -16,6 +16,7 @@ from impasto_engine.networks import Network
 from impasto_engine.objective import Objective, StackedObjectives
 from impasto_engine.optimizers import OPTIMIZERS, State, carried, converged, note_loss, row, stack, stalled, without
 from impasto_engine.parameters import Arithmetic, OptimizerName, Pooling
+from impasto_engine.results import Losses
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,6 @@ class BatchKey:
     width: int
     pooling: Pooling
     precision: Arithmetic
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Weighted losses of a canvas; ``total`` is what the optimizer lowers."""
-
-    content: float
-    style: float
-    total_variation: float
-
-    @property
-    def total(self) -> float:
-        """Sum of the terms."""
-        return self.content + self.style + self.total_variation
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ the content's, to which those of the styles are matched first (Gatys et al. 2016
 Transfer", sections 4 and 3)."""
 StyleLossName = Literal["gram", "covariance", "moments", "sliced", "histogram"]
 """Which statistics of its features make a style, see :mod:`impasto_engine.statistics`."""
+GUIDABLE: tuple[StyleLossName, ...] = ("gram", "covariance", "moments")
+"""Those that can be taken from a part of a picture."""
 Normalization = Literal["target", "gatys", "mean"]
 """How the layers' raw errors are made comparable.
 
@@ -251,8 +253,9 @@ def violations(
                 text = f"times {name.replace('layers', 'weight')} must be from {low:g} to {high:g}, is {whole:g}"
                 yield Violation(f"{name}[{layer}].weight", text)
     yield from _numbers(parameters, min_size_px, max_size_px)
-    if has_regions and parameters.style_loss in ("sliced", "histogram"):
-        text = f"{parameters.style_loss} cannot be taken from a part of a picture; use gram, covariance or moments with masks"
+    if has_regions and parameters.style_loss not in GUIDABLE:
+        others = f"{', '.join(GUIDABLE[:-1])} or {GUIDABLE[-1]}"
+        text = f"{parameters.style_loss} cannot be taken from a part of a picture; use {others} with masks"
         yield Violation("style_loss", text)
     if parameters.color != "style" and not (has_content and styles):
         yield Violation("color", f"{parameters.color} takes the content's colours: it needs a content image and a style")

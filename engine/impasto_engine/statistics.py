@@ -9,6 +9,7 @@ float32 whatever the features' precision. A weighted sum over several styles fol
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from impasto_engine.losses import gram
-from impasto_engine.parameters import StyleLossName
+from impasto_engine.parameters import GUIDABLE, StyleLossName
 
 BINS = 256
 """Into which sorted values are averaged: enough to tell distributions apart, and independent of the picture's size."""
@@ -40,17 +41,15 @@ def statistic(name: StyleLossName, features: Features, guide: Guide | None = Non
     """
     if features.dtype != torch.float64:
         features = features.float()
-    if name == "gram":
-        return gram(features if guide is None else features * guide)
-    if name == "covariance":
-        return _covariance(features, guide)
-    if name == "moments":
-        return _moments(features, guide)
-    if guide is not None:
+    if guide is None:
+        return _STATISTICS[name](features, None)
+    if name not in GUIDABLE:
         raise ValueError(f"{name} cannot be guided")
-    channels = features.shape[1]
-    flat = features.flatten(2)
-    return _sorted(flat if name == "histogram" else torch.matmul(_directions(channels, flat.device, flat.dtype), flat))
+    return _STATISTICS[name](features, guide)
+
+
+def _gram(features: Tensor, guide: Tensor | None) -> Tensor:
+    return gram(features if guide is None else features * guide)
 
 
 def _mean(features: Tensor, guide: Tensor | None) -> Tensor:
@@ -104,3 +103,22 @@ def _directions(channels: int, device: torch.device, dtype: torch.dtype) -> Tens
     drawn = torch.randn(channels, channels, generator=torch.Generator().manual_seed(channels), dtype=torch.float64)
     basis: Tensor = torch.linalg.qr(drawn).Q
     return basis.to(device, dtype)
+
+
+def _sliced(features: Tensor, guide: Tensor | None) -> Tensor:
+    flat = features.flatten(2)
+    return _sorted(torch.matmul(_directions(features.shape[1], flat.device, flat.dtype), flat))
+
+
+def _histogram(features: Tensor, guide: Tensor | None) -> Tensor:
+    return _sorted(features.flatten(2))
+
+
+_STATISTICS: Mapping[StyleLossName, Callable[[Tensor, Tensor | None], Tensor]] = {
+    "gram": _gram,
+    "covariance": _covariance,
+    "moments": _moments,
+    "sliced": _sliced,
+    "histogram": _histogram,
+}
+"""All of them; a new one stands here, in :data:`impasto_engine.parameters.StyleLossName`, and in the contract."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,24 +16,24 @@ from impasto_server.config import ConfigError, ServerConfig, read_file, strange_
 from impasto_server.observability import logs
 
 logger = logging.getLogger(__name__)
-_DEFAULTS = ServerConfig()
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def _option(flag: str, text: str, **more: Any) -> Callable[[Command], Command]:
-    """Return an option of serve: its default is the configuration's, its variable IMPASTO_ and its name."""
-    name = flag.strip("-").replace("-", "_")
-    default = getattr(_DEFAULTS, name)
-    return click.option(
-        flag,
-        name,
-        default=default,
-        show_default=default != "",
-        show_envvar=True,
-        envvar=f"IMPASTO_{name.upper()}",
-        help=text,
-        **more,
-    )
+def _settings(command: Command) -> Command:
+    """Give a command an option for each setting, whose variable is IMPASTO_ and its name in capitals."""
+    for item in reversed(fields(ServerConfig)):
+        option = click.option(
+            f"--{item.name.replace('_', '-')}",
+            item.name,
+            default=item.default,
+            is_flag=isinstance(item.default, bool),
+            show_default=item.default != "",
+            show_envvar=True,
+            envvar=f"IMPASTO_{item.name.upper()}",
+            help=item.metadata["help"],
+        )
+        command = option(command)
+    return command
 
 
 def _from_file(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
@@ -57,41 +58,7 @@ def _from_file(ctx: click.Context, param: click.Parameter, value: str | None) ->
     help="TOML file of settings, by the names of these options; options and variables go first.",
 )
 @click.option("--print-config", is_flag=True, help="Print the settings as such a file, and end.")
-@_option("--listen", "Address to serve on, HOST:PORT; port 0 takes a free one.")
-@_option("--metrics", "Address to serve Prometheus metrics on (HTTP, /metrics), HOST:PORT; nowhere by default.")
-@_option("--tls-cert", "Certificate chain (PEM); with --tls-key the server speaks TLS.")
-@_option("--tls-key", "Its private key (PEM).")
-@_option("--tls-client-ca", "CA (PEM) that clients' certificates must be signed by; their common name owns the jobs.")
-@_option("--tokens", "File with the tokens of those who may call; see 'impasto token'.")
-@_option("--log-format", "console, or json with a line for each event.")
-@_option("--otlp-endpoint", "Where traces go, by OTLP over gRPC; nowhere by default. Needs impasto[otel].")
-@_option("--device", "auto, cpu, cuda, or a list such as cuda:0,cuda:1. One worker each.")
-@_option(
-    "--weights",
-    "auto, builtin, the name of filters in the cache, random-SEED, or a file; before it ARCHITECTURE: for another network.",
-)
-@_option("--max-queued-jobs", "More waiting jobs are refused.")
-@_option("--max-queued-work-s", "More waiting work, by the estimated time of its steps, is refused; 0 for no limit.")
-@_option("--max-client-jobs", "Jobs of one client that have not ended; 0 for no limit.")
-@_option("--max-client-jobs-per-minute", "Jobs of one client accepted within a minute; 0 for no limit.")
-@_option("--max-client-pixels", "Canvas pixels of one client's jobs that have not ended; 0 for no limit.")
-@_option("--max-running-jobs", "Jobs that share a device at once; 0 for 1 on a CPU and 16 on a GPU.")
-@_option("--max-memory-mib", "Memory that a device's jobs may take together; 0 for 80 % of what is free at start.")
-@_option("--max-size-px", "Largest canvas side.")
-@_option("--max-image-pixels", "Largest picture that is decoded.")
-@_option("--max-message-bytes", "Largest message in either direction.")
-@_option("--max-styles", "Most styles of a job.")
-@_option("--heartbeat-s", "Silence after which a watcher gets a heartbeat.")
-@_option("--grace-s", "How long running jobs may take to end after SIGTERM.")
-@_option("--retention-s", "How long an ended job and its picture are kept.")
-@_option("--max-ended-jobs", "How many ended jobs are kept at most.")
-@_option(
-    "--data-dir", "Where jobs are kept: impasto in $XDG_STATE_HOME or ~/.local/state if nothing is said, :memory: for nowhere."
-)
-@_option("--max-data-mib", "Most that the pictures there may take; new jobs are refused beyond it.")
-@_option("--checkpoint-interval-s", "How often the state of a running job is written.")
-@_option("--cuda-graphs", "Record steps as CUDA graphs; not confirmed on a GPU yet.", is_flag=True)
-@_option("--log-level", "How much to log, to stderr: debug, info, warning or error.")
+@_settings
 def serve(*, print_config: bool, **settings: Any) -> None:
     """Run the server until SIGTERM or Ctrl-C; running jobs may then end within the grace time."""
     try:

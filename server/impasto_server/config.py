@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,87 +29,62 @@ class ConfigError(ValueError):
 
 _MOST = 2**31 - 1
 """Of any number: gRPC's own limits end here, and nothing sensible is larger."""
-_MAY_BE_ZERO = frozenset(
-    {
-        "max_running_jobs",
-        "max_memory_mib",
-        "grace_s",
-        "max_queued_work_s",
-        "max_client_jobs",
-        "max_client_jobs_per_minute",
-        "max_client_pixels",
-    }
-)
+
+
+def _setting(default: Any, text: str, *, zero: bool = False) -> Any:
+    """Return a setting's field.
+
+    Args:
+        default: Its default.
+        text: Its help, in ``impasto serve --help`` and here.
+        zero: Whether a number may be 0.
+    """
+    return field(default=default, metadata={"help": text, "zero": zero})
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Settings of one server process.
+    """Settings of one server process. Each is an option of ``impasto serve``, a variable and a key of the file of settings."""
 
-    Attributes:
-        listen: Address to serve on; port 0 takes a free one.
-        metrics: Address to serve metrics on, HTTP at /metrics; empty for nowhere.
-        tls_cert: Certificate chain in PEM; with ``tls_key`` the server speaks TLS.
-        tls_key: Its private key in PEM.
-        tls_client_ca: Certificates in PEM that clients' certificates must be signed by; the common name owns the jobs.
-        tokens: File with the tokens of those who may call; see :mod:`impasto_server.auth.tokens`.
-        log_format: ``console``, or ``json`` with a line for each event.
-        log_level: ``debug``, ``info``, ``warning`` or ``error``.
-        otlp_endpoint: Where traces go, by OTLP over gRPC; empty for nowhere. Needs ``impasto[otel]``.
-        device: ``auto``, ``cpu``, ``cuda`` or a list such as ``cuda:0,cuda:1``.
-        weights: ``auto``, ``builtin``, ``imagenet``, ``imagenet-v1``, ``random-SEED`` or a path; before it an architecture and
-            a colon for another network than VGG16.
-        max_queued_jobs: More waiting jobs are refused.
-        max_queued_work_s: More waiting work, by the estimated time of its steps, is refused; 0 for no limit.
-        max_client_jobs: Jobs of one client that have not ended; 0 for no limit.
-        max_client_jobs_per_minute: Jobs of one client accepted within a minute; 0 for no limit.
-        max_client_pixels: Canvas pixels of one client's jobs that have not ended; 0 for no limit.
-        max_running_jobs: Jobs that share a device at once; 0 for 1 on a CPU and 16 on a GPU.
-        max_memory_mib: Memory that the jobs on a device may take together; 0 for 80 % of what is free when its worker starts.
-        max_size_px: Largest canvas side.
-        max_image_pixels: Largest picture that is decoded.
-        max_message_bytes: Largest message in either direction.
-        max_styles: Most styles of a job.
-        heartbeat_s: Silence after which a watcher gets a heartbeat.
-        grace_s: How long running jobs may take to end after SIGTERM.
-        retention_s: How long an ended job and its picture are kept.
-        max_ended_jobs: How many ended jobs are kept at most.
-        data_dir: Where jobs are kept; ``:memory:`` for none, empty for the user's state folder.
-        max_data_mib: Most that the pictures there may take together; new jobs are refused beyond it.
-        checkpoint_interval_s: How often the state of a running job is written.
-        cuda_graphs: Whether steps are recorded as CUDA graphs. Off: no GPU has confirmed it yet.
-    """
-
-    listen: str = "127.0.0.1:50051"
-    metrics: str = ""
-    tls_cert: str = ""
-    tls_key: str = ""
-    tls_client_ca: str = ""
-    tokens: str = ""
-    log_format: str = "console"
-    log_level: str = "info"
-    otlp_endpoint: str = ""
-    device: str = "auto"
-    weights: str = "auto"
-    max_queued_jobs: int = 256
-    max_queued_work_s: float = 0.0
-    max_client_jobs: int = 0
-    max_client_jobs_per_minute: int = 0
-    max_client_pixels: int = 0
-    max_running_jobs: int = 0
-    max_memory_mib: int = 0
-    max_size_px: int = 2048
-    max_image_pixels: int = 64_000_000
-    max_message_bytes: int = 64 * MIB
-    max_styles: int = 8
-    heartbeat_s: float = 5.0
-    grace_s: float = 30.0
-    retention_s: float = 3600.0
-    max_ended_jobs: int = 500
-    data_dir: str = ""
-    max_data_mib: int = 4096
-    checkpoint_interval_s: float = 5.0
-    cuda_graphs: bool = False
+    listen: str = _setting("127.0.0.1:50051", "Address to serve on, HOST:PORT; port 0 takes a free one.")
+    metrics: str = _setting("", "Address to serve Prometheus metrics on (HTTP, /metrics), HOST:PORT; nowhere by default.")
+    tls_cert: str = _setting("", "Certificate chain (PEM); with --tls-key the server speaks TLS.")
+    tls_key: str = _setting("", "Its private key (PEM).")
+    tls_client_ca: str = _setting("", "CA (PEM) that clients' certificates must be signed by; their common name owns the jobs.")
+    tokens: str = _setting("", "File with the tokens of those who may call; see 'impasto token'.")
+    log_format: str = _setting("console", "console, or json with a line for each event.")
+    log_level: str = _setting("info", "How much to log, to stderr: debug, info, warning or error.")
+    otlp_endpoint: str = _setting("", "Where traces go, by OTLP over gRPC; nowhere by default. Needs impasto[otel].")
+    device: str = _setting("auto", "auto, cpu, cuda, or a list such as cuda:0,cuda:1. One worker each.")
+    weights: str = _setting(
+        "auto",
+        "auto, builtin, random-SEED, a name in the cache, or a file; for another network than VGG16, ARCHITECTURE:NAME.",
+    )
+    max_queued_jobs: int = _setting(256, "More waiting jobs are refused.")
+    max_queued_work_s: float = _setting(
+        0.0, "More waiting work, in estimated seconds of steps, is refused; 0 for no limit.", zero=True
+    )
+    max_client_jobs: int = _setting(0, "Jobs of one client that have not ended; 0 for no limit.", zero=True)
+    max_client_jobs_per_minute: int = _setting(0, "Jobs of one client accepted within a minute; 0 for no limit.", zero=True)
+    max_client_pixels: int = _setting(0, "Canvas pixels of one client's jobs that have not ended; 0 for no limit.", zero=True)
+    max_running_jobs: int = _setting(0, "Jobs that share a device at once; 0 for 1 on a CPU and 16 on a GPU.", zero=True)
+    max_memory_mib: int = _setting(
+        0, "Memory that the jobs on a device may take together; 0 for 80 % of what is free.", zero=True
+    )
+    max_size_px: int = _setting(2048, "Largest canvas side.")
+    max_image_pixels: int = _setting(64_000_000, "Largest picture that is decoded.")
+    max_message_bytes: int = _setting(64 * MIB, "Largest message in either direction.")
+    max_styles: int = _setting(8, "Most styles of a job.")
+    heartbeat_s: float = _setting(5.0, "Silence after which a watcher gets a heartbeat.")
+    grace_s: float = _setting(30.0, "How long running jobs may take to end after SIGTERM.", zero=True)
+    retention_s: float = _setting(3600.0, "How long an ended job and its picture are kept.")
+    max_ended_jobs: int = _setting(500, "How many ended jobs are kept at most.")
+    data_dir: str = _setting(
+        "", "Folder of jobs and pictures; impasto in $XDG_STATE_HOME or ~/.local/state by default, :memory: for none."
+    )
+    max_data_mib: int = _setting(4096, "Most that the pictures there may take; new jobs are refused beyond it.")
+    checkpoint_interval_s: float = _setting(5.0, "How often the state of a running job is written.")
+    cuda_graphs: bool = _setting(False, "Record steps as CUDA graphs; not confirmed on a GPU yet.")
 
     def __post_init__(self) -> None:
         _check_address("listen", self.listen)
@@ -125,7 +100,7 @@ class ServerConfig:
             raise ConfigError(f"log_level must be one of {', '.join(LOG_LEVELS)}, got {self.log_level!r}")
         for item in fields(self):
             value = getattr(self, item.name)
-            low = 0 if item.name in _MAY_BE_ZERO else 1e-3
+            low = 0 if item.metadata["zero"] else 1e-3
             if isinstance(value, (int, float)) and not isinstance(value, bool) and not low <= value <= _MOST:
                 text = f"{'at least 0' if low == 0 else 'above 0'} and at most {_MOST}"
                 raise ConfigError(f"{item.name} must be {text}, got {value}")

@@ -26,7 +26,8 @@ from impasto.experiments import series as experiments
 from impasto.experiments.paper import write_paper
 from impasto.experiments.sheets import Tile, contact_sheet
 from impasto.redo import recipe
-from impasto.requests import reconstruction_options, texture_options
+from impasto.requests import ENUMS, reconstruction_options, texture_options
+from impasto.words import words
 
 OUTPUT = click.option(
     "-o", "--output", "out", required=True, help="Where the picture goes: .png, .jpg, .webp, or - for stdout."
@@ -132,7 +133,7 @@ def texture(
 )
 @click.option("--network", default="", help="ARCHITECTURE:WEIGHTS; the server's own by default.")
 @click.option("--size", "size_px", type=int, default=256, show_default=True, help="Longer side that the picture is seen at.")
-@click.option("--pooling", type=click.Choice(["average", "max"]), default="average", help="How the network pools.")
+@click.option("--pooling", type=click.Choice(words(ENUMS["pooling"])), default="average", help="How the network pools.")
 @SERVER
 @JSON
 def features(

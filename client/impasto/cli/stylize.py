@@ -22,8 +22,9 @@ from impasto.cli.output import (
 )
 from impasto.errors import ImpastoError
 from impasto.pictures import Picture
-from impasto.requests import Style
+from impasto.requests import ENUMS, Style
 from impasto.results import Result
+from impasto.words import words
 
 DEFAULT_PREVIEW_EVERY = 10
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -70,7 +71,11 @@ class Schedule(click.ParamType[list[tuple[int, int]]]):
         return found
 
 
-_CHOICES = click.Choice
+def _choice(option: str, *, dashed: bool = False) -> click.Choice[str]:
+    """Return the words of the contract for an option."""
+    return click.Choice([word.replace("_", "-") if dashed else word for word in words(ENUMS[option])])
+
+
 PAINTING: Mapping[str, Callable[[Any], Any]] = {
     "preset": click.option("--preset", help="Set of parameters to start from; see 'impasto info'."),
     "size_px": click.option("--size", "size_px", type=int, help="Longer side of the canvas in pixels."),
@@ -89,12 +94,10 @@ PAINTING: Mapping[str, Callable[[Any], Any]] = {
     ),
     "content_layers": click.option("--content-layers", type=LayerWeights(), help="Layers that the content is compared at."),
     "style_layers": click.option("--style-layers", type=LayerWeights(), help="Layers that the style is compared at."),
-    "normalization": click.option(
-        "--normalization", type=_CHOICES(["target", "gatys", "mean"]), help="How layers are made comparable."
-    ),
+    "normalization": click.option("--normalization", type=_choice("normalization"), help="How layers are made comparable."),
     "style_loss": click.option(
         "--style-loss",
-        type=_CHOICES(["gram", "covariance", "moments", "sliced", "histogram"]),
+        type=_choice("style_loss"),
         help="Which statistics of its features make a style.",
     ),
     "style_scale": click.option(
@@ -102,28 +105,26 @@ PAINTING: Mapping[str, Callable[[Any], Any]] = {
     ),
     "color": click.option(
         "--color",
-        type=_CHOICES(["style", "luminance", "matched"]),
+        type=_choice("color"),
         help="Whose colours: the style's; the content's, only brightness is painted; or the style's matched to the content's.",
     ),
-    "optimizer": click.option("--optimizer", type=_CHOICES(["lbfgs", "adam"]), help="Which optimizer."),
+    "optimizer": click.option("--optimizer", type=_choice("optimizer"), help="Which optimizer."),
     "learning_rate": click.option(
         "--learning-rate", type=float, help="L-BFGS: relative to its own step. Adam: in pixel values."
     ),
     "history": click.option("--history", type=int, help="Pairs that L-BFGS remembers."),
-    "init": click.option("--init", type=_CHOICES(["content", "noise", "style", "image"]), help="What the canvas starts from."),
+    "init": click.option("--init", type=_choice("init"), help="What the canvas starts from."),
     "init_image": click.option("--init-image", help="Picture to start from."),
     "seed": click.option("--seed", type=int, help="Seed of the noise."),
     "network": click.option("--network", help="ARCHITECTURE:WEIGHTS, such as alexnet:random-7; see 'impasto info'."),
-    "pooling": click.option("--pooling", type=_CHOICES(["average", "max"]), help="How the network pools."),
+    "pooling": click.option("--pooling", type=_choice("pooling"), help="How the network pools."),
     "levels": click.option(
         "--levels", type=int, help="Sizes painted at, each twice the last; 1: the full one only, 0: automatic."
     ),
     "schedule": click.option(
         "--schedule", type=Schedule(), help="Sizes and the steps at each, instead of --size, --steps and --levels."
     ),
-    "precision": click.option(
-        "--precision", type=_CHOICES(["auto", "float32", "tf32", "bfloat16"]), help="Arithmetic of the network."
-    ),
+    "precision": click.option("--precision", type=_choice("precision"), help="Arithmetic of the network."),
     "priority": click.option(
         "--priority", type=int, help="From -10 to 10; higher starts first and takes the place of lower ones."
     ),
@@ -131,7 +132,9 @@ PAINTING: Mapping[str, Callable[[Any], Any]] = {
         "--time-limit", "time_limit_s", type=SECONDS, help="Seconds from acceptance to the end, waiting included."
     ),
     "on_deadline": click.option(
-        "--on-deadline", type=_CHOICES(["fail", "return-best"]), help="What happens then; fail by default."
+        "--on-deadline",
+        type=_choice("on_deadline", dashed=True),
+        help="What happens then; fail by default.",
     ),
     "ttl_s": click.option("--ttl", "ttl_s", type=SECONDS, help="Seconds that the job is kept after its end."),
     "quality": click.option("--quality", type=int, help="Quality of JPEG and WebP, 1 to 100."),

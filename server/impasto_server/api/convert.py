@@ -6,71 +6,64 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, get_args
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from impasto.v1 import style_transfer_pb2 as pb
-from impasto_engine.parameters import ADAM_LEARNING_RATE, MAX_LEVELS, PRESETS, Parameters, Violation
+from impasto.words import enum_words
+from impasto_engine.parameters import (
+    ADAM_LEARNING_RATE,
+    MAX_LEVELS,
+    PRESETS,
+    Color,
+    Init,
+    Normalization,
+    OptimizerName,
+    Parameters,
+    Pooling,
+    Precision,
+    StyleLossName,
+    Violation,
+)
+from impasto_engine.results import Losses
 from impasto_server.api.validation import INSPECTION_PX, Draft, File, Inspection, StyleFiles
 from impasto_server.domain.errors import invalid
 from impasto_server.domain.events import Heartbeat, Paused, PauseReason, Started, Stepped
-from impasto_server.domain.job import Job, JobState, Losses, NetworkDescription, OutputOptions, StopReason
+from impasto_server.domain.job import Job, JobState, NetworkDescription, OutputOptions, StopReason
+from impasto_server.domain.pictures import ImageFormat
 from impasto_server.workers.messages import Inspected
 from impasto_server.workers.pool import WorkerStatus
 
 Key = TypeVar("Key")
+_Word = TypeVar("_Word")
+_Member = TypeVar("_Member", bound=Enum)
 
-OPTIMIZERS: Final = {pb.OPTIMIZER_LBFGS: "lbfgs", pb.OPTIMIZER_ADAM: "adam"}
-INITS: Final = {pb.INIT_CONTENT: "content", pb.INIT_NOISE: "noise", pb.INIT_STYLE: "style", pb.INIT_IMAGE: "image"}
-POOLINGS: Final = {pb.POOLING_AVERAGE: "average", pb.POOLING_MAX: "max"}
-NORMALIZATIONS: Final = {
-    pb.NORMALIZATION_TARGET: "target",
-    pb.NORMALIZATION_GATYS: "gatys",
-    pb.NORMALIZATION_MEAN: "mean",
-}
-COLORS: Final = {pb.COLOR_STYLE: "style", pb.COLOR_LUMINANCE: "luminance", pb.COLOR_MATCHED: "matched"}
-STYLE_LOSSES: Final = {
-    pb.STYLE_LOSS_GRAM: "gram",
-    pb.STYLE_LOSS_COVARIANCE: "covariance",
-    pb.STYLE_LOSS_MOMENTS: "moments",
-    pb.STYLE_LOSS_SLICED: "sliced",
-    pb.STYLE_LOSS_HISTOGRAM: "histogram",
-}
-PRECISIONS: Final = {
-    pb.PRECISION_AUTO: "auto",
-    pb.PRECISION_FLOAT32: "float32",
-    pb.PRECISION_BFLOAT16: "bfloat16",
-    pb.PRECISION_TF32: "tf32",
-}
-FORMATS: Final = {
-    pb.IMAGE_FORMAT_UNSPECIFIED: "png",
-    pb.IMAGE_FORMAT_PNG: "png",
-    pb.IMAGE_FORMAT_JPEG: "jpeg",
-    pb.IMAGE_FORMAT_WEBP: "webp",
-}
-STATES: Final = {
-    pb.JOB_STATE_QUEUED: JobState.QUEUED,
-    pb.JOB_STATE_RUNNING: JobState.RUNNING,
-    pb.JOB_STATE_SUCCEEDED: JobState.SUCCEEDED,
-    pb.JOB_STATE_FAILED: JobState.FAILED,
-    pb.JOB_STATE_CANCELLED: JobState.CANCELLED,
-    pb.JOB_STATE_PAUSED: JobState.PAUSED,
-}
-STOP_REASONS: Final = {
-    StopReason.STEPS: pb.STOP_REASON_STEPS,
-    StopReason.STALLED: pb.STOP_REASON_STALLED,
-    StopReason.CANCELLED: pb.STOP_REASON_CANCELLED,
-    StopReason.FAILED: pb.STOP_REASON_FAILED,
-    StopReason.DEADLINE: pb.STOP_REASON_DEADLINE,
-    StopReason.CONVERGED: pb.STOP_REASON_CONVERGED,
-}
-PAUSE_REASONS: Final = {
-    PauseReason.PREEMPTED: pb.PAUSE_REASON_PREEMPTED,
-    PauseReason.REQUESTED: pb.PAUSE_REASON_REQUESTED,
-}
+
+def _words(enum: Any, known: Iterable[_Word], word_of: Callable[[_Word], str] = str) -> dict[Any, _Word]:
+    """Return what each value of an enumeration of the contract stands for here: what has its name, in small letters."""
+    words = {word_of(word): word for word in known}
+    return {number: words[name] for number, name in enum_words(enum).items() if number or name in words}
+
+
+def _named(enum: Any, known: type[_Member]) -> dict[Any, _Member]:
+    return _words(enum, known, lambda member: str(member.value))
+
+
+OPTIMIZERS: Final = _words(pb.Optimizer, get_args(OptimizerName))
+INITS: Final = _words(pb.Init, get_args(Init))
+POOLINGS: Final = _words(pb.Pooling, get_args(Pooling))
+NORMALIZATIONS: Final = _words(pb.Normalization, get_args(Normalization))
+COLORS: Final = _words(pb.Color, get_args(Color))
+STYLE_LOSSES: Final = _words(pb.StyleLoss, get_args(StyleLossName))
+PRECISIONS: Final = _words(pb.Precision, get_args(Precision))
+FORMATS: Final = {pb.IMAGE_FORMAT_UNSPECIFIED: OutputOptions.format, **_words(pb.ImageFormat, get_args(ImageFormat))}
+STATES: Final = _named(pb.JobState, JobState)
+STOP_REASONS: Final = {reason: number for number, reason in _named(pb.StopReason, StopReason).items()}
+PAUSE_REASONS: Final = {reason: number for number, reason in _named(pb.PauseReason, PauseReason).items()}
 _ENUMS: Final[tuple[tuple[str, str, Mapping[Any, str]], ...]] = (
     ("optimizer", "optimizer", OPTIMIZERS),
     ("init", "init", INITS),
@@ -208,7 +201,7 @@ def inspection(request: pb.InspectFeaturesRequest) -> Inspection:
         tuple(request.filters),
         request.count,
         request.size_px if request.HasField("size_px") else INSPECTION_PX,
-        POOLINGS.get(request.pooling, "average"),  # type: ignore[arg-type]
+        POOLINGS.get(request.pooling, "average"),
     )
 
 
@@ -256,7 +249,7 @@ def _output(message: pb.OutputOptions, found: list[Violation]) -> OutputOptions:
     if image_format is None:
         found.append(Violation("output.format", f"has no value {message.format}"))
     return OutputOptions(
-        image_format or "png",  # type: ignore[arg-type]
+        image_format or "png",
         message.quality if message.HasField("quality") else _OUTPUT_QUALITY,
         message.preview_every_steps,
         message.preview_size_px if message.HasField("preview_size_px") else _PREVIEW_SIZE_PX,
@@ -293,7 +286,7 @@ def states(numbers: Sequence[int]) -> frozenset[JobState]:
     wanted = set(numbers)
     if strange := wanted - STATES.keys():
         raise invalid(("states", f"{min(strange)} is not a state"))
-    return frozenset(STATES[number] for number in wanted)  # type: ignore[index]
+    return frozenset(STATES[number] for number in wanted)
 
 
 def job_message(job: Job, queue_position: int = 0, estimate: tuple[float, float] | None = None) -> pb.Job:

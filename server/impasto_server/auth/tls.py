@@ -15,12 +15,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
+from impasto_server.files import FileWatch
+
 logger = logging.getLogger(__name__)
 
 LONGEST_NAME = 64
 """Characters of a common name, by RFC 5280."""
-LOOK_AGAIN_S = 1.0
-"""How often the files are looked at, at most: a new connection looks."""
 
 
 class TlsError(ValueError):
@@ -73,10 +73,8 @@ class ServerTls:
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._files = {"tls_cert": cert, "tls_key": key, **({"tls_client_ca": client_ca} if client_ca else {})}
-        self._clock = clock
+        self._watch = FileWatch(list(self._files.values()), clock)
         self._lock = threading.Lock()
-        self._looked = clock()
-        self._stamps = self._stamp()
         self._material = _material({name: _read(name, path) for name, path in self._files.items()})
         self._given: grpc.ServerCertificateConfiguration | None = None
         _tell_expiry(self._material)
@@ -93,22 +91,16 @@ class ServerTls:
         return grpc.dynamic_ssl_server_credentials(self._material.configuration, self._renewed, required)  # type: ignore[arg-type]
 
     def look(self) -> bool:
-        """Read the files if they changed; what cannot be used is told, and what was before stays. Says if it changed."""
+        """Read the files again if they changed; if they cannot be used, the certificate stays. Returns whether it changed."""
         with self._lock:
-            now = self._clock()
-            if now - self._looked < LOOK_AGAIN_S:
+            if not self._watch.changed():
                 return False
-            self._looked = now
-            stamps = self._stamp()
-            if stamps == self._stamps:
-                return False
-            self._stamps = stamps
             try:
                 self._material = _material({name: _read(name, path) for name, path in self._files.items()})
             except TlsError as error:
-                logger.warning("the files of TLS cannot be used, and those of before stay: %s", error)
+                logger.warning("the TLS files cannot be used, and the certificate stays as it is: %s", error)
                 return False
-            logger.info("the files of TLS were read again: %s", self._material.subject)
+            logger.info("the TLS files were reloaded: %s", self._material.subject)
             _tell_expiry(self._material)
             return True
 
@@ -121,16 +113,6 @@ class ServerTls:
                 return None
             self._given = fresh
             return fresh
-
-    def _stamp(self) -> tuple[tuple[int, int] | None, ...]:
-        def stamp(path: Path) -> tuple[int, int] | None:
-            try:
-                stat = path.stat()
-            except OSError:
-                return None
-            return stat.st_mtime_ns, stat.st_size
-
-        return tuple(stamp(path) for path in self._files.values())
 
 
 def _read(name: str, path: Path) -> bytes:

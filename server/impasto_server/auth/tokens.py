@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from impasto_server.domain.errors import ServiceError
+from impasto_server.files import FileWatch
 
 logger = logging.getLogger(__name__)
 
-LOOK_AGAIN_S = 1.0
-"""How often the file is looked at, at most."""
 _LINE = re.compile(r"(?P<name>[\w.@-]{1,64})\s+sha256:(?P<hash>[0-9a-f]{64})(?P<admin>\s+admin)?")
 
 
@@ -93,13 +92,10 @@ class Tokens:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
-        self._clock = clock
-        self._looked = clock()
-        self._stamp: tuple[int, int] | None = None
-        self._known: dict[str, Principal] = {}
+        self._watch = FileWatch([path], clock)
         self._good = True
         try:
-            self._read()
+            self._known = parse(path.read_text())
         except OSError as error:
             raise TokenFileError(f"{path}: {error.strerror}") from None
         except ValueError as error:  # also what is no text
@@ -122,32 +118,18 @@ class Tokens:
         return found
 
     def look(self) -> bool:
-        """Read the file if it changed; what cannot be used is told, and what was before stays. Returns whether it is good."""
-        now = self._clock()
-        if now - self._looked < LOOK_AGAIN_S:
+        """Read the file again if it changed; if it cannot be used, the tokens stay. Returns whether it is usable."""
+        if not self._watch.changed():
             return self._good
-        self._looked = now
         try:
-            self._read()
+            self._known = parse(self._path.read_text())
         except (OSError, ValueError) as error:
-            if self._good:
-                logger.warning("the token file cannot be used, and the tokens of before stay: %s", error)
+            logger.warning("the token file cannot be used, and the tokens stay as they are: %s", error)
             self._good = False
         else:
-            if not self._good:
-                logger.info("the token file is good again")
+            logger.info("the token file was reloaded: %d tokens", len(self._known))
             self._good = True
         return self._good
-
-    def _read(self) -> None:
-        stat = self._path.stat()
-        stamp = (stat.st_mtime_ns, stat.st_size)
-        if stamp == self._stamp:
-            return
-        self._known = parse(self._path.read_text())
-        if self._stamp is not None:
-            logger.info("the token file was read again: %d tokens", len(self._known))
-        self._stamp = stamp
 
 
 def _hashed(token: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from impasto_server.domain.job import Losses
+from impasto_engine.results import Losses
 
 
 class PauseReason(Enum):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from impasto_engine.parameters import Arithmetic, Parameters
+from impasto_engine.results import Losses
 from impasto_server.domain.pictures import ImageFormat, Plane, Raster
 
 
@@ -105,20 +106,6 @@ class JobSpec:
     mask: Plane | None = None
     init_image: Raster | None = None
     sources: tuple[Source, ...] = ()
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Weighted losses of a canvas."""
-
-    content: float
-    style: float
-    total_variation: float
-
-    @property
-    def total(self) -> float:
-        """What the optimizer lowers."""
-        return self.content + self.style + self.total_variation
 
 
 @dataclass(frozen=True)

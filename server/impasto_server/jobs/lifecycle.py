@@ -13,8 +13,9 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from impasto_engine.parameters import Arithmetic
+from impasto_engine.results import Losses
 from impasto_server.domain.events import Ended, Event, Paused, PauseReason, Started, Stepped
-from impasto_server.domain.job import Job, JobError, JobState, JobWarning, Losses, NetworkDescription, StopReason
+from impasto_server.domain.job import Job, JobError, JobState, JobWarning, NetworkDescription, StopReason
 
 MAX_LOSSES = 3
 """A job whose worker is lost so often under it fails."""

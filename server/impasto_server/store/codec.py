@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from impasto_engine.parameters import Parameters
+from impasto_engine.results import Losses
 from impasto_server.domain.events import Ended, Event, Paused, PauseReason, Started, Stepped
 from impasto_server.domain.job import (
     Job,
@@ -18,7 +19,6 @@ from impasto_server.domain.job import (
     JobSpec,
     JobState,
     JobWarning,
-    Losses,
     NetworkDescription,
     OutputOptions,
     Source,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from impasto_server.domain.errors import ServiceError
 from impasto_server.domain.events import Event
 from impasto_server.domain.job import Job, JobState
+from impasto_server.files import written_whole
 from impasto_server.store import codec as records
 from impasto_server.store.base import Restored
 
@@ -209,6 +209,5 @@ def _write_all(folder: Path, pictures: Mapping[str, bytes]) -> None:
     for name, data in pictures.items():
         path = folder / name
         if not path.exists():
-            partial = folder / f"{name}.{threading.get_ident()}.partial"
-            partial.write_bytes(data)
-            partial.replace(path)
+            with written_whole(path, sync=False) as file:
+                file.write(data)

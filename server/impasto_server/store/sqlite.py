@@ -26,6 +26,7 @@ from impasto_server.domain.errors import ServiceError
 from impasto_server.domain.events import Ended, Event
 from impasto_server.domain.job import Job, JobError, JobState, StopReason
 from impasto_server.failpoints import hit
+from impasto_server.files import written_whole
 from impasto_server.store import codec as records
 from impasto_server.store.base import Restored
 from impasto_server.store.memory import MemoryStore
@@ -478,21 +479,8 @@ class DurableStore(MemoryStore):
         path = self._blobs / name
         if path.exists() and path.stat().st_size == len(data):
             return
-        partial = self._blobs / f"{name}.partial"
-        try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        descriptor = os.open(self._blobs, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with written_whole(path, partial=self._blobs / f"{name}.partial") as file:
+            file.write(data)
         self._bytes += len(data)
 
     def _release(self, connection: sqlite3.Connection, job_ids: list[str], condition: str = "", *values: str) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -23,6 +22,7 @@ from torch import Tensor
 from impasto_engine.batch import SampleState
 from impasto_engine.parameters import OptimizerName
 from impasto_server.failpoints import hit
+from impasto_server.files import written_whole
 from impasto_server.workers.messages import checkpoint_files
 
 MAGIC = b"impasto checkpoint 2\n"
@@ -63,31 +63,30 @@ def write(path: Path, checkpoint: Checkpoint) -> int:
         "elapsed_s": str(checkpoint.elapsed_s),
     }
     hit("checkpoint.before_write")
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(MAGIC)
-            file.write(bytes(_HASH_BYTES))
-            digest, length = hashlib.sha256(), 0
-            for piece in _pieces(state.tensors, about):
-                digest.update(piece)
-                length += file.write(piece)
-            file.seek(len(MAGIC))
-            file.write(digest.digest())
-            file.flush()
-            hit("checkpoint.before_fsync")
-            os.fsync(file.fileno())
-        newest, before = checkpoint_files(path)
+    newest, before = checkpoint_files(path)
+    with written_whole(newest, partial=path.with_name(path.name + ".partial"), before_rename=_keep(before, newest)) as file:
+        file.write(MAGIC)
+        file.write(bytes(_HASH_BYTES))
+        digest, length = hashlib.sha256(), 0
+        for piece in _pieces(state.tensors, about):
+            digest.update(piece)
+            length += file.write(piece)
+        file.seek(len(MAGIC))
+        file.write(digest.digest())
+        hit("checkpoint.before_fsync")
+    hit("checkpoint.after_rename")
+    return len(MAGIC) + _HASH_BYTES + length
+
+
+def _keep(before: Path, newest: Path) -> Callable[[], None]:
+    """Return what keeps the checkpoint that is about to be replaced."""
+
+    def keep() -> None:
         hit("checkpoint.before_rename")
         if newest.exists():
             newest.replace(before)
-        partial.replace(newest)
-        hit("checkpoint.after_rename")
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-    return len(MAGIC) + _HASH_BYTES + length
+
+    return keep
 
 
 def _pieces(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> Iterator[bytes | memoryview]:
@@ -153,11 +152,3 @@ def _metadata(block: bytes) -> dict[str, str]:
     length = int.from_bytes(block[:8], "little")
     about: dict[str, str] = json.loads(block[8 : 8 + length])["__metadata__"]
     return about
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

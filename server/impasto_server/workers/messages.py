@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from impasto_engine.parameters import Arithmetic, Pooling
-from impasto_server.domain.job import JobSpec, JobWarning, Losses, NetworkDescription, StopReason
+from impasto_engine.results import Losses
+from impasto_server.domain.job import JobSpec, JobWarning, NetworkDescription, StopReason
 from impasto_server.domain.pictures import Raster
 from impasto_server.workers.memory import MemoryModel
 

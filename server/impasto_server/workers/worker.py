@@ -19,7 +19,7 @@ from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.batch import BatchKey, RunningBatch, Step
 from impasto_engine.devices import PeakMemory
 from impasto_engine.networks import Network
-from impasto_server.domain.job import JobSpec, JobWarning, Losses, StopReason
+from impasto_server.domain.job import JobSpec, JobWarning, StopReason
 from impasto_server.domain.pictures import PictureLost
 from impasto_server.pictures import images
 from impasto_server.workers import checkpoints, tensors
@@ -273,7 +273,7 @@ class Worker:
             return
         steps = running.spec.parameters.steps
         elapsed = time.monotonic() - running.began
-        losses = Losses(step.losses.content, step.losses.style, step.losses.total_variation)
+        losses = step.losses
         every = running.spec.output.preview_every_steps
         wanted = bool(every) and step.step % every == 0
         preview = self._preview(running, job_id) if wanted else None

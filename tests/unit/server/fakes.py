@@ -12,8 +12,9 @@ from weakref import WeakKeyDictionary
 
 from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.parameters import Parameters
+from impasto_engine.results import Losses
 from impasto_server.config import ServerConfig
-from impasto_server.domain.job import JobSpec, Losses, NetworkDescription, OutputOptions, StopReason
+from impasto_server.domain.job import JobSpec, NetworkDescription, OutputOptions, StopReason
 from impasto_server.domain.pictures import Raster
 from impasto_server.jobs.assembly import Assembly, assemble
 from impasto_server.jobs.dispatcher import Dispatcher

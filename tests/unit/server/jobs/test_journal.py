@@ -6,16 +6,17 @@ import asyncio
 
 import pytest
 
+from impasto_engine.results import Losses
 from impasto_server.config import ConfigError, ServerConfig
 from impasto_server.domain.events import Ended, Event, Started, Stepped
-from impasto_server.domain.job import Job, JobState, Losses
+from impasto_server.domain.job import Job, JobState
 from impasto_server.jobs.journal import Journal
 from impasto_server.store.memory import MemoryStore
 from tests.unit.server.fakes import spec
 
 
 def step(number: int, preview: bytes | None = None) -> Stepped:
-    return Stepped(number, 9, Losses(0, 0, 0), 0, 0, preview)
+    return Stepped(number, 9, Losses(0.0, 0.0, 0.0), 0, 0, preview)
 
 
 def tell(journal: Journal, event: Event) -> None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from impasto_engine.results import Losses
 from impasto_server.domain.events import Ended, Paused, PauseReason, Started, Stepped
-from impasto_server.domain.job import Job, JobError, JobState, Losses, StopReason
+from impasto_server.domain.job import Job, JobError, JobState, StopReason
 from impasto_server.jobs import lifecycle
 from impasto_server.jobs.lifecycle import EVENTS, MAX_LOSSES, TRANSITIONS, Intent, Life, apply
 from tests.unit.server.fakes import spec
@@ -20,7 +21,7 @@ ERROR = JobError("ENGINE_ERROR", "words")
 DONE: dict[type, Any] = {
     lifecycle.Dispatched: lifecycle.Dispatched("cpu"),
     lifecycle.Began: lifecycle.Began("float32", 0, None, "", 1.5),
-    lifecycle.StepDone: lifecycle.StepDone(3, Losses(1, 2, 3), 0.5, 1.0, None),
+    lifecycle.StepDone: lifecycle.StepDone(3, Losses(1.0, 2.0, 3.0), 0.5, 1.0, None),
     lifecycle.Parked: lifecycle.Parked(3),
     lifecycle.Painted: lifecycle.Painted(),
     lifecycle.Encoded: lifecycle.Encoded(StopReason.STEPS, 0.1, ()),
@@ -141,10 +142,10 @@ def test_the_third_loss_of_a_worker_fails_a_job() -> None:
 
 def test_a_step_is_recorded_and_told() -> None:
     after, effects = apply(life(), DONE[lifecycle.StepDone], NOW)
-    assert (after.job.step, after.job.losses, after.job.optimize_s) == (3, Losses(1, 2, 3), 0.5)
+    assert (after.job.step, after.job.losses, after.job.optimize_s) == (3, Losses(1.0, 2.0, 3.0), 0.5)
     (told,) = effects
     assert isinstance(told, lifecycle.Tell)
-    assert told.event == Stepped(3, after.job.spec.parameters.steps, Losses(1, 2, 3), 0.5, 1.0)
+    assert told.event == Stepped(3, after.job.spec.parameters.steps, Losses(1.0, 2.0, 3.0), 0.5, 1.0)
 
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=40), st.booleans())

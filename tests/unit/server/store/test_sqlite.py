@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from impasto_engine.results import Losses
 from impasto_server.config import ServerConfig
 from impasto_server.domain.errors import ServiceError
 from impasto_server.domain.events import Ended, Event, Paused, PauseReason, Started, Stepped
-from impasto_server.domain.job import Job, JobError, JobState, Losses, NetworkDescription, StopReason, StylePicture
+from impasto_server.domain.job import Job, JobError, JobState, NetworkDescription, StopReason, StylePicture
 from impasto_server.jobs.dispatcher import Dispatcher
 from impasto_server.store import sqlite as durable
 from impasto_server.store.codec import (
