@@ -1,4 +1,4 @@
-"""Write deploy/grafana/impasto.json, the dashboard. `make dashboard` runs it; a test sees that the file is what it would write."""
+"""Write deploy/grafana/impasto.json, the dashboard. Run by `make generate`; a test checks that the file is up to date."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ WIDTH, HEIGHT = 8, 7
 
 
 def p(quantile: float, name: str, by: str = "") -> str:
-    """Return a quantile of a histogram over the last five minutes."""
+    """Return the query for a quantile of a histogram over the last five minutes."""
     labels = f"le, {by}" if by else "le"
     return f'histogram_quantile({quantile}, sum by ({labels}) (rate({name}_bucket{{instance=~"$instance"}}[5m])))'
 
 
 def rate(name: str, by: str) -> str:
-    """Return a counter's rate by a label."""
+    """Return the query for a counter's rate, summed by labels."""
     return f'sum by ({by}) (rate({name}{{instance=~"$instance"}}[5m]))'
 
 
 def now(name: str) -> str:
-    """Return a gauge."""
+    """Return the query for a gauge."""
     return f'{name}{{instance=~"$instance"}}'
 
 
@@ -32,19 +32,19 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
         "Service level",
         [
             (
-                "Jobs with a picture",
+                "Job success ratio",
                 "percentunit",
                 [
                     (
                         'sum(rate(impasto_jobs_ended_total{instance=~"$instance", state="succeeded"}[5m]))'
                         ' / sum(rate(impasto_jobs_ended_total{instance=~"$instance", state=~"succeeded|failed"}[5m]))',
-                        "share",
+                        "succeeded",
                     )
                 ],
             ),
-            ("Time limits that came", "short", [(rate("impasto_deadline_misses_total", "outcome"), "{{outcome}}")]),
+            ("Time limits reached", "short", [(rate("impasto_deadline_misses_total", "outcome"), "{{outcome}}")]),
             (
-                "Jobs ended a second",
+                "Jobs ended per second",
                 "short",
                 [(rate("impasto_jobs_ended_total", "state, stop_reason"), "{{state}} {{stop_reason}}")],
             ),
@@ -54,30 +54,30 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
         "Latency",
         [
             (
-                "Acceptance to first step's end",
+                "Time to first step",
                 "s",
                 [(p(q, "impasto_time_to_first_step_seconds"), f"p{q:g}") for q in (0.5, 0.95, 0.99)],
             ),
-            ("Acceptance to picture", "s", [(p(q, "impasto_job_seconds"), f"p{q:g}") for q in (0.5, 0.95, 0.99)]),
+            ("Time to picture", "s", [(p(q, "impasto_job_seconds"), f"p{q:g}") for q in (0.5, 0.95, 0.99)]),
             (
-                "Where the time goes (p95)",
+                "Time by phase (p95)",
                 "s",
                 [(p(0.95, f"impasto_{part}_seconds"), part) for part in ("queue", "optimize", "encode")],
             ),
-            ("Step", "s", [(p(0.95, "impasto_step_seconds", "device"), "p95 {{device}}")]),
+            ("Step duration", "s", [(p(0.95, "impasto_step_seconds", "device"), "p95 {{device}}")]),
         ],
     ),
     (
         "Traffic",
         [
             (
-                "Calls a second",
+                "Calls per second",
                 "reqps",
                 [(rate("grpc_server_handled_total", "grpc_method, grpc_code"), "{{grpc_method}} {{grpc_code}}")],
             ),
-            ("Calls' time (p99)", "s", [(p(0.99, "grpc_server_handling_seconds", "grpc_method"), "{{grpc_method}}")]),
-            ("Jobs refused", "short", [(rate("impasto_jobs_rejected_total", "reason"), "{{reason}}")]),
-            ("Watchers", "short", [(now("impasto_progress_streams"), "{{instance}}")]),
+            ("Call duration (p99)", "s", [(p(0.99, "grpc_server_handling_seconds", "grpc_method"), "{{grpc_method}}")]),
+            ("Jobs rejected", "short", [(rate("impasto_jobs_rejected_total", "reason"), "{{reason}}")]),
+            ("Progress streams", "short", [(now("impasto_progress_streams"), "{{instance}}")]),
         ],
     ),
     (
@@ -86,16 +86,16 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
             (
                 "Jobs",
                 "short",
-                [(now("impasto_queue_depth"), "waiting"), (now("impasto_jobs_running"), "running on {{device}}")],
+                [(now("impasto_queue_depth"), "queued"), (now("impasto_jobs_running"), "running on {{device}}")],
             ),
             (
-                "Longest wait, and waiting work",
+                "Longest wait and queued work",
                 "s",
                 [(now("impasto_queue_age_seconds"), "age"), (now("impasto_queue_work_seconds"), "work")],
             ),
-            ("Jobs on a device at a step", "short", [(p(0.5, "impasto_batch_occupancy", "device"), "median {{device}}")]),
+            ("Jobs per step (batch occupancy)", "short", [(p(0.5, "impasto_batch_occupancy", "device"), "median {{device}}")]),
             (
-                "Preemptions, resumes",
+                "Preemptions and resumes",
                 "short",
                 [
                     (rate("impasto_preemptions_total", "instance"), "preempted"),
@@ -107,34 +107,34 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
     (
         "Painting",
         [
-            ("Evaluations a second", "short", [(rate("impasto_evaluations_total", "device"), "{{device}}")]),
-            ("Loss of finished pictures", "short", [(p(0.5, "impasto_final_loss"), "median")]),
+            ("Evaluations per second", "short", [(rate("impasto_evaluations_total", "device"), "{{device}}")]),
+            ("Final loss", "short", [(p(0.5, "impasto_final_loss"), "median")]),
             ("Style cache", "short", [(rate("impasto_style_cache_total", "result"), "{{result}}")]),
-            ("Longest without a step", "s", [(now("impasto_running_without_step_seconds"), "{{instance}}")]),
+            ("Longest time without a step", "s", [(now("impasto_running_without_step_seconds"), "{{instance}}")]),
         ],
     ),
     (
-        "Keeping",
+        "Storage",
         [
-            ("Oldest state of a running job", "s", [(now("impasto_checkpoint_age_seconds"), "{{instance}}")]),
-            ("States written", "Bps", [(rate("impasto_checkpoint_bytes_total", "instance"), "{{instance}}")]),
+            ("Oldest checkpoint of a running job", "s", [(now("impasto_checkpoint_age_seconds"), "{{instance}}")]),
+            ("Checkpoint writes", "Bps", [(rate("impasto_checkpoint_bytes_total", "instance"), "{{instance}}")]),
             ("Disk", "bytes", [(now("impasto_storage_bytes"), "used"), (now("impasto_storage_limit_bytes"), "limit")]),
         ],
     ),
     (
         "Machine",
         [
-            ("Event loop's lag (p99)", "s", [(p(0.99, "impasto_event_loop_lag_seconds"), "lag")]),
+            ("Event loop lag (p99)", "s", [(p(0.99, "impasto_event_loop_lag_seconds"), "lag")]),
             (
-                "Internal faults, blocked event loop",
+                "Internal faults and blocked event loop",
                 "short",
                 [
                     (f"sum by (kind) (increase({now('impasto_faults_total')}[5m]))", "{{kind}}"),
-                    (f"sum(increase({now('impasto_event_loop_blocked_total')}[5m]))", "turns above 100 ms"),
+                    (f"sum(increase({now('impasto_event_loop_blocked_total')}[5m]))", "blocked for over 100 ms"),
                 ],
             ),
             (
-                "Processors",
+                "CPU",
                 "short",
                 [
                     (rate("process_cpu_seconds_total", "instance"), "server"),
@@ -147,7 +147,7 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
                 [(now("process_resident_memory_bytes"), "server"), (now("impasto_worker_resident_bytes"), "worker {{device}}")],
             ),
             ("Open files", "short", [(now("process_open_fds"), "{{instance}}")]),
-            ("Workers started again", "short", [(f"increase({now('impasto_worker_restarts_total')}[1h])", "{{device}}")]),
+            ("Worker restarts", "short", [(f"increase({now('impasto_worker_restarts_total')}[1h])", "{{device}}")]),
         ],
     ),
     (
@@ -166,14 +166,14 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
             ("Temperature", "celsius", [(now("impasto_gpu_temperature_celsius"), "{{gpu}}")]),
             ("Clock", "hertz", [(now("impasto_gpu_sm_clock_hertz"), "{{gpu}}")]),
             (
-                "Throttled, memory errors",
+                "Throttling and memory errors",
                 "short",
                 [(now("impasto_gpu_throttled"), "throttled {{gpu}}"), (now("impasto_gpu_ecc_errors"), "errors {{gpu}}")],
             ),
         ],
     ),
 ]
-"""Title of each row; of each panel title, unit, and queries with their legends."""
+"""Rows: title and panels. Panels: title, unit, and queries with their legends."""
 
 
 def dashboard() -> dict[str, Any]:
@@ -225,6 +225,11 @@ def dashboard() -> dict[str, Any]:
     }
 
 
+def page() -> str:
+    """Return the contents of the file."""
+    return json.dumps(dashboard(), indent=1) + "\n"
+
+
 if __name__ == "__main__":
-    TARGET.write_text(json.dumps(dashboard(), indent=1) + "\n")
+    TARGET.write_text(page())
     print(TARGET)
