@@ -1,10 +1,10 @@
-# The impasto server. How to build and run it, and every build argument: docs/DOCKER.md.
-# Plain `docker build .` makes the image for NVIDIA GPUs with the built-in filters.
+# The impasto server. How to build and run it, and every build argument: docs/howto/docker.md.
+# Plain `docker build .` builds the image for NVIDIA GPUs with the built-in filters.
 
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 
-# The wheel, and the list of what it needs. Neither depends on the variant.
+# The wheel and the list of its requirements. Neither depends on the variant.
 FROM ${BASE_IMAGE} AS build
 ARG PIP_ARGS=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
@@ -19,7 +19,7 @@ RUN python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['
     print(*p['dependencies'], *p['optional-dependencies']['server'], sep='\n')" > /requirements.txt
 
 
-# A venv with all requirements. It is rebuilt only when the list changes, not with every line of source.
+# A venv with all requirements. It is rebuilt only when the list changes, not with every source change.
 FROM ${BASE_IMAGE} AS deps
 ARG VARIANT=gpu
 ARG TORCH_REQUIREMENTS="torch torchvision"
@@ -29,8 +29,8 @@ ARG PIP_ARGS=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python3 -m venv --without-pip /opt/venv
 COPY --from=build /requirements.txt /requirements.txt
-# torch comes first and alone (--no-deps), so that an index of torch builds need not hold anything else, and nothing
-# else is ever taken from it. The second step finds torch installed and adds the rest from the usual index.
+# torch is installed first and alone (--no-deps), so that an index of torch builds needs no other packages, and no other
+# package is ever taken from it. The second step finds torch installed and adds the rest from the default index.
 RUN --mount=type=cache,target=/root/.cache/pip \
     set -eu; \
     case "${VARIANT}" in \
@@ -43,19 +43,19 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip="python3 -m pip --python /opt/venv/bin/python install ${PIP_ARGS}"; \
     ${pip} --no-deps ${TORCH_INDEX_URL:+--index-url "${TORCH_INDEX_URL}"} ${TORCH_PIP_ARGS} ${TORCH_REQUIREMENTS}; \
     ${pip} --requirement /requirements.txt
-# The build stops here if the second step replaced torch, or if torch and torchvision do not fit together.
+# The build fails here if the second step replaced torch, or if torch and torchvision are incompatible.
 RUN /opt/venv/bin/python -c "import torch, torchvision; v = 'gpu' if torch.version.cuda else 'cpu'; \
     print('torch', torch.__version__, 'torchvision', torchvision.__version__, 'for the', v); \
     v == '${VARIANT}' or exit('torch is built for the ' + v + ', VARIANT is ${VARIANT}')"
 
 
-# impasto itself, in a folder of its own that is laid over the venv: a small layer.
+# impasto itself, in a separate folder that is copied over the venv: a small layer.
 FROM deps AS app
 COPY --from=build /dist /dist
 RUN python3 -m pip --python /opt/venv/bin/python install --no-deps --no-index --prefix /app /dist/*.whl
 
 
-# The filters. `builtin` is in the package already; other names are downloaded and checked.
+# The filters. `builtin` is part of the package; other names are downloaded and verified.
 FROM deps AS weights
 ARG WEIGHTS=builtin
 ENV IMPASTO_CACHE=/var/cache/impasto
@@ -70,14 +70,14 @@ RUN set -eu; mkdir -p "${IMPASTO_CACHE}"; \
 FROM ${BASE_IMAGE} AS runtime
 RUN groupadd --gid 10001 impasto \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin impasto
-# A volume here keeps jobs over the container's life; without one they survive a crash of the server only.
+# A volume here keeps jobs beyond the lifetime of the container. Without one they survive only a crash of the server.
 RUN install --directory --owner=10001 --group=10001 --mode=0770 /var/lib/impasto
 COPY --from=deps /opt/venv /opt/venv
 COPY --from=weights --chown=10001:10001 /var/cache/impasto /var/cache/impasto
 COPY --from=app /app /opt/venv
 
-# HOME is /tmp: the one place that a library may write to when the root filesystem is read-only.
-# NVIDIA_DRIVER_CAPABILITIES says what of the driver is wanted; it asks for no GPU.
+# HOME is /tmp, the only place that libraries can write to when the root filesystem is read-only.
+# NVIDIA_DRIVER_CAPABILITIES selects the driver features; it does not request a GPU.
 ENV PATH=/opt/venv/bin:${PATH} \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
@@ -100,7 +100,7 @@ USER 10001:10001
 WORKDIR /tmp
 EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
-# Follows the port of IMPASTO_METRICS, which needs neither TLS nor a token; without one that of IMPASTO_LISTEN.
+# Uses the port of IMPASTO_METRICS, which needs neither TLS nor a token, or that of IMPASTO_LISTEN if there are no metrics.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \
     CMD if [ -n "${IMPASTO_METRICS}" ]; then impasto health --http "127.0.0.1:${IMPASTO_METRICS##*:}"; \
         else no_grpc_proxy=127.0.0.1 impasto health --server "127.0.0.1:${IMPASTO_LISTEN##*:}"; fi

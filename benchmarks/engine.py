@@ -1,7 +1,7 @@
-"""What one evaluation costs over a bare pass, and how soon the textbook's loss is reached. `make bench` runs it.
+"""Overhead of an evaluation over a bare pass, and time to reach the loss of the textbook baseline. Run by `make bench`.
 
-Timings on shared machines drift, so everything that is compared runs interleaved in this one process: evaluation by
-evaluation for the first table, slices of 20 evaluations for the second. Losses are scored in float32 outside the clock.
+Timings on shared machines drift, so everything that is compared runs interleaved in this one process: alternating single
+evaluations for the first table, slices of 20 evaluations for the second. Scoring in float32 is not timed.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def pixels(path: Path, width: int, height: int) -> torch.Tensor:
 
 
 def make_job(network: Network, size: int, **changes: Any) -> Job:
-    """Return a square job with the default preset as the network's filters want it."""
+    """Return a square job with the default preset for the network's filters."""
     chosen = replace(Parameters(), **{"size_px": size, **changes})
     parameters = fitted(chosen, f"{network.name}:{network.weights.name}", "default", changes)
     return Job(size, size, pixels(CONTENT, size, size), [Style(pixels(STYLE, size, size))], parameters)
 
 
 def evaluation_cost(network: Network, size: int, rounds: int) -> list[dict[str, Any]]:
-    """Compare an evaluation with a bare forward and backward pass of the same trunk and arithmetic."""
+    """Compare an evaluation with a bare forward and backward pass through the same trunk in the same arithmetic."""
     rows = []
     job = make_job(network, size)
     pooling = job.parameters.pooling
@@ -93,14 +93,14 @@ def evaluation_cost(network: Network, size: int, rounds: int) -> list[dict[str, 
 
 
 def clock(work: Callable[[], Any]) -> float:
-    """Return the seconds that something takes."""
+    """Return the run time of a function in seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 class Ours:
-    """A job of this engine, to be stepped through its levels in slices."""
+    """A job of this engine, stepped through its levels in slices."""
 
     def __init__(self, network: Network, job: Job) -> None:
         self._network = network
@@ -109,7 +109,7 @@ class Ours:
         painting.join(self.batch, "job", self._levels[0])
 
     def run(self, steps: int = SLICE) -> None:
-        """Do so many steps."""
+        """Run the given number of steps."""
         for _ in range(steps):
             ((_, step),) = self.batch.step()
             if step.step == self._levels[0].last and len(self._levels) > 1:
@@ -121,7 +121,7 @@ class Ours:
 
     @property
     def canvas(self) -> torch.Tensor:
-        """The canvas as it stands, at full size."""
+        """The current canvas, at full size."""
         return self._enlarged(len(self._levels))
 
     def _enlarged(self, count: int) -> torch.Tensor:
@@ -132,9 +132,9 @@ class Ours:
 
 
 def neural_style(network: Network, size: int) -> Job:
-    """Return a job with the objective of neural-style-pt, the preset of that name, at a square size.
+    """Return a square job with the objective of neural-style-pt, from the preset ``neural-style``.
 
-    Its total variation of 1e-3 is left out on both sides: it is a sum of absolute values, which this engine does not have.
+    Its total variation of 1e-3 is omitted on both sides: it is a sum of absolute values, which this engine does not implement.
     """
     preset = PRESETS["neural-style"]
     return make_job(
@@ -145,7 +145,7 @@ def neural_style(network: Network, size: int) -> Job:
 
 
 def race(network: Network, job: Job, evaluations: int, our_evaluations: int, noise: float | None = None) -> dict[str, Any]:
-    """Run the textbook and ours in turns; return what each had reached when. Ours may stop earlier, to save time."""
+    """Run the textbook and this engine alternately, and return both loss curves. This engine may stop earlier to save time."""
     size, init = job.width, job.parameters.init
     job = replace(job, parameters=replace(job.parameters, steps=our_evaluations))
     scorer = StackedObjectives([painting.objective(network, job)], network)
@@ -167,20 +167,22 @@ def race(network: Network, job: Job, evaluations: int, our_evaluations: int, noi
     result["textbook"] = [{"evaluations": e, "seconds": round(s, 2), "loss": loss} for e, s, loss in theirs]
     result["ours"] = [{"evaluations": e, "seconds": round(s, 2), "loss": loss} for e, s, loss in ours]
     goal = min(loss for *_, loss in theirs)
-    print(f"{size} px from {init}: the textbook ends at {goal:.6g} after {evaluations} evaluations, {theirs[-1][1]:.0f} s")
+    print(f"{size} px from {init}: the textbook reaches {goal:.6g} in {evaluations} evaluations, {theirs[-1][1]:.0f} s")
     for name, slack in (("its loss", 1.0), ("within 2 %", 1.02), ("within 5 %", 1.05)):
         here, there = reach(ours, goal * slack), reach(theirs, goal * slack)
         share = here[1] / theirs[-1][1] if here else None
         result[name] = {"ours": here, "textbook": there, "seconds_over_textbook_whole": share}
         if here:
-            print(f"  {name:10s}: {here[0]:.0f} evaluations, {here[1]:.1f} s: {share:.2f} of the textbook's seconds")
+            print(f"  {name:10s}: {here[0]:.0f} evaluations, {here[1]:.1f} s: {share:.2f} of the textbook's time")
         else:
-            print(f"  {name:10s}: not reached in {ours[-1][0]} evaluations; ended at {ours[-1][2] / goal:.4f} of it")
+            print(
+                f"  {name:10s}: not reached in {ours[-1][0]} evaluations; ended at {ours[-1][2] / goal:.4f} of the textbook's"
+            )
     return result
 
 
 def against_adam(network: Network, size: int, evaluations: int) -> list[dict[str, Any]]:
-    """Run the default preset's L-BFGS, and Adam at several learning rates, for the same evaluations from the content."""
+    """Run L-BFGS and Adam at several learning rates with the default preset, for the same number of evaluations."""
     rows = []
     for optimizer, rate in (("lbfgs", 1.0), ("adam", 0.01), ("adam", 0.02), ("adam", 0.05)):
         job = make_job(network, size, optimizer=optimizer, learning_rate=rate, steps=evaluations)
@@ -197,7 +199,7 @@ def against_adam(network: Network, size: int, evaluations: int) -> list[dict[str
 
 
 def reach(trace: list[tuple[int, float, float]], goal: float) -> tuple[float, float] | None:
-    """Return evaluations and seconds at which a trace comes down to a loss, between its points by log loss."""
+    """Return the evaluations and seconds at which a trace reaches a loss, interpolated in the log loss."""
     for (e0, s0, l0), (e1, s1, l1) in itertools.pairwise(trace):
         if l1 <= goal:
             part = 1.0 if l0 <= l1 else (np.log(l0) - np.log(max(goal, l1))) / (np.log(l0) - np.log(l1))
@@ -207,7 +209,7 @@ def reach(trace: list[tuple[int, float, float]], goal: float) -> tuple[float, fl
 
 
 def about(network: Network) -> dict[str, Any]:
-    """Return when, on what and with what figures were taken."""
+    """Return the date, commit, device, settings and versions of a measurement."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False)  # noqa: S607
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -224,10 +226,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--evaluations", type=int, default=300)
-    parser.add_argument("--our-evaluations", type=int, default=200, help="after so many of ours only the textbook goes on")
     parser.add_argument(
-        "--weights", default="auto", help="filters; the results of others than ImageNet's get a name of their own"
+        "--our-evaluations", type=int, default=200, help="evaluations of this engine; after that only the textbook continues"
     )
+    parser.add_argument("--weights", default="auto", help="filters; results with the built-in filters go to a separate file")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--inits", nargs="+", default=["content", "noise"])
     parser.add_argument("--only", choices=["cost", "race", "peers"])

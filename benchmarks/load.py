@@ -1,6 +1,6 @@
-"""How many small calls a second `impasto load` itself can drive, against a server that does nothing but answer.
+"""Maximum rate of small calls that `impasto load` can generate, against a server that only answers health checks.
 
-`make bench-load` runs it: an open loop at rising rates, each for some seconds, in one process, the server in another.
+Run by `make bench-load`: an open loop at increasing rates, each for some seconds. Client and server are separate processes.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from engine import about
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import impasto
-from engine import about
 from impasto.load import Entry, Plan, ServiceTarget, Stage, Workload, offsets, run, summarize
 
 ROOT = Path(__file__).parents[1]
 
 
 async def answer() -> None:
-    """Serve health and nothing else, until killed."""
+    """Serve only health checks, until killed."""
     server = grpc.aio.server(options=[("grpc.server.max_pending_requests", 1_000_000)])
     servicer = health.aio.HealthServicer()
     await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -36,7 +36,7 @@ async def answer() -> None:
 
 
 async def drive(address: str, rate: float, seconds: float) -> dict[str, Any]:
-    """Send at a rate and return what came of it."""
+    """Send calls at a fixed rate and return the measurements."""
     workload = Workload((Entry(name="ping", call="health"),))
     async with impasto.AsyncClient(address) as client:
         await client.health()

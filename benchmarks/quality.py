@@ -1,9 +1,9 @@
-"""How good the default's pictures are, by a judge and by eye. `make bench-quality` runs it.
+"""Picture quality of the default preset, by a judge network and by eye. Run by `make bench-quality`.
 
-Paints a fixed set, six contents by six styles, with the default preset; writes each picture's distances and seconds, contact
-sheets to docs/build/ and figures to benchmarks/results/. For some pairs the textbook paints too (benchmarks/textbook.py,
-neural-style-pt's objective from the content, 300 iterations, the same filters), and the default is painted at several content
-weights, so that styles are compared at the textbook's content distance.
+Paints a fixed set of six contents by six styles with the default preset. Writes contact sheets to docs/build/, and each
+picture's distances and run time to benchmarks/results/. Some pairs are also painted by the textbook baseline
+(benchmarks/textbook.py: neural-style-pt's objective from the content, 300 iterations, the same filters), and by the default at
+several content weights, so that styles are compared at the textbook's content distance.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import skimage
 import torch
+from engine import ROOT, about
 from PIL import Image
 from textbook import CPU, Textbook
 
-from engine import ROOT, about
 from impasto.experiments.sheets import Tile, contact_sheet
 from impasto_engine import painting
 from impasto_engine.devices import keep_freed_memory
@@ -54,14 +54,14 @@ STYLES = {
 RACED = (("face", "strokes"), ("night", "mosaic"), ("animal", "lines"), ("still", "watercolor"))
 ITERATIONS = 300
 RACE_STEPS = 100
-"""Of ours against the textbook: what takes about a sixth of its seconds. The default's own number is smaller."""
+"""Steps of this engine against the textbook, which take about a sixth of its time. The default uses fewer."""
 CONTENT_FACTORS = (1 / 32, 0.25, 1.0, 4.0)
-"""Of the default's content weight, for the comparison at equal content distance."""
+"""Factors on the default's content weight, for the comparison at equal content distance."""
 TILE_PX = 300
 
 
 def pixels(path: Path, size: int) -> torch.Tensor:
-    """Return a picture with this longer side, transparency on white."""
+    """Return a picture with the given longer side, transparency composited on white."""
     with Image.open(path) as image:
         opaque = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
     scale = size / max(opaque.size)
@@ -70,7 +70,7 @@ def pixels(path: Path, size: int) -> torch.Tensor:
 
 
 def make_job(network: Network, content: str, style: str, size: int, preset: str = "default", **changes: Any) -> Job:
-    """Return a job of the set."""
+    """Return a job for a content and a style of the set."""
     chosen = replace(PRESETS[preset], **{"size_px": size, **changes})
     parameters = fitted(chosen, f"{network.name}:{network.weights.name}", preset, changes)
     wanted = pixels(CONTENTS[content], size)
@@ -78,7 +78,7 @@ def make_job(network: Network, content: str, style: str, size: int, preset: str 
 
 
 def paint(network: Network, judge: Judge, job: Job) -> tuple[torch.Tensor, dict[str, float]]:
-    """Paint with the engine; return the picture and its figures."""
+    """Paint with the engine; return the picture and its measurements."""
     began = time.perf_counter()
     picture, step = painting.paint(network, job)
     seconds = time.perf_counter() - began
@@ -86,7 +86,7 @@ def paint(network: Network, judge: Judge, job: Job) -> tuple[torch.Tensor, dict[
 
 
 def paint_textbook(network: Network, judge: Judge, job: Job, iterations: int) -> tuple[torch.Tensor, dict[str, float]]:
-    """Paint with the textbook; likewise."""
+    """Paint with the textbook baseline; return the picture and its measurements."""
     began = time.perf_counter()
     textbook = Textbook(network, job)
     textbook.run(iterations)
@@ -96,7 +96,7 @@ def paint_textbook(network: Network, judge: Judge, job: Job, iterations: int) ->
 
 
 def scores(judge: Judge, job: Job, picture: torch.Tensor, seconds: float, evaluations: int) -> dict[str, float]:
-    """Return a picture's distances and what it cost."""
+    """Return a picture's distances, run time and number of evaluations."""
     assert job.content is not None
     content, style = judge.distances(picture, job.content, job.styles[0].pixels)
     return {"content": round(content, 4), "style": round(style, 4), "seconds": round(seconds, 1), "evaluations": evaluations}
@@ -110,7 +110,7 @@ def tile(picture: torch.Tensor, label: str) -> Tile:
 def race(
     network: Network, judge: Judge, pair: tuple[str, str], size: int, iterations: int
 ) -> tuple[dict[str, Any], list[Tile]]:
-    """Paint a pair with the textbook, and with the default at several content weights; compare at equal content distance."""
+    """Paint a pair with the textbook and with the default at several content weights; compare at equal content distance."""
     content, style = pair
     picture, theirs = paint_textbook(
         network, judge, make_job(network, content, style, size, "neural-style", init="content"), iterations
@@ -131,15 +131,16 @@ def race(
     row["style_over_textbook"] = None if equal is None else round(equal / theirs["style"], 3)
     row["seconds_over_textbook"] = round(statistics.median(own["seconds"] for own in ours) / theirs["seconds"], 3)
     print(
-        f"{content} in {style}: {theirs}; ours at equal content {equal}, over theirs {row['style_over_textbook']}", flush=True
+        f"{content} in {style}: {theirs}; ours at equal content {equal}, ratio to the textbook {row['style_over_textbook']}",
+        flush=True,
     )
     return row, tiles
 
 
 def interpolated(ours: list[dict[str, float]], content: float) -> float | None:
-    """Return the style distance between two content weights at a content distance; None beyond what was painted.
+    """Return the style distance at a content distance, interpolated between content weights; None outside their range.
 
-    Where all our pictures are nearer to the content than asked, the one farthest from it stands for them: it is no worse.
+    If all our pictures are closer to the content than requested, the one farthest from it is used. This never favours us.
     """
     ordered = sorted(ours, key=lambda own: own["content"])
     if content >= ordered[-1]["content"]:
@@ -152,14 +153,14 @@ def interpolated(ours: list[dict[str, float]], content: float) -> float | None:
 
 
 def main() -> None:
-    """Paint the set, then the races; write what came of it."""
+    """Paint the set, then the races, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--judge", default=JUDGE)
-    parser.add_argument("--iterations", type=int, default=ITERATIONS, help="of the textbook")
-    parser.add_argument("--races", type=int, default=len(RACED), help="how many pairs the textbook paints")
-    parser.add_argument("--no-set", action="store_true", help="only the races")
+    parser.add_argument("--iterations", type=int, default=ITERATIONS, help="iterations of the textbook")
+    parser.add_argument("--races", type=int, default=len(RACED), help="number of pairs that the textbook paints")
+    parser.add_argument("--no-set", action="store_true", help="run only the races")
     arguments = parser.parse_args()
     keep_freed_memory()
     network, judge = load_network(arguments.weights, CPU), Judge(load_network(arguments.judge, CPU))

@@ -1,6 +1,6 @@
-"""The report's experiment: the preset `seed` by L-BFGS and by Adam, the same evaluations. `make docs-pictures` runs it.
+"""The report's experiment: the preset `seed` with L-BFGS and with Adam, at equal evaluations. Run by `make docs-pictures`.
 
-Prints the table of docs/REPORT.md and writes each picture to docs/build/.
+Prints the table of docs/lab/report.md and writes each picture to docs/build/.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from engine import CONTENT, ROOT, STYLE, pixels
 from PIL import Image
 from textbook import CPU
 
-from engine import CONTENT, ROOT, STYLE, pixels
 from impasto_engine.devices import keep_freed_memory
 from impasto_engine.painting import Job, Style, paint
 from impasto_engine.parameters import PRESETS

@@ -1,7 +1,7 @@
-"""Jobs per minute, how fast control answers under load, what keeping costs, and memory against the scheduler's estimate.
+"""Throughput, control latency under load, cost of durability, and memory against the scheduler's estimate.
 
-The server is the real one, in a process of its own; jobs come from the SDK. Rounds with different numbers in flight are
-interleaved. `make bench-service` runs it.
+Uses a real server in a separate process and the Python SDK. Rounds with different numbers of jobs in flight are interleaved.
+Run by `make bench-service`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from engine import ROOT, STYLE, about
 from PIL import Image
 
 import impasto
-from engine import ROOT, STYLE, about
 from impasto.results import Started, Step
 
 IN_FLIGHT = (1, 2, 4, 8, 16)
@@ -36,7 +36,7 @@ CONTENT = ROOT / "samples" / "swirls.jpg"
 
 @contextlib.contextmanager
 def server(*options: str) -> Iterator[str]:
-    """Run a server; yields its address."""
+    """Run a server and yield its address."""
     folder = tempfile.TemporaryDirectory(prefix="impasto-bench-")
     command = [str(Path(sys.executable).with_name("impasto")), "serve", "--listen", "127.0.0.1:0"]
     command += ["--data-dir", folder.name, "--log-level", "warning", *options]
@@ -55,7 +55,7 @@ def server(*options: str) -> Iterator[str]:
 
 
 def throughput(size: int, steps: int, jobs: int, rounds: int) -> list[dict[str, Any]]:
-    """Paint so many jobs with 1, 2, 4, ... in flight at any time."""
+    """Measure jobs per minute with 1, 2, 4, ... jobs in flight."""
     rates: dict[int, list[float]] = {count: [] for count in IN_FLIGHT}
     with server() as address, impasto.Client(address) as client:
 
@@ -79,7 +79,7 @@ def throughput(size: int, steps: int, jobs: int, rounds: int) -> list[dict[str, 
 
 
 async def control(size: int, cancels: int) -> dict[str, Any]:
-    """Cancel running jobs while others wait, and ask for health all the time."""
+    """Cancel running jobs while others are queued, and call health continuously."""
     with server() as address:
         async with impasto.AsyncClient(address) as client:
             health: list[float] = []
@@ -114,7 +114,7 @@ async def control(size: int, cancels: int) -> dict[str, Any]:
                 await running.cancel()
                 async for event in watching:
                     if isinstance(event, Step):
-                        raise SystemExit("a step before the start")
+                        raise SystemExit("received a step before the start event")
                     if isinstance(event, Started):
                         break
                 gaps.append(time.perf_counter() - began)
@@ -136,8 +136,8 @@ async def control(size: int, cancels: int) -> dict[str, Any]:
 
 
 def acknowledgement(jobs: int) -> dict[str, Any]:
-    """Time SubmitJob with two megabytes of pictures on an idle server that keeps its jobs."""
-    generator = random.Random(0)  # noqa: S311 - pictures that do not compress
+    """Time SubmitJob with two megabytes of pictures on an idle server with durable storage."""
+    generator = random.Random(0)  # noqa: S311 - incompressible pictures
     files = []
     for _ in range(2):
         noise = Image.frombytes("RGB", (640, 530), generator.randbytes(640 * 530 * 3))
@@ -151,7 +151,7 @@ def acknowledgement(jobs: int) -> dict[str, Any]:
             job = client.submit(*files, size_px=256, steps=1000)
             seen.append(time.perf_counter() - began)
             job.delete()
-            time.sleep(1.0)  # until the worker has let it go
+            time.sleep(1.0)  # until the worker has released it
     report = {
         "bytes": sum(map(len, files)),
         "jobs": jobs,
@@ -201,7 +201,7 @@ print(json.dumps(row))
 
 
 def checkpoint_cost(size: int, steps: int) -> dict[str, Any]:
-    """Add up by how much the steps beside a checkpoint are longer than the usual one; five seconds are asked for."""
+    """Add up the extra time of the steps that overlap a checkpoint. The requested interval is five seconds."""
     command = [sys.executable, "-c", CHECKPOINT_PROBE, str(size), str(steps)]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
     report: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
@@ -242,7 +242,7 @@ print(json.dumps(row))
 
 
 def memory(sizes: list[int]) -> list[dict[str, Any]]:
-    """Compare what a job takes in a fresh worker with the estimate, which is made before it starts."""
+    """Compare the memory that a job takes in a fresh worker with the memory estimate made before it starts."""
     rows = []
     for precision in ("auto", "float32"):
         for size in sizes:
@@ -253,7 +253,7 @@ def memory(sizes: list[int]) -> list[dict[str, Any]]:
             rows.append(row)
             mib = {name: row[name] / 2**20 for name in ("taken", "estimate")}
             print(
-                f"{size:4d} px {row['arithmetic']:8s}: takes {mib['taken']:6.0f} MiB, estimate {mib['estimate']:6.0f} MiB, "
+                f"{size:4d} px {row['arithmetic']:8s}: took {mib['taken']:6.0f} MiB, estimate {mib['estimate']:6.0f} MiB, "
                 f"ratio {row['estimate_over_taken']:.3f} (a pass: {row['passing_bytes_per_pixel']:.0f} B/px)"
             )
     return rows

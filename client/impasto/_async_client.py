@@ -1,4 +1,4 @@
-"""The client for asyncio: the same calls as :mod:`impasto.client`, awaited."""
+"""The asyncio client: the same calls as :class:`impasto.Client`, awaited."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from impasto._base import (
     ClientBase,
     Cursor,
     JobBase,
-    finished_result,
+    check_succeeded,
     result_of,
     stream_ended,
     stylize_request,
     submit_request,
 )
 from impasto.credentials import Credentials
-from impasto.pictures import Picture, UploadedImage, name_of, to_bytes
+from impasto.pictures import NamedFile, Picture, UploadedImage, name_of, to_bytes
 from impasto.requests import (
     Options,
     Styles,
     features_request,
     job_spec,
     job_states,
+    large_images,
     reconstruction_options,
     texture_options,
     upload_requests,
@@ -45,7 +46,7 @@ from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 
 
 class AsyncClient(ClientBase):
-    """A connection to an impasto server, for one event loop. Create it there; use it as an async context manager.
+    """A connection to an impasto server, for one event loop. Create it in that loop; use it as an async context manager.
 
     Args:
         server: HOST:PORT; by default ``$IMPASTO_SERVER``, else localhost:50051.
@@ -57,12 +58,29 @@ class AsyncClient(ClientBase):
         self, server: str | None = None, *, patience_s: float = DEFAULT_S, credentials: Credentials | None = None
     ) -> None:
         super().__init__(server, patience_s, credentials)
-        if self._channel_credentials:
-            self._channel = grpc.aio.secure_channel(self.server, self._channel_credentials, options=self._channel_options)
-        else:
-            self._channel = grpc.aio.insecure_channel(self.server, options=self._channel_options)
-        self._stub: Any = self._credentials.authorized(pb_grpc.StyleTransferServiceStub(self._channel))
-        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channel: grpc.aio.Channel | None = None
+
+    def _connected(self) -> grpc.aio.Channel:
+        """Return the channel of the running event loop. A client reconnects when it is used on another loop."""
+        loop = asyncio.get_running_loop()
+        if self._channel is None or self._loop is not loop:
+            if self._channel_credentials:
+                channel = grpc.aio.secure_channel(self.server, self._channel_credentials, options=self._channel_options)
+            else:
+                channel = grpc.aio.insecure_channel(self.server, options=self._channel_options)
+            self._loop, self._channel = loop, channel
+            self._stubs = self._credentials.authorized(pb_grpc.StyleTransferServiceStub(channel))
+        return self._channel
+
+    @property
+    def _stub(self) -> Any:
+        self._connected()
+        return self._stubs
+
+    @property
+    def _health(self) -> Any:
+        return health_pb2_grpc.HealthStub(self._connected())
 
     async def __aenter__(self) -> Self:
         """Return the client itself."""
@@ -76,7 +94,9 @@ class AsyncClient(ClientBase):
 
     async def close(self) -> None:
         """Close the connection; calls in progress end."""
-        await self._channel.close()
+        if self._channel is not None and self._loop is asyncio.get_running_loop():
+            await self._channel.close()
+        self._channel = None
 
     async def stylize(
         self,
@@ -94,7 +114,7 @@ class AsyncClient(ClientBase):
         """
         if on_step is None:
             spec = await asyncio.to_thread(job_spec, content, style, options)
-            await self._check(spec)
+            await self._prepare(spec)
             request = stylize_request(spec, request_id)
             response = await self._call(self._stub.Stylize, request, timeout_s)
             return result_of(response)
@@ -107,33 +127,36 @@ class AsyncClient(ClientBase):
                     await asyncio.shield(job.cancel_quietly())
                     raise
         except TimeoutError:
-            raise errors.DeadlineExceeded(f"not done within {timeout_s} s", reason="DEADLINE_EXCEEDED") from None
+            raise errors.DeadlineExceeded(f"not finished within {timeout_s} s", reason="DEADLINE_EXCEEDED") from None
 
     async def submit(
         self, content: Picture | None, style: Styles = None, *, request_id: str = "", **options: Unpack[Options]
     ) -> AsyncJob:
-        """Hand a job in and return at once; see :meth:`impasto.Client.submit`."""
+        """Submit a job and return at once; see :meth:`impasto.Client.submit`."""
         spec = await asyncio.to_thread(job_spec, content, style, options)
-        await self._check(spec)
+        await self._prepare(spec)
         request = submit_request(spec, request_id)
-        response = await self._call(self._stub.SubmitJob, request, CALL_TIMEOUT_S)
+        response = await self._call(self._stub.SubmitJob, request, self._time_for(request))
         return AsyncJob(self, response.job.job_id, results.job_info(response.job))
 
     async def validate(self, content: Picture | None, style: Styles = None, **options: Unpack[Options]) -> JobInfo:
-        """Let the server check a job and hand nothing in; see :meth:`impasto.Client.validate`."""
+        """Validate a job without submitting it; see :meth:`impasto.Client.validate`."""
         spec = await asyncio.to_thread(job_spec, content, style, options)
-        await self._check(spec)
+        await self._prepare(spec)
         request = pb.SubmitJobRequest(spec=spec, validate_only=True)
-        return results.job_info((await self._call(self._stub.SubmitJob, request, CALL_TIMEOUT_S)).job)
+        return results.job_info((await self._call(self._stub.SubmitJob, request, self._time_for(request))).job)
 
-    async def _check(self, spec: pb.JobSpec) -> None:
-        """Refuse a job that is larger than the server accepts; the server is asked once, and only for a large one."""
-        if self._must_ask_for_limit(spec):
+    async def _prepare(self, spec: pb.JobSpec) -> None:
+        """Upload large pictures in chunks, which resume after a lost connection; reject a job that is still too large."""
+        for image in large_images(spec):
+            name = image.name
+            image.image_id = (await self.upload(NamedFile(image.data, name))).image_id
+        if self._needs_limit(spec):
             self._limit_bytes = (await self.server_info()).limits["max_message_bytes"]
         self._check_size(spec)
 
     async def reconstruct(self, image: Picture, layer: str = "relu4_2", **options: Any) -> Result:
-        """Paint what a layer holds of a picture; see :meth:`impasto.Client.reconstruct`."""
+        """Reconstruct a picture from the features of one layer; see :meth:`impasto.Client.reconstruct`."""
         return await self.stylize(image, None, **reconstruction_options(layer, options))
 
     async def texture(self, style: Styles, layers: Sequence[str] | Mapping[str, float] | None = None, **options: Any) -> Result:
@@ -150,12 +173,12 @@ class AsyncClient(ClientBase):
         size_px: int = 256,
         pooling: Literal["average", "max"] = "average",
     ) -> Features:
-        """Return a picture as filters of a layer see it; see :meth:`impasto.Client.features`."""
+        """Return the responses of a layer's filters to a picture; see :meth:`impasto.Client.features`."""
         request = await asyncio.to_thread(features_request, image, layer, filters, network, size_px, pooling)
         return results.features(layer, await self._call(self._stub.InspectFeatures, request, UPLOAD_TIMEOUT_S))
 
     async def upload(self, picture: Picture) -> UploadedImage:
-        """Send a picture's file once; see :meth:`impasto.Client.upload`."""
+        """Upload a picture's file once; see :meth:`impasto.Client.upload`."""
         if isinstance(picture, UploadedImage):
             return picture
         data = await asyncio.to_thread(to_bytes, picture, "picture")
@@ -186,7 +209,7 @@ class AsyncClient(ClientBase):
             raise self._error(error) from None
 
     def job(self, job_id: str) -> AsyncJob:
-        """Return a handle on a job by its id."""
+        """Return a handle to a job by its id."""
         return AsyncJob(self, job_id)
 
     async def jobs(self, states: Sequence[str] = ()) -> AsyncIterator[JobInfo]:
@@ -201,7 +224,7 @@ class AsyncClient(ClientBase):
             request.page_token = page.next_page_token
 
     async def server_info(self) -> ServerInfo:
-        """Return what the server is."""
+        """Return a description of the server."""
         response = await self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest(), CALL_TIMEOUT_S)
         return results.server_info(response)
 
@@ -223,14 +246,19 @@ class AsyncClient(ClientBase):
 
 
 class AsyncJob(JobBase):
-    """A handle on a job of a server; see :class:`impasto.Job`."""
+    """A handle to a job on a server; see :class:`impasto.Job`."""
 
     def __init__(self, client: AsyncClient, job_id: str, acknowledgement: JobInfo | None = None) -> None:
         super().__init__(job_id, acknowledgement)
         self._client = client
 
+    @property
+    def server(self) -> str:
+        """Address of its server."""
+        return self._client.server
+
     async def info(self) -> JobInfo:
-        """Return the job as it stands."""
+        """Return the current state of the job."""
         client = self._client
         response = await client._call(client._stub.GetJob, pb.GetJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)
         return results.job_info(response.job)
@@ -243,7 +271,7 @@ class AsyncJob(JobBase):
         image: bool = False,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Event]:
-        """Yield what happens; see :meth:`impasto.Job.progress`."""
+        """Yield the job's events; see :meth:`impasto.Job.progress`."""
         client = self._client
         retry = client._retry(timeout_s)
         cursor = Cursor(self.job_id, resume_after, previews=previews, image=image)
@@ -257,7 +285,7 @@ class AsyncJob(JobBase):
                     if event is not None:
                         yield event
                     if cursor.ended:
-                        return  # however the stream ends: the end would be told again
+                        return  # whatever the stream's status: a retry would report the end again
             except grpc.aio.AioRpcError as error:
                 cursor.lost()
                 await asyncio.sleep(retry.delay(client._error(error)))
@@ -271,55 +299,57 @@ class AsyncJob(JobBase):
 
     async def result(self, timeout_s: float | None = None) -> Result:
         """Wait for the job's end and return its picture; see :meth:`impasto.Job.result`."""
-        async with contextlib.aclosing(self.progress(image=True, timeout_s=timeout_s)) as events:
+        async with contextlib.aclosing(self.progress(timeout_s=timeout_s)) as events:
             async for event in events:
                 if isinstance(event, Finished):
-                    return finished_result(event)
+                    check_succeeded(event.job)
+                return await self.fetch()
         raise stream_ended()
 
     async def fetch(self) -> Result:
         """Return the picture of a job that has succeeded, without waiting; see :meth:`impasto.Job.fetch`."""
         client = self._client
         request = pb.GetResultRequest(job_id=self.job_id)
-        response = await client._call(client._stub.GetResult, request, CALL_TIMEOUT_S)
+        response = await client._call(client._stub.GetResult, request, UPLOAD_TIMEOUT_S)
         return result_of(response)
 
     async def cancel(self) -> JobInfo:
-        """Ask the job to stop; it does at its next step."""
+        """Cancel the job; it stops at its next step."""
         client = self._client
         request = pb.CancelJobRequest(job_id=self.job_id)
         return results.job_info((await client._call(client._stub.CancelJob, request, CALL_TIMEOUT_S)).job)
 
     async def pause(self) -> JobInfo:
-        """Let the job stop for a while; see :meth:`impasto.Job.pause`."""
+        """Pause the job; see :meth:`impasto.Job.pause`."""
         client = self._client
         request = pb.PauseJobRequest(job_id=self.job_id)
         return results.job_info((await client._call(client._stub.PauseJob, request, CALL_TIMEOUT_S)).job)
 
     async def resume(self) -> JobInfo:
-        """Let a paused job go on where it stopped."""
+        """Resume a paused job where it stopped."""
         client = self._client
         request = pb.ResumeJobRequest(job_id=self.job_id)
         return results.job_info((await client._call(client._stub.ResumeJob, request, CALL_TIMEOUT_S)).job)
 
     async def delete(self) -> None:
-        """Cancel the job if it has not ended, and let the server forget it and its picture."""
+        """Cancel the job if it has not ended, and delete it and its picture from the server."""
         client = self._client
         await client._call(client._stub.DeleteJob, pb.DeleteJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)
 
     async def cancel_quietly(self) -> None:
-        """Cancel while another error is on its way."""
+        """Cancel while another error is being raised; errors of the cancellation are ignored."""
         with contextlib.suppress(grpc.aio.AioRpcError):
             await self._client._stub.CancelJob(pb.CancelJobRequest(job_id=self.job_id), timeout=QUIET_TIMEOUT_S)
 
 
 async def _follow(job: AsyncJob, on_step: Callable[[Step], Awaitable[None] | None]) -> Result:
-    async with contextlib.aclosing(job.progress(previews=True, image=True)) as events:
+    async with contextlib.aclosing(job.progress(previews=True)) as events:
         async for event in events:
             if isinstance(event, Step):
                 waiting = on_step(event)
                 if waiting is not None:
                     await waiting
             elif isinstance(event, Finished):
-                return finished_result(event)
+                check_succeeded(event.job)
+                return await job.fetch()
     raise stream_ended()

@@ -1,8 +1,9 @@
-"""What both clients share: where they connect, how they retry, what they send, and where a watcher stands in a stream."""
+"""Code shared by both clients: settings, retries, requests, and the position in a progress stream."""
 
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import grpc
 
@@ -10,17 +11,17 @@ from impasto import errors, results
 from impasto.credentials import Credentials, checked
 from impasto.errors import ImpastoError
 from impasto.requests import server_address
-from impasto.results import Event, Finished, JobInfo, Result
+from impasto.results import Event, JobInfo, Result
 from impasto.retry import Retry
-from impasto.transport import SMALL_BYTES, channel_options, check_size, error_of
+from impasto.transport import SLOWEST_BYTES_PER_S, SMALL_BYTES, channel_options, check_size, error_of
 from impasto.v1 import style_transfer_pb2 as pb
 
 CALL_TIMEOUT_S = 30.0
 """Deadline of calls without pictures."""
 UPLOAD_TIMEOUT_S = 600.0
-"""Deadline of sending or fetching a file."""
+"""Deadline of an upload or a download."""
 QUIET_TIMEOUT_S = 3.0
-"""Deadline of a cancel while another error is being raised."""
+"""Deadline of a cancellation while another error is being raised."""
 
 
 class ClientBase:
@@ -48,8 +49,13 @@ class ClientBase:
     def _error(self, error: grpc.RpcError) -> ImpastoError:
         return error_of(error, self.server, secured=self.secured)
 
-    def _must_ask_for_limit(self, spec: pb.JobSpec) -> bool:
-        """Whether a job is so large that the server's limit has to be known before it is sent."""
+    @staticmethod
+    def _time_for(request: Any) -> float:
+        """Return a deadline that leaves time for a request's bytes on a slow link."""
+        return CALL_TIMEOUT_S + float(request.ByteSize()) / SLOWEST_BYTES_PER_S
+
+    def _needs_limit(self, spec: pb.JobSpec) -> bool:
+        """Whether a job is so large that the server's size limit must be known before it is sent."""
         return spec.ByteSize() >= SMALL_BYTES and self._limit_bytes is None
 
     def _check_size(self, spec: pb.JobSpec) -> None:
@@ -58,7 +64,7 @@ class ClientBase:
 
 
 class JobBase:
-    """A job's id, and what the server said when it accepted it."""
+    """A job's id and the server's acknowledgement."""
 
     def __init__(self, job_id: str, acknowledgement: JobInfo | None = None) -> None:
         self.job_id = job_id
@@ -70,13 +76,13 @@ class JobBase:
 
 
 class Cursor:
-    """Where a watcher stands in a job's events, over as many connections as it takes.
+    """A watcher's position in a job's events, across reconnections.
 
     Args:
         job_id: The job.
-        after: Sequence number of the last event that is known; None for the newest.
-        previews: Whether steps come with previews.
-        image: Whether the last event comes with the picture.
+        after: Sequence number of the last known event; None for the newest.
+        previews: Whether steps include previews.
+        image: Whether the last event includes the picture.
     """
 
     def __init__(self, job_id: str, after: int | None, *, previews: bool, image: bool) -> None:
@@ -88,11 +94,11 @@ class Cursor:
 
     @property
     def request(self) -> pb.ProgressRequest:
-        """What to ask for next."""
+        """The next request to send."""
         return self._request
 
     def take(self, message: pb.ProgressResponse) -> Event | None:
-        """Return a message's event; None for the snapshot of a stream that was resumed, which was reported before."""
+        """Return a message's event; None for the snapshot of a resumed stream, which was already reported."""
         self._request.resume_after_sequence = message.sequence
         self.ended = message.HasField("result")
         return None if self._resumed and message.HasField("snapshot") else results.event(message)
@@ -103,12 +109,12 @@ class Cursor:
 
 
 def stylize_request(spec: pb.JobSpec, request_id: str) -> pb.StylizeRequest:
-    """Return the request; a new id is made if none is given."""
+    """Return the request, with a new id if none is given."""
     return pb.StylizeRequest(spec=spec, request_id=request_id or str(uuid.uuid4()))
 
 
 def submit_request(spec: pb.JobSpec, request_id: str) -> pb.SubmitJobRequest:
-    """Return the request; a new id is made if none is given."""
+    """Return the request, with a new id if none is given."""
     return pb.SubmitJobRequest(spec=spec, request_id=request_id or str(uuid.uuid4()))
 
 
@@ -117,16 +123,14 @@ def result_of(response: pb.StylizeResponse | pb.GetResultResponse) -> Result:
     return Result(response.result.image.data, results.job_info(response.result.job))
 
 
-def finished_result(event: Finished) -> Result:
-    """Return the picture of a job that ended.
+def check_succeeded(job: JobInfo) -> None:
+    """Check that a job that has ended has a picture.
 
     Raises:
-        ImpastoError: Why it has none.
+        ImpastoError: If it has none; the error says why.
     """
-    if event.data is None:
-        job = event.job
+    if job.state != "succeeded":
         raise errors.from_job(job.job_id, job.state, job.error_reason, job.error_message)
-    return Result(event.data, event.job)
 
 
 def stream_ended() -> ImpastoError:

@@ -1,4 +1,4 @@
-"""The client for synchronous code."""
+"""The synchronous client."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from impasto._base import (
     ClientBase,
     Cursor,
     JobBase,
-    finished_result,
+    check_succeeded,
     result_of,
     stream_ended,
     stylize_request,
     submit_request,
 )
 from impasto.credentials import Credentials
-from impasto.pictures import Picture, UploadedImage, name_of, to_bytes
+from impasto.pictures import NamedFile, Picture, UploadedImage, name_of, to_bytes
 from impasto.requests import (
     Options,
     Styles,
     features_request,
     job_spec,
     job_states,
+    large_images,
     reconstruction_options,
     texture_options,
     upload_requests,
@@ -45,12 +46,13 @@ from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 
 
 class Client(ClientBase):
-    """A connection to an impasto server. Usable from several threads; close it, or use it as a context manager.
+    """A connection to an impasto server. It is thread-safe; close it, or use it as a context manager.
 
     Args:
         server: HOST:PORT; by default ``$IMPASTO_SERVER``, else localhost:50051.
-        patience_s: How long a server that was there may be away, as for a restart, before a call gives up; 0 to try once.
-        credentials: Token and TLS; by default what the environment says (:mod:`impasto.credentials`).
+        patience_s: How long to retry while a server that has answered before is unavailable (for example restarting); 0 to try
+            once.
+        credentials: Token and TLS; by default from the environment (:mod:`impasto.credentials`).
     """
 
     def __init__(
@@ -89,13 +91,12 @@ class Client(ClientBase):
         """Paint a picture and wait for it. Interrupting the wait (Ctrl-C, a deadline, an error) cancels the job.
 
         Args:
-            content: The picture to repaint; None synthesizes a texture of the style (:meth:`texture` leaves all but the style's
-                loss out).
-            style: One style picture, or several, each alone or as a pair with its weight; None keeps the content's loss only,
-                and as the start is the content, it hardly changes: see :meth:`reconstruct`, which starts from noise.
+            content: The picture to repaint; None synthesizes a texture of the style (:meth:`texture` uses the style loss only).
+            style: One style picture, or several, each alone or as a pair with its weight. None uses the content loss only; the
+                canvas starts from the content and hardly changes, so see :meth:`reconstruct`, which starts from noise.
             on_step: Called after every optimizer step.
-            timeout_s: Deadline for the whole; there is none by default.
-            request_id: UUID that makes the call safe to repeat: the same request joins the running job or gets its result.
+            timeout_s: Deadline for the whole call; none by default.
+            request_id: UUID that makes the call safe to retry: the same request joins the running job or returns its result.
             **options: See :class:`~impasto.requests.Options`.
 
         Raises:
@@ -103,7 +104,7 @@ class Client(ClientBase):
         """
         if on_step is None:
             spec = job_spec(content, style, options)
-            self._check(spec)
+            self._prepare(spec)
             request = stylize_request(spec, request_id)
             response = self._call(self._stub.Stylize, request, timeout_s)
             return result_of(response)
@@ -125,41 +126,45 @@ class Client(ClientBase):
         timeout_s: float | None = CALL_TIMEOUT_S,
         **options: Unpack[Options],
     ) -> Job:
-        """Hand a job in and return at once. Arguments as for :meth:`stylize`; the job goes on without this client.
+        """Submit a job and return at once. Arguments as for :meth:`stylize`; the job continues without this client.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
         spec = job_spec(content, style, options)
-        self._check(spec)
+        self._prepare(spec)
         request = submit_request(spec, request_id)
-        response = self._call(self._stub.SubmitJob, request, timeout_s)
+        allowed_s = self._time_for(request) if timeout_s == CALL_TIMEOUT_S else timeout_s
+        response = self._call(self._stub.SubmitJob, request, allowed_s)
         return Job(self, response.job.job_id, results.job_info(response.job))
 
     def validate(self, content: Picture | None, style: Styles = None, **options: Unpack[Options]) -> JobInfo:
-        """Let the server check a job and hand nothing in: returns what it would become, with estimates of start and end.
+        """Validate a job on the server without submitting it; return the job it would become, with estimated start and end.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
         spec = job_spec(content, style, options)
-        self._check(spec)
+        self._prepare(spec)
         request = pb.SubmitJobRequest(spec=spec, validate_only=True)
-        return results.job_info(self._call(self._stub.SubmitJob, request, CALL_TIMEOUT_S).job)
+        return results.job_info(self._call(self._stub.SubmitJob, request, self._time_for(request)).job)
 
-    def _check(self, spec: pb.JobSpec) -> None:
-        """Refuse a job that is larger than the server accepts; the server is asked once, and only for a large one."""
-        if self._must_ask_for_limit(spec):
+    def _prepare(self, spec: pb.JobSpec) -> None:
+        """Upload large pictures in chunks, which resume after a lost connection; reject a job that is still too large."""
+        for image in large_images(spec):
+            name = image.name
+            image.image_id = (self.upload(NamedFile(image.data, name))).image_id
+        if self._needs_limit(spec):
             self._limit_bytes = self.server_info().limits["max_message_bytes"]
         self._check_size(spec)
 
     def reconstruct(self, image: Picture, layer: str = "relu4_2", **options: Any) -> Result:
-        """Paint what a layer holds of a picture: from noise, compared with the picture at that layer only.
+        """Reconstruct a picture from the features of one layer, starting from noise.
 
         Args:
             image: The picture.
-            layer: Where it is compared.
-            **options: As for :meth:`stylize`, ``on_step`` and ``timeout_s`` too.
+            layer: Layer of the content loss.
+            **options: As for :meth:`stylize`, including ``on_step`` and ``timeout_s``.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
@@ -167,12 +172,12 @@ class Client(ClientBase):
         return self.stylize(image, None, **reconstruction_options(layer, options))
 
     def texture(self, style: Styles, layers: Sequence[str] | Mapping[str, float] | None = None, **options: Any) -> Result:
-        """Paint a texture of a style: from noise, compared with the style's statistics only.
+        """Paint a texture of a style from noise, using the style loss only.
 
         Args:
             style: One picture, or several as for :meth:`stylize`.
-            layers: Where it is compared, alike or by weight; the first of each block by default.
-            **options: As for :meth:`stylize`, ``on_step`` and ``timeout_s`` too.
+            layers: Layers of the style loss, with equal or given weights; the first layer of each block by default.
+            **options: As for :meth:`stylize`, including ``on_step`` and ``timeout_s``.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
@@ -189,15 +194,15 @@ class Client(ClientBase):
         size_px: int = 256,
         pooling: Literal["average", "max"] = "average",
     ) -> Features:
-        """Return a picture as filters of a layer see it.
+        """Return the responses of a layer's filters to a picture.
 
         Args:
             image: The picture.
-            layer: Which layer.
-            filters: Which filters, or how many: then those that answer most.
+            layer: Name of the layer.
+            filters: Filter numbers, or how many of those with the strongest response.
             network: As in :class:`~impasto.requests.Options`.
-            size_px: Longer side that the picture is seen at.
-            pooling: How the network pools.
+            size_px: Longer side to which the picture is resized.
+            pooling: Type of the network's pooling layers.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
@@ -206,9 +211,9 @@ class Client(ClientBase):
         return results.features(layer, self._call(self._stub.InspectFeatures, request, UPLOAD_TIMEOUT_S))
 
     def upload(self, picture: Picture) -> UploadedImage:
-        """Send a picture's file once; what is returned stands for it in any number of jobs.
+        """Upload a picture's file once; the returned value refers to it in any number of jobs.
 
-        What is there already is not sent again, also after a connection that broke.
+        Data that the server already has is not sent again, even after a lost connection.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
@@ -247,7 +252,7 @@ class Client(ClientBase):
             raise self._error(error) from None
 
     def job(self, job_id: str) -> Job:
-        """Return a handle on a job by its id; whether there is such a job shows when it is asked."""
+        """Return a handle to a job by its id. Whether the job exists is checked by the first call on it."""
         return Job(self, job_id)
 
     def jobs(self, states: Sequence[str] = ()) -> Iterator[JobInfo]:
@@ -268,7 +273,7 @@ class Client(ClientBase):
             request.page_token = page.next_page_token
 
     def server_info(self) -> ServerInfo:
-        """Return what the server is: devices, networks, presets, limits, queue.
+        """Return a description of the server: devices, networks, presets, limits, queue.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
@@ -285,7 +290,7 @@ class Client(ClientBase):
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)).lower()
 
     def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
-        """Call, and call again while the server is away; the timeout bounds all of it."""
+        """Call a method and retry while the server is unavailable; the timeout bounds all attempts together."""
         retry = self._retry(timeout_s)
         while True:
             try:
@@ -298,19 +303,24 @@ class Client(ClientBase):
 
 
 class Job(JobBase):
-    """A handle on a job of a server; holds no state but its id.
+    """A handle to a job on a server; its only state is the id.
 
     Attributes:
-        job_id: Names the job on its server.
-        acknowledgement: The job as it was when this client handed it in, with estimates of start and end; None else.
+        job_id: The job's id on its server.
+        acknowledgement: State of the job when this client submitted it, with estimated start and end; None otherwise.
     """
 
     def __init__(self, client: Client, job_id: str, acknowledgement: JobInfo | None = None) -> None:
         super().__init__(job_id, acknowledgement)
         self._client = client
 
+    @property
+    def server(self) -> str:
+        """Address of its server."""
+        return self._client.server
+
     def info(self) -> JobInfo:
-        """Return the job as it stands.
+        """Return the current state of the job.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
@@ -327,16 +337,16 @@ class Job(JobBase):
         image: bool = False,
         timeout_s: float | None = None,
     ) -> Iterator[Event]:
-        """Yield what happens: a :class:`Snapshot`, then steps and heartbeats, a :class:`Finished` last.
+        """Yield the job's events: a :class:`Snapshot`, then steps and heartbeats, and a :class:`Finished` last.
 
-        Leaving the loop does not disturb the job. A connection that is lost is made again, and events go on after the last
-        one, without gap or duplicate, for as long as the client has patience.
+        Leaving the loop does not affect the job. A lost connection is retried for up to ``patience_s``, and events resume
+        after the last one without gaps or duplicates.
 
         Args:
-            resume_after: Sequence number to go on after; by default only what happens from now on.
-            previews: Whether steps come with previews (the job must make them: ``preview_every_steps``).
-            image: Whether the last event comes with the picture.
-            timeout_s: Deadline for the watching, not for the job.
+            resume_after: Sequence number to resume after; by default only events from now on.
+            previews: Whether steps include previews (the job must make them: ``preview_every_steps``).
+            image: Whether the last event includes the picture.
+            timeout_s: Deadline for watching, not for the job.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
@@ -351,12 +361,12 @@ class Job(JobBase):
                 for message in call:
                     client._answered = True
                     retry.reset()
-                    watchdog.heard()
+                    watchdog.received()
                     event = cursor.take(message)
                     if event is not None:
                         yield event
                     if cursor.ended:
-                        return  # however the stream ends: the end would be told again
+                        return  # whatever the stream's status: a retry would report the end again
             except grpc.RpcError as error:
                 cursor.lost()
                 cause = silence(client.server) if watchdog.silent else client._error(error)
@@ -371,7 +381,7 @@ class Job(JobBase):
         """Wait for the job's end and return its picture.
 
         Args:
-            timeout_s: How long to wait; the job goes on if it passes.
+            timeout_s: How long to wait; the job continues after it.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
@@ -379,34 +389,35 @@ class Job(JobBase):
         return self.follow(lambda _: None, timeout_s)
 
     def follow(self, on_event: Callable[[Event], None], timeout_s: float | None = None) -> Result:
-        """Watch the job to its end, previews and all, and return its picture, which comes with the last event.
+        """Watch the job to its end, including previews, and return its picture, which is part of the last event.
 
         Args:
             on_event: Called with every event.
-            timeout_s: How long to watch; the job goes on if it passes.
+            timeout_s: How long to watch; the job continues after it.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
-        for event in self.progress(previews=True, image=True, timeout_s=timeout_s):
+        for event in self.progress(previews=True, timeout_s=timeout_s):
             on_event(event)
             if isinstance(event, Finished):
-                return finished_result(event)
+                check_succeeded(event.job)
+                return self.fetch()
         raise stream_ended()
 
     def fetch(self) -> Result:
         """Return the picture of a job that has succeeded, without waiting.
 
         Raises:
-            NotReady: If it has not.
+            NotReady: If it has not succeeded.
             ImpastoError: See :mod:`impasto.errors`.
         """
         stub = self._client._stub
-        response = self._client._call(stub.GetResult, pb.GetResultRequest(job_id=self.job_id), CALL_TIMEOUT_S)
+        response = self._client._call(stub.GetResult, pb.GetResultRequest(job_id=self.job_id), UPLOAD_TIMEOUT_S)
         return result_of(response)
 
     def cancel(self) -> JobInfo:
-        """Ask the job to stop; it does at its next step.
+        """Cancel the job; it stops at its next step.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
@@ -416,7 +427,7 @@ class Job(JobBase):
         return results.job_info(response.job)
 
     def pause(self) -> JobInfo:
-        """Let the job stop for a while; a running one does at its next step, and keeps its steps.
+        """Pause the job; a running job stops at its next step and keeps its steps.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
@@ -426,7 +437,7 @@ class Job(JobBase):
         return results.job_info(response.job)
 
     def resume(self) -> JobInfo:
-        """Let a paused job go on where it stopped.
+        """Resume a paused job where it stopped.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
@@ -436,7 +447,7 @@ class Job(JobBase):
         return results.job_info(response.job)
 
     def delete(self) -> None:
-        """Cancel the job if it has not ended, and let the server forget it and its picture.
+        """Cancel the job if it has not ended, and delete it and its picture from the server.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
@@ -444,7 +455,7 @@ class Job(JobBase):
         self._client._call(self._client._stub.DeleteJob, pb.DeleteJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)
 
     def cancel_quietly(self) -> None:
-        """Cancel while another error is on its way: what goes wrong here is of no interest any more."""
+        """Cancel while another error is being raised; errors of the cancellation are ignored."""
         try:
             self._client._stub.CancelJob(pb.CancelJobRequest(job_id=self.job_id), timeout=QUIET_TIMEOUT_S)
         except grpc.RpcError:

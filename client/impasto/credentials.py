@@ -1,4 +1,4 @@
-"""How a client proves who it is, and makes sure of the server: tokens and TLS."""
+"""Authentication of client and server: tokens and TLS."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ VARIABLES = {
     "tls_cert": "IMPASTO_TLS_CERT",
     "tls_key": "IMPASTO_TLS_KEY",
 }
-"""Environment variables that stand in for what is not given."""
+"""Environment variables for values that are not given."""
 _NO = ("", "0", "false", "no")
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a client shows and wants to see. What is left out comes from the environment (:data:`VARIABLES`).
+    """Credentials of a client. Values that are not given come from the environment (:data:`VARIABLES`).
 
     Attributes:
-        token: Bearer token that the server's operator gave out.
-        tls: Whether to speak TLS; by itself if any of the files is given.
-        tls_ca: Certificates (PEM file) that the server's must be signed by; the system's by default.
-        tls_cert: Own certificate (PEM file), where the server wants one.
-        tls_key: Its private key (PEM file).
+        token: Bearer token issued by the server's operator.
+        tls: Whether to use TLS; implied if any of the files is given.
+        tls_ca: CA certificates (PEM file) that verify the server's certificate; the system's by default.
+        tls_cert: Client certificate (PEM file), if the server requires one.
+        tls_key: Private key of the client certificate (PEM file).
     """
 
     token: str = field(default="", repr=False)
@@ -45,12 +45,12 @@ class Credentials:
 
     @staticmethod
     def from_environment() -> Credentials:
-        """Return what the environment says."""
+        """Return the credentials in the environment."""
         found = {name: os.environ.get(variable, "") for name, variable in VARIABLES.items()}
         return Credentials(**{**found, "tls": found["tls"].lower() not in _NO})  # type: ignore[arg-type]
 
     def completed(self) -> Credentials:
-        """Return what was given, and for what was not, what the environment says."""
+        """Return the credentials with missing values taken from the environment."""
         other = Credentials.from_environment()
         return Credentials(**{name: getattr(self, name) or getattr(other, name) for name in VARIABLES})
 
@@ -58,22 +58,22 @@ class Credentials:
         """Return gRPC's credentials, or None for a channel without TLS.
 
         Raises:
-            InvalidRequest: If a file cannot be read, or holds something else.
+            InvalidRequest: If a file cannot be read or has the wrong content.
         """
         if bool(self.tls_cert) != bool(self.tls_key):
-            raise invalid("tls_cert" if self.tls_key else "tls_key", "tls_cert and tls_key go together")
+            raise invalid("tls_cert" if self.tls_key else "tls_key", "tls_cert and tls_key must be given together")
         if not (self.tls or self.tls_ca or self.tls_cert):
             return None
         _check_files(self)
         return grpc.ssl_channel_credentials(_read(self.tls_ca), _read(self.tls_key), _read(self.tls_cert))
 
     def authorized(self, stub: Any) -> Any:
-        """Return a stub whose calls carry the token."""
+        """Return a stub whose calls send the token."""
         return _Authorized(stub, self.token) if self.token else stub
 
 
 class _Authorized:
-    """A stub whose methods send a token along. gRPC's own call credentials refuse channels without TLS."""
+    """A stub whose methods send a token. gRPC's own call credentials reject channels without TLS."""
 
     def __init__(self, stub: Any, token: str) -> None:
         self._stub = stub
@@ -84,10 +84,10 @@ class _Authorized:
 
 
 def checked(credentials: Credentials | None) -> Credentials:
-    """Return what a client was given, completed from the environment.
+    """Return a client's credentials, completed from the environment.
 
     Raises:
-        InvalidRequest: If it is something else, or has a token that cannot be sent.
+        InvalidRequest: If they are not credentials, or the token cannot be sent.
     """
     if credentials is not None and not isinstance(credentials, Credentials):
         raise invalid("credentials", f"must be Credentials, got {type(credentials).__name__}")
@@ -97,7 +97,7 @@ def checked(credentials: Credentials | None) -> Credentials:
         if not isinstance(value, str):
             raise invalid(f"credentials.{name}", f"must be text, got {type(value).__name__}")
     if not all("!" <= character <= "~" for character in found.token):
-        raise invalid("credentials.token", "has characters that no token has; is it cut, or more than one line?")
+        raise invalid("credentials.token", "contains characters that are not allowed in a token; is it more than one line?")
     return found
 
 
@@ -112,7 +112,7 @@ def _check_files(credentials: Credentials) -> None:
         try:
             check()
         except ssl.SSLError:
-            text = "holds no certificate in PEM" if name == "tls_ca" else "is no certificate in PEM, or not that of tls_key"
+            text = "is not a PEM certificate" if name == "tls_ca" else "is not a PEM certificate, or does not match tls_key"
             raise invalid(f"credentials.{name}", f"{getattr(credentials, name)}: {text}") from None
         except OSError as error:
             text = f"cannot be read: {error.strerror}"

@@ -1,4 +1,4 @@
-"""Text from files and servers as a terminal or a log may show it: nothing in it acts on the terminal."""
+"""Makes text from files and servers safe to print to a terminal or a log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ LONGEST = 120
 
 
 def shown(text: object, longest: int = LONGEST) -> str:
-    """Return a text with everything that is not printable replaced, cut to a length."""
+    """Return the text with non-printable characters replaced, truncated to a length."""
     cleaned = "".join(character if character.isprintable() else "�" for character in str(text))
     return cleaned if len(cleaned) <= longest else cleaned[: longest - 1] + "…"

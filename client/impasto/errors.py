@@ -1,16 +1,16 @@
-"""What can go wrong, as exceptions.
+"""Exceptions of the client.
 
 ImpastoError
-|-- InvalidRequest     the request is wrong; .violations names every field
-|-- NotFound           no such job
+|-- InvalidRequest     the request is invalid; .violations names every invalid field
+|-- NotFound           the job does not exist
 |-- NotReady           the job has no picture (yet)
-|-- Overloaded         the queue is full; .retry_after_s says when to try again
-|-- Unauthenticated    the server wants a token or a certificate, and this one is not good
-|-- Unavailable        no server there, or it is starting or shutting down
-|-- DeadlineExceeded   the time given was not enough
-|-- JobCancelled       somebody cancelled the job
-|-- JobFailed          the job could not be finished; .reason says why
-`-- ServerError        anything else; a bug, most likely the server's
+|-- Overloaded         the queue is full; .retry_after_s says when to retry
+|-- Unauthenticated    a valid token or client certificate is required
+|-- Unavailable        no server answers, or it is starting or shutting down
+|-- DeadlineExceeded   the deadline passed
+|-- JobCancelled       the job was cancelled
+|-- JobFailed          the job failed; .reason says why
+`-- ServerError        anything else; most likely a bug in the server
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from impasto.connect_errors import why_not
 
 @dataclass(frozen=True)
 class Violation:
-    """One field of a request that is wrong."""
+    """One invalid field of a request."""
 
     field: str
     description: str
 
 
 class ImpastoError(Exception):
-    """Anything that this package raises on purpose.
+    """Base of all errors that this package raises on purpose.
 
     Attributes:
-        reason: Stable, UPPER_SNAKE_CASE; from the server, or of this package's own making.
+        reason: Stable, UPPER_SNAKE_CASE; set by the server or by this package.
         metadata: The variable parts of the message.
-        violations: Fields that are wrong.
-        retry_after_s: When to try again, if the server said so.
+        violations: Invalid fields.
+        retry_after_s: Seconds after which to retry, if the server gave them.
     """
 
     def __init__(
@@ -59,31 +59,31 @@ class ImpastoError(Exception):
 
 
 class InvalidRequest(ImpastoError):
-    """The request is wrong; ``violations`` names every field."""
+    """The request is invalid; ``violations`` names every invalid field."""
 
 
 class NotFound(ImpastoError):
-    """There is no such job."""
+    """The job does not exist."""
 
 
 class NotReady(ImpastoError):
-    """The job has no picture, or not yet."""
+    """The job has no picture (yet)."""
 
 
 class Overloaded(ImpastoError):
-    """The server has too much to do; ``retry_after_s`` says when to try again."""
+    """The server is overloaded; ``retry_after_s`` says when to retry."""
 
 
 class Unauthenticated(ImpastoError):
-    """The server wants to know who calls, and does not know this caller."""
+    """The server requires a valid token or client certificate."""
 
 
 class Unavailable(ImpastoError):
-    """No server answers there, or it is starting or shutting down."""
+    """No server answers, or it is starting or shutting down."""
 
 
 class DeadlineExceeded(ImpastoError):
-    """The time given was not enough. What ``stylize`` asked for is cancelled; a submitted job goes on."""
+    """The deadline passed. A job started by ``stylize`` is cancelled; a submitted job continues."""
 
 
 class JobCancelled(ImpastoError):
@@ -91,11 +91,11 @@ class JobCancelled(ImpastoError):
 
 
 class JobFailed(ImpastoError):
-    """The job could not be finished; ``reason`` says why."""
+    """The job failed; ``reason`` says why."""
 
 
 class ServerError(ImpastoError):
-    """The server, or what stands before it, made a mistake."""
+    """An error in the server or in a proxy before it."""
 
 
 _BY_CODE: Mapping[grpc.StatusCode, type[ImpastoError]] = {
@@ -128,8 +128,8 @@ def from_status(
         code: Its code.
         message: Its message.
         details: The serialized google.rpc.Status from ``grpc-status-details-bin``, if there was one.
-        target: Address that was called, for the message of a server that does not answer.
-        secured: Whether the client spoke TLS, likewise.
+        target: Address that was called, for the message if no server answers.
+        secured: Whether the client used TLS, likewise.
     """
     info, violations, retry = error_details_pb2.ErrorInfo(), [], None
     for packed in status_pb2.Status.FromString(details).details if details else ():
@@ -145,9 +145,9 @@ def from_status(
     if kind is Unavailable and not info.reason:
         reason, message = why_not(target, message, secured=secured)
     if kind is DeadlineExceeded and not info.reason:
-        message = "not done within the time given"
+        message = "the deadline passed"
     if kind is Overloaded and not info.reason:
-        # gRPC says so of messages above the limit, before any server code sees them.
+        # gRPC rejects messages above the size limit with this code, before any server code runs.
         kind = InvalidRequest
     return kind(
         message or code.name,

@@ -1,26 +1,28 @@
-"""Pictures as callers have them, turned into what travels."""
+"""Converts callers' pictures to messages."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias, cast
 
-from PIL import Image
+from PIL import Image, ImageCms
 
 from impasto.errors import InvalidRequest, Violation
+from impasto.names import clean_name
 from impasto.v1 import style_transfer_pb2 as pb
 
 
 @dataclass(frozen=True)
 class UploadedImage:
-    """A file that the server has already; see :meth:`impasto.Client.upload`.
+    """A file that was uploaded to the server; see :meth:`impasto.Client.upload`.
 
     Attributes:
         image_id: SHA-256 of its bytes.
-        name: The file's, for people.
+        name: File name, for display.
     """
 
     image_id: str
@@ -29,11 +31,11 @@ class UploadedImage:
 
 @dataclass(frozen=True)
 class NamedFile:
-    """A file's bytes under a name that need not be that of a file here.
+    """A file's bytes with a name, which need not be that of a local file.
 
     Attributes:
         data: The encoded file.
-        name: What the result's metadata call it.
+        name: Its name in the result's metadata.
     """
 
     data: bytes = field(repr=False)
@@ -41,23 +43,24 @@ class NamedFile:
 
 
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | BinaryIO | UploadedImage | NamedFile"
-"""A path, an encoded file's bytes, a PIL image, an open binary file, one that was uploaded, or bytes with a name."""
+"""A path, an encoded file's bytes, a PIL image, an open binary file, an uploaded file, or bytes with a name."""
 
 
 def fill(message: pb.Image, picture: Picture, field: str) -> None:
-    """Put a picture into a message.
+    """Copy a picture into a message.
 
     Raises:
         InvalidRequest: If it cannot be read.
     """
+    message.name = clean_name(name_of(picture))
     if isinstance(picture, UploadedImage):
-        message.image_id, message.name = picture.image_id, picture.name
+        message.image_id = picture.image_id
     else:
-        message.data, message.name = to_bytes(picture, field), name_of(picture)
+        message.data = to_bytes(picture, field)
 
 
 def name_of(picture: Picture) -> str:
-    """Return the name of a picture's file, without its folder; empty for what has none."""
+    """Return the name of a picture's file, without its folder; empty if it has none."""
     if isinstance(picture, UploadedImage):
         return picture.name
     if isinstance(picture, NamedFile):
@@ -67,11 +70,11 @@ def name_of(picture: Picture) -> str:
 
 
 def to_bytes(picture: Picture, field: str) -> bytes:
-    """Return an encoded picture. Files travel as they are; a PIL image travels as PNG.
+    """Return an encoded picture. Files are sent unchanged; a PIL image is sent as PNG.
 
     Args:
-        picture: What the caller gave.
-        field: Names it in errors.
+        picture: The caller's picture.
+        field: Name of the field, for errors.
 
     Raises:
         InvalidRequest: If it cannot be read.
@@ -82,19 +85,86 @@ def to_bytes(picture: Picture, field: str) -> bytes:
         if isinstance(picture, NamedFile):
             return picture.data
         if isinstance(picture, Image.Image):
-            out = io.BytesIO()
-            wanted = picture if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else picture.convert("RGB")
-            wanted.save(out, "PNG", compress_level=1)
-            return out.getvalue()
+            return _png_of(picture, field)
         if isinstance(picture, str | os.PathLike):
             return Path(picture).read_bytes()
         if isinstance(picture, UploadedImage) or not hasattr(picture, "read"):
             raise TypeError(f"{field} must be a path, bytes, a PIL image or an open file, not {type(picture).__name__}")
         data = picture.read()
     except OSError as error:
-        text = f"cannot be read: {error.strerror or error}: {error.filename or 'the file given'}"
+        text = f"cannot be read: {error.strerror or error}: {error.filename or 'the given file'}"
         raise InvalidRequest(f"{field}: {text}", reason="UNREADABLE", violations=(Violation(field, text),)) from None
     if not isinstance(data, bytes):
         text = "the file is not open in binary mode"
         raise InvalidRequest(f"{field}: {text}", reason="UNREADABLE", violations=(Violation(field, text),))
     return data
+
+
+_SENT_UNCHANGED = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+_DEEP = frozenset({"I", "I;16B", "I;16L", "I;16N"})
+
+
+def _png_of(image: Image.Image, field: str) -> bytes:
+    """Return a PIL image as PNG: upright, with its colour profile, and with values scaled as in a file.
+
+    Raises:
+        InvalidRequest: If the scale of its values is unknown.
+    """
+    profile = image.info.get("icc_profile")
+    orientation = _orientation(image)
+    image = _eight_or_sixteen_bits(image, field)
+    if orientation in _TURNS:
+        image = image.transpose(_TURNS[orientation])
+    out = io.BytesIO()
+    kind = profile[16:20] if isinstance(profile, bytes) else b""
+    fits = kind == (b"GRAY" if image.mode in ("1", "L", "LA", "I;16") else b"RGB ")
+    image.save(out, "PNG", compress_level=1, icc_profile=profile if fits else None)
+    return out.getvalue()
+
+
+def _eight_or_sixteen_bits(image: Image.Image, field: str) -> Image.Image:
+    if image.mode in _SENT_UNCHANGED:
+        return image
+    if image.mode in ("La", "RGBa"):  # premultiplied
+        return image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode == "PA":
+        return image.convert("RGBA")
+    if image.mode in _DEEP or image.mode == "F":
+        return _sixteen_bits(image, field)
+    profile = image.info.get("icc_profile")
+    if image.mode == "CMYK" and isinstance(profile, bytes):
+        with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):  # a profile that does not fit is ignored
+            source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+            if converted is not None:
+                return converted
+    return image.convert("RGB")
+
+
+def _sixteen_bits(image: Image.Image, field: str) -> Image.Image:
+    mode, values = image.mode, image if image.mode == "F" else image.convert("I")
+    low, high = cast("tuple[float, float]", values.getextrema())
+    if mode != "F" and low >= 0 and high <= 65_535:
+        return values.convert("I;16")
+    text = f"has mode {mode} with values from {low:g} to {high:g}, whose scale is unknown; convert it to 8 or 16 bits first"
+    raise InvalidRequest(f"{field}: {text}", reason="INVALID_FIELD", violations=(Violation(field, text),))
+
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""The transposition that undoes each EXIF orientation."""
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # metadata from anywhere; Pillow raises many kinds of errors for them
+        return 1

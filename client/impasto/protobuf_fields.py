@@ -1,4 +1,4 @@
-"""Puts Python values into a message's fields, and says in a caller's words what does not fit."""
+"""Sets message fields from Python values; errors use the caller's names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def invalid(field: str, text: str, reason: str = "INVALID_FIELD") -> InvalidRequ
 
 
 def together(wrong: Sequence[InvalidRequest]) -> InvalidRequest:
-    """Return one error that names all fields."""
+    """Return one error that names all invalid fields."""
     violations = tuple(violation for error in wrong for violation in error.violations)
     return InvalidRequest("; ".join(map(str, wrong)), reason=wrong[0].reason, violations=violations)
 
@@ -37,12 +37,12 @@ def assign(target: Any, name: str, value: Any, path: str) -> None:
 
     Args:
         target: The message.
-        name: Of its field.
-        value: What a caller gave.
-        path: What the caller calls it.
+        name: Name of the field.
+        value: The caller's value.
+        path: The caller's name of the field.
 
     Raises:
-        InvalidRequest: If the field cannot hold it.
+        InvalidRequest: If the value does not fit the field.
     """
     try:
         setattr(target, name, value)
@@ -55,7 +55,7 @@ def set_layers(target: Any, value: Any, path: str) -> None:
     """Set weights by layer name.
 
     Raises:
-        InvalidRequest: If they are no such mapping.
+        InvalidRequest: If the value is not such a mapping.
     """
     if not isinstance(value, Mapping):
         raise invalid(path, f'must be weights by layer, such as {{"relu4_2": 1.0}}, got {value!r}')
@@ -67,10 +67,10 @@ def set_layers(target: Any, value: Any, path: str) -> None:
 
 
 def set_schedule(target: Any, value: Any, path: str) -> None:
-    """Add pairs of a size and its steps.
+    """Add pairs of size and steps.
 
     Raises:
-        InvalidRequest: If they are no such pairs.
+        InvalidRequest: If the value is not a list of such pairs.
     """
     example = "must be pairs of size and steps, such as [(256, 100), (512, 50)]"
     if not isinstance(value, list | tuple) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
@@ -85,7 +85,7 @@ def set_span(target: Any, seconds: Any, path: str) -> None:
     """Set a duration.
 
     Raises:
-        InvalidRequest: If it is no number of seconds.
+        InvalidRequest: If the value is not a number of seconds.
     """
     try:
         target.FromNanoseconds(round(seconds * 1e9))

@@ -1,7 +1,7 @@
-"""Keeps gRPC's core silent under the command line: it writes lines of its own on failed handshakes and the like to stderr.
+"""Disables gRPC's own log on stderr (failed handshakes and the like) for the command line.
 
-What matters of them is told in our errors. The core looks at this variable when it is imported, so this module comes before it.
-Programs that use the client are left alone.
+The client's errors contain what matters. gRPC reads this variable when it is imported, so this module must be imported first.
+Other programs that use the client are not affected.
 """
 
 import os

@@ -1,8 +1,9 @@
-"""Making a picture again from what its file says about itself."""
+"""Reproduces a picture from the metadata in its file."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
@@ -19,11 +20,11 @@ from impasto.pictures import NamedFile, Picture, UploadedImage
 from impasto.requests import Style
 
 FORMAT = 1
-"""Of what a file says that this client can read."""
+"""Version of the metadata that this client can read."""
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 _LONGEST, _LONGEST_NAME, _MOST = 65_535, 255, 64
 _LARGEST_BYTES = 64 << 20
-"""Larger files are no pictures that a server takes."""
+"""Servers do not accept pictures larger than this."""
 _ROLE = re.compile(r"content|mask|init_image|styles\[\d{1,2}\]\.(image|mask|region)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -31,15 +32,16 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What made a picture: arguments of :meth:`impasto.Client.stylize`.
+    """How a picture was made: arguments of :meth:`impasto.Client.stylize`.
 
     Attributes:
         content: The content image, if there was one.
         styles: The styles.
         options: Everything else.
-        missing: Names of the pictures that were not found here; the server is asked for them.
-        weights_sha256: Hash of the filters that painted it.
-        ended_after_steps: Where a time limit ended it, which making it again does not do; None for the whole.
+        missing: Names of the pictures that were not found locally; the server's uploads are used for them.
+        weights_sha256: Hash of the weights that painted it.
+        threads: Threads that painted it; 0 if unknown.
+        ended_after_steps: Steps after which a time limit ended it; the new picture has all steps. None if it had them all.
     """
 
     content: Picture | None
@@ -48,48 +50,67 @@ class Recipe:
     weights_sha256: str
     ended_after_steps: int | None = None
     missing: tuple[str, ...] = ()
+    threads: int = 0
 
 
-def provenance(path: Path) -> dict[str, Any]:
-    """Return what a picture's file says about how it was made, checked: a stranger's file may say anything.
-
-    Raises:
-        InvalidRequest: If it cannot be read, or says nothing that this client understands.
-    """
+def threads_of(picture: bytes) -> int:
+    """Return the number of threads that painted a picture, from its metadata; 0 if unknown."""
     try:
-        with Image.open(path) as image:
-            comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT, b"")
-    except Exception as error:  # Pillow raises errors of many kinds for damaged files
-        raise _unusable(path, f"cannot be read: {shown(error)}") from None
+        with Image.open(io.BytesIO(picture)) as image:
+            return _threads(_metadata(image))
+    except Exception:  # no metadata, or metadata of another program
+        return 0
+
+
+def _threads(values: Mapping[str, Any]) -> int:
+    threads = values.get("threads", 0)
+    return threads if isinstance(threads, int) and 0 < threads < 100_000 else 0
+
+
+def _metadata(image: Image.Image) -> dict[str, Any]:
+    """Return the values in a picture's user comment; empty if impasto did not write it."""
+    comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT, b"")
     text = comment if isinstance(comment, bytes) else str(comment).encode()
     try:
         values = json.loads(text[:_LONGEST].removeprefix(b"ASCII\0\0\0"))
     except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict) or "impasto" not in values:
-        raise _unusable(path, "does not say how it was made; impasto did not paint it, or its metadata were left out")
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def provenance(path: Path) -> dict[str, Any]:
+    """Return the metadata in a picture's file on how it was made. The file is not trusted.
+
+    Raises:
+        InvalidRequest: If it cannot be read, or has no metadata that this client understands.
+    """
+    try:
+        with Image.open(path) as image:
+            values = _metadata(image)
+    except Exception as error:  # Pillow raises errors of many kinds for damaged files
+        raise _unusable(path, f"cannot be read: {shown(error)}") from None
+    if "impasto" not in values:
+        raise _unusable(path, "has no metadata on how it was made; impasto did not paint it, or the metadata was omitted")
     if values["impasto"] != FORMAT:
-        raise _unusable(
-            path, f"says how it was made in format {shown(values['impasto'], 20)}; this client reads format {FORMAT}"
-        )
+        raise _unusable(path, f"its metadata has format {shown(values['impasto'], 20)}; this client reads format {FORMAT}")
     return values
 
 
 def recipe(path: Path, search: Iterable[Path] = ()) -> Recipe:
-    """Return how to make a picture again.
+    """Return how to reproduce a picture.
 
-    Its pictures are looked for by their hash: among the files given, and in the folders given, that of the picture, and the
-    current one. What is not found is taken to be among the server's uploaded files. Nothing that the file says is used as a
-    path: of names only the last part counts, and settings are taken only if they change the picture.
+    Its source pictures are found by their hash: among the given files, and in the given folders, the picture's folder and the
+    current folder. Any others are assumed to be uploaded on the server. Nothing in the file is used as a path: only the last
+    part of a name counts. Settings are accepted only if they affect the picture.
 
     Raises:
-        InvalidRequest: If the file does not say how it was made, or says something that it cannot.
+        InvalidRequest: If the file has no metadata on how it was made, or the metadata is invalid.
     """
     values = provenance(path)
     try:
         return _recipe(path, values, search)
-    except _Strange as strange:
-        raise _unusable(path, f"says how it was made in a way that cannot be understood: {strange}") from None
+    except _InvalidMetadata as error:
+        raise _unusable(path, f"its metadata on how it was made is invalid: {error}") from None
 
 
 def _recipe(path: Path, values: Mapping[str, Any], search: Iterable[Path]) -> Recipe:
@@ -107,7 +128,7 @@ def _recipe(path: Path, values: Mapping[str, Any], search: Iterable[Path]) -> Re
     for index, weight in enumerate(_list(values, "style_weights")):
         image = picture(f"styles[{index}].image")
         if image is None:
-            raise _Strange(f"it does not name its style {index}")
+            raise _InvalidMetadata(f"style {index} is missing")
         number = _number("style_weights", weight)
         styles.append(Style(image, number, picture(f"styles[{index}].mask"), picture(f"styles[{index}].region")))
     options = {**_options(_checked(values, "parameters", _PARAMETERS)), **_checked(values, "output", _OUTPUT)}
@@ -115,11 +136,11 @@ def _recipe(path: Path, values: Mapping[str, Any], search: Iterable[Path]) -> Re
     ended, weights = values.get("ended_after_steps"), values.get("weights_sha256", "")
     ended = None if ended is None else _whole("ended_after_steps", ended)
     missing = tuple(source.name or role for role, source in wanted.items() if source.sha256 not in found)
-    return Recipe(picture("content"), styles, options, _word("weights_sha256", weights), ended, missing)
+    return Recipe(picture("content"), styles, options, _word("weights_sha256", weights), ended, missing, _threads(values))
 
 
-class _Strange(Exception):
-    """Something in a file that no impasto writes; the message says what."""
+class _InvalidMetadata(Exception):
+    """Metadata in a file that impasto does not write; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +151,13 @@ class _Source:
 
 def _source(value: Any) -> tuple[str, _Source]:
     if not isinstance(value, dict):
-        raise _Strange("a source is no object")
+        raise _InvalidMetadata("a source is not an object")
     role, name, digest = (value.get(key) for key in ("role", "name", "sha256"))
     if not isinstance(role, str) or not _ROLE.fullmatch(role):
-        raise _Strange(f"a source has the role {shown(role, 40)}")
+        raise _InvalidMetadata(f"a source has the role {shown(role, 40)}")
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-        raise _Strange(f"the source of {role} has no SHA-256")
-    # The last part of what may be a path of any system, and nothing that a terminal would act on.
+        raise _InvalidMetadata(f"the source of {role} has no valid SHA-256")
+    # Only the last part of what may be a path of any system, without control characters for a terminal.
     base = shown(re.split(r"[/\\]", name)[-1], _LONGEST_NAME) if isinstance(name, str) else ""
     return role, _Source("" if base in (".", "..") else base, digest)
 
@@ -144,31 +165,31 @@ def _source(value: Any) -> tuple[str, _Source]:
 def _list(values: Mapping[str, Any], name: str) -> list[Any]:
     found = values.get(name)
     if not isinstance(found, list) or len(found) > _MOST:
-        raise _Strange(f"{name} is no list of at most {_MOST}")
+        raise _InvalidMetadata(f"{name} is not a list of at most {_MOST}")
     return found
 
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise _Strange(f"{name} is no number")
+        raise _InvalidMetadata(f"{name} is not a number")
     return float(value)
 
 
 def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 63:
-        raise _Strange(f"{name} is no whole number")
+        raise _InvalidMetadata(f"{name} is not a whole number")
     return value
 
 
 def _word(name: str, value: Any) -> str:
     if not isinstance(value, str) or len(value) > _LONGEST_NAME or not value.isprintable():
-        raise _Strange(f"{name} is no word")
+        raise _InvalidMetadata(f"{name} is not a valid text")
     return value
 
 
 def _weights(name: str, value: Any) -> dict[str, float]:
     if not isinstance(value, dict) or len(value) > _MOST:
-        raise _Strange(f"{name} are no layers with weights")
+        raise _InvalidMetadata(f"{name} is not a mapping of layers to weights")
     return {_word(name, layer): _number(name, weight) for layer, weight in value.items()}
 
 
@@ -178,7 +199,7 @@ def _schedule(name: str, value: Any) -> list[tuple[int, int]]:
         or len(value) > _MOST
         or not all(isinstance(item, list) and len(item) == 2 for item in value)
     ):
-        raise _Strange(f"{name} is no list of sizes and steps")
+        raise _InvalidMetadata(f"{name} is not a list of sizes and steps")
     return [(_whole(name, size), _whole(name, steps)) for size, steps in value]
 
 
@@ -190,22 +211,22 @@ _PARAMETERS: Mapping[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("normalization", "optimizer", "init", "pooling", "precision", "network", "color", "style_loss"), _word),
     "schedule": _schedule,
 }
-"""What of the parameters is taken, and how it is checked: what paints the picture, and nothing of how a job is treated."""
+"""Accepted parameters and how each is checked: those that affect the picture, and none that affect the job's handling."""
 _OUTPUT: Mapping[str, Callable[[str, Any], Any]] = {"format": _word, "quality": _whole}
 
 
 def _checked(values: Mapping[str, Any], name: str, allowed: Mapping[str, Callable[[str, Any], Any]]) -> dict[str, Any]:
     found = values.get(name)
     if not isinstance(found, dict):
-        raise _Strange(f"{name} is no object")
+        raise _InvalidMetadata(f"{name} is not an object")
     for key in found:
         if key not in allowed:
-            raise _Strange(f"{name} has a setting {shown(key, 40)}, which does not belong to a picture")
+            raise _InvalidMetadata(f"{name} has an unexpected setting {shown(key, 40)}")
     return {key: allowed[key](key, value) for key, value in found.items()}
 
 
 def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters as the client takes them: a schedule stands for sizes and steps, a 0 for no exact size."""
+    """Return the parameters as client options: a schedule replaces sizes and steps, and 0 means no exact size."""
     options = {name: value for name, value in parameters.items() if not (name in ("width_px", "height_px") and not value)}
     if options.get("schedule"):
         for name in ("size_px", "steps", "levels"):
@@ -216,7 +237,7 @@ def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _find(wanted: Mapping[str, str], places: Iterable[Path]) -> dict[str, bytes]:
-    """Return files by hash: those given themselves, and in folders those of the right name first."""
+    """Return files by hash. Given files come first, then files with a matching name, then other pictures in the folders."""
     found: dict[str, bytes] = {}
     for file in _files(places, set(wanted.values())):
         if len(found) == len(wanted):
@@ -225,7 +246,7 @@ def _find(wanted: Mapping[str, str], places: Iterable[Path]) -> dict[str, bytes]
             if file.stat().st_size > _LARGEST_BYTES:
                 continue
             data = file.read_bytes()
-        except OSError:  # another file may be the one
+        except OSError:  # another file may match
             continue
         digest = hashlib.sha256(data).hexdigest()
         if digest in wanted:
@@ -249,7 +270,7 @@ def _files(places: Iterable[Path], names: set[str]) -> Iterator[Path]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name that the system cannot have
+    except (OSError, ValueError):  # a name that is invalid on this system
         return False
 
 

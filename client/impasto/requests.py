@@ -1,4 +1,4 @@
-"""Requests built from keyword arguments: pure functions that both clients share."""
+"""Builds requests from keyword arguments: pure functions shared by both clients."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Style:
     """One style in the mix.
 
     Attributes:
-        picture: Whose style is taken.
-        weight: Its share relative to the others.
-        mask: Which part of the picture makes the style: white is in, black is out; all of it by default.
-        region: Where on the canvas the style goes, likewise; all that is painted by default.
+        picture: The style picture.
+        weight: Weight relative to the other styles.
+        mask: Part of the picture that defines the style: white is included, black is excluded; all of it by default.
+        region: Part of the canvas that receives the style, likewise; everything that is painted by default.
     """
 
     picture: Picture
@@ -39,46 +39,46 @@ DEFAULT_SERVER = "localhost:50051"
 
 
 class Options(TypedDict, total=False):
-    """How to paint; whatever is left out comes from the preset.
+    """Painting options; values that are not given come from the preset.
 
     Attributes:
         preset: ``default``, ``preview``, ``seed``, ``gatys`` or ``neural-style`` (see ``Client.server_info``).
         content_layers: Weight by layer name, such as ``{"relu4_2": 1.0}``.
         style_layers: Weight by layer name.
-        content_weight: Multiplies the content loss.
-        style_weight: Multiplies the style loss.
-        total_variation_weight: Multiplies the mean squared difference of neighbouring pixels.
+        content_weight: Weight of the content loss.
+        style_weight: Weight of the style loss.
+        total_variation_weight: Weight of the mean squared difference of neighbouring pixels.
         normalization: ``target``, ``gatys`` or ``mean``.
         size_px: Longer side of the canvas.
         steps: Optimizer steps.
         optimizer: ``lbfgs`` or ``adam``.
         learning_rate: L-BFGS: relative to its own step, 1 by default. Adam: in pixel values of [0, 1], 0.02 by default.
-        history: Pairs that L-BFGS remembers.
+        history: Number of correction pairs that L-BFGS keeps.
         init: ``content``, ``noise``, ``style`` or ``image``.
-        seed: Of the noise.
+        seed: Seed of the noise.
         pooling: ``average`` or ``max``.
-        levels: Sizes painted at, each twice the one before; 1 for ``size_px`` only, 0 lets the server choose.
+        levels: Number of sizes to paint at, each twice the previous one; 1 for ``size_px`` only, 0 lets the server choose.
         precision: ``auto``, ``float32``, ``tf32`` or ``bfloat16``.
-        network: ``ARCHITECTURE:WEIGHTS``, such as ``vgg19:imagenet-v1`` or ``alexnet:random-7``; the server's own by default.
-        style_scale: Size of the style's strokes: styles are seen at ``size_px`` times this. 1 by default.
-        color: Whose colours: ``style`` (the default), ``luminance`` (the content's, only brightness is painted) or ``matched``
-            (the content's, to which those of the styles are matched first).
+        network: ``ARCHITECTURE:WEIGHTS``, such as ``vgg19:imagenet-v1`` or ``alexnet:random-7``; by default the server's.
+        style_scale: Size of the style's strokes: styles are resized to ``size_px`` times this. 1 by default.
+        color: Colours of the picture: ``style`` (the default), ``luminance`` (the content's; only luminance is painted) or
+            ``matched`` (the content's; the styles' colours are matched to them first).
         style_loss: ``gram``, ``covariance``, ``moments``, ``sliced`` or ``histogram``.
-        tolerance: Ends the job when ten steps together lower the loss by less than this part of it. 0 by default: never.
-        width_px: Exact width; the content is cropped to the aspect of both, or one follows from the other.
+        tolerance: Ends the job when ten steps together lower the loss by less than this fraction of it. 0 by default: never.
+        width_px: Exact width; the content is cropped to the aspect ratio. If only one of both is given, the other follows.
         height_px: Exact height.
-        schedule: Pairs of size and steps, from the coarsest, instead of ``size_px``, ``steps`` and ``levels``.
-        mask: Picture that says what of the content is painted: white is, black stays as it was.
-        init_image: Picture that the canvas starts from.
+        schedule: Pairs of size and steps, coarsest first; replaces ``size_px``, ``steps`` and ``levels``.
+        mask: Picture that selects the part of the content to paint: white is painted, black is left unchanged.
+        init_image: Initial canvas.
         format: ``png``, ``jpeg`` or ``webp``.
-        quality: Of JPEG and WebP, 1 to 100.
-        preview_every_steps: A preview every so many steps; 0 for none.
+        quality: Quality of JPEG and WebP, 1 to 100.
+        preview_every_steps: Number of steps between previews; 0 for none.
         preview_size_px: Longer side of previews.
-        omit_metadata: Leaves out of the file what made it, without which it cannot be made again by ``impasto redo``.
-        priority: From -10 to 10; higher starts first and takes the place of lower ones, which go on later. 0 by default.
-        time_limit_s: From acceptance to the end, waiting included; none by default.
+        omit_metadata: Omits the metadata from the file; ``impasto redo`` needs it to reproduce the picture.
+        priority: From -10 to 10; higher priorities start first and preempt lower ones, which resume later. 0 by default.
+        time_limit_s: Time from acceptance to the end, including waiting; none by default.
         on_deadline: ``fail`` (the default) or ``return_best``: what happens at the time limit, or shortly before the deadline
-            of a ``stylize`` call that has no time limit.
+            of a ``stylize`` call without a time limit.
         ttl_s: How long the job and its picture are kept after its end, within the server's retention.
     """
 
@@ -131,7 +131,7 @@ ENUMS: Mapping[str, Any] = {
     "color": pb.Color,
     "style_loss": pb.StyleLoss,
 }
-"""Options whose values are words of the contract."""
+"""Options whose values are enumerations of the contract."""
 _OUTPUT = ("format", "quality", "preview_every_steps", "preview_size_px", "omit_metadata")
 _PICTURES = ("mask", "init_image")
 _SPEC = ("priority", "time_limit_s", "on_deadline", "ttl_s")
@@ -143,7 +143,7 @@ def server_address(server: str | None) -> str:
     """Return the address to call: the argument, else ``$IMPASTO_SERVER``, else localhost:50051.
 
     Raises:
-        InvalidRequest: If it is no HOST:PORT. gRPC's own forms (``dns:///...``, ``unix:...``) pass.
+        InvalidRequest: If it is not HOST:PORT. gRPC's own forms (``dns:///...``, ``unix:...``) are accepted.
     """
     address = server or os.environ.get("IMPASTO_SERVER") or DEFAULT_SERVER
     if not isinstance(address, str):
@@ -156,15 +156,15 @@ def server_address(server: str | None) -> str:
 
 
 def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any]) -> pb.JobSpec:
-    """Return a job out of what a caller gave.
+    """Return the specification of a job.
 
     Raises:
-        InvalidRequest: If a picture cannot be read or options have values of the wrong kind; all of them are named.
+        InvalidRequest: If a picture cannot be read or options have values of the wrong kind; the error names all of them.
         TypeError: If an option is unknown.
     """
     unknown = sorted(set(options) - set(Options.__annotations__))
     if unknown:
-        raise TypeError(f"{'; '.join(map(_unknown, unknown))}; there are {', '.join(Options.__annotations__)}")
+        raise TypeError(f"{'; '.join(map(_unknown, unknown))}; valid options: {', '.join(Options.__annotations__)}")
     spec = pb.JobSpec()
     if content is not None:
         fill(spec.content, content, "content")
@@ -192,32 +192,32 @@ def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any])
 
 
 def _unknown(name: str) -> str:
-    alike = difflib.get_close_matches(name, Options.__annotations__, n=1)
-    return f"unknown option {name}" + (f", do you mean {alike[0]}?" if alike else "")
+    similar = difflib.get_close_matches(name, Options.__annotations__, n=1)
+    return f"unknown option {name}" + (f", did you mean {similar[0]}?" if similar else "")
 
 
 EXPERIMENT = {"init": "noise", "total_variation_weight": 0.0}
-"""What reconstructions and textures are painted with: nothing but the one loss, and from nothing."""
+"""Options of reconstructions and textures: a single loss, starting from noise."""
 
 
 def reconstruction_options(layer: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a content reconstruction from one layer; what a caller gave goes first."""
+    """Return the options of a content reconstruction from one layer; the caller's options take precedence."""
     return {**EXPERIMENT, "content_layers": {layer: 1.0}, "content_weight": 1.0, "steps": 200, **options}
 
 
 def texture_options(layers: Sequence[str] | Mapping[str, float] | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a texture; what a caller gave goes first."""
+    """Return the options of a texture; the caller's options take precedence."""
     chosen: dict[str, Any] = {}
     if layers is not None:
-        alike = isinstance(layers, Mapping)
-        chosen["style_layers"] = layers if alike else {layer: 1 / len(layers) for layer in layers}
+        weighted = isinstance(layers, Mapping)
+        chosen["style_layers"] = layers if weighted else {layer: 1 / len(layers) for layer in layers}
     return {**EXPERIMENT, "steps": 200, **chosen, **options}
 
 
 def features_request(
     image: Picture, layer: str, filters: Sequence[int] | int, network: str, size_px: int, pooling: str
 ) -> pb.InspectFeaturesRequest:
-    """Return the question how filters see a picture.
+    """Return the request for the responses of filters to a picture.
 
     Raises:
         InvalidRequest: If the picture cannot be read or a value is of the wrong kind.
@@ -234,14 +234,14 @@ def features_request(
 
 
 def job_states(states: Sequence[str]) -> list[pb.JobState]:
-    """Return states by number.
+    """Return the numbers of states.
 
     Raises:
-        InvalidRequest: If one is not a state.
+        InvalidRequest: If a state is unknown.
     """
     for state in states:
         if state not in _JOB_STATES:
-            raise invalid("states", f"there is no state {state!r}; there are {', '.join(_JOB_STATES)}")
+            raise invalid("states", f"unknown state {state!r}; valid states: {', '.join(_JOB_STATES)}")
     return [_JOB_STATES[state] for state in states]
 
 
@@ -285,7 +285,20 @@ PIECE_BYTES = 1 << 20
 
 
 def upload_requests(data: bytes, image_id: str, offset: int, *, ask_only: bool) -> Iterator[pb.UploadImageRequest]:
-    """Yield the messages that carry a file from an offset on, or that only ask how much of it is there."""
+    """Yield the messages that upload a file from an offset, or only query how many bytes are stored."""
     yield pb.UploadImageRequest(start=pb.UploadStart(sha256=image_id, size_bytes=len(data), offset_bytes=offset))
     for start in range(offset, 0 if ask_only else len(data), PIECE_BYTES):
         yield pb.UploadImageRequest(chunk=data[start : start + PIECE_BYTES])
+
+
+LARGE_BYTES = 4 << 20
+"""Pictures above this size are uploaded in chunks instead of being sent with the job."""
+
+
+def large_images(spec: pb.JobSpec) -> Iterator[pb.Image]:
+    """Yield the pictures of a job that should be uploaded first."""
+    owners = [(spec, ("content", "mask", "init_image")), *((style, ("image", "mask", "region")) for style in spec.styles)]
+    for owner, names in owners:
+        for name in names:
+            if owner.HasField(name) and len(getattr(owner, name).data) > LARGE_BYTES:
+                yield getattr(owner, name)

@@ -1,9 +1,10 @@
-"""What the server answers, as plain values."""
+"""Responses of the server as plain values."""
 
 from __future__ import annotations
 
 import io
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ _EXTENSIONS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",)}
 
 @dataclass(frozen=True)
 class Losses:
-    """Weighted losses of a canvas; ``total`` is what the optimizer lowers."""
+    """Weighted losses of a canvas; the optimizer minimizes ``total``."""
 
     total: float
     content: float
@@ -31,14 +32,14 @@ class Losses:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """Which filters painted a picture.
+    """A network and its weights.
 
     Attributes:
         name: Architecture, such as ``vgg16``.
         weights: ``builtin``, ``imagenet``, ``imagenet-v1`` or a file name.
         weights_sha256: Hash of the weights file.
-        layers: Names of the layers that can be read.
-        id: What a job's ``network`` calls it.
+        layers: Names of the layers that losses can read.
+        id: Value of a job's ``network`` option that selects it.
     """
 
     name: str
@@ -50,7 +51,7 @@ class NetworkInfo:
 
 @dataclass(frozen=True)
 class Timings:
-    """Where a job's time went, in seconds."""
+    """Time that a job spent in each phase, in seconds."""
 
     queue_s: float
     optimize_s: float
@@ -58,12 +59,12 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class Warning:  # noqa: A001 - what the contract calls it
-    """Something about a picture that its owner should know.
+class Warning:  # noqa: A001 - the contract's name
+    """A warning about the picture of a job that succeeded.
 
     Attributes:
         reason: Stable, UPPER_SNAKE_CASE, such as ``HARDLY_PAINTED``.
-        message: For a person.
+        message: Human-readable message.
     """
 
     reason: str
@@ -72,24 +73,24 @@ class Warning:  # noqa: A001 - what the contract calls it
 
 @dataclass(frozen=True)
 class JobInfo:
-    """A job as it stands.
+    """The current state of a job.
 
     Attributes:
         state: ``queued``, ``running``, ``paused``, ``succeeded``, ``failed`` or ``cancelled``.
         stop_reason: ``steps``, ``stalled``, ``converged``, ``deadline``, ``cancelled``, ``failed``; empty before the end.
         error_reason: Why it failed; stable, UPPER_SNAKE_CASE.
-        parameters: How it paints, with everything filled in.
+        parameters: Painting parameters, with all values filled in.
         queue_position: Jobs that will start before it, while it waits.
-        attempts: How often it was started; above 1 if a worker was lost.
-        priority: As asked for.
-        preemptions: How often it made room for a job of higher priority.
-        time_limit_s: As asked for; None for none.
+        attempts: Number of starts; above 1 if a worker was lost.
+        priority: As requested.
+        preemptions: Number of times it was preempted by a job of higher priority.
+        time_limit_s: As requested; None for none.
         on_deadline: ``fail`` or ``return_best``.
-        ttl_s: As asked for; None for the server's retention.
-        estimated_start: When it is likely to start, in answers to submitting and asking; None if nobody can tell.
-        estimated_end: When it is likely to end.
-        owner: Who handed it in; empty where the server tells nobody apart.
-        warnings: What is worth knowing about its picture, though it succeeded.
+        ttl_s: As requested; None for the server's retention time.
+        estimated_start: Estimated start; set by ``submit``, ``validate`` and ``info`` if an estimate exists, else None.
+        estimated_end: Estimated end, likewise.
+        owner: Caller that submitted it; empty if callers are anonymous.
+        warnings: Warnings about its picture.
     """
 
     job_id: str
@@ -129,7 +130,7 @@ class JobInfo:
         return self.state in ("succeeded", "failed", "cancelled")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the job as values that JSON can hold."""
+        """Return the job as JSON-compatible values."""
         values = asdict(self)
         for name in ("created", "started", "ended", "estimated_start", "estimated_end"):
             moment = values[name]
@@ -141,7 +142,7 @@ class JobInfo:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished picture and how it came about.
+    """A finished picture and the job that painted it.
 
     Attributes:
         data: The encoded file.
@@ -165,17 +166,17 @@ class Result:
 
     @property
     def timings(self) -> Timings:
-        """Where the time went."""
+        """Time spent in each phase."""
         return self.job.timings
 
     @property
     def weights(self) -> str:
-        """Name of the filters that painted it."""
+        """Name of the weights that painted it."""
         return self.job.network.weights if self.job.network else ""
 
     @property
     def warnings(self) -> tuple[Warning, ...]:
-        """What is worth knowing about the picture."""
+        """Warnings about the picture."""
         return self.job.warnings
 
     @property
@@ -185,35 +186,88 @@ class Result:
 
     @property
     def evaluations(self) -> int:
-        """Forward and backward passes that it cost."""
+        """Number of evaluations (forward and backward passes)."""
         return self.job.evaluations
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the picture. A name with another format's ending is converted to it.
+        """Write the picture. It is converted if the file's extension is that of another format; its metadata is kept.
+
+        The file is written completely or not at all: if the disk is full, an existing file is kept.
 
         Raises:
-            ValueError: If the ending is not one that Pillow can write.
+            ValueError: If Pillow cannot write files with that extension.
+            OSError: If it cannot be written.
         """
         target = Path(path)
         ending = target.suffix.lower()
-        if not ending or ending in _EXTENSIONS.get(self.image.format or "", ()):
-            target.write_bytes(self.data)
-        else:
-            self.image.save(target, quality=95)
+        data = self.data
+        if ending and ending not in _EXTENSIONS.get(self.image.format or "", ()):
+            data = _converted(self.image, ending)
+        replace_file(target, data)
         return target
+
+
+def _converted(image: Image.Image, ending: str) -> bytes:
+    """Return a picture in another format, with the metadata and the chroma sampling that the server would use."""
+    kind = Image.registered_extensions().get(ending)
+    if kind is None:
+        raise ValueError(f"unknown file extension: {ending}")
+    more: dict[str, Any] = {"quality": 95, "icc_profile": image.info.get("icc_profile")}
+    exif = image.getexif()
+    if exif and kind in ("PNG", "JPEG", "WEBP"):
+        more["exif"] = exif
+    if kind == "JPEG":
+        more |= {"subsampling": 0, "optimize": True}
+    out = io.BytesIO()
+    image.save(out, kind, **more)
+    return out.getvalue()
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file atomically: to a temporary file in the same folder, which is then renamed.
+
+    A target that is not a regular file, such as /dev/stdout or a pipe, is written directly.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    target = Path(os.path.realpath(path))  # keep a symbolic link
+    if target.exists() and not os.access(target.parent, os.W_OK):
+        target.write_bytes(data)  # no temporary file can be created in the folder
+        return
+    with tempfile.NamedTemporaryFile(prefix=f".{target.name[:100]}.", dir=target.parent, delete=False) as file:
+        try:
+            file.write(data)
+            file.close()
+            mode = target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~_umask()
+            os.chmod(file.name, mode)
+            os.replace(file.name, target)
+        except BaseException:
+            file.close()
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 @dataclass(frozen=True)
 class FilterResponse:
-    """How one filter sees a picture.
+    """Response of one filter to a picture.
 
     Attributes:
-        filter: Which one.
-        data: Its response at each position as a grey PNG, its minimum black and its maximum white.
+        filter: Number of the filter.
+        data: Its response at each position as a grey PNG; the minimum is black, the maximum white.
         minimum: Smallest response.
         maximum: Largest response.
         mean: Mean response.
-        deviation: Standard deviation: how much it answers.
+        deviation: Standard deviation of the response: its strength.
     """
 
     filter: int
@@ -233,7 +287,7 @@ class FilterResponse:
 
 @dataclass(frozen=True)
 class Features:
-    """How filters of a layer see a picture, in the order asked for or by how much they answer."""
+    """Responses of a layer's filters to a picture, in the order requested or strongest first."""
 
     layer: str
     network: NetworkInfo
@@ -242,7 +296,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The job when watching began; always the first event."""
+    """State of the job when watching began; always the first event."""
 
     sequence: int
     job: JobInfo
@@ -250,7 +304,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Started:
-    """The job is about to be painted, for the ``attempt``-th time; ``step`` steps are done already."""
+    """Painting is about to start, for the ``attempt``-th time; ``step`` steps are already done."""
 
     sequence: int
     device: str
@@ -261,11 +315,11 @@ class Started:
 
 @dataclass(frozen=True)
 class Paused:
-    """The job stopped for a while and keeps its steps.
+    """The job was paused and keeps its steps.
 
     Attributes:
-        reason: ``preempted`` (it made room for another one) or ``requested`` (somebody paused it).
-        step: Steps that are done.
+        reason: ``preempted`` (by a job of higher priority) or ``requested`` (by a call to pause it).
+        step: Steps done.
     """
 
     sequence: int
@@ -289,7 +343,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """Nothing happened for a while, and the connection is well."""
+    """Nothing happened for a while; the connection is alive."""
 
     sequence: int
     state: str
@@ -298,7 +352,7 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Finished:
-    """The job ended; always the last event. ``data`` is its picture, if it was asked for and there is one."""
+    """The job ended; always the last event. ``data`` is its picture, if requested and available."""
 
     sequence: int
     job: JobInfo
@@ -321,7 +375,7 @@ class DeviceInfo:
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What a server is."""
+    """Description of a server."""
 
     version: str
     accepting: bool
@@ -336,12 +390,12 @@ class ServerInfo:
     storage_limit_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as values that JSON can hold."""
+        """Return it as JSON-compatible values."""
         return asdict(self)
 
 
 def job_info(message: pb.Job) -> JobInfo:
-    """Return a job out of its message."""
+    """Return a job from its message."""
     return JobInfo(
         job_id=message.job_id,
         request_id=message.request_id,
@@ -381,7 +435,7 @@ def job_info(message: pb.Job) -> JobInfo:
 
 
 def features(layer: str, message: pb.InspectFeaturesResponse) -> Features:
-    """Return how filters see a picture out of its message."""
+    """Return responses of filters from their message."""
     responses = (
         FilterResponse(item.filter, item.picture.data, item.minimum, item.maximum, item.mean, item.deviation)
         for item in message.responses
@@ -390,7 +444,7 @@ def features(layer: str, message: pb.InspectFeaturesResponse) -> Features:
 
 
 def event(message: pb.ProgressResponse) -> Event:
-    """Return an event out of its message."""
+    """Return an event from its message."""
     kind, sequence = message.WhichOneof("event"), message.sequence
     if kind == "snapshot":
         return Snapshot(sequence, job_info(message.snapshot))
@@ -418,7 +472,7 @@ def event(message: pb.ProgressResponse) -> Event:
 
 
 def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
-    """Return a server's description out of its message."""
+    """Return a server's description from its message."""
     return ServerInfo(
         version=message.version,
         accepting=message.accepting,
@@ -477,7 +531,7 @@ def _network(message: pb.NetworkInfo) -> NetworkInfo:
 
 
 def _word(kind: Any, prefix: str, number: int) -> str:
-    """Return an enum's value as its lower-case word; a number this client is too old for stays a number."""
+    """Return an enum's value as its lower-case word; a value unknown to this client stays a number."""
     if number == 0:
         return ""
     try:

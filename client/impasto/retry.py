@@ -1,8 +1,8 @@
 """When to retry, and for how long: shared by both clients.
 
-Every call that is retried is idempotent: reads change nothing, commands end in the same state, and a job carries a
-``request_id`` that makes the server join it instead of starting another. A server that has never answered this client is not
-waited for: its address is probably wrong.
+Every retried call is idempotent: reads change nothing, commands end in the same state, and a job has a ``request_id`` that
+makes the server join it instead of starting another. Calls to a server that has never answered this client are not retried:
+the address is probably wrong.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 5.0
 
 
 class Retry:
-    """How long one call is retried while the server is unavailable. Make one for each call.
+    """Decides whether to retry one call while the server is unavailable. Create one for each call.
 
     Args:
-        limit_s: How long the server may be unavailable at a stretch; 0 to try once only.
+        limit_s: How long the server may be unavailable without interruption; 0 to try only once.
         answered: Whether the server ever answered.
-        timeout_s: Bounds all tries together, if given.
+        timeout_s: Bound on all attempts together, if given.
     """
 
     def __init__(self, limit_s: float, *, answered: bool, timeout_s: float | None = None) -> None:
@@ -30,33 +30,33 @@ class Retry:
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._ever_answered = answered
         self._delay_s = _FIRST_DELAY_S
-        self._away_since: float | None = None
+        self._unavailable_since: float | None = None
 
     @property
     def left_s(self) -> float | None:
-        """Seconds for the next try; None for no bound."""
+        """Seconds for the next attempt; None for no bound."""
         return None if self._deadline is None else max(0.001, self._deadline - time.monotonic())
 
     def reset(self) -> None:
         """Note that the server answers again."""
         self._ever_answered = True
-        self._away_since = None
+        self._unavailable_since = None
         self._delay_s = _FIRST_DELAY_S
 
     def delay(self, error: ImpastoError) -> float:
-        """Return the seconds after which to try again.
+        """Return the seconds after which to retry.
 
         Raises:
-            ImpastoError: The error itself, if trying again makes no sense, or not any more.
+            ImpastoError: The error itself, if it cannot be retried or the time is over.
         """
         now = time.monotonic()
-        self._away_since = self._away_since if self._away_since is not None else now
+        self._unavailable_since = self._unavailable_since if self._unavailable_since is not None else now
         late = self._deadline is not None and now + self._delay_s > self._deadline
         if (
             late
             or not self._ever_answered
             or not isinstance(error, Unavailable)
-            or now - self._away_since + self._delay_s > self._limit_s
+            or now - self._unavailable_since + self._delay_s > self._limit_s
         ):
             raise error from None
         delay_s = self._delay_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads the clients of one server

@@ -1,4 +1,4 @@
-"""Words for the values of the contract's enumerations, from its descriptor. Client and server both use them."""
+"""Lower-case words for the values of the contract's enumerations, from its descriptor. Client and server both use them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def enum_words(enum: Any) -> dict[int, str]:
-    """Return the word for each value: its name without the enumeration's, in small letters.
+    """Return the word for each value: its name without the enumeration's prefix, in lower case.
 
     Args:
         enum: An enumeration of the generated module, such as ``pb.JobState``.
@@ -17,5 +17,5 @@ def enum_words(enum: Any) -> dict[int, str]:
 
 
 def words(enum: Any) -> tuple[str, ...]:
-    """Return the words that callers may use: all but that of the value 0, which says nothing."""
+    """Return the words that callers may use: all except that of the value 0, which means unspecified."""
     return tuple(word for number, word in enum_words(enum).items() if number)

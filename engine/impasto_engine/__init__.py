@@ -1,7 +1,7 @@
-"""The numerics of impasto: neural style transfer for a batch of canvases. Knows torch, and nothing of the wire.
+"""The numerics of impasto: neural style transfer for a batch of canvases. Depends on torch, not on gRPC or protobuf.
 
-Imports no torch here, so that :mod:`impasto_engine.parameters`, which is plain data, comes without it; and so that the way its
-threads wait is set before it is loaded.
+This module does not import torch. :mod:`impasto_engine.parameters`, which is plain data, can therefore be imported without it,
+and the wait policy of its threads is set before it is loaded.
 """
 
 from impasto_engine.threads import share_cores

@@ -1,8 +1,8 @@
-"""The networks that can paint, as plain data: names, sizes and depths of their layers. Imports no torch.
+"""The supported networks as plain data: names, channels and strides of their layers. Does not import torch.
 
-Layers of every network are named by one rule: blocks are counted by the poolings between them, and inside a block the
-convolutions are counted: ``conv2_1`` before the non-linearity, ``relu2_1`` after it, ``pool2`` at the block's end. A fire
-module of SqueezeNet counts as one convolution of which only the end can be read, after its non-linearity.
+All networks use one naming rule. Pooling layers separate blocks, and convolutions are numbered within a block: ``conv2_1`` is
+before the non-linearity, ``relu2_1`` after it, ``pool2`` at the end of the block. A fire module of SqueezeNet counts as one
+convolution; only its output, after the non-linearity, can be read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 POOL = 0
-"""Stands for a pooling among the channels below."""
+"""Marks a pooling layer in the channel lists below."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Layer:
     """One layer that can be read.
 
     Attributes:
-        name: By the rule above.
-        channels: How many filters answer.
-        stride_px: Canvas pixels from one position to the next, along a side.
+        name: Follows the rule above.
+        channels: Number of output channels.
+        stride_px: Distance between adjacent positions in canvas pixels.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Architecture:
     Attributes:
         name: As in torchvision.
         layers: From the shallowest to the deepest.
-        content_layer: Where the content is compared if nobody says otherwise.
-        min_side_px: Smallest canvas at whose end there are still positions.
-        memory: What a pass takes of memory over what VGG16's takes, about.
-        work: What a step takes of time over what VGG16's takes, about (measured on a CPU).
+        content_layer: Default layer of the content loss.
+        min_side_px: Smallest canvas side for which the deepest layer is not empty.
+        memory: Approximate memory of a pass, relative to VGG16.
+        work: Approximate time of a step, relative to VGG16 (measured on a CPU).
     """
 
     name: str
@@ -57,11 +57,11 @@ class Architecture:
 
     @property
     def first_layers(self) -> tuple[str, ...]:
-        """The first layer of each block after its non-linearity: where the style is compared if nobody says otherwise."""
+        """The first layer of each block, after its non-linearity: the default layers of the style loss."""
         return tuple(name for name in self.layer_names if name.startswith("relu") and name.endswith("_1"))
 
     def values_per_pixel(self, layer: str) -> float:
-        """Return how many values a layer has for each pixel of the canvas."""
+        """Return the number of feature values of a layer per canvas pixel."""
         found = next(item for item in self.layers if item.name == layer)
         return found.channels / found.stride_px**2
 
@@ -95,17 +95,17 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         ),
     }
 )
-"""Every network by its name in torchvision."""
+"""All networks by their torchvision names."""
 
 DEFAULT = "vgg16"
 RANDOM = "random"
-"""Weights drawn from a seed: ``random-7``, or ``random`` for seed 0."""
+"""Random weights: ``random-7`` uses seed 7, ``random`` uses seed 0."""
 
 
 def split(name: str) -> tuple[str, str]:
-    """Return architecture and weights of a network's name, ``ARCHITECTURE[:WEIGHTS]`` or ``WEIGHTS`` alone.
+    """Split a network name, ``ARCHITECTURE[:WEIGHTS]`` or ``WEIGHTS``, into architecture and weights.
 
-    Weights may be a path with colons in it: only a known architecture before the first colon is one.
+    WEIGHTS may be a path that contains colons. The part before the first colon is an architecture only if it is a known name.
     """
     before, separator, after = name.partition(":")
     if before in ARCHITECTURES:
@@ -114,7 +114,7 @@ def split(name: str) -> tuple[str, str]:
 
 
 def random_seed(weights: str) -> int | None:
-    """Return the seed that a name of random weights stands for, None for any other weights."""
+    """Return the seed of random weights, or None if the name does not refer to random weights."""
     if weights == RANDOM:
         return 0
     prefix, _, number = weights.partition("-")

@@ -1,4 +1,4 @@
-"""A running batch: canvases of one shape that share every forward and backward pass, and join and leave between steps."""
+"""A running batch: canvases of one shape share every forward and backward pass, and join and leave between steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from impasto_engine.results import Losses
 
 @dataclass(frozen=True)
 class BatchKey:
-    """What canvases must agree on to share a pass through the network."""
+    """Properties that canvases must have in common to share a pass through the network."""
 
     height: int
     width: int
@@ -31,14 +31,14 @@ class BatchKey:
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step did to one canvas.
+    """The result of one optimizer step for one canvas.
 
     Attributes:
-        step: Number of the step, from 1.
-        evaluations: Evaluations (one forward and one backward pass) that the canvas has cost so far.
-        losses: Of the canvas as it stands; they never rise under L-BFGS.
-        stalled: Whether the optimizer cannot find a better canvas any more.
-        converged: Whether the loss falls more slowly than the sample's tolerance.
+        step: Step number, starting at 1.
+        evaluations: Number of evaluations (one forward and one backward pass each) of this canvas so far.
+        losses: Losses of the current canvas. Under L-BFGS their total never increases.
+        stalled: Whether the optimizer can find no further improvement.
+        converged: Whether the relative decrease of the loss is below the sample's tolerance.
     """
 
     step: int
@@ -49,18 +49,18 @@ class Step:
 
     @property
     def last(self) -> bool:
-        """Whether there is nothing more to gain at this size."""
+        """Whether further steps at this size would bring no improvement."""
         return self.stalled or self.converged
 
 
 @dataclass(frozen=True)
 class SampleState:
-    """Everything that a sample needs to go on elsewhere: its optimizer's row and how far it is.
+    """Everything needed to resume a sample in another batch: its optimizer state and its step count.
 
     Attributes:
-        optimizer: Which optimizer the tensors belong to.
-        step: Steps done.
-        tensors: The optimizer's state, batch axis of one, on the CPU.
+        optimizer: The optimizer that the tensors belong to.
+        step: Number of completed steps.
+        tensors: The optimizer state on the CPU, with a batch axis of length one.
     """
 
     optimizer: OptimizerName
@@ -74,37 +74,37 @@ class _Member:
     objective: Objective
     step: int
     steps: int
-    gone: bool = False
+    removed: bool = False
 
 
 class _Reading:
-    """What a step did, on its way from the device to the host."""
+    """The results of a step while they are copied from the device to the host."""
 
     def __init__(self, members: list[_Member], values: Tensor) -> None:
-        self._who = [(member, member.step) for member in members]
-        self._arrived: torch.cuda.Event | None = None
+        self._members = [(member, member.step) for member in members]
+        self._copied: torch.cuda.Event | None = None
         if values.device.type == "cuda":
             self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._values.copy_(values, non_blocking=True)
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrived.record()
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
         else:
             self._values = values
 
     def read(self) -> list[tuple[str, Step]]:
-        """Return the reports; waits for the device if it is not so far yet."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        rows = zip(self._who, self._values.tolist(), strict=True)
+        """Return the reports. Blocks until the copy from the device has completed."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        rows = zip(self._members, self._values.tolist(), strict=True)
         return [
-            (member.name, Step(step, step, Losses(content, style, variation), bool(stuck), bool(enough)))
-            for (member, step), (content, style, variation, stuck, enough) in rows
-            if not member.gone
+            (member.name, Step(step, step, Losses(content, style, variation), bool(has_stalled), bool(has_converged)))
+            for (member, step), (content, style, variation, has_stalled, has_converged) in rows
+            if not member.removed
         ]
 
 
 class _Group:
-    """Members that are evaluated together and move by the same optimizer: one stacked state."""
+    """Members that are evaluated together and use the same optimizer: one stacked state."""
 
     def __init__(self, optimizer: OptimizerName) -> None:
         self.optimizer: OptimizerName = optimizer
@@ -121,22 +121,23 @@ class _Group:
 
 
 def default_group_size(device: torch.device) -> int:
-    """Return how many canvases go through the network in one pass on a device."""
+    """Return the default number of canvases per network pass on a device."""
     return 1 if device.type == "cpu" else 64
 
 
 class RunningBatch:
-    """Steps any number of canvases of one shape; each has its own objective, optimizer, history and safeguards.
+    """Steps any number of canvases of one shape. Each has its own objective, optimizer, history and safeguards.
 
     Args:
-        network: Shared, resident on its device.
-        key: Shape and arithmetic that the members agree on.
-        group_size: How many canvases go through the network in one pass. On a GPU as many as there are (the default); on a
-            CPU one, where a bigger pass gains nothing worth having (5 % at 128 px) and the order of sums inside it would
-            depend on the neighbours: one by one, a sample's result is the same bit for bit whoever shares the batch.
-        graphs: Whether evaluations are recorded as CUDA graphs, for each shape and its members anew; not on a CPU.
-        lag: How many steps later their reports are read. On a GPU one (the default), so that the device begins the next step
-            while the host reads the last; on a CPU none.
+        network: Shared by all canvases, resident on its device.
+        key: Shape and arithmetic of all members.
+        group_size: Maximum number of canvases per network pass. The default is 64 on a GPU and one on a CPU. On a CPU a larger
+            pass gains little (5 % at 128 px), and the summation order inside it would depend on the other members. With one
+            canvas per pass, a sample's result is bit-identical whatever else is in the batch.
+        graphs: Whether evaluations are recorded as CUDA graphs. A recording is valid for one shape and one set of members.
+            Ignored on a CPU.
+        lag: Number of steps by which reports are delayed. The default is one on a GPU, so that the device starts the next step
+            while the host reads the last one, and zero on a CPU.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class RunningBatch:
         self._records = graphs and network.device.type == "cuda"
 
     def __len__(self) -> int:
-        """Return how many canvases are in the batch."""
+        """Return the number of canvases in the batch."""
         return sum(len(group.members) for group in self._groups)
 
     def __contains__(self, name: str) -> bool:
@@ -167,7 +168,7 @@ class RunningBatch:
 
     @property
     def largest_pass(self) -> int:
-        """How many canvases go through the network at once, at most."""
+        """The largest number of canvases in one network pass."""
         return max((sum(len(group.members) for group in groups) for groups, _ in self._plan()), default=0)
 
     def join(
@@ -183,19 +184,19 @@ class RunningBatch:
         tolerance: float = 0.0,
         carried: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Add a canvas for whose optimizer everything begins.
+        """Add a canvas with a new optimizer state.
 
         Args:
-            name: Of the canvas in this batch.
-            objective: What it is judged by.
-            canvas: Where it starts.
-            optimizer: How it moves.
-            learning_rate: Of the optimizer.
-            history: Pairs that L-BFGS remembers.
-            steps: Number of its last step here, whose report is never late.
-            done: Steps counted before this one.
+            name: Name of the canvas in this batch.
+            objective: The objective to minimise.
+            canvas: The initial canvas.
+            optimizer: The optimizer to use.
+            learning_rate: Learning rate of the optimizer.
+            history: Number of pairs that L-BFGS keeps.
+            steps: Number of the last step in this batch. Its report is never delayed.
+            done: Number of steps completed before joining.
             tolerance: See :class:`~impasto_engine.parameters.Parameters`.
-            carried: What the optimizer goes on with from a coarser canvas; it begins anew without.
+            carried: Optimizer state carried over from a coarser canvas. Without it the optimizer starts from scratch.
 
         Raises:
             ValueError: If the canvas has another shape, or the name is taken.
@@ -203,49 +204,49 @@ class RunningBatch:
         state = OPTIMIZERS[optimizer].start(canvas.to(self.network.device), learning_rate, history)
         state["tolerance"] = state["tolerance"] + tolerance
         state |= carried or {}
-        self._admit(_Member(name, objective, done, steps), optimizer, state)
+        self._add(_Member(name, objective, done, steps), optimizer, state)
 
     def resume(self, name: str, objective: Objective, state: SampleState, steps: int) -> None:
-        """Add a canvas where :meth:`export` left it.
+        """Add a canvas from a state returned by :meth:`export`, and resume its optimization.
 
         Raises:
             ValueError: If the canvas has another shape, or the name is taken.
         """
         tensors = {key: value.to(self.network.device) for key, value in state.tensors.items()}
-        self._admit(_Member(name, objective, state.step, steps), state.optimizer, tensors)
+        self._add(_Member(name, objective, state.step, steps), state.optimizer, tensors)
 
     def export(self, name: str) -> SampleState:
-        """Return a canvas's whole state, on the CPU; the canvas stays in the batch."""
+        """Return the complete state of a canvas, on the CPU. The canvas stays in the batch."""
         group, index = self._find(name)
         tensors = {key: value.cpu() for key, value in row(group.state, index).items()}
         return SampleState(group.optimizer, group.members[index].step, tensors)
 
     def leave(self, name: str) -> None:
-        """Take a canvas out; the others do not notice."""
+        """Remove a canvas. The others are unaffected."""
         group, index = self._find(name)
-        group.members[index].gone = True
+        group.members[index].removed = True
         group.remove(index)
         if not group.members:
             self._groups.remove(group)
         self._passes = []
 
     def canvas(self, name: str) -> Float[Tensor, "3 height width"]:
-        """Return a canvas as it stands: the last one evaluated and accepted, whose losses were reported."""
+        """Return the current canvas: the last one that was evaluated and accepted, whose losses were reported."""
         group, index = self._find(name)
         return group.state["canvas"][index]
 
     def carried(self, name: str, height: int, width: int) -> dict[str, Tensor]:
-        """Return what a canvas's optimizer can go on with at another size, see :func:`~impasto_engine.optimizers.carried`."""
+        """Return the optimizer state to carry over to another size, see :func:`~impasto_engine.optimizers.carried`."""
         group, index = self._find(name)
         return carried(group.optimizer, row(group.state, index), height, width)
 
     def step(self) -> list[tuple[str, Step]]:
-        """Move every canvas by one optimizer step, at the cost of one evaluation each.
+        """Take one optimizer step for every canvas, at the cost of one evaluation each.
 
-        A pass for which the device has not the memory is tried again in halves.
+        If a pass runs out of device memory, it is split in half and retried.
 
         Returns:
-            What the steps did, by name: of this step, or of the one before where reports are late, or both.
+            Reports by name: for this step, for the previous step where reports are delayed, or for both.
         """
         stepped: set[int] = set()
         while remaining := [plan for plan in self._plan() if id(plan[0][0]) not in stepped]:
@@ -278,14 +279,14 @@ class RunningBatch:
             member.step += 1
         if members:
             self._readings.append(_Reading(members, torch.cat(rows)))
-        late = 0 if any(member.step >= member.steps for member in members) else self._lag
+        lag = 0 if any(member.step >= member.steps for member in members) else self._lag
         reports: list[tuple[str, Step]] = []
-        while len(self._readings) > late:
+        while len(self._readings) > lag:
             reports += self._readings.popleft().read()
         return reports
 
     def _plan(self) -> list[tuple[list[_Group], Evaluate]]:
-        """Return which groups are evaluated together; worked out again only when somebody joined or left."""
+        """Return the groups that are evaluated together. Recomputed only after a member joined or left."""
         if not self._passes:
             together: list[list[_Group]] = []
             for group in self._groups:
@@ -305,23 +306,23 @@ class RunningBatch:
         return self._passes
 
     def _halve(self, groups: Sequence[_Group], canvases: int) -> None:
-        """Let half as many canvases go through the network at once from now on: the device has not the memory for more."""
+        """Halve the number of canvases per pass from now on, because the device ran out of memory."""
         self._group_size = max(1, canvases // 2)
         for group in groups:
             while len(group.members) > self._group_size:
                 last = len(group.members) - 1
-                apart = _Group(group.optimizer)
-                apart.add(group.members[last], row(group.state, last))
+                split = _Group(group.optimizer)
+                split.add(group.members[last], row(group.state, last))
                 group.remove(last)
-                self._groups.append(apart)
+                self._groups.append(split)
         self._passes = []
 
-    def _admit(self, member: _Member, optimizer: OptimizerName, state: Mapping[str, Tensor]) -> None:
+    def _add(self, member: _Member, optimizer: OptimizerName, state: Mapping[str, Tensor]) -> None:
         shape = tuple(state["canvas"].shape[2:])
         if shape != (self.key.height, self.key.width):
             raise ValueError(f"canvas of {shape} cannot join a batch of {(self.key.height, self.key.width)}")
         if member.name in self:
-            raise ValueError(f"{member.name!r} is in the batch already")
+            raise ValueError(f"{member.name!r} is already in the batch")
         group = next((g for g in self._groups if g.optimizer == optimizer and len(g.members) < self._group_size), None)
         if group is None:
             group = _Group(optimizer)

@@ -1,7 +1,7 @@
-r"""Keeping the content's colours (Gatys et al. 2016, "Preserving Color in Neural Artistic Style Transfer", arXiv 1606.05897).
+r"""Colour preservation (Gatys et al. 2016, "Preserving Color in Neural Artistic Style Transfer", arXiv 1606.05897).
 
-Either only brightness is painted (section 4: "luminance-only transfer"), or the style's colours are first matched to the
-content's (section 3: "color histogram matching", linear, here by the symmetric square root, which moves colours least).
+Either only the brightness is painted (section 4: "luminance-only transfer"), or the style's colours are first matched to the
+content's (section 3: linear "color histogram matching", here with the symmetric square root, which changes colours least).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 LUMA = (0.299, 0.587, 0.114)
-"""Shares of red, green and blue in brightness (ITU-R BT.601)."""
+"""Weights of red, green and blue in the brightness (ITU-R BT.601)."""
 _SMALL = 1e-5
 
 Pixels = UInt8[Tensor, "_ _ 3"]
@@ -23,7 +23,7 @@ def grey(pixels: Pixels) -> Pixels:
 
 
 def grey_like(style: Pixels, content: Pixels) -> Pixels:
-    """Return the style's brightness with the mean and deviation of the content's (eq. 7 there)."""
+    """Return the style's brightness with the mean and standard deviation of the content's (eq. 7 of the paper)."""
     own, wanted = _brightness(_floats(style)), _brightness(_floats(content))
     scale = wanted.std() / own.std().clamp_min(_SMALL)
     return _bytes(((own - own.mean()) * scale + wanted.mean())[..., None].expand(*style.shape))
@@ -34,7 +34,7 @@ def colored_like(style: Pixels, content: Pixels) -> Pixels:
 
     .. math:: x' = \Sigma_s^{-1/2} (\Sigma_s^{1/2} \Sigma_c \Sigma_s^{1/2})^{1/2} \Sigma_s^{-1/2} (x - \mu_s) + \mu_c
 
-    A solution of eq. 3 there; of all that there are, the one that moves the colours least (Monge's map of two Gaussians).
+    A solution of eq. 3 of the paper. Of all solutions it changes the colours least (the Monge map between two Gaussians).
     """
     own, wanted = _floats(style).reshape(-1, 3), _floats(content).reshape(-1, 3)
     root = _power(_covariance(own), 0.5)
@@ -46,7 +46,7 @@ def colored_like(style: Pixels, content: Pixels) -> Pixels:
 def with_brightness(content: Float[Tensor, "3 height width"], canvas: Float[Tensor, "3 height width"]) -> Tensor:
     """Return the content with the brightness of a canvas.
 
-    Where a colour cannot be had at that brightness it is drawn towards grey, which keeps its hue.
+    A colour that is outside [0, 1] at that brightness is moved towards grey, which preserves its hue.
     """
     luma = canvas.new_tensor(LUMA).view(3, 1, 1)
     wanted = (canvas * luma).sum(dim=0, keepdim=True).clamp(0, 1)

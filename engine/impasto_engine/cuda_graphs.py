@@ -1,7 +1,7 @@
-"""An evaluation recorded once as a CUDA graph and replayed, so that a step costs one launch instead of hundreds.
+"""An evaluation captured once as a CUDA graph and replayed, so that a step costs one launch instead of hundreds.
 
-Off unless asked for: nobody could run it on a GPU where it was written. A recording that does not give what the evaluation
-itself gives, or that fails, is not used.
+Off by default: it could not be tested on a GPU where it was written. A recording that fails, or whose results differ from the
+evaluation's, is not used.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from impasto_engine.objective import Evaluation
 logger = logging.getLogger(__name__)
 
 WARM_UPS = 2
-"""Evaluations on a stream of their own before recording, in which the libraries choose their kernels and take their memory."""
+"""Warm-up evaluations on a separate stream before the capture, in which libraries choose kernels and allocate memory."""
 TOLERANCE = 1e-3
-"""By how much a replay may differ from the evaluation itself: the order of atomic sums is not fixed on a GPU."""
+"""Largest relative difference allowed between a replay and the evaluation: atomic sums have no fixed order on a GPU."""
 
 PROBE = 0.01
-"""By how much the canvas that a recording is tried on differs from the one that it was made on."""
+"""Offset of the canvas that a recording is tested on from the canvas that it was captured with."""
 
 Evaluate = Callable[[Tensor], Evaluation]
 
 
 class Recording:
-    """A recorded evaluation.
+    """An evaluation captured as a CUDA graph.
 
     Args:
-        evaluate: What to record; reads nothing but its argument and tensors that stay where they are.
-        canvas: Of the shape to record for.
+        evaluate: The evaluation to record. It may read only its argument and tensors whose addresses do not change.
+        canvas: A canvas of the shape to record.
     """
 
     def __init__(self, evaluate: Evaluate, canvas: Tensor) -> None:
@@ -55,18 +55,18 @@ class Recording:
 
 
 def recorded(evaluate: Evaluate, canvas: Tensor, record: Callable[[Evaluate, Tensor], Evaluate] = Recording) -> Evaluate:
-    """Return a recording of an evaluation, or the evaluation itself where none can be had that agrees with it."""
-    other = canvas + PROBE  # not the canvas that was recorded: a replay that does nothing must show
+    """Return a recording of an evaluation, or the evaluation itself if recording fails or the results differ."""
+    other = canvas + PROBE  # differs from the recorded canvas, so that a replay that does nothing is detected
     try:
         wanted = evaluate(other)
         replay = record(evaluate, canvas)
         found = replay(other)
     except RuntimeError as error:  # torch.OutOfMemoryError is one too
-        logger.warning("no CUDA graph is used: %s", error)
+        logger.warning("CUDA graph not used: %s", error)
         return evaluate
     for name, own, other in (("terms", wanted.terms, found.terms), ("gradient", wanted.gradient, found.gradient)):
         scale = float(own.abs().max())
         if not float((own - other).abs().max()) <= TOLERANCE * scale:
-            logger.warning("no CUDA graph is used: its %s differ from the evaluation's", name)
+            logger.warning("CUDA graph not used: its %s differ from the evaluation's", name)
             return evaluate
     return replay

@@ -1,4 +1,4 @@
-"""What the machine can compute with, and what it calls itself."""
+"""Compute devices: names, arithmetic, memory, and process-wide setup."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def find_devices(choice: str) -> tuple[str, ...]:
-    """Return the names of the devices that a choice stands for: ``auto``, ``cpu``, ``cuda`` or a list by commas.
+    """Return the device names for a choice: ``auto``, ``cpu``, ``cuda`` or a comma-separated list.
 
     Raises:
-        ValueError: If a CUDA device is asked for that is not there.
+        ValueError: If a device is not available or is listed twice.
     """
     count = torch.cuda.device_count()
     if choice == "auto":
         choice = "cuda" if count else "cpu"
     if choice == "cuda":
         if not count:
-            raise ValueError("device cuda: no CUDA device is visible here")
+            raise ValueError("device cuda: no CUDA device is visible")
         return tuple(f"cuda:{index}" for index in range(count))
     names = tuple(name.strip() for name in choice.split(","))
     known = {"cpu", *(f"cuda:{index}" for index in range(count))}
     for name in names:
         if name not in known:
-            raise ValueError(f"device {name!r}: not here; there are {', '.join(sorted(known))}")
+            raise ValueError(f"device {name!r}: not available; available devices: {', '.join(sorted(known))}")
     if len(set(names)) < len(names):
-        raise ValueError(f"device {choice!r}: names a device twice")
+        raise ValueError(f"device {choice!r}: lists a device twice")
     return names
 
 
 def describe(device: torch.device) -> str:
-    """Return the maker's name of a device."""
+    """Return the model name of a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = _cpuinfo()
@@ -48,9 +48,9 @@ def describe(device: torch.device) -> str:
 
 
 def auto_precision(device: torch.device) -> Arithmetic:
-    """Return bfloat16 where the device has instructions for it, decided by what it is and never by a stopwatch.
+    """Return bfloat16 if the device has instructions for it, else float32. The choice depends on the hardware, not on timings.
 
-    The same machine must always choose the same, or the same seed would not give the same picture.
+    A machine must always choose the same arithmetic; otherwise the same seed would not give the same picture.
     """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
@@ -59,7 +59,7 @@ def auto_precision(device: torch.device) -> Arithmetic:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Arithmetic:
-    """Return the arithmetic that a job's precision stands for on a device; TF32 is float32 where there are no tensor cores."""
+    """Return the arithmetic for a job's precision on a device. TF32 becomes float32 on devices other than CUDA."""
     if precision == "tf32" and device.type != "cuda":
         return "float32"
     return auto_precision(device) if precision == "auto" else precision
@@ -67,7 +67,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Arithmetic:
 
 @contextlib.contextmanager
 def computing(arithmetic: Arithmetic, device: torch.device) -> Iterator[None]:
-    """Let convolutions on a GPU round their factors to TF32, if that is the arithmetic; Gram sums stay float32."""
+    """Allow TF32 in convolutions on a GPU if that is the arithmetic. Gram sums stay float32."""
     if arithmetic != "tf32" or device.type != "cuda":
         yield
         return
@@ -80,14 +80,14 @@ def computing(arithmetic: Arithmetic, device: torch.device) -> Iterator[None]:
 
 
 def prepare(device: torch.device) -> None:
-    """Set a process up for its device, once, before the first network is loaded.
+    """Set up a process for its device. Call it once, before the first network is loaded.
 
-    On a GPU float32 means float32 (no TF32 in the convolutions, which is torch's default), sums of bfloat16 products stay
-    float32, and cuDNN does not choose its algorithms by stopwatch. On a CPU freed memory is kept.
+    On a GPU: float32 means float32 (TF32 convolutions, torch's default, are disabled), bfloat16 products accumulate in float32,
+    and cuDNN does not benchmark its algorithms. On a CPU: the allocator keeps freed memory.
     """
     if device.type == "cuda":
         if device.index is not None:
-            torch.cuda.set_device(device)  # events and graphs are made on the current device
+            torch.cuda.set_device(device)  # events and graphs are created on the current device
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
@@ -96,10 +96,10 @@ def prepare(device: torch.device) -> None:
 
 
 class PeakMemory:
-    """Measures what a block of code takes of a device's memory at most, beyond what is in use when it begins.
+    """Measures the peak device memory of a block of code, beyond the memory in use at its start.
 
-    On a GPU by the allocator's own books. On a CPU by the process's largest resident size, after what was freed earlier is
-    given back to the system; what the libraries keep from call to call is seen the first time only.
+    On a GPU it reads the allocator's statistics. On a CPU it uses the peak resident size of the process, after memory freed
+    earlier has been returned to the system. Memory that libraries keep between calls is counted only the first time.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -108,48 +108,48 @@ class PeakMemory:
         self.taken = 0
 
     def __enter__(self) -> PeakMemory:
-        """Begin."""
+        """Start measuring."""
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before = torch.cuda.memory_allocated(self._device)
         else:
-            _give_freed_memory_back()
+            _return_freed_memory()
             _reset_peak_resident()
             self._before = _status_bytes("VmRSS")
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Measure: ``taken`` holds the bytes."""
+        """Stop measuring and store the number of bytes in ``taken``."""
         cuda = self._device.type == "cuda"
         now = torch.cuda.max_memory_allocated(self._device) if cuda else _status_bytes("VmHWM")
         self.taken = max(0, now - self._before)
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return how many bytes a device could still give, within the container's limit on a CPU; None if that is unknown."""
+    """Return the free memory of a device in bytes, within the container's limit on a CPU; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    figures = [_status_bytes("MemAvailable", "/proc/meminfo"), *_container_room()]
+    figures = [_status_bytes("MemAvailable", "/proc/meminfo"), *_container_free()]
     known = [figure for figure in figures if figure > 0]
     return min(known, default=None)
 
 
-def _container_room() -> list[int]:
-    """Return what a control group's limit leaves, for version 2 and 1."""
+def _container_free() -> list[int]:
+    """Return the memory left within the control group's limit, for cgroup versions 2 and 1."""
     root = Path("/sys/fs/cgroup")
-    rooms = []
+    free = []
     for limit, usage in (
         (root / "memory.max", root / "memory.current"),
         (root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes"),
     ):
         try:
-            rooms.append(int(limit.read_text()) - int(usage.read_text()))
-        except (OSError, ValueError):  # no such group, or "max"
+            free.append(int(limit.read_text()) - int(usage.read_text()))
+        except (OSError, ValueError):  # no such control group, or "max"
             continue
-    return rooms
+    return free
 
 
-def _give_freed_memory_back() -> None:
+def _return_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
@@ -158,12 +158,12 @@ def _give_freed_memory_back() -> None:
 def _reset_peak_resident() -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # not Linux, or not allowed: the peak is then that of the process's whole life
+    except OSError:  # not Linux, or not permitted: the peak then covers the lifetime of the process
         return
 
 
 def _status_bytes(name: str, file: str = "/proc/self/status") -> int:
-    """Return a figure that the kernel tells in kB; 0 if it does not."""
+    """Return a value that the kernel reports in kB as bytes; 0 if it is missing."""
     path = Path(file)
     lines = path.read_text().splitlines() if path.exists() else []
     figure = next((line.split()[1] for line in lines if line.startswith(f"{name}:")), "0")
@@ -171,9 +171,9 @@ def _status_bytes(name: str, file: str = "/proc/self/status") -> int:
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep freed blocks for the next step instead of giving them back to the system.
+    """Ask glibc to keep freed blocks for the next step instead of returning them to the system.
 
-    Each step allocates the same activations; mapping them afresh costs about 5 % of a step on a CPU.
+    Each step allocates the same activations. Mapping them again costs about 5 % of a step on a CPU.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):

@@ -1,9 +1,10 @@
-"""Distances of a picture from its content and its style, as a network sees them that was not optimized against.
+"""Content and style distances of a picture, measured by a network that it was not optimized against.
 
-The judge of the benchmarks and tests is ``edges-wheel``: VGG16 trained further to detect edges. Content: the squared distance
-of features whose channels have unit length at each position, mean over relu3_1, relu4_1 and relu5_1. Style: the distance of
-Gram matrices over the norm of the style's, mean over the first layers; the style is seen at the canvas's scale. An edge
-network counts lost edges as lost content: compare styles at equal content, and look.
+The benchmarks and tests use ``edges-wheel`` as the judge: VGG16 fine-tuned for edge detection. Content distance: squared
+distance of features whose channel vectors are normalized to unit length at each position, averaged over relu3_1, relu4_1 and
+relu5_1. Style distance: distance of the Gram matrices relative to the norm of the style's, averaged over the first layers, with
+the style at the canvas's scale. An edge network counts lost edges as lost content, so compare styles at equal content
+distance, and look at the pictures.
 """
 
 from __future__ import annotations
@@ -18,26 +19,26 @@ from impasto_engine.parameters import FIRST_LAYERS
 
 CONTENT_LAYERS = ("relu3_1", "relu4_1", "relu5_1")
 JUDGE = "edges-wheel"
-"""Filters that no default is optimized against."""
+"""Filters that no default uses for optimization."""
 
 
 class Judge:
     """Scores pictures.
 
     Args:
-        network: Which judges.
+        network: The network that measures the distances.
     """
 
     def __init__(self, network: Network) -> None:
         self._network = network
 
     def distances(self, picture: Tensor, content: Tensor, style: Tensor) -> tuple[float, float]:
-        """Return the distance from the content, 0 to 4, and from the style, 0 for the same.
+        """Return the content distance (0 to 4) and the style distance (0 or more); 0 means identical.
 
         Args:
-            picture: 8-bit sRGB, height, width, channels.
-            content: Of the same size.
-            style: At the scale that the picture was painted at.
+            picture: 8-bit sRGB, shape (height, width, channels).
+            content: The content, of the same size.
+            style: The style, at the scale used for painting.
         """
         made, wanted, painted = (
             self._network.features(to_canvas(item, self._network.device), FIRST_LAYERS) for item in (picture, content, style)

@@ -1,6 +1,6 @@
-"""The losses of neural style transfer, each for a batch of independent canvases: no term mixes two samples.
+"""The losses of neural style transfer for a batch of independent canvases. No term mixes samples.
 
-``F`` are a layer's features with ``C`` channels at ``N`` positions, as in Gatys, Ecker & Bethge, "Image Style Transfer
+``F`` denotes a layer's features with ``C`` channels at ``N`` positions, as in Gatys, Ecker & Bethge, "Image Style Transfer
 Using Convolutional Neural Networks" (CVPR 2016).
 """
 
@@ -16,13 +16,13 @@ SYMMETRIC_FROM_CHANNELS = 128
 
 
 def gram(features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels channels"]:
-    r"""Return how strongly every pair of channels fires together.
+    r"""Return the Gram matrix: the correlations between all pairs of channels.
 
     .. math:: G_{ij} = \frac{1}{N} \sum_k F_{ik} F_{jk}
 
-    Gatys et al. (CVPR 2016), eq. 3, divided by the number of positions: the paper divides in the loss (eq. 4), which ties
-    the style weight to the image size. Formed in float32 whatever the features' precision (float64 stays): sums of
-    half-precision products lose the small differences that a nearly finished canvas still has to make.
+    Gatys et al. (CVPR 2016), eq. 3, divided by the number of positions. The paper divides in the loss (eq. 4), which makes the
+    style weight depend on the image size. Computed in float32 whatever the features' precision (float64 is kept):
+    half-precision sums lose the small differences that matter when a canvas is nearly finished.
     """
     flat = _flat(features)
     if flat.dtype not in (torch.float32, torch.float64):
@@ -31,7 +31,7 @@ def gram(features: Float[Tensor, "batch channels height width"]) -> Float[Tensor
 
 
 def _flat(features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels positions"]:
-    """Return the features as a matrix without copying them, whichever way they lie in memory."""
+    """Return the features as a matrix without copying them, for either memory layout."""
     if features.is_contiguous():
         return features.flatten(2)
     return features.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2)
@@ -40,7 +40,7 @@ def _flat(features: Float[Tensor, "batch channels height width"]) -> Float[Tenso
 def _self_product(
     flat: Float[Tensor, "batch channels positions"],
 ) -> Float[Tensor, "batch channels channels"]:
-    """Return ``F F^T``. On a CPU, without a gradient, a large one's lower left quarter is mirrored, not computed."""
+    """Return ``F F^T``. On a CPU without a gradient, the lower left quarter of a large product is mirrored, not computed."""
     channels = flat.shape[1]
     if channels < SYMMETRIC_FROM_CHANNELS or flat.device.type != "cpu" or flat.requires_grad:
         return torch.bmm(flat, flat.transpose(1, 2))
@@ -53,12 +53,12 @@ def _self_product(
 def total_variation(
     canvas: Float[Tensor, "batch 3 height width"],
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch 3 height width"]]:
-    r"""Return how much neighbouring pixels differ, and its gradient.
+    r"""Return the total variation (mean squared difference of neighbouring pixels) and its gradient.
 
     .. math:: V = \frac{1}{3HW} \sum (x_{i+1,j} - x_{ij})^2 + (x_{i,j+1} - x_{ij})^2
 
-    Mahendran & Vedaldi (CVPR 2015), eq. 5 with beta = 2, divided by the number of values. The gradient is written out,
-    which is cheaper than recording it.
+    Mahendran & Vedaldi (CVPR 2015), eq. 5 with beta = 2, divided by the number of values. The gradient is computed explicitly,
+    which is cheaper than automatic differentiation.
     """
     size = canvas[0].numel()
     down = canvas[:, :, 1:] - canvas[:, :, :-1]
@@ -78,8 +78,9 @@ def _gram_error(
 ) -> Float[Tensor, "batch channels channels"]:
     """Return ``gram(features) - target`` in the target's precision.
 
-    For bfloat16 features the subtraction happens inside the matrix product, whose sums are float32: only the small
-    difference is rounded, not the large Gram matrix. What bfloat16 cannot hold of the target is subtracted after it.
+    For bfloat16 features the subtraction is fused into the matrix product, which accumulates in float32. Only the small
+    difference is rounded, not the large Gram matrix. The part of the target that bfloat16 cannot represent is subtracted
+    afterwards.
     """
     if features.dtype != torch.bfloat16:
         return gram(features).sub_(target)
@@ -90,13 +91,13 @@ def _gram_error(
 
 
 class ContentLoss(torch.autograd.Function):
-    r"""Reads features in passing: returns them unchanged, and each sample's weighted content error.
+    r"""Returns the features unchanged, together with each sample's weighted content error.
 
     .. math:: L = c \sum (F - P)^2
 
-    Gatys et al. (CVPR 2016), eq. 1, where ``P`` are the content's features and ``c`` holds the layer's weight and
-    normalizer. In the backward pass the loss's gradient ``2c (F - P)`` is added to the one that arrives from deeper layers,
-    so that reading a layer costs no copy of its features.
+    Gatys et al. (CVPR 2016), eq. 1, where ``P`` denotes the content's features and ``c`` combines the layer's weight and
+    normalizer. The backward pass adds the gradient of the loss, ``2c (F - P)``, to the gradient from deeper layers, so that
+    reading a layer needs no copy of its features.
     """
 
     @staticmethod
@@ -106,7 +107,7 @@ class ContentLoss(torch.autograd.Function):
         target: Float[Tensor, "batch channels height width"],
         coefficient: Float[Tensor, " batch"],
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """Return the features as they are, and each sample's error."""
+        """Return the features unchanged, and each sample's error."""
         difference = features.to(target.dtype) - target
         loss = coefficient * difference.square().sum(dim=(1, 2, 3))
         ctx.save_for_backward(difference, coefficient)
@@ -116,7 +117,7 @@ class ContentLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, None]:
-        """Return the gradient from deeper layers with the loss's own added."""
+        """Return the sum of the gradient from deeper layers and the gradient of the loss."""
         passing, upstream = gradients
         if upstream is None:
             return passing, None, None
@@ -127,21 +128,21 @@ class ContentLoss(torch.autograd.Function):
 
 
 def _like(flat: Float[Tensor, "batch channels positions"], features: Tensor) -> Tensor:
-    """Return a matrix as features, lying in memory as those do."""
+    """Return a matrix in the shape and memory layout of the features."""
     layout = torch.contiguous_format if features.is_contiguous() else torch.channels_last
     return flat.view_as(features).contiguous(memory_format=layout)
 
 
 class StyleLoss(torch.autograd.Function):
-    r"""Reads features in passing: returns them unchanged, and each sample's weighted style error.
+    r"""Returns the features unchanged, together with each sample's weighted style error.
 
     .. math:: L = w \sum_{ij} (G_{ij} - A_{ij})^2 + r
 
-    Gatys et al. (CVPR 2016), eq. 4, where ``A`` is the style's Gram matrix and ``w`` holds the layer's weight and
-    normalizer. A weighted sum over several styles is again of this form: ``A`` becomes the styles' weighted mean and ``r``
-    what no canvas can make up for, so any number of styles costs the same. The gradient is
-    :math:`\frac{4w}{N} (G - A) F` (eq. 6, for features before or after the non-linearity alike), added to the gradient
-    from deeper layers in the same matrix product.
+    Gatys et al. (CVPR 2016), eq. 4, where ``A`` is the style's Gram matrix and ``w`` combines the layer's weight and
+    normalizer. A weighted sum over several styles has the same form: ``A`` becomes their weighted mean and ``r`` the constant
+    that no canvas can remove. Any number of styles therefore costs the same. The gradient is :math:`\frac{4w}{N} (G - A) F`
+    (eq. 6, for features before or after the non-linearity alike). It is added to the gradient from deeper layers in the same
+    matrix product.
     """
 
     @staticmethod
@@ -152,7 +153,7 @@ class StyleLoss(torch.autograd.Function):
         coefficient: Float[Tensor, " batch"],
         remainder: Float[Tensor, " batch"],
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """Return the features as they are, and each sample's error."""
+        """Return the features unchanged, and each sample's error."""
         difference = _gram_error(features, target)
         loss = coefficient * difference.square().sum(dim=(1, 2)) + remainder
         ctx.save_for_backward(features, difference, coefficient)
@@ -161,7 +162,7 @@ class StyleLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, None, None]:
-        """Return the gradient from deeper layers with the loss's own added."""
+        """Return the sum of the gradient from deeper layers and the gradient of the loss."""
         passing, upstream = gradients
         if upstream is None:
             return passing, None, None, None
@@ -169,7 +170,7 @@ class StyleLoss(torch.autograd.Function):
         flat = _flat(features)
         scale = (4 / flat.shape[-1] * coefficient * upstream).view(-1, 1, 1)
         step = (difference * scale).to(flat.dtype)
-        # In place: the chain of layers hands each gradient to one reader only.
+        # In place: each gradient in the chain of layers has only one consumer.
         if passing is not None and passing.stride() == features.stride():
             _flat(passing).baddbmm_(step, flat)
             return passing, None, None, None

@@ -1,4 +1,4 @@
-"""Networks seen as a row of named layers, frozen, cut after the deepest layer that a job reads."""
+"""Frozen networks as a sequence of named layers, evaluated only up to the deepest layer that a job reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.parameters import Arithmetic, Pooling
 
 Tap = Callable[[Tensor], Tensor]
-"""Reads a layer's features and returns them (possibly wrapped for the gradient)."""
+"""Reads a layer's features and returns them, possibly wrapped for the gradient."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -24,15 +24,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """Which filters a network carries.
+    """Describes the filters of a network.
 
     Attributes:
         name: Short name shown to users: ``builtin``, ``imagenet``, ``imagenet-features`` or a file name.
-        sha256: Hash of the file that was loaded, in hex.
-        mean: Subtracted from the picture's RGB values in [0, 1] before the first filter.
-        std: The picture is divided by it, per channel.
-        unit: Features are reported in multiples of this. Filters made for 0-255 pixels (Caffe) answer 57.6 times as
-            strongly as filters made for pixels of unit deviation; dividing by it lets one set of loss weights serve both.
+        sha256: Hash of the loaded file, in hex.
+        mean: Subtracted from RGB values in [0, 1] before the first convolution.
+        std: Divides the RGB values, per channel.
+        unit: Features are divided by this. Filters trained on 0-255 pixels (Caffe) respond 57.6 times as strongly as filters
+            trained on pixels of unit standard deviation. After the division, one set of loss weights serves both.
     """
 
     name: str
@@ -43,14 +43,14 @@ class WeightsInfo:
 
 
 def empty_trunk(architecture: str) -> nn.Sequential:
-    """Return torchvision's feature stack of a network without its classifier; its filters have no memory yet."""
+    """Return torchvision's feature stack of a network, without the classifier. Its parameters are on the meta device."""
     with torch.device("meta"):
         features: nn.Sequential = getattr(torchvision_models, architecture)(weights=None).features
     return features
 
 
 def random_trunk(architecture: str, seed: int) -> nn.Sequential:
-    """Return a trunk whose filters are drawn from a normal distribution that keeps the features' size (He et al. 2015)."""
+    """Return a trunk with random filters from a normal distribution that preserves feature magnitudes (He et al. 2015)."""
     features = empty_trunk(architecture)
     generator = torch.Generator().manual_seed(seed)
     state = {}
@@ -65,18 +65,18 @@ def random_trunk(architecture: str, seed: int) -> nn.Sequential:
 
 
 class Network:
-    """A frozen convolutional trunk, resident on one device, shared by all jobs there.
+    """A frozen convolutional trunk, resident on one device and shared by all jobs there.
 
-    The input's mean is subtracted and its deviation folded into the first filters, so that one subtraction is the whole
-    preprocessing; the zero padding then stands for the mean colour, as in the original.
+    The standard deviation of the input is folded into the first filters, so that preprocessing is a single subtraction of the
+    mean. Zero padding then corresponds to the mean colour, as in the original network.
 
     Args:
         features: torchvision's modules with their filters.
-        weights: Which filters they are.
-        device: Where they shall be.
-        name: Of the architecture.
-        channels_last: Whether a position's channels lie side by side, as tensor cores want them; by default on a GPU. It
-            gains nothing on a CPU (measured).
+        weights: Description of the filters.
+        device: Where to place the filters.
+        name: Name of the architecture.
+        channels_last: Whether to use the channels-last memory layout, which tensor cores prefer. Default: only on a GPU. It
+            brings no speedup on a CPU (measured).
     """
 
     def __init__(
@@ -96,29 +96,29 @@ class Network:
         self.layers = ARCHITECTURES[name].layer_names
         self._modules = [module for module in features if not isinstance(module, nn.Dropout)]
         if len(self._modules) != len(self.layers):
-            raise ValueError(f"{name} has {len(self.layers)} layers, the modules given are {len(self._modules)}")
+            raise ValueError(f"{name} has {len(self.layers)} layers, got {len(self._modules)} modules")
         self._mean = torch.tensor(weights.mean, device=device).view(1, 3, 1, 1)
         self._filters: dict[Arithmetic, dict[int, tuple[Tensor, ...]]] = {"float32": {}}
         for index, module in enumerate(self._modules):
             convolutions = [item for item in module.modules() if isinstance(item, nn.Conv2d)]
             if convolutions:
-                tensors = (part for item in convolutions for part in self._held(item, first=index == 0))
+                tensors = (part for item in convolutions for part in self._prepared(item, first=index == 0))
                 self._filters["float32"][index] = tuple(tensors)
 
-    def _held(self, module: nn.Conv2d, *, first: bool) -> tuple[Tensor, Tensor]:
-        """Return a convolution's filters and biases as they lie on the device."""
+    def _prepared(self, module: nn.Conv2d, *, first: bool) -> tuple[Tensor, Tensor]:
+        """Return a convolution's filters and biases, rescaled and on the device."""
         weight, unit = module.weight.detach(), self.weights.unit
         if first:
             weight = weight / (torch.tensor(self.weights.std).view(1, 3, 1, 1) * unit)
         if module.bias is None:
-            raise ValueError(f"a convolution of {self.name} has no bias; all of them have one in torchvision")
+            raise ValueError(f"a convolution of {self.name} has no bias; all convolutions need one, as in torchvision")
         return (
             weight.to(self.device, torch.float32).contiguous(memory_format=self._layout),
             (module.bias.detach() / unit).to(self.device, torch.float32),
         )
 
     def depth(self, layer: str) -> int:
-        """Return the position of a layer.
+        """Return the index of a layer.
 
         Raises:
             ValueError: If the network has no layer of that name.
@@ -135,7 +135,7 @@ class Network:
         pooling: Pooling = "max",
         precision: Arithmetic = "float32",
     ) -> None:
-        """Carry a batch of RGB canvases (values nominally in [0, 1]) to the deepest tapped layer, calling each tap there."""
+        """Run a batch of RGB canvases (values nominally in [0, 1]) up to the deepest tapped layer, calling each tap."""
         filters = self._resident(precision)
         positions = {self.depth(layer): tap for layer, tap in taps.items()}
         features = canvas - self._mean
@@ -148,7 +148,7 @@ class Network:
                 weight, bias = filters[index]
                 features = F.conv2d(features, weight, bias, module.stride, module.padding)
             elif isinstance(module, nn.ReLU):
-                # In place, unless the features before it were read: the tap keeps them for its gradient.
+                # In place, unless the preceding layer was tapped: the tap keeps its features for the gradient.
                 features = F.relu(features, inplace=index - 1 not in positions)
             elif isinstance(module, Fire):
                 features = _fire(features, filters[index])
@@ -164,7 +164,7 @@ class Network:
         pooling: Pooling = "max",
         precision: Arithmetic = "float32",
     ) -> dict[str, Float[Tensor, "batch _ _ _"]]:
-        """Return the float32 features of a batch at the named layers, without a gradient."""
+        """Return the float32 features of a batch at the given layers, without gradients."""
         seen: dict[str, Tensor] = {}
 
         def keep(layer: str) -> Tap:
@@ -189,7 +189,7 @@ class Network:
 
 
 def _fire(features: Tensor, filters: tuple[Tensor, ...]) -> Tensor:
-    """Squeeze the channels, then expand them by two sizes of filters side by side (Iandola et al. 2016)."""
+    """Apply a fire module: squeeze, then 1x1 and 3x3 expansions, concatenated (Iandola et al. 2016)."""
     squeeze, bias, expand1, bias1, expand3, bias3 = filters
     squeezed = F.relu(F.conv2d(features, squeeze, bias), inplace=True)
     expanded = torch.cat([F.conv2d(squeezed, expand1, bias1), F.conv2d(squeezed, expand3, bias3, padding=1)], dim=1)
@@ -198,7 +198,7 @@ def _fire(features: Tensor, filters: tuple[Tensor, ...]) -> Tensor:
 
 def _pool(features: Tensor, module: nn.MaxPool2d, pooling: Pooling) -> Tensor:
     size, stride = module.kernel_size, module.stride
-    # A picture that is smaller than the window has one position left.
+    # An input smaller than the window still gives one output position.
     window = size if isinstance(size, int) else max(size)
     ceil = module.ceil_mode or min(features.shape[2:]) < window
     if pooling == "max":

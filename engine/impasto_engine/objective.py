@@ -1,4 +1,4 @@
-"""What one canvas is optimised for, and how a batch of different objectives is evaluated at once."""
+"""The objective of one canvas, and the joint evaluation of a batch with different objectives."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from impasto_engine.statistics import statistic
 
 TERMS = ("content", "style", "total_variation")
 FLOOR = 0.25
-"""Part of a natural picture's mean square below which a content's features are not divided by their own. Photographs have 0.3
-to 2 of it at relu4_2 with ImageNet's filters, the moon's surface 0.1, a grey card 0.004."""
+"""Lower bound of the content normalizer, as a fraction of the mean square of a natural picture's features. At relu4_2 with
+ImageNet's filters, photographs have fractions of 0.3 to 2, the moon's surface 0.1, a grey card 0.004."""
 STYLE_FLOOR = 0.01
-"""The same of a style's Gram matrix, which goes with the square of its contrast."""
+"""The same for a style's Gram matrix, which scales with the square of the contrast."""
 _TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class ContentTarget:
-    """Features to come near at one layer, and the factor of their summed squared error."""
+    """Target features at one layer, and the coefficient of their summed squared error."""
 
     features: Float[Tensor, "channels height width"]
     coefficient: float
@@ -35,14 +35,14 @@ class ContentTarget:
 
 @dataclass(frozen=True)
 class StyleTarget:
-    """Statistic to come near at one layer, the factor of its squared error, and the part no canvas can remove.
+    """Target statistic at one layer, the coefficient of its squared error, and the part that no canvas can remove.
 
     Attributes:
-        value: Of the style, as :func:`~impasto_engine.statistics.statistic` returns it.
+        value: The style's statistic, as returned by :func:`~impasto_engine.statistics.statistic`.
         coefficient: Multiplies the squared error.
-        remainder: What several styles that differ leave over.
-        statistic: Which one.
-        guide: Where on the canvas the style goes, its square 1 in the mean; None for everywhere.
+        remainder: Constant loss that remains when several different styles are mixed.
+        statistic: Name of the statistic.
+        guide: Where on the canvas the style applies, with a mean square of 1; None for everywhere.
     """
 
     value: Float[Tensor, "rows columns"]
@@ -54,9 +54,9 @@ class StyleTarget:
 
 @dataclass(frozen=True)
 class Frame:
-    """What of a canvas is painted: elsewhere the picture stays as it was.
+    """The part of a canvas that is painted. The rest of the picture stays unchanged.
 
-    The network sees ``mask * canvas + (1 - mask) * picture``, so no step can touch what lies outside.
+    The network sees ``mask * canvas + (1 - mask) * picture``, so no step can change pixels outside the mask.
     """
 
     mask: Float[Tensor, "1 height width"]
@@ -65,13 +65,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class Objective:
-    """Everything one canvas is judged by.
+    """The complete objective of one canvas.
 
     Attributes:
-        content: Target by layer.
-        style: Target by layer, once for each region of the canvas that has styles of its own.
+        content: Content targets by layer.
+        style: Style targets by layer, one mapping for each region of the canvas that has its own styles.
         total_variation_weight: Multiplies the total variation.
-        frame: What of it is painted; None for all.
+        frame: The painted part of the canvas; None for all of it.
     """
 
     content: Mapping[str, ContentTarget]
@@ -81,7 +81,7 @@ class Objective:
 
     @property
     def layers(self) -> frozenset[str]:
-        """Names of the layers that are read."""
+        """Names of the layers that the objective reads."""
         return frozenset(self.content).union(*self.style)
 
 
@@ -95,12 +95,12 @@ def content_targets(
     """Return the content targets of one canvas.
 
     Args:
-        features: Of the content.
-        weights: By layer.
-        weight: Multiplies all of them.
-        normalization: How the layers' errors are made comparable.
-        usual: Mean square of a natural picture's features, by layer. A content that has less than :data:`FLOOR` of it, such as
-            a flat backdrop, is divided by that part instead of by next to nothing, which would leave it unpainted.
+        features: Features of the content.
+        weights: Weights by layer.
+        weight: Multiplies all layer weights.
+        normalization: How the layers' errors are normalized.
+        usual: Mean square of a natural picture's features, by layer. :data:`FLOOR` times this is the smallest normalizer. It
+            keeps a flat content, such as a plain backdrop, from dominating the loss and staying unpainted.
     """
     targets = {}
     for layer, layer_weight in weights.items():
@@ -129,13 +129,13 @@ def style_targets(
 
     Args:
         values: Statistics by layer, one mapping per style.
-        shares: Weight of each style among all of the canvas; they should add up to one over its regions.
-        weights: Weight of each layer.
-        weight: Multiplies all of them.
-        normalization: How the layers' errors are made comparable.
-        statistic: Which statistics they are.
-        guides: By layer, where on the canvas the styles go.
-        usual: Mean square of a natural picture's statistic, by layer; bounds the normalizer of a flat style as in
+        shares: Relative weight of each style. The shares over all regions of the canvas should sum to one.
+        weights: Weights by layer.
+        weight: Multiplies all layer weights.
+        normalization: How the layers' errors are normalized.
+        statistic: Name of the statistic.
+        guides: Where on the canvas the styles apply, by layer.
+        usual: Mean square of a natural picture's statistic, by layer. Bounds the normalizer of a flat style as in
             :func:`content_targets`.
     """
     targets = {}
@@ -166,7 +166,7 @@ class Evaluation:
     """Weighted losses of a batch and the gradient of their sum.
 
     Attributes:
-        terms: Columns as in :data:`TERMS`; a sample's loss is the sum of its row.
+        terms: One row per sample, columns as in :data:`TERMS`. A sample's loss is the sum of its row.
         gradient: With respect to the canvases.
     """
 
@@ -185,7 +185,7 @@ class _StackedStyle:
     guide: Tensor | None
 
     def read(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features, to be gone on with, and each sample's error."""
+        """Return the features to pass to the next layer, and each sample's error."""
         if self.statistic != "gram":
             found = statistic(self.statistic, features, self.guide)
             loss = self.coefficient * (found - self.value).square().sum(dim=(1, 2)) + self.remainder
@@ -199,7 +199,7 @@ class _StackedStyle:
 
 
 class StackedObjectives:
-    """Objectives of a batch, stacked by layer. A sample that does not read a layer has a factor of zero there."""
+    """Objectives of a batch, stacked by layer. A sample that does not read a layer has a coefficient of zero there."""
 
     def __init__(self, objectives: Sequence[Objective], network: Network) -> None:
         layers = {layer for objective in objectives for layer in objective.layers}
@@ -216,7 +216,7 @@ class StackedObjectives:
             if styles := _stacked_styles(objectives, layer):
                 self._style[layer] = styles
         self._variation = torch.tensor([o.total_variation_weight for o in objectives], device=network.device)
-        self._smooths = any(o.total_variation_weight for o in objectives)
+        self._has_variation = any(o.total_variation_weight for o in objectives)
         self._frame = _stacked_frames(objectives)
 
     def evaluate(
@@ -226,7 +226,7 @@ class StackedObjectives:
         pooling: Pooling,
         precision: Arithmetic,
     ) -> Evaluation:
-        """Return each sample's losses at its canvas, and their gradient: one forward and one backward pass."""
+        """Return each sample's losses and their gradient. Costs one forward and one backward pass."""
         mask: Tensor | None = None
         if self._frame is not None:
             mask, rest = self._frame
@@ -241,7 +241,7 @@ class StackedObjectives:
         zero = canvas.new_zeros(len(canvas))
         smoothness = zero
         gradient = torch.zeros_like(canvas) if gradient is None else gradient.contiguous()
-        if self._smooths:
+        if self._has_variation:
             value, slope = total_variation(canvas)
             smoothness = self._variation * value
             gradient = gradient + self._variation.view(-1, 1, 1, 1) * slope
@@ -267,7 +267,7 @@ class StackedObjectives:
 
 
 def _stacked_styles(objectives: Sequence[Objective], layer: str) -> list[_StackedStyle]:
-    """Stack what the samples read at a layer: those of one statistic side by side, as often as a sample has regions."""
+    """Stack the samples' style targets at a layer, grouped by statistic, with one stack per region of a sample."""
     slots: dict[tuple[StyleLossName, int], list[StyleTarget | None]] = {}
     for index, objective in enumerate(objectives):
         counts: dict[StyleLossName, int] = {}
@@ -297,7 +297,7 @@ def _stacked_styles(objectives: Sequence[Objective], layer: str) -> list[_Stacke
 
 
 def _stacked_frames(objectives: Sequence[Objective]) -> tuple[Tensor, Tensor] | None:
-    """Return the samples' masks, and their pictures outside of them; None if everything is painted."""
+    """Return the samples' masks and the parts of their pictures outside the masks; None if everything is painted."""
     frames = [objective.frame for objective in objectives]
     one = next((frame for frame in frames if frame), None)
     if one is None:
@@ -308,7 +308,7 @@ def _stacked_frames(objectives: Sequence[Objective]) -> tuple[Tensor, Tensor] | 
 
 
 def framed(canvas: Float[Tensor, "3 height width"], frame: Frame | None) -> Float[Tensor, "3 height width"]:
-    """Return a canvas as the network sees it."""
+    """Return a canvas as the network sees it, with the fixed picture outside the frame's mask."""
     return canvas if frame is None else canvas * frame.mask + frame.picture * (1 - frame.mask)
 
 
@@ -318,7 +318,7 @@ def _sum(losses: list[Tensor], zero: Tensor) -> Tensor:
 
 def to_canvas(pixels: UInt8[Tensor, "height width 3"], device: torch.device) -> Float[Tensor, "1 3 height width"]:
     """Return 8-bit sRGB pixels as a float canvas with values in [0, 1]."""
-    # Contiguous: torch keeps strides, and channels-last features would be copied before every Gram product.
+    # Contiguous: torch preserves strides, and channels-last features would be copied before every Gram product.
     return (pixels.to(device).permute(2, 0, 1)[None].float() / 255).contiguous()
 
 

@@ -1,11 +1,10 @@
 """L-BFGS and Adam for a batch of independent canvases.
 
-One update consumes one evaluation of every canvas in the batch. A state is a mapping from names to tensors whose first axis
-is the batch: stacking, taking out, saving and restoring a sample are the same few lines for every optimizer, and a sample's
-row holds all that it needs to go on. Nothing is shared between rows and no value is read back to the host.
+One update consumes one evaluation of every canvas in the batch. A state maps names to tensors whose first axis is the batch.
+Stacking, removing, saving and restoring a sample therefore use the same code for every optimizer, and a sample's row is
+sufficient to resume it. Rows share nothing, and no value is read back to the host.
 
-``canvas`` is the last point that was evaluated and accepted, with its ``terms`` (losses) and ``loss``; ``trial`` is where the
-next evaluation is due.
+``canvas`` is the last accepted point, with its ``terms`` (losses); ``trial`` is the next point to evaluate.
 """
 
 from __future__ import annotations
@@ -24,40 +23,41 @@ from impasto_engine.spectral import scales, spectrum
 State = dict[str, Tensor]
 
 FIRST_STEP_RMS = 0.02
-"""Root mean square of the first L-BFGS step, before there is any curvature to judge by, in pixel values of [0, 1]."""
+"""Root mean square of the first L-BFGS step, before any curvature information, in pixel values of [0, 1]."""
 MAX_STEP_RMS = 0.1
-"""Longest L-BFGS step, in the same units: the quadratic model is not believed beyond it."""
+"""Largest root mean square of an L-BFGS step, in the same units. The quadratic model is not trusted beyond it."""
 MIN_CURVATURE = 1e-9
-"""A pair is kept if the cosine between step and gradient change exceeds this. Relative, so that scaling the loss changes
-nothing; torch.optim.LBFGS compares ``y . s`` with 1e-10 and stops moving when the loss is small."""
+"""A pair is kept if the cosine between step and gradient change exceeds this. The test is relative and therefore invariant to
+the scale of the loss. torch.optim.LBFGS compares ``y . s`` with 1e-10 and stops moving when the loss is small."""
 MOMENTS_DECAY = 0.95
-"""How much of what is known of the curvature by frequency and colour the next pair leaves."""
+"""Decay factor per accepted pair of the moments that give the curvature by frequency and colour."""
 REJECTIONS_TO_RESTART = 6
-"""After so many halvings in a row the history is dropped: it no longer describes the surface."""
+"""Number of consecutive rejected steps after which the history is discarded: it no longer describes the loss surface."""
 REJECTIONS_TO_STOP = 18
-"""After so many, with the restart long tried, float32 cannot see a better canvas: the sample is stalled."""
+"""Number of consecutive rejected steps, beyond the restart, after which the sample has stalled: float32 resolves no further
+improvement."""
 
 
 WINDOW = 10
-"""Steps over which a tolerance looks back."""
+"""Number of steps over which the convergence tolerance is tested."""
 
 
 class Optimizer(Protocol):
-    """How a batch of canvases moves."""
+    """Update rule for a batch of canvases."""
 
     def start(self, canvas: Float[Tensor, "1 3 height width"], learning_rate: float, history: int) -> State:
-        """Return the state of one sample that has not been evaluated yet."""
+        """Return the initial state of one sample, before its first evaluation."""
         ...
 
     def update(
         self, state: State, terms: Float[Tensor, "batch terms"], gradient: Float[Tensor, "batch 3 height width"]
     ) -> None:
-        """Take the evaluation of ``state["trial"]`` in, and choose the next trial."""
+        """Process the evaluation of ``state["trial"]`` and choose the next trial."""
         ...
 
 
 def stack(states: Sequence[Mapping[str, Tensor]]) -> State:
-    """Join states along the batch axis; shorter histories are padded with slots that their sample never uses."""
+    """Concatenate states along the batch axis. Shorter histories are padded with slots that their sample never uses."""
     joined = {}
     for name in states[0]:
         parts = [state[name] for state in states]
@@ -78,27 +78,27 @@ def without(state: State, index: int) -> State:
 
 
 def stalled(state: State) -> Tensor:
-    """Return, per sample, whether no better canvas can be found."""
+    """Return, per sample, whether no further improvement can be found."""
     return state["rejections"] >= REJECTIONS_TO_STOP
 
 
 def converged(state: State) -> Tensor:
-    """Return, per sample, whether the last :data:`WINDOW` steps together lowered the loss by less than its tolerance."""
+    """Return, per sample, whether the relative decrease over the last :data:`WINDOW` steps is below its tolerance."""
     loss, tolerance = state["terms"].sum(dim=1), state["tolerance"]
     return (tolerance > 0) & (state["recent"][:, 0] - loss < tolerance * loss)
 
 
 def note_loss(state: State) -> None:
-    """Remember the loss before an update, for :func:`converged`."""
+    """Record the loss before an update, for :func:`converged`."""
     loss = state["terms"].sum(dim=1, keepdim=True)
     state["recent"] = torch.cat([state["recent"][:, 1:], loss], dim=1)
 
 
 def carried(optimizer: OptimizerName, state: Mapping[str, Tensor], height: int, width: int) -> State:
-    """Return what one sample's optimizer can go on with on a larger canvas.
+    """Return the optimizer state of one sample that is carried over to a larger canvas.
 
-    Adam's moments are enlarged (as Crowson's style-transfer-pytorch does), a second moment never below zero. Of L-BFGS
-    nothing is carried: that was measured and lost (docs/PERFORMANCE.md).
+    Adam's moments are upsampled (as in Crowson's style-transfer-pytorch), the second moment clamped at zero. L-BFGS carries
+    nothing over, because that was measured to be worse (docs/lab/performance.md).
     """
     if optimizer != "adam":
         return {}
@@ -113,8 +113,8 @@ def carried(optimizer: OptimizerName, state: Mapping[str, Tensor], height: int, 
 class Adam:
     """Adam (Kingma & Ba 2015) with the published constants; the learning rate is in pixel values.
 
-    Departure: the stabiliser is 1e-16 instead of 1e-8, since the gradient of a mean over a large picture is itself near
-    1e-8. An evaluation that is not finite halves the learning rate and goes back to the last finite canvas.
+    Departure: epsilon is 1e-16 instead of 1e-8, since the gradient of a mean over a large picture is itself near 1e-8. A
+    non-finite evaluation halves the learning rate and returns to the last finite canvas.
     """
 
     first_decay = 0.9
@@ -154,18 +154,18 @@ class Adam:
 
 
 class LBFGS:
-    r"""Limited-memory BFGS (Nocedal 1980) without a line search, guarded per sample.
+    r"""Limited-memory BFGS (Nocedal 1980) without a line search, with safeguards per sample.
 
-    Directions come from the compact form of the two-loop recursion: with the history's steps ``S`` and gradient changes
-    ``Y`` as rows in order of age, and :math:`R_{ij} = s_i \cdot y_j` for :math:`i \le j`,
+    Directions come from the compact form of the two-loop recursion. With the steps ``S`` and gradient changes ``Y`` of the
+    history as rows, oldest first, and :math:`R_{ij} = s_i \cdot y_j` for :math:`i \le j`,
 
     .. math:: R a = S g, \quad r = H_0 (g - Y^T a), \quad R^T c = \mathrm{diag}(R)\, a - Y r, \quad d = -(r + S^T c)
 
-    which is four passes over the history and two small triangular solves, whatever the batch. The first guess :math:`H_0` has
-    a scale for each octave of spatial frequency and each colour (:mod:`impasto_engine.spectral`).
+    which takes four passes over the history and two small triangular solves for the whole batch. The initial inverse Hessian
+    :math:`H_0` has a separate scale for each octave of spatial frequency and each colour (:mod:`impasto_engine.spectral`).
 
-    Guards, which ``torch.optim.LBFGS`` lacks: a trial that does not lower the loss is taken back and the step halved; steps
-    are capped in pixel values; the curvature test is relative; a history that keeps failing is dropped.
+    Safeguards that ``torch.optim.LBFGS`` lacks: a trial that does not lower the loss is rejected and the step halved; step
+    lengths are capped in pixel values; the curvature test is relative; the history is discarded after repeated rejections.
     """
 
     def start(self, canvas: Float[Tensor, "1 3 height width"], learning_rate: float, history: int) -> State:
@@ -209,7 +209,7 @@ class LBFGS:
         state["trial"] = state["canvas"] + length * state["direction"]
 
     def _remember(self, state: State, gradient: Tensor, eligible: Tensor) -> None:
-        """Write the newest pair over the oldest, where it shows curvature."""
+        """Overwrite the oldest pair with the newest where the curvature test passes."""
         moved, turned = state["trial"] - state["canvas"], gradient - state["gradient"]
         moments = spectrum(*moved.shape[2:], moved.device).moments(moved, turned)
         step, change = moved.flatten(1), turned.flatten(1)
@@ -224,7 +224,7 @@ class LBFGS:
         column = torch.bmm(state["steps"], change[:, :, None])[:, :, 0].double()
         old = state["products"][samples, :, slot]
         state["products"][samples, :, slot] = torch.where(kept[:, None], column, old)
-        # Each pair counts alike, however long its step was.
+        # Normalized so that each pair has the same weight, whatever the length of its step.
         mixed = MOMENTS_DECAY * state["moments"] + moments / change_square.view(-1, 1, 1, 1)
         state["moments"] = torch.where(kept.view(-1, 1, 1, 1), mixed, state["moments"])
         state["next"] = torch.where(kept, (slot + 1) % state["history"], slot)
@@ -246,7 +246,7 @@ class LBFGS:
         age = torch.arange(slots, device=steps.device)
         count = state["count"][:, None]
         valid = age < count
-        # Row k of the ordered history is the k-th oldest pair; rows beyond the count point anywhere and are masked.
+        # Row k of the ordered history is the k-th oldest pair. Rows beyond the count are arbitrary and are masked.
         order = torch.where(valid, (state["next"][:, None] - count + age) % state["history"][:, None], age)
         products = state["products"].gather(1, order[:, :, None].expand(-1, -1, slots))
         products = products.gather(2, order[:, None, :].expand(-1, slots, -1))
@@ -293,7 +293,7 @@ def _rms(values: Tensor) -> Tensor:
 
 
 def _pad(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Grow every axis but the first to the longest, with zeros."""
+    """Zero-pad every axis except the first to the longest length."""
     longest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
     padded = []
     for part in parts:

@@ -1,4 +1,4 @@
-"""From pictures and parameters to an objective and a first canvas; and the whole of a job in one call."""
+"""Builds the objective and the first canvas of a job from its pictures and parameters, and runs whole jobs."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Style:
-    """One style picture and its share in the mix.
+    """One style picture and its weight in the mix.
 
     Attributes:
-        pixels: 8-bit sRGB, at the size its strokes shall have on the canvas.
-        weight: Share relative to the other styles.
-        digest: Names the pixels in the cache of statistics; empty to leave the cache alone.
-        mask: Which part of the picture makes the style, of its size: 255 is in, 0 is out; None for all of it.
-        region: Where on the canvas the style goes, of the canvas's size; None for all that is painted.
+        pixels: 8-bit sRGB, at the scale that its strokes should have on the canvas.
+        weight: Weight relative to the other styles.
+        digest: Cache key of the pixels for style statistics; empty to bypass the cache.
+        mask: The part of the picture used as the style, of the picture's size: 255 is inside, 0 outside; None for all of it.
+        region: Where on the canvas the style applies, of the canvas's size; None for the whole painted area.
     """
 
     pixels: UInt8[Tensor, "_ _ 3"]
@@ -58,16 +58,16 @@ class Style:
 
 @dataclass(frozen=True)
 class Job:
-    """One painting to make: pictures at canvas size, and how.
+    """One picture to paint: input pictures at canvas size, and parameters.
 
     Attributes:
-        height: Of the canvas, in pixels.
-        width: Of the canvas, in pixels.
-        content: 8-bit sRGB of exactly that size, or None for a texture.
-        styles: Any number; none for a content reconstruction.
-        parameters: How it is painted.
-        mask: What of the content is painted, of the canvas's size: 255 is, 0 stays as it was; None for all of it.
-        init_image: What the canvas starts from, of its size, where the parameters say so.
+        height: Canvas height in pixels.
+        width: Canvas width in pixels.
+        content: 8-bit sRGB of exactly the canvas size, or None for a texture.
+        styles: Any number of styles; none for a content reconstruction.
+        parameters: The parameters of the optimization.
+        mask: The part of the content to paint, of the canvas's size: 255 is painted, 0 stays unchanged; None for all of it.
+        init_image: Initial canvas, of the canvas's size; used if ``parameters.init`` is ``image``.
     """
 
     height: int
@@ -79,16 +79,16 @@ class Job:
     init_image: Pixels | None = None
 
     def key(self, device: torch.device) -> BatchKey:
-        """Return which running batch on a device can take the job."""
+        """Return the key of the running batches on a device that can take the job."""
         arithmetic = resolve_precision(self.parameters.precision, device)
         return BatchKey(self.height, self.width, self.parameters.pooling, arithmetic)
 
 
 class StyleCache:
-    """Statistics of the styles seen last, so that a popular style is put through the network once.
+    """LRU cache of style statistics, so that a popular style passes through the network only once.
 
     Args:
-        capacity: Styles kept; each takes 2.4 MB with the default layers.
+        capacity: Number of styles to keep; each takes 2.4 MB with the default layers.
     """
 
     def __init__(self, capacity: int = 64) -> None:
@@ -98,13 +98,13 @@ class StyleCache:
         self._usual: dict[tuple[str, ...], float] = {}
 
     def take_counts(self) -> tuple[int, int]:
-        """Return how many styles were found and not found since the last time this was asked."""
+        """Return the numbers of cache hits and misses since the last call, and reset them."""
         counts = self._hits, self._misses
         self._hits = self._misses = 0
         return counts
 
     def statistics(self, network: Network, style: Style, parameters: Parameters) -> dict[str, Tensor]:
-        """Return the style's statistics at the layers that the parameters weigh."""
+        """Return the style's statistics at all style layers with a positive weight."""
         layers, name = _style_layers(parameters), parameters.style_loss
         key = (network.weights.sha256, style.digest, style.pixels.shape, layers, parameters.pooling, name)
         if style.digest and key in self._entries:
@@ -143,7 +143,7 @@ def _statistics(network: Network, style: Style, parameters: Parameters) -> dict[
 
 
 def objective(network: Network, job: Job, cache: StyleCache | None = None) -> Objective:
-    """Return what the job's canvas will be judged by. Targets are formed in float32 whatever the job's precision."""
+    """Return the objective of a job. Targets are computed in float32 whatever the job's precision."""
     parameters = job.parameters
     content = {}
     if job.content is not None and parameters.content_weight > 0:
@@ -159,7 +159,7 @@ def objective(network: Network, job: Job, cache: StyleCache | None = None) -> Ob
 
 
 def _style_regions(network: Network, job: Job, cache: StyleCache) -> tuple[dict[str, StyleTarget], ...]:
-    """Return the style targets of each region of the canvas; styles of the same region fold into one target."""
+    """Return the style targets of each region of the canvas. Styles of the same region are folded into one target."""
     parameters = job.parameters
     weights = {layer: weight for layer, weight in parameters.style_layers.items() if weight > 0}
     together: dict[bytes | None, list[Style]] = {}
@@ -199,7 +199,7 @@ def _style_regions(network: Network, job: Job, cache: StyleCache) -> tuple[dict[
 
 
 def _guide(mask: UInt8[Tensor, "_ _"], features: Float[Tensor, "1 _ _ _"]) -> Float[Tensor, "1 _ _"]:
-    """Return a mask at a layer's positions, its square 1 in the mean."""
+    """Return a mask at a layer's positions, scaled to a mean square of 1."""
     height, width = features.shape[2:]
     pooled = F.adaptive_avg_pool2d(mask[None].to(features.device).float() / 255, (height, width))
     return pooled / pooled.square().mean().sqrt().clamp_min(1e-6)
@@ -212,14 +212,14 @@ def _frame(job: Job, device: torch.device) -> Frame | None:
 
 
 def _seen_content(job: Job, device: torch.device) -> Float[Tensor, "1 3 height width"]:
-    """Return the content as the network shall see it: without its colours, if those are kept apart."""
+    """Return the content as the network sees it: in grey if only the luminance is painted."""
     if job.content is None:
         raise ValueError("the job has no content")
     return to_canvas(colors.grey(job.content) if job.parameters.color == "luminance" else job.content, device)
 
 
 def _recolored(style: Style, job: Job) -> Style:
-    """Return a style with the colours that the job wants of it."""
+    """Return a style with its colours converted as the job's ``color`` requires."""
     color, content = job.parameters.color, job.content
     if content is None or color == "style":
         return style
@@ -228,9 +228,9 @@ def _recolored(style: Style, job: Job) -> Style:
 
 
 def first_canvas(job: Job, device: torch.device) -> Float[Tensor, "1 3 height width"]:
-    """Return what the job starts from.
+    """Return the initial canvas of a job.
 
-    Its content, an image, its first style, or white noise around mid-grey, drawn on the CPU by the job's seed.
+    It is the content, the initial image, the first style, or white noise around mid-grey drawn on the CPU from the job's seed.
     """
     init = job.parameters.init
     if init == "content" and job.content is not None:
@@ -246,17 +246,21 @@ def first_canvas(job: Job, device: torch.device) -> Float[Tensor, "1 3 height wi
 
 
 def finished(canvas: Float[Tensor, "3 height width"], job: Job) -> Float[Tensor, "3 height width"]:
-    """Return a canvas as a picture for people: within its frame, and in the colours that the job wants."""
+    """Return a canvas as the output picture: with the frame applied and the job's colour handling."""
     canvas = framed(canvas, _frame(job, canvas.device))
-    if job.parameters.color == "luminance" and job.content is not None:
-        return colors.with_brightness(to_canvas(job.content, canvas.device)[0], canvas)
-    return canvas
+    if job.parameters.color != "luminance" or job.content is None:
+        return canvas
+    content = to_canvas(job.content, canvas.device)[0]
+    picture = colors.with_brightness(content, canvas)
+    if job.mask is not None:  # the brightness was rounded to 8 bits, so restore the exact content outside the mask
+        picture = torch.where(job.mask.to(canvas.device) == 0, content, picture)
+    return picture
 
 
 def change(picture: Float[Tensor, "3 height width"], job: Job) -> float:
-    """Return how far a finished picture is from what the job started from.
+    """Return the difference between a finished picture and the job's initial canvas.
 
-    Root mean square of the difference over what is painted, in 8-bit levels; infinite where a mask leaves nothing to paint.
+    Root mean square over the painted area, in 8-bit levels; infinite if the mask leaves nothing to paint.
     """
     start = finished(first_canvas(job, picture.device)[0], job)
     squares = (picture.clamp(0, 1) - start.clamp(0, 1)).square().mean(dim=0)
@@ -267,12 +271,12 @@ def change(picture: Float[Tensor, "3 height width"], job: Job) -> float:
 
 @dataclass(frozen=True)
 class Level:
-    """A job at one of the sizes that it is painted at.
+    """A job at one of its sizes.
 
     Attributes:
-        job: With its pictures at this size.
-        done: Steps of the coarser levels.
-        last: Number of the last step here.
+        job: The job with its pictures at this size.
+        done: Number of steps at the coarser levels.
+        last: Number of the last step at this level.
     """
 
     job: Job
@@ -281,7 +285,7 @@ class Level:
 
 
 def levels(job: Job) -> list[Level]:
-    """Return the job at each of its sizes, from the coarsest."""
+    """Return the job at each of its sizes, coarsest first."""
     found = []
     done = 0
     for size, steps in zip(level_sizes(job.parameters), level_steps(job.parameters), strict=True):
@@ -332,10 +336,10 @@ def _resized(canvas: Float[Tensor, "1 3 _ _"], size: Sequence[int]) -> Float[Ten
 def next_canvas(
     coarse: Float[Tensor, "3 _ _"], before: Job, job: Job, device: torch.device
 ) -> Float[Tensor, "1 3 height width"]:
-    """Return what a level starts from: the canvas of the one before, enlarged, with the content's detail put back.
+    """Return the initial canvas of a level: the previous canvas, upsampled, with the content's detail restored.
 
-    What is enlarged is how far the canvas moved away from the content, so that edges which the coarse canvas could not hold
-    are sharp from the start. A texture is enlarged as it is.
+    Only the difference between the canvas and the content is upsampled, so that edges that the coarse canvas could not
+    represent are sharp from the start. A texture is upsampled directly.
     """
     size = (job.height, job.width)
     if job.content is None or before.content is None:
@@ -352,15 +356,15 @@ def join(
     canvas: Float[Tensor, "1 3 height width"] | None = None,
     carried: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Prepare a job at one level and let it join a running batch.
+    """Prepare a job at one level and add it to a running batch.
 
     Args:
-        batch: Of the level's shape.
-        name: Of the job in the batch.
-        level: What to paint.
-        cache: Of Gram matrices.
-        canvas: Where to start; the job's own first canvas if none is given.
-        carried: What its optimizer goes on with from a coarser level.
+        batch: A batch of the level's shape.
+        name: Name of the job in the batch.
+        level: The level to paint.
+        cache: Cache of style statistics.
+        canvas: Initial canvas; the job's own first canvas if omitted.
+        carried: Optimizer state carried over from a coarser level.
     """
     parameters = level.job.parameters
     device = batch.network.device
@@ -390,24 +394,24 @@ def climb(
 
 
 def resume(batch: RunningBatch, name: str, level: Level, state: SampleState, cache: StyleCache | None = None) -> None:
-    """Prepare a job at one level and let it go on in a running batch where its state was exported."""
+    """Prepare a job at one level and resume it in a running batch from an exported state."""
     batch.resume(name, objective(batch.network, level.job, cache), state, level.last)
 
 
 def paint(network: Network, job: Job, progress: Callable[[Step], bool | None] = lambda _step: None) -> tuple[Pixels, Step]:
-    """Run one job to its end and return the picture and its last step.
+    """Run one job to completion and return the picture and the last step.
 
     Args:
-        network: Where to run.
-        job: What to paint.
-        progress: Called after every step; returning True stops there.
+        network: The network to use.
+        job: The job to paint.
+        progress: Called after every step. Returning True stops the job.
     """
     plan = levels(job)
     batch = RunningBatch(network, plan[0].job.key(network.device))
     join(batch, "job", plan[0])
     for level, following in zip(plan, (*plan[1:], None), strict=True):
-        step, enough = _run(batch, level.last, progress)
-        if enough or following is None:
+        step, stopped = _run(batch, level.last, progress)
+        if stopped or following is None:
             break
         finer = RunningBatch(network, following.job.key(network.device))
         climb(batch, finer, "job", level, following)
@@ -416,9 +420,9 @@ def paint(network: Network, job: Job, progress: Callable[[Step], bool | None] = 
 
 
 def _run(batch: RunningBatch, last: int, progress: Callable[[Step], bool | None]) -> tuple[Step, bool]:
-    """Step to a level's end, or until the canvas cannot be bettered there or the caller has enough."""
+    """Step until the end of a level, until no further improvement is found, or until the caller stops the job."""
     while True:
         for _, step in batch.step():
-            enough = bool(progress(step))
-            if enough or step.last or step.step >= last:
-                return step, enough
+            stopped = bool(progress(step))
+            if stopped or step.last or step.step >= last:
+                return step, stopped

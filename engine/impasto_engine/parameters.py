@@ -1,4 +1,4 @@
-"""Every number a job can choose, the presets that choose them, and the one place where they are checked."""
+"""The parameters of a job, the presets, and their validation."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Init = Literal["content", "noise", "style", "image"]
 Pooling = Literal["average", "max"]
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 Arithmetic = Literal["float32", "tf32", "bfloat16"]
-"""What a network computes with, once ``auto`` is decided."""
+"""The arithmetic of a network after ``auto`` has been resolved."""
 Color = Literal["style", "luminance", "matched"]
-"""Whose colours the picture has. ``style``: the style's. ``luminance``: the content's, only brightness is painted. ``matched``:
-the content's, to which those of the styles are matched first (Gatys et al. 2016, "Preserving Color in Neural Artistic Style
-Transfer", sections 4 and 3)."""
+"""Source of the picture's colours. ``style``: the style's. ``luminance``: the content's; only brightness is painted.
+``matched``: the content's; the styles' colours are matched to them first (Gatys et al. 2016, "Preserving Color in Neural
+Artistic Style Transfer", sections 4 and 3)."""
 StyleLossName = Literal["gram", "covariance", "moments", "sliced", "histogram"]
-"""Which statistics of its features make a style, see :mod:`impasto_engine.statistics`."""
+"""The feature statistics that define a style, see :mod:`impasto_engine.statistics`."""
 GUIDABLE: tuple[StyleLossName, ...] = ("gram", "covariance", "moments")
-"""Those that can be taken from a part of a picture."""
+"""Statistics that can be restricted to a part of a picture."""
 Normalization = Literal["target", "gatys", "mean"]
-"""How the layers' raw errors are made comparable.
+"""How the layers' raw errors are normalized.
 
 ``target``: each layer's squared error is divided by the squared norm of its target, so that every layer starts near one
 whatever its width, depth or filters. ``gatys``: the factors of the paper, 1/2 for content (eq. 1) and 1/4 of the mean
-over the Gram matrix for style (eq. 4: 1 / (4 N^2 M^2) on sums over positions). ``mean``: mean squares, with the Gram matrix
-divided by its channels too, as in Johnson's neural-style and what came after it.
+over the Gram matrix for style (eq. 4: 1 / (4 N^2 M^2) on sums over positions). ``mean``: mean squared errors, with the Gram
+matrix also divided by its number of channels, as in Johnson's neural-style and its successors.
 """
 
 MIN_SIZE_PX = 16
@@ -38,23 +38,23 @@ MAX_STEPS = 10_000
 MAX_HISTORY = 100
 MAX_LEVELS = 8
 COARSEST_PX = 256
-"""Where ``levels`` is 0, no canvas is painted smaller than this first: below, nothing is gained (measured)."""
+"""Smallest first level if ``levels`` is 0. Smaller levels bring no improvement (measured)."""
 COARSE_SHARE = 0.4
-"""Of a job's steps, how many are done at the coarser levels together."""
+"""Fraction of a job's steps that is spent at the coarser levels in total."""
 MAX_WEIGHT = 1e15
 MAX_PRODUCT = 1e20
-"""Of a loss's weight and a layer's: float32 holds no more once they are squared errors."""
+"""Limit of the product of a loss weight and a layer weight. Larger products overflow float32 with squared errors."""
 MAX_STYLE_SCALE = 8.0
 MAX_LEARNING_RATE = 100.0
 ADAM_LEARNING_RATE = 0.02
-"""Where Adam is asked for and no rate is given, in pixel values: the presets' rates are L-BFGS's."""
+"""Adam's default learning rate, in pixel values. The learning rates of the presets apply to L-BFGS."""
 
 FIRST_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 STYLE_SHARES = (0.05, 0.35, 0.46, 0.13, 0.01)
-"""Of the first layers in the default style loss, each relative to its own target. Found by eye and by a judge with ImageNet's
-filters (docs/QUALITY.md). relu2_1 and relu3_1 hold the strokes; relu1_1 keeps the grid of max pooling out; relu5_1 brings the
-largest shapes and with a tenth of the whole it eats faces."""
+"""Weights of the first layers in the default style loss, each relative to its own target. Tuned by eye and with a judge
+network, for ImageNet's filters (docs/lab/quality.md). relu2_1 and relu3_1 capture the strokes; relu1_1 suppresses the grid
+artefacts of max pooling; relu5_1 adds the largest shapes, but a tenth of the total weight there destroys faces."""
 
 
 def _equal(layers: tuple[str, ...]) -> Mapping[str, float]:
@@ -63,36 +63,36 @@ def _equal(layers: tuple[str, ...]) -> Mapping[str, float]:
 
 @dataclass(frozen=True)
 class Parameters:
-    """How one canvas is painted. The defaults are the preset ``default``.
+    """How one canvas is painted. The default values are the preset ``default``.
 
     Attributes:
-        content_layers: Weight of each layer that the content is compared at.
-        style_layers: Weight of each layer that the style is compared at.
-        content_weight: Multiplies the content loss; zero leaves the content out.
-        style_weight: Multiplies the style loss; zero leaves the styles out.
+        content_layers: Weights of the content layers.
+        style_layers: Weights of the style layers.
+        content_weight: Multiplies the content loss; zero disables it.
+        style_weight: Multiplies the style loss; zero disables it.
         total_variation_weight: Multiplies the mean squared difference of neighbouring pixels (values in [0, 1]).
-        normalization: How the layers' errors are made comparable, see :data:`Normalization`.
-        size_px: Longer side of the canvas; the aspect is the content's (of the first style without a content).
+        normalization: How the layers' errors are normalized, see :data:`Normalization`.
+        size_px: Longer side of the canvas. The aspect ratio is the content's, or the first style's without a content.
         steps: Optimizer steps; each costs one evaluation (one forward and one backward pass).
         optimizer: ``lbfgs`` or ``adam``.
-        learning_rate: Length of an L-BFGS step in units of its own estimate (1 is the textbook's), or Adam's step in pixel
+        learning_rate: Factor on the quasi-Newton step of L-BFGS (1 is the standard choice), or Adam's step size in pixel
             values, where [0, 1] spans black to white.
-        history: Pairs that L-BFGS remembers.
-        init: What the canvas starts from.
-        seed: Of the noise; the same seed gives the same start on every device.
+        history: Number of pairs that L-BFGS keeps.
+        init: How the canvas is initialized.
+        seed: Seed of the noise. The same seed gives the same initial canvas on every device.
         pooling: ``average`` or ``max``.
-        levels: Sizes that the canvas is painted at, each twice the one before, the last being ``size_px``; 1 for that one only,
-            0 for as many as keep the first at 256 px or more. Coarse steps are cheap and bring large structures soon.
-        network: Which network, ``ARCHITECTURE[:WEIGHTS]``; empty for the one that is resident.
-        style_scale: Size of the style's strokes: style pictures are seen at ``size_px`` times this.
-        color: Whose colours the picture has, see :data:`Color`.
-        style_loss: Which statistics make a style, see :data:`StyleLossName`.
-        tolerance: The job ends when ten steps together lower the loss by less than this part of it; 0 for never.
-        width_px: Exact width of the canvas, which the content is cropped to; 0 to follow ``size_px`` and the aspect.
-        height_px: Exact height, likewise. With only one of both, the other follows the aspect.
-        schedule: Pairs of size and steps, from the coarsest, instead of ``size_px``, ``steps`` and ``levels``.
-        precision: Of the network's features; Gram sums, losses and the optimizer are always float32. ``auto`` is bfloat16
-            where the device computes with it faster (:func:`~impasto_engine.devices.auto_precision`).
+        levels: Number of sizes, each twice the previous one, the last being ``size_px``. 1 uses only ``size_px``; 0 uses as
+            many as keep the first at 256 px or more. Coarse steps are cheap and form large structures early.
+        network: Network name, ``ARCHITECTURE[:WEIGHTS]``; empty for the resident one.
+        style_scale: Scale of the style's strokes. Style pictures are resized to ``size_px`` times this.
+        color: Source of the picture's colours, see :data:`Color`.
+        style_loss: Feature statistics that define the style, see :data:`StyleLossName`.
+        tolerance: The job stops when ten steps together lower the loss by less than this fraction of it; 0 disables the test.
+        width_px: Exact width of the canvas, to which the content is cropped; 0 to follow ``size_px`` and the aspect ratio.
+        height_px: Exact height, likewise. If only one of the two is set, the other follows the aspect ratio.
+        schedule: Pairs of size and steps, coarsest first. Replaces ``size_px``, ``steps`` and ``levels``.
+        precision: Precision of the network's features. Gram sums, losses and the optimizer are always float32. ``auto`` is
+            bfloat16 on devices that compute faster with it (:func:`~impasto_engine.devices.auto_precision`).
     """
 
     content_layers: Mapping[str, float] = field(default_factory=lambda: _equal(("relu4_2",)))
@@ -122,13 +122,13 @@ class Parameters:
 
 
 _CAFFE_UNIT = 57.6
-"""How much stronger filters for 0-255 pixels answer than the features this engine reports (WeightsInfo.unit)."""
+"""Ratio of the responses of filters for 0-255 pixels to the features this engine reports (WeightsInfo.unit)."""
 
 PRESETS: Mapping[str, Parameters] = MappingProxyType(
     {
         "default": Parameters(),
-        # The student's report: white noise, L-BFGS at learning rate 1 for 20 epochs of torch's 20 iterations, the layers'
-        # errors evened out by hand: 1e4 for the first, 1e1 for the others, alpha 1e-3, beta 1e3.
+        # The student's report: white noise, L-BFGS at learning rate 1 for 20 epochs of torch's 20 iterations, hand-tuned layer
+        # weights of 1e4 for the first and 1e1 for the others, alpha 1e-3, beta 1e3.
         "seed": Parameters(
             style_layers={layer: 1e4 if layer == "relu1_1" else 1e1 for layer in FIRST_LAYERS},
             content_weight=1e-3,
@@ -142,7 +142,7 @@ PRESETS: Mapping[str, Parameters] = MappingProxyType(
             levels=1,
         ),
         # Gatys et al. (CVPR 2016), section 3: alpha / beta = 1e-3, conv4_2, conv1_1 to conv5_1 at 1/5 each, average
-        # pooling, white noise. The weights are the paper's in the units of its filters, so with them its losses come out.
+        # pooling, white noise. The weights are the paper's, in the units of its filters, and reproduce its losses.
         "gatys": Parameters(
             content_layers=_equal(("conv4_2",)),
             style_layers=_equal(("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")),
@@ -155,9 +155,9 @@ PRESETS: Mapping[str, Parameters] = MappingProxyType(
             pooling="average",
             levels=1,
         ),
-        # Johnson's neural-style and its port to PyTorch: mean squares, content 5, style 100 at each layer, max pooling, faint
-        # noise, history 100. Their total variation is a sum of absolute values and left out, as in their own scripts for
-        # large pictures. The weights are theirs in the units of Caffe's filters.
+        # Johnson's neural-style and its port to PyTorch: mean squared errors, content 5, style 100 at each layer, max pooling,
+        # faint noise, history 100. Their total variation is a sum of absolute values. It is omitted here, as in their own
+        # scripts for large pictures. The weights are theirs, in the units of Caffe's filters.
         "neural-style": Parameters(
             style_layers=dict.fromkeys(FIRST_LAYERS, 1.0),
             content_weight=5 * _CAFFE_UNIT**2,
@@ -170,19 +170,19 @@ PRESETS: Mapping[str, Parameters] = MappingProxyType(
             pooling="max",
             levels=1,
         ),
-        # A first look: a quarter of the pixels, a third of the steps, and no more than is worth waiting for.
+        # A quick preview: a quarter of the pixels, half of the steps, and an early stop on convergence.
         "preview": Parameters(size_px=256, steps=30, history=20, tolerance=0.01),
     }
 )
-"""Named sets of parameters: plain data."""
+"""Named parameter sets, as plain data."""
 
 
 FOLLOWING = ("default", "preview")
-"""Presets whose numbers follow the filters; the others are their authors', whatever the filters."""
+"""Presets whose parameters depend on the filters. The others keep their authors' values with any filters."""
 
 TUNED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        # The default's numbers were found with ImageNet's filters (docs/QUALITY.md). These answer otherwise.
+        # The default was tuned for ImageNet's filters (docs/lab/quality.md). The built-in filters respond differently.
         "builtin": MappingProxyType(
             {
                 "content_weight": 0.05,
@@ -193,7 +193,7 @@ TUNED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         ),
     }
 )
-"""Numbers of the presets that follow the filters, by the name of filters that want others than ImageNet's."""
+"""Parameters that replace those of the :data:`FOLLOWING` presets, by the name of the filters that need them."""
 
 _WEIGHTS = ("content_weight", "style_weight", "total_variation_weight", "style_layers")
 
@@ -205,13 +205,13 @@ def _weights_of(preset: str) -> Mapping[str, Any]:
 NORMALIZED: Mapping[Normalization, Mapping[str, Any]] = MappingProxyType(
     {"target": _weights_of("default"), "gatys": _weights_of("gatys"), "mean": _weights_of("neural-style")}
 )
-"""Weights that make sense with each normalization: where a job chooses a normalization other than its preset's, those weights
-that it does not choose too are of this table, since losses of one normalization are of another size than those of another."""
+"""Default weights for each normalization. They replace the preset's weights that a job does not set itself if the job chooses
+another normalization than its preset, because the magnitude of the losses depends on the normalization."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """One thing wrong with the parameters: which field, and what it should have been."""
+    """One invalid parameter: the field and the accepted values."""
 
     field: str
     description: str
@@ -228,17 +228,17 @@ def violations(
     has_regions: bool = False,
     min_size_px: int = MIN_SIZE_PX,
 ) -> Iterator[Violation]:
-    """Yield everything wrong with a job's parameters, not only the first.
+    """Yield all violations in a job's parameters, not only the first.
 
     Args:
-        parameters: What to check.
+        parameters: The parameters to check.
         layers: Names of the network's layers.
-        max_size_px: Largest canvas side allowed here.
+        max_size_px: Largest canvas side that is allowed.
         has_content: Whether the job has a content image.
-        styles: How many style images the job has.
-        has_image: Whether the job has an image to start from.
-        has_regions: Whether masks say where a style is taken from or goes.
-        min_size_px: Smallest canvas side of the network.
+        styles: Number of style images of the job.
+        has_image: Whether the job has an initial image.
+        has_regions: Whether any style has a mask or a region.
+        min_size_px: Smallest canvas side that the network supports.
     """
     for name in ("content_weight", "style_weight", "total_variation_weight"):
         yield from _weight(name, getattr(parameters, name))
@@ -250,20 +250,23 @@ def violations(
             whole = getattr(parameters, name.replace("layers", "weight")) * weight
             if whole > MAX_PRODUCT or 0 < whole < 1 / MAX_PRODUCT:
                 low, high = 1 / MAX_PRODUCT, MAX_PRODUCT
-                text = f"times {name.replace('layers', 'weight')} must be from {low:g} to {high:g}, is {whole:g}"
+                text = f"times {name.replace('layers', 'weight')} must be from {low:g} to {high:g}, got {whole:g}"
                 yield Violation(f"{name}[{layer}].weight", text)
     yield from _numbers(parameters, min_size_px, max_size_px)
     if has_regions and parameters.style_loss not in GUIDABLE:
         others = f"{', '.join(GUIDABLE[:-1])} or {GUIDABLE[-1]}"
-        text = f"{parameters.style_loss} cannot be taken from a part of a picture; use {others} with masks"
+        text = f"{parameters.style_loss} does not support masks or regions; use {others} with them"
         yield Violation("style_loss", text)
     if parameters.color != "style" and not (has_content and styles):
-        yield Violation("color", f"{parameters.color} takes the content's colours: it needs a content image and a style")
+        yield Violation("color", f"{parameters.color} uses the content's colours: it needs a content image and a style")
     yield from _start(parameters.init, has_content=has_content, styles=styles, has_image=has_image)
     reads_content = has_content and _positive(parameters.content_weight, parameters.content_layers)
     reads_style = styles > 0 and _positive(parameters.style_weight, parameters.style_layers)
-    if not reads_content and not reads_style:
-        yield Violation("style_weight", "nothing to optimise: give an image whose weight and layer weights are above zero")
+    if styles and parameters.style_weight > 0 and all(weight == 0 for weight in parameters.style_layers.values()):
+        text = "no layer has a weight above zero, so the styles would be ignored; omit them, or set style_weight to 0"
+        yield Violation("style_layers", text)
+    elif not reads_content and not reads_style:
+        yield Violation("style_weight", "nothing to optimise: provide an image whose weight and layer weights are above zero")
 
 
 def _numbers(parameters: Parameters, min_size_px: int, max_size_px: int) -> Iterator[Violation]:
@@ -276,7 +279,7 @@ def _numbers(parameters: Parameters, min_size_px: int, max_size_px: int) -> Iter
     yield from _schedule(parameters.schedule, min_size_px, max_size_px)
     whole = sum(max(0, steps) for _, steps in parameters.schedule)
     if whole > MAX_STEPS:
-        yield Violation("schedule", f"has {whole} steps together; at most {MAX_STEPS}")
+        yield Violation("schedule", f"has {whole} steps in total; at most {MAX_STEPS} are allowed")
     yield from _range("history", parameters.history, 1, MAX_HISTORY)
     yield from _range("seed", parameters.seed, 0, 2**63 - 1)
     yield from _range("levels", parameters.levels, 0, MAX_LEVELS)
@@ -295,23 +298,23 @@ def _start(init: Init, *, has_content: bool, styles: int, has_image: bool) -> It
     if init == "style" and not styles:
         yield Violation("init", "cannot start from the style: the job has none; use noise")
     if init == "image" and not has_image:
-        yield Violation("init", "cannot start from an image: give init_image too")
+        yield Violation("init", "cannot start from an image: init_image is missing")
     if has_image and init != "image":
-        yield Violation("init", "an init_image is given, but the start is another; leave init away or say image")
+        yield Violation("init", f"init_image is set, but init is {init}; omit init or set it to image")
 
 
 def _schedule(schedule: tuple[tuple[int, int], ...], low: int, high: int) -> Iterator[Violation]:
     if len(schedule) > MAX_LEVELS:
-        yield Violation("schedule", f"at most {MAX_LEVELS} sizes, got {len(schedule)}")
+        yield Violation("schedule", f"at most {MAX_LEVELS} sizes are allowed, got {len(schedule)}")
     for index, (size, steps) in enumerate(schedule):
         yield from _range(f"schedule[{index}].size_px", size, low, high)
         yield from _range(f"schedule[{index}].steps", steps, 1, MAX_STEPS)
         if index and size <= schedule[index - 1][0]:
-            yield Violation(f"schedule[{index}].size_px", f"must be larger than the size before, got {size}")
+            yield Violation(f"schedule[{index}].size_px", f"must be larger than the previous size, got {size}")
 
 
 def settled(parameters: Parameters) -> Parameters:
-    """Return the parameters with the sizes and steps that follow from others: from the schedule, or from an exact size."""
+    """Return the parameters with derived sizes and steps filled in, from the schedule or from an exact size."""
     if parameters.schedule:
         return replace(parameters, size_px=parameters.schedule[-1][0], steps=sum(steps for _, steps in parameters.schedule))
     if parameters.width_px and parameters.height_px:
@@ -320,13 +323,13 @@ def settled(parameters: Parameters) -> Parameters:
 
 
 def fitted(parameters: Parameters, network: str, preset: str, given: Collection[str]) -> Parameters:
-    """Return the parameters with what follows from the network and the normalization, where nobody chose it.
+    """Return the parameters with the defaults that depend on the network and the normalization.
 
     Args:
-        parameters: The preset's, with what the caller chose in their place.
+        parameters: The preset's parameters, with the caller's values in place.
         network: Full name of the network, ``ARCHITECTURE:WEIGHTS``.
         preset: Name of the preset.
-        given: Names of the fields that the caller chose; they stay as they are.
+        given: Names of the fields that the caller set; they are kept.
     """
     name, weights = split(network)
     architecture = ARCHITECTURES[name]
@@ -344,7 +347,7 @@ def fitted(parameters: Parameters, network: str, preset: str, given: Collection[
 
 
 def level_sizes(parameters: Parameters) -> tuple[int, ...]:
-    """Return the longer side of the canvas at each level, from the coarsest; none is below :data:`MIN_SIZE_PX`."""
+    """Return the longer side of the canvas at each level, coarsest first; none is below :data:`MIN_SIZE_PX`."""
     if parameters.schedule:
         return tuple(size for size, _ in parameters.schedule)
     sizes = [parameters.size_px]
@@ -357,7 +360,7 @@ def level_sizes(parameters: Parameters) -> tuple[int, ...]:
 
 
 def level_steps(parameters: Parameters) -> tuple[int, ...]:
-    """Return how many of the steps are done at each level: the coarser ones share two fifths equally."""
+    """Return the number of steps at each level. The coarser levels share two fifths of the steps equally."""
     if parameters.schedule:
         return tuple(steps for _, steps in parameters.schedule)
     coarse = len(level_sizes(parameters)) - 1
@@ -368,7 +371,7 @@ def level_steps(parameters: Parameters) -> tuple[int, ...]:
 
 
 def without_content(parameters: Parameters) -> Parameters:
-    """Return the parameters of a texture: a job without a content image starts from noise."""
+    """Return the parameters for a texture: without a content image, the canvas starts from noise."""
     return replace(parameters, init="noise")
 
 

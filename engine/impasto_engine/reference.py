@@ -1,4 +1,4 @@
-"""A picture as nature makes them, to tell what is little: how strongly a network answers to it bounds the normalizers."""
+"""A synthetic natural picture. The network's response to it gives the lower bounds of the normalizers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 SIDE_PX = 128
 _MEAN, _DEVIATION = 0.45, 0.22
 _COLOR = 0.3
-"""How much of the noise is drawn for each channel by itself; the rest is grey."""
+"""Amplitude of the independent noise per channel, relative to the grey noise that all channels share."""
 
 
 @functools.cache
 def picture() -> UInt8[Tensor, "height width 3"]:
-    """Return noise with the spectrum of photographs, an amplitude of 1 / frequency (Field 1987); the same every time."""
+    """Return deterministic noise with the spectrum of photographs, amplitude 1 / frequency (Field 1987)."""
     generator = torch.Generator().manual_seed(1)
     white = torch.randn(3, SIDE_PX, SIDE_PX, generator=generator, dtype=torch.float64)
     frequencies = torch.fft.fftfreq(SIDE_PX, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What painting reports, without torch: the server records it as it is."""
+"""Results that painting reports. Does not import torch, so that the server can store them unchanged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Losses:
-    """Weighted losses of a canvas; ``total`` is what the optimizer lowers."""
+    """Weighted losses of a canvas. The optimizer minimises ``total``."""
 
     content: float
     style: float

@@ -1,15 +1,15 @@
-r"""Curvature by spatial frequency and colour: the first guess of the inverse Hessian, which L-BFGS then refines.
+r"""Curvature by spatial frequency and colour: the initial inverse-Hessian scaling, which L-BFGS then refines.
 
-A network sees edges of brightness far better than slow changes of colour, so the loss's curvature differs by orders of
-magnitude between them. L-BFGS with a single scale for its first guess spends a hundred steps learning that. Here the canvas
-is split into octaves of spatial frequency and three decorrelated colours, and each part has a scale of its own, from what
-the last steps ``s`` and gradient changes ``y`` did there:
+A network responds far more strongly to brightness edges than to slow changes of colour, so the curvature of the loss differs
+by orders of magnitude between them. With a single initial scale, L-BFGS needs about a hundred steps to learn this. Here the
+canvas is split into octaves of spatial frequency and three decorrelated colours. Each part has its own scale, computed from
+its components of the recent steps ``s`` and gradient changes ``y``:
 
 .. math:: h = \sqrt{\frac{\sum |s|^2}{\sum |y|^2}}
 
-the geometric mean of the two Barzilai-Borwein lengths (IMA J. Numer. Anal. 1988), ``s.s / s.y`` and ``s.y / y.y``. The
-shorter one, which L-BFGS uses for its single scale, is too careful where a part holds many curvatures; steps by the longer
-one are taken back too often. Measured in docs/PERFORMANCE.md.
+the geometric mean of the two Barzilai-Borwein step lengths (IMA J. Numer. Anal. 1988), ``s.s / s.y`` and ``s.y / y.y``. The
+shorter one, which is the usual single scale of L-BFGS, is too conservative for a part with a wide range of curvatures; steps
+based on the longer one are rejected too often. For measurements see docs/lab/performance.md.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from torch import Tensor
 
 MAX_BANDS = 8
 SMALLEST_SCALE, LARGEST_SCALE = 0.02, 500.0
-"""Limits of a part's scale relative to that of the whole canvas."""
+"""Limits of a part's scale, relative to the scale of the whole canvas."""
 _HIGHEST = math.sqrt(0.5)
 _COLOURS = (
     (3**-0.5, 3**-0.5, 3**-0.5),
     (2**-0.5, 0.0, -(2**-0.5)),
     (6**-0.5, -2 * 6**-0.5, 6**-0.5),
 )
-"""Brightness, red against blue, green against the others: near the principal axes of natural pictures' colours."""
+"""Brightness, red minus blue, green minus the others: close to the principal axes of colours in natural pictures."""
 
 
 class Spectrum:
-    """Octave bands of canvases of one size. Use :func:`spectrum`, which keeps them.
+    """Octave bands of canvases of one size. Use :func:`spectrum`, which caches instances.
 
     Args:
-        height: Of the canvas.
-        width: Of the canvas.
-        device: Where the canvases are.
+        height: Canvas height.
+        width: Canvas width.
+        device: Device of the canvases.
     """
 
     def __init__(self, height: int, width: int, device: torch.device) -> None:
@@ -49,9 +49,9 @@ class Spectrum:
         right = torch.fft.rfftfreq(width, device=device)[None, :]
         frequency = (down.square() + right.square()).sqrt().clamp_min(1e-6)
         octave = (-torch.log2(frequency / _HIGHEST)).clamp(0, self.count - 1)
-        # Triangles that overlap by half: a partition of unity, so that scales change smoothly with frequency.
+        # Half-overlapping triangles: a partition of unity, so that scales vary smoothly with frequency.
         self.bands = torch.stack([(1 - (octave - band).abs()).clamp_min(0) for band in range(self.count)])
-        # Half of the spectrum is left out because it mirrors the other half; only the first and last column stand alone.
+        # The real FFT stores half of the spectrum. All columns except the first and, for even widths, the last count twice.
         twice = torch.full((width // 2 + 1,), 2.0, device=device)
         twice[0] = 1
         if width % 2 == 0:
@@ -68,7 +68,7 @@ class Spectrum:
     def scale(
         self, vector: Float[Tensor, "batch 3 height width"], scales: Float[Tensor, "batch 3 bands"]
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Return the canvases with each part multiplied by its scale: symmetric, and positive where the scales are."""
+        """Multiply each part of the canvases by its scale: a symmetric map, positive definite for positive scales."""
         gains = torch.einsum("bck,khw->bchw", scales.log(), self.bands).exp()
         mixed = torch.fft.irfft2(self._transform(vector) * gains, s=self.shape, norm="ortho")
         canvas: Tensor = torch.einsum("ji,bjhw->bihw", self._colours, mixed)
@@ -84,7 +84,7 @@ class Spectrum:
 
 
 def scales(moments: Float[Tensor, "batch 2 3 bands"]) -> Float[Tensor, "batch 3 bands"]:
-    """Return each part's scale out of its moments; all ones where nothing is known yet."""
+    """Return each part's scale from its moments; all ones before the first pair."""
     steps, changes = moments.unbind(dim=1)
     whole = (steps.sum(dim=(1, 2)) / changes.sum(dim=(1, 2))).sqrt().nan_to_num(1.0)[:, None, None]
     found = (steps / changes).sqrt().nan_to_num(0.0, posinf=torch.inf)
@@ -93,5 +93,5 @@ def scales(moments: Float[Tensor, "batch 2 3 bands"]) -> Float[Tensor, "batch 3 
 
 @functools.lru_cache(maxsize=32)
 def spectrum(height: int, width: int, device: torch.device) -> Spectrum:
-    """Return the bands of a canvas size, kept from call to call."""
+    """Return the cached bands of a canvas size."""
     return Spectrum(height, width, device)

@@ -1,8 +1,8 @@
-r"""The statistics that can make a style, each a matrix per sample whose squared distance to the style's is the loss.
+r"""The statistics that can define a style: one matrix per sample. The loss is the squared distance to the style's matrix.
 
 .. math:: L = w |S(F) - A|^2
 
-with ``F`` a layer's features, ``C`` channels at ``N`` positions, and ``A`` the statistic of the style. All are formed in
+with ``F`` a layer's features, ``C`` channels at ``N`` positions, and ``A`` the statistic of the style. All are computed in
 float32 whatever the features' precision. A weighted sum over several styles folds into one target, as for Gram matrices.
 """
 
@@ -20,7 +20,7 @@ from impasto_engine.losses import gram
 from impasto_engine.parameters import GUIDABLE, StyleLossName
 
 BINS = 256
-"""Into which sorted values are averaged: enough to tell distributions apart, and independent of the picture's size."""
+"""Number of bins of averaged sorted values: enough to distinguish distributions, and independent of the picture's size."""
 _SMALL = 1e-6
 
 Features = Float[Tensor, "batch channels height width"]
@@ -31,10 +31,11 @@ def statistic(name: StyleLossName, features: Features, guide: Guide | None = Non
     """Return a statistic of each sample's features.
 
     Args:
-        name: Which one.
-        features: At one layer.
-        guide: Weight of each position, its square 1 in the mean; None for all alike. Guides of Gatys et al. ("Controlling
-            Perceptual Factors in Neural Style Transfer", CVPR 2017), section 4, eq. 5, there with their squares' sum 1.
+        name: Name of the statistic.
+        features: Features at one layer.
+        guide: Weight of each position, with a mean square of 1; None for uniform weights. These are the guides of Gatys et al.
+            ("Controlling Perceptual Factors in Neural Style Transfer", CVPR 2017), section 4, eq. 5, where their squares sum
+            to 1.
 
     Raises:
         ValueError: If the statistic cannot be guided.
@@ -62,11 +63,11 @@ def _covariance(features: Tensor, guide: Tensor | None) -> Tensor:
 
     .. math:: \left[\, G - \mu \mu^T \mid \mu \,\right]
 
-    The Gram matrix of features shifted by their mean, and the mean itself, which the shift leaves out: it no longer mixes how
-    bright a layer is with how its channels go together (Novak & Nikulin 2016 shift by a constant instead).
+    The Gram matrix of the centred features, and the mean that centring removes. The mean activation is thereby separated from
+    the correlations between channels (Novak & Nikulin 2016 shift by a constant instead).
     """
     mean = _mean(features, guide)[:, :, None]
-    # Centred before the product: the difference of the two large matrices would lose what is left between them.
+    # Centre before the product: the difference of two large matrices would suffer from cancellation.
     centred = features - mean[..., None]
     product = gram(centred if guide is None else centred * guide)
     return torch.cat([product, mean], dim=2)
@@ -83,14 +84,14 @@ def _moments(features: Tensor, guide: Tensor | None) -> Tensor:
 
 
 def _sorted(flat: Float[Tensor, "batch rows positions"]) -> Tensor:
-    r"""Return each row's values in order, averaged into 256 bins of equal weight and scaled, ``[rows, 256]``.
+    r"""Return each row's sorted values, averaged into 256 bins of equal weight and scaled, ``[rows, 256]``.
 
     .. math:: S_{rb} = \overline{\mathrm{sort}(F_r)}_{b} / \sqrt{256}
 
-    The squared distance is that of Wasserstein between the rows' distributions, up to the bins. Over the channels themselves
-    this matches their histograms (Risser et al. 2017, without their resampling of a target at each step); over directions
-    through all channels it is the sliced distance (Heitz et al., CVPR 2021, eq. 6). Departure: the directions are a fixed
-    orthonormal basis instead of fresh ones at each step, since L-BFGS needs a loss that stays the same.
+    Up to the binning, the squared distance is the squared 2-Wasserstein distance between the rows' distributions. Applied to
+    the channels, this matches their histograms (Risser et al. 2017, without resampling the target at each step). Applied to
+    directions in channel space, it is the sliced Wasserstein distance (Heitz et al., CVPR 2021, eq. 6). Departure: the
+    directions are a fixed orthonormal basis instead of being redrawn at each step, since L-BFGS needs a deterministic loss.
     """
     ordered = flat.sort(dim=2).values
     binned: Tensor = F.adaptive_avg_pool1d(ordered, BINS) / BINS**0.5
@@ -99,7 +100,7 @@ def _sorted(flat: Float[Tensor, "batch rows positions"]) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _directions(channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return an orthonormal basis in no particular direction, the same every time."""
+    """Return a random orthonormal basis that depends only on the number of channels."""
     drawn = torch.randn(channels, channels, generator=torch.Generator().manual_seed(channels), dtype=torch.float64)
     basis: Tensor = torch.linalg.qr(drawn).Q
     return basis.to(device, dtype)
@@ -121,4 +122,4 @@ _STATISTICS: Mapping[StyleLossName, Callable[[Tensor, Tensor | None], Tensor]] =
     "sliced": _sliced,
     "histogram": _histogram,
 }
-"""All of them; a new one stands here, in :data:`impasto_engine.parameters.StyleLossName`, and in the contract."""
+"""All statistics. Add a new one here, in :data:`impasto_engine.parameters.StyleLossName`, and in the contract."""

@@ -1,8 +1,8 @@
-"""How the threads of the numeric libraries wait for one another.
+"""Wait policy of the numeric libraries' threads.
 
-OpenMP's threads spin when they wait, by default for so long that two processes on the same cores slow one another down four to
-fourteen times: each burns the time that the other needs. Spinning for a few microseconds only is as fast for a process alone
-and leaves a fair share to others (docs/PERFORMANCE.md).
+OpenMP threads spin while they wait. With the default spin time, two processes on the same cores slow each other down four to
+fourteen times, because each uses up the time that the other needs. Spinning for only a few microseconds is as fast for a single
+process and leaves a fair share to others (docs/lab/performance.md).
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import os
 from collections.abc import MutableMapping
 
 WAITING = {
-    "GOMP_SPINCOUNT": "1000",  # GNU's OpenMP, which torch's wheels for Linux carry: rounds of spinning before a thread sleeps
-    "KMP_BLOCKTIME": "1",  # Intel's and LLVM's: milliseconds, 200 by default; not measured here
+    "GOMP_SPINCOUNT": "1000",  # GNU OpenMP, bundled with torch's Linux wheels: spin iterations before a thread sleeps
+    "KMP_BLOCKTIME": "1",  # Intel and LLVM OpenMP: milliseconds, 200 by default; not measured here
 }
-"""Variables that are set, unless the user set them or ``OMP_WAIT_POLICY``, which says the same in general."""
+"""Environment variables to set. A variable that the user has set is kept; ``OMP_WAIT_POLICY`` disables all of them."""
 
 
 def share_cores(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let this process and its children wait without burning the cores.
+    """Limit spinning in this process and its children.
 
-    The libraries read the variables when they are loaded: this must run before torch is imported, which the package sees to
-    when it is imported first. A process that imported torch before keeps its way of waiting; its children do not.
+    The libraries read the variables when they are loaded, so this must run before torch is imported. The package does so when
+    it is imported before torch. A process that has already imported torch keeps its wait policy; its children do not.
     """
     if "OMP_WAIT_POLICY" in environment:
         return

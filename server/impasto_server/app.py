@@ -1,4 +1,4 @@
-"""Puts the server together, and takes it apart again in order."""
+"""Builds the server, and shuts it down in order."""
 
 from __future__ import annotations
 
@@ -48,15 +48,18 @@ logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["StyleTransferService"].full_name
 LINGER_S = 2.0
-"""How long the pictures of jobs that ended while draining can still be fetched."""
+"""How long pictures of jobs that ended while draining can still be fetched."""
 MAX_STREAMS = 8192
-"""Calls of one connection at a time; its others wait on the client's side."""
+"""Concurrent calls of one connection; further calls wait on the client's side."""
+PING_S, PING_TIMEOUT_S = 10.0, 60.0
+"""Ping interval of an idle peer, and the time without an answer after which it is dropped. A ping waits behind the bytes in
+transit, which takes most of a minute on a slow link."""
 STOP_GRACE_S = 2.0
-"""For answers that are on their way when all jobs have ended."""
+"""Time for responses under way when all jobs have ended."""
 
 
 class StartError(Exception):
-    """The server cannot serve; the message says why."""
+    """The server cannot start; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ class RunningServer:
 
     Attributes:
         address: HOST:PORT that it listens on.
-        jobs: The parts that have to do with jobs.
-        metrics: What is counted.
+        jobs: The parts that handle jobs.
+        metrics: The metrics.
     """
 
     address: str
@@ -75,7 +78,7 @@ class RunningServer:
 
 
 def options(config: ServerConfig) -> list[tuple[str, int]]:
-    """Return the channel arguments. Without the two limits on pending requests a burst of streams is CANCELLED."""
+    """Return the channel arguments. Without the two limits on pending requests, a burst of streams is CANCELLED."""
     return [
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),
@@ -84,28 +87,27 @@ def options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        # A peer that is frozen is noticed within ten seconds by pings; keepalive's own timeout is bounded by TCP's.
-        ("grpc.keepalive_time_ms", 5_000),
-        ("grpc.keepalive_timeout_ms", 4_000),
-        ("grpc.http2.ping_timeout_ms", 4_000),
+        ("grpc.keepalive_time_ms", round(1000 * PING_S)),
+        ("grpc.keepalive_timeout_ms", round(1000 * PING_TIMEOUT_S)),
+        ("grpc.http2.ping_timeout_ms", round(1000 * PING_TIMEOUT_S)),
         ("grpc.so_reuseport", 0),
     ]
 
 
 @contextlib.asynccontextmanager
 async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> AsyncIterator[RunningServer]:
-    """Serve until the block is left, then drain and stop.
+    """Serve until the block ends, then drain and stop.
 
-    Health answers at once, and says SERVING as soon as a worker is ready.
+    The health service answers at once, and reports SERVING as soon as a worker is ready.
 
     Raises:
-        StartError: If the address cannot be had.
+        StartError: If the address is unavailable.
     """
     tls, tokens = _tls(config), _tokens(config)
     identify = _identify(config, tokens)
     tracing = _tracing(config)
     closing = contextlib.ExitStack()
-    folder = closing.enter_context(_home(config))
+    folder = closing.enter_context(_server_folder(config))
     store = _store(config, folder)
     metrics = Metrics()
     metrics.expect(_methods(), (worker.name for worker in workers))
@@ -124,13 +126,13 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     metrics.registry.register(Machine(jobs.pool.processes))
     pulse = Pulse()
     operations = _serve_operations(config, metrics, pulse)
-    _warn_of_openness(config)
+    _warn_if_exposed(config)
     housekeeping = Housekeeping(jobs, (SERVICE,), servicer, pulse, metrics, version, uploads, gate, tls, tokens)
     await housekeeping.set_health(serving=False)
     await server.start()
     jobs.pool.start()
     tasks = housekeeping.start()
-    beating = asyncio.create_task(housekeeping.beat())  # to the end: a server that drains is alive
+    beating = asyncio.create_task(housekeeping.beat())  # until the end: a draining server is alive
     logger.info("listening on %s:%d%s", host, port, ", with TLS" if tls else "")
     try:
         yield RunningServer(f"{host}:{port}", jobs, metrics)
@@ -151,7 +153,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
 
 
 def _add_services(server: grpc.aio.Server, service: StyleTransferService) -> HealthServicer:
-    """Let the server answer for ours, and the standard ones; return that of health."""
+    """Add our service and the standard ones to the server; return the health service."""
     pb_grpc.add_StyleTransferServiceServicer_to_server(service, server)
     servicer = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -163,12 +165,12 @@ def _listen(config: ServerConfig, server: grpc.aio.Server, tls: ServerTls | None
     try:
         port = server.add_secure_port(config.listen, tls.credentials()) if tls else server.add_insecure_port(config.listen)
     except RuntimeError:
-        raise StartError(f"listen: cannot listen on {config.listen}: {_why_not(config.listen)}") from None
+        raise StartError(f"listen: cannot listen on {config.listen}: {_listen_error(config.listen)}") from None
     return config.listen.rpartition(":")[0], port
 
 
-def _why_not(address: str) -> str:
-    """Return why an address cannot be had, which gRPC does not say."""
+def _listen_error(address: str) -> str:
+    """Return why an address is unavailable, which gRPC does not say."""
     host, _, port = address.rpartition(":")
     try:
         family, kind, _, _, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
@@ -176,7 +178,7 @@ def _why_not(address: str) -> str:
             probe.bind(place)
             probe.listen()
     except OSError as error:
-        return "is another server there?" if error.errno == errno.EADDRINUSE else str(error.strerror or error)
+        return "is another server running?" if error.errno == errno.EADDRINUSE else str(error.strerror or error)
     return "gRPC does not say why"
 
 
@@ -193,10 +195,10 @@ def _methods() -> list[Method]:
 
 
 def _tracing(config: ServerConfig) -> Tracing:
-    """Return where spans go.
+    """Return the tracing.
 
     Raises:
-        StartError: If they cannot go there.
+        StartError: If it is unavailable.
     """
     try:
         return tracing_to(config.otlp_endpoint)
@@ -205,7 +207,7 @@ def _tracing(config: ServerConfig) -> Tracing:
 
 
 def _tls(config: ServerConfig) -> ServerTls | None:
-    """Return what the server proves itself with, and how it checks clients; None for no TLS.
+    """Return the server's certificate and its check of clients; None without TLS.
 
     Raises:
         StartError: If a file cannot be used.
@@ -220,7 +222,7 @@ def _tls(config: ServerConfig) -> ServerTls | None:
 
 
 def _tokens(config: ServerConfig) -> Tokens | None:
-    """Return who is let in, or None where nobody is asked for a token.
+    """Return the accepted tokens, or None if no token is required.
 
     Raises:
         StartError: If the token file cannot be used.
@@ -234,20 +236,20 @@ def _tokens(config: ServerConfig) -> Tokens | None:
 
 
 def _identify(config: ServerConfig, tokens: Tokens | None) -> Identify:
-    """Return what says who calls: by token, by the certificate's common name, or nobody is told apart."""
+    """Return how callers are identified: by token, by the certificate's common name, or all as anonymous."""
     if tokens is not None:
         return lambda context: tokens.principal(_authorization(context))
     return _by_certificate if config.tls_client_ca else anybody
 
 
-def _warn_of_openness(config: ServerConfig) -> None:
-    """Say what others could read or do, where the server is not for this machine only."""
+def _warn_if_exposed(config: ServerConfig) -> None:
+    """Warn about what others could read or do if the server is reachable from other machines."""
     if config.listen.startswith(("127.", "localhost:", "[::1]:", "unix:")):
         return
     if config.tokens and not config.tls_cert:
-        logger.warning("tokens and pictures travel readable: %s has no TLS; put a proxy that has before it", config.listen)
+        logger.warning("tokens and pictures are sent unencrypted: %s has no TLS; put a TLS proxy in front of it", config.listen)
     elif not config.tokens and not config.tls_client_ca:
-        logger.warning("whoever reaches %s may see and cancel everybody's jobs: there are no tokens", config.listen)
+        logger.warning("anyone who can reach %s can see and cancel all jobs: no tokens are set up", config.listen)
 
 
 def _authorization(context: Any) -> str | None:
@@ -258,7 +260,7 @@ def _by_certificate(context: Any) -> Principal:
     pem = context.auth_context().get("x509_pem_cert", [b""])[0]
     name = common_name(pem)
     if not name:
-        text = "the client's certificate has no common name, more than one, or one of other characters than letters and digits"
+        text = "the client's certificate must have exactly one common name, of at most 64 printable characters"
         raise ServiceError("CERTIFICATE_WITHOUT_NAME", text)
     return Principal(name, admin=False)
 
@@ -271,13 +273,13 @@ def _serve_operations(config: ServerConfig, metrics: Metrics, pulse: Pulse) -> O
         operations = Operations(host.strip("[]"), int(port), metrics.registry, pulse)
     except OSError as error:
         raise StartError(f"metrics: cannot listen on {config.metrics}: {error.strerror}") from None
-    logger.info("metrics at http://%s:%d/metrics beside /healthz and /readyz", host, operations.port)
+    logger.info("metrics at http://%s:%d/metrics (also /healthz and /readyz)", host, operations.port)
     return operations
 
 
 @contextlib.contextmanager
-def _home(config: ServerConfig) -> Iterator[Path]:
-    """Give the folder that the server's files lie in; one for this process's life only where nothing is kept."""
+def _server_folder(config: ServerConfig) -> Iterator[Path]:
+    """Yield the folder of the server's files; a temporary one if nothing is kept."""
     if config.data_folder is not None:
         yield config.data_folder
         return
@@ -299,15 +301,15 @@ async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[
 
     Args:
         config: The settings.
-        devices: One worker each.
-        on_ready: Told the address once a worker is ready.
+        devices: Each gets one worker.
+        on_ready: Called with the address once a worker is ready.
 
     Raises:
-        StartError: If the address or a worker cannot be had.
+        StartError: If the address is unavailable or a worker cannot start.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # files are read again when they change, without a signal
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # changed files are reloaded without a signal
         loop.add_signal_handler(number, stop.set)
     interval_s, graphs = config.checkpoint_interval_s, config.cuda_graphs
     workers = [ProcessWorker(WorkerSettings(device, config.weights, interval_s, graphs)) for device in devices]
@@ -320,10 +322,10 @@ async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[
         stopped.cancel()
         if broken.done():
             raise StartError(broken.result())
-        logger.info("stopping; once more stops at once")
+        logger.info("stopping; a second signal stops at once")
         loop.add_signal_handler(signal.SIGINT, running.jobs.shutdown.cut_grace)
         loop.add_signal_handler(signal.SIGTERM, running.jobs.shutdown.cut_grace)
-        loop.add_signal_handler(signal.SIGHUP, lambda: None)  # a closed terminal is no hurry
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)  # a closed terminal does not cut the grace time
 
 
 async def _announce(running: RunningServer, on_ready: Callable[[str], None]) -> None:

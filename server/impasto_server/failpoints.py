@@ -1,4 +1,4 @@
-"""Places where a test lets the process die, to see that nothing is lost: IMPASTO_FAILPOINT=NAME:COUNT kills it there.
+"""Points where a test kills the process to check that nothing is lost: IMPASTO_FAILPOINT=NAME:COUNT kills it there.
 
 Nothing happens unless the variable is set; the cost is one comparison.
 """
@@ -26,11 +26,11 @@ NAMES = (
 )
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
-_deadly_pass = int(_count or 1)
+_fatal_pass = int(_count or 1)
 _passes = itertools.count(1)
 
 
 def hit(name: str) -> None:
-    """Die here, as by kill -9, if this is the place and the time."""
-    if name == _name and next(_passes) == _deadly_pass:
+    """Kill the process here, as by kill -9, if this is the configured point and pass."""
+    if name == _name and next(_passes) == _fatal_pass:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and watched for changes."""
+"""Atomic writes of files, and detection of changes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 LOOK_AGAIN_S = 1.0
-"""How often watched files are checked, at most."""
+"""Minimum time between checks of watched files."""
 
 
 @contextmanager
 def written_whole(
     path: Path, *, sync: bool = True, partial: Path | None = None, before_rename: Callable[[], None] = lambda: None
 ) -> Iterator[BinaryIO]:
-    """Give a file to write that takes its name only when it is complete; on an error nothing is left of it.
+    """Open a file for writing that gets its name only when it is complete; on an error, nothing of it remains.
 
     Args:
-        path: The name. What has it is replaced.
-        sync: Whether it is synced to the disk first, and its folder afterwards.
-        partial: Its name until then, in the same folder; by default one that no other thread uses.
-        before_rename: Called when it is complete, before it takes its name.
+        path: The name. An existing file is replaced.
+        sync: Whether the file is synced to disk first, and its folder afterwards.
+        partial: Its temporary name, in the same folder; by default one that no other thread uses.
+        before_rename: Called when the file is complete, before it gets its name.
 
     Raises:
-        OSError: If the disk does not take it.
+        OSError: If the file cannot be written.
     """
     partial = partial or path.with_name(f"{path.name}.{threading.get_ident()}.partial")
     try:
@@ -46,7 +46,7 @@ def written_whole(
 
 
 def sync_folder(path: Path) -> None:
-    """Sync the names in a folder to the disk.
+    """Sync the entries of a folder to disk.
 
     Raises:
         OSError: If that fails.
@@ -59,25 +59,25 @@ def sync_folder(path: Path) -> None:
 
 
 class FileWatch:
-    """Says when one of some files has changed. Not for more than one thread at a time.
+    """Detects changes of files. Not thread-safe.
 
     Args:
         paths: The files.
-        clock: Tells monotonic seconds.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(self, paths: Sequence[Path], clock: Callable[[], float] = time.monotonic) -> None:
         self._paths = tuple(paths)
         self._clock = clock
-        self._looked = clock()
+        self._checked = clock()
         self._stamps = self._stamp()
 
     def changed(self) -> bool:
-        """Whether a file has changed since this said so last; looks at most once a second."""
+        """Whether a file has changed since this last returned True; checks at most once a second."""
         now = self._clock()
-        if now - self._looked < LOOK_AGAIN_S:
+        if now - self._checked < LOOK_AGAIN_S:
             return False
-        self._looked = now
+        self._checked = now
         stamps = self._stamp()
         if stamps == self._stamps:
             return False

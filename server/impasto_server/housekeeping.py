@@ -1,4 +1,4 @@
-"""What looks after the server as long as it serves: readiness, gauges, expiry, changed files, the watchdog."""
+"""Periodic tasks of a running server: readiness, gauges, expiry, changed files, the watchdog."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from impasto_server.store.uploads import Uploads
 logger = logging.getLogger(__name__)
 
 MEASURE_S = 0.5
-"""How often jobs and workers are looked after, and gauges are set."""
+"""How often jobs and workers are checked, and gauges are set."""
 FILES_S = 2.0
-"""How often files of tokens and TLS are checked for changes, at least."""
+"""Maximum time between checks of the token and TLS files."""
 EXPIRE_S = 30.0
-"""How often uploaded files that were not used for long are removed."""
+"""How often unused uploaded files are removed."""
 READINESS_S = 0.1
-"""How often readiness is told to the health service."""
+"""How often the health service is updated."""
 
 
 @dataclass(frozen=True)
 class Housekeeping:
-    """Starts the tasks that look after the server.
+    """Starts the periodic tasks.
 
     Attributes:
-        jobs: Looked after, and measured.
+        jobs: Checked, and measured.
         services: Names in the health service.
-        health: Told whether jobs are accepted.
-        pulse: Likewise, for probes over HTTP.
-        metrics: Where figures go.
-        version: Of the server.
-        uploads: Expire.
-        gate: Gives memory back.
-        tls: Renewed when its files change; None without TLS.
-        tokens: Likewise.
+        health: Reports whether jobs are accepted.
+        pulse: The same, for probes over HTTP.
+        metrics: The metrics.
+        version: Version of the server.
+        uploads: Removed when unused.
+        gate: Returns memory to the system.
+        tls: Reloaded when its files change; None without TLS.
+        tokens: Reloaded when the file changes; None without tokens.
     """
 
     jobs: Assembly
@@ -66,7 +66,7 @@ class Housekeeping:
             self._follow_readiness,
             lambda: watch_lag(self.metrics),
             lambda: Watchdog(self.metrics).beat(),
-            self._look_after_jobs,
+            self._check_jobs,
             self._watch_files,
             self._expire_uploads,
             self.gate.give_back,
@@ -74,13 +74,13 @@ class Housekeeping:
         return [asyncio.create_task(self._restarted(each)) for each in work]
 
     async def _restarted(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run something, and run it again when it fails, which is counted as a fault."""
+        """Run a task, and restart it when it fails, which is counted as a fault."""
         while True:
             try:
                 await work()
             except Exception:
                 self.metrics.faults.labels("watcher").inc()
-                logger.exception("housekeeping failed; it is started again")
+                logger.exception("housekeeping failed; it is restarted")
             else:
                 return
             await asyncio.sleep(MEASURE_S)
@@ -95,18 +95,18 @@ class Housekeeping:
             await asyncio.sleep(READINESS_S)
 
     async def set_health(self, *, serving: bool) -> None:
-        """Tell the health service whether jobs are accepted."""
+        """Set in the health service whether jobs are accepted."""
         statuses = health_pb2.HealthCheckResponse
         for name in ("", *self.services):
             await self.health.set(name, statuses.SERVING if serving else statuses.NOT_SERVING)
 
     async def beat(self) -> None:
-        """Say that the event loop turns, until the server has stopped."""
+        """Record that the event loop runs, until the server has stopped."""
         while True:
             self.pulse.beat()
             await asyncio.sleep(MEASURE_S)
 
-    async def _look_after_jobs(self) -> None:
+    async def _check_jobs(self) -> None:
         supervisor = self.jobs.supervisor
         while True:
             supervisor.look()
@@ -115,13 +115,13 @@ class Housekeeping:
             self.jobs.gauges.measure()
             for text in supervisor.audit():
                 self.metrics.faults.labels("audit").inc()
-                logger.error("the books of jobs are wrong: %s", text)
+                logger.error("the jobs are inconsistent: %s", text)
             if (network := self.jobs.pool.network) is not None:
                 self.metrics.info.labels(self.version, network.id).set(1)
             await asyncio.sleep(MEASURE_S)
 
     async def _watch_files(self) -> None:
-        """Notice changed files though nobody calls, and say whether they can be used."""
+        """Check files for changes even without calls, and record whether they can be used."""
         while True:
             if self.tokens is not None:
                 self.metrics.tokens_good.set(self.tokens.look())

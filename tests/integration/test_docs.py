@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,46 +17,7 @@ from impasto_server.domain.reasons import REASONS
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
-
-
-def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command
-        yield (*path, name), command
-        if isinstance(command, click.Group):
-            yield from commands(command, (*path, name))
-
-
-@pytest.mark.parametrize(
-    ("path", "command"), list(commands(cli)), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
-)
-def test_every_command_has_help_and_stands_in_the_readme(path: tuple[str, ...], command: click.Command) -> None:
-    """And so has every option."""
-    assert command.help
-    line = next((line for line in README.splitlines() if f"impasto {path[0]} " in line), "")
-    assert line, f"impasto {path[0]} is not in the README"
-    assert path[-1] in README
-    for parameter in command.params:
-        if isinstance(parameter, click.Option) and parameter.name != "help":
-            assert parameter.help, f"{' '.join(path)} {parameter.opts} has no help"
-
-
-def test_the_readmes_python_compiles_and_uses_what_there_is() -> None:
-    """Every name of the package that the examples use exists."""
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert blocks
-    for block in blocks:
-        compile(block, "README.md", "exec")
-        for name in re.findall(r"\bimpasto\.(\w+)", block):
-            assert hasattr(impasto, name), name
-
-
-def test_every_option_is_documented() -> None:
-    """In the docstring that users read."""
-    for name in Options.__annotations__:
-        assert f"{name}:" in (Options.__doc__ or ""), name
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 
 def script(name: str) -> Any:
@@ -69,28 +30,84 @@ def script(name: str) -> Any:
     return module
 
 
-def test_the_page_of_errors_is_up_to_date_and_complete() -> None:
-    """It is what `make errors` would write, and every reason in the server's code stands in it."""
-    page = (ROOT / "docs/ERRORS.md").read_text()
-    assert page == script("errors").page(), "run make errors"
+@pytest.mark.parametrize(
+    ("path", "command"),
+    list(script("commands").commands(cli)),
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_every_command_and_option_has_help(path: tuple[str, ...], command: click.Command) -> None:
+    assert command.help
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.name != "help":
+            assert parameter.help, f"{' '.join(path)} {parameter.opts} has no help"
+
+
+@pytest.mark.parametrize("name", ["commands", "parameters", "errors", "dashboard"])
+def test_generated_files_are_current(name: str) -> None:
+    """They are what `make generate` would write."""
+    module = script(name)
+    target = getattr(module, "PAGE", None) or module.TARGET
+    assert target.read_text() == module.page(), "run make generate"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_in_the_documents_compiles_and_uses_what_there_is(page: Path) -> None:
+    """Every name of the package that the examples use exists."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert blocks or page.name not in ("README.md", "python.md")
+    for block in blocks:
+        compile(block, str(page), "exec")
+        for name in re.findall(r"\bimpasto\.(\w+)", block):
+            assert hasattr(impasto, name), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_in_the_documents_exist(page: Path) -> None:
+    """So do the options that follow them, and make targets."""
+    known = {" ".join(path): command for path, command in script("commands").commands(cli)}
+    for line in re.findall(r"^    (impasto [a-z].*)$", page.read_text(), re.MULTILINE):
+        words = line.split()[1:]
+        command = known.get(" ".join(words[:2])) or known.get(words[0])
+        assert command, f"{page.name}: {line}"
+        if isinstance(command, click.Group) or page.name in ("commands.md", "load-testing.md"):
+            continue
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        used = set(re.findall(r"(?<![\w-])(--[a-z-]+)", line.split("#")[0].split("  ")[0]))
+        assert used <= options | {"--help"}, f"{page.name}: {line}"
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    if page.name != "CHANGELOG.md":  # which tells of targets that were
+        assert set(re.findall(r"`make ([a-z-]+)`", page.read_text())) <= targets, page.name
+
+
+def test_every_option_is_documented() -> None:
+    """In the docstring that users read."""
+    for name in Options.__annotations__:
+        assert f"{name}:" in (Options.__doc__ or ""), name
+
+
+def test_every_reason_that_the_server_raises_is_in_the_table() -> None:
     raised = set()
-    for path in (ROOT / "server/impasto_server").glob("*.py"):
-        raised |= set(re.findall(r'ServiceError\(\s*"[A-Z_]+",\s*"([A-Z_]+)"', path.read_text()))
-        raised |= set(re.findall(r'JobError\(\s*"([A-Z_]+)"', path.read_text()))
+    for path in (ROOT / "server/impasto_server").rglob("*.py"):
+        raised |= set(re.findall(r'(?:ServiceError|JobError)\(\s*"([A-Z_]+)"', path.read_text()))
     assert len(raised) > 12
     assert raised <= set(REASONS)
 
 
-def test_the_page_of_parameters_is_up_to_date() -> None:
-    """It is what `make parameters` would write, and every option of the client stands in it."""
-    page = (ROOT / "docs/PARAMETERS.md").read_text()
-    assert page == script("parameters").page(), "run make parameters"
+def test_every_option_of_the_client_is_on_the_page_of_parameters() -> None:
+    page = (ROOT / "docs/reference/parameters.md").read_text()
     contract = {name.removesuffix("_s") for name in Options.__annotations__}
     assert {name for name in contract if f"`{name}`" not in page} == set()
 
 
-def test_links_lead_somewhere() -> None:
-    """Relative links of the README and the documents."""
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Relative links, and files that are named in code quotes with a folder."""
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    if page.name == "CHANGELOG.md":
+        return  # it tells of files that were
+    for target in re.findall(
+        r"`((?:docs|tests|server|client|engine|deploy|proto|benchmarks|scripts|samples)/[\w./-]+\.\w+)`", text
+    ):
+        assert (ROOT / target).exists(), f"{page.name} names {target}"

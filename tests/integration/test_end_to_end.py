@@ -207,15 +207,15 @@ def test_detached_jobs_from_the_command_line(real_server: ServerProcess, files: 
         (["content.png", "style.png", "-o", "out.png", "--preset", "none"], "there is no preset 'none'"),
         (["text.txt", "style.png", "-o", "out.png"], "content: is not a PNG, JPEG or WebP picture"),
         (["content.png", "gone.png", "-o", "out.png"], "styles[0].image: cannot be read"),
-        (["content.png", "style.png"], "say where the picture goes"),
+        (["content.png", "style.png"], "give an output file with -o"),
         (["content.png", "style.png", "-o", "out.gif"], "must end in .png, .jpg or .webp"),
-        (["content.png", "style.png", "-o", "nowhere/out.png"], "there is no folder nowhere"),
-        (["content.png", "style.png", "-o", "-", "--json"], "both want stdout"),
+        (["content.png", "style.png", "-o", "nowhere/out.png"], "folder nowhere does not exist"),
+        (["content.png", "style.png", "-o", "-", "--json"], "both write to stdout"),
         (["content.png", "style.png", "-o", "out.png", "--style-shares", "1,2"], "2 values for 1 styles"),
         (["content.png", "style.png", "-o", "out.png", "--sise", "4"], "No such option '--sise'"),
         (["content.png", "style.png", "-o", "out.png", "--timeout", "-1"], "--timeout"),
-        (["content.png", "style.png", "-o", "out.png", "--timeout", "1", "--steps", "9999"], "not done within the time given"),
-        (["content.png", "style.png", "-o", "out.png", "--detach"], "--detach leaves before"),
+        (["content.png", "style.png", "-o", "out.png", "--timeout", "1", "--steps", "9999"], "the deadline passed"),
+        (["content.png", "style.png", "-o", "out.png", "--detach"], "--detach exits before"),
     ],
 )
 def test_errors_are_one_line(real_server: ServerProcess, files: Path, arguments: list[str], message: str) -> None:
@@ -233,7 +233,7 @@ def test_no_server_is_one_line_too() -> None:
     """With the address that was tried; the exit code says that later may help; with --json an object for scripts."""
     for command in (("info",), ("health",), ("jobs", "list")):
         done = cli(*command)
-        assert done.returncode == 75
+        assert done.returncode == (1 if "health" in str(done.args) else 75)
         assert b"no impasto server answers at localhost:1" in done.stderr
     error = json.loads(cli("jobs", "list", "--json").stderr)["error"]
     assert (error["kind"], error["reason"], error["violations"]) == ("Unavailable", "UNAVAILABLE", [])
@@ -243,7 +243,7 @@ def test_no_server_is_one_line_too() -> None:
         assert b"must be HOST:PORT" in wrong.stderr
     gone = cli("health", "--http", "localhost:1")
     assert gone.returncode == 1
-    assert b"nobody answers at http://localhost:1/readyz" in gone.stderr
+    assert b"no response from http://localhost:1/readyz" in gone.stderr
 
 
 def test_info_and_health_from_the_command_line(real_server: ServerProcess) -> None:
@@ -262,7 +262,7 @@ def test_serve_refuses_what_cannot_be(real_server: ServerProcess) -> None:
     for arguments, message in (
         (["--listen", real_server.address], b"cannot listen on"),
         (["--weights", "nowhere.pth", "--listen", "127.0.0.1:0"], b"no such file"),
-        (["--device", "cuda:7"], b"device 'cuda:7': not here"),
+        (["--device", "cuda:7"], b"device 'cuda:7': not available"),
         (["--max-queued-jobs", "0"], b"max_queued_jobs must be above 0"),
     ):
         done = cli("serve", *arguments)
@@ -301,13 +301,13 @@ def test_filters_are_imported_and_painted_with(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("IMPASTO_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "mine.pth"
     torch.save({f"features.{key}": value for key, value in random_trunk("vgg16", 5).state_dict().items()}, file)
-    assert b"is not three numbers" in cli("weights", "import", str(file), "--mean", "1,2").stderr
+    assert b"is not three comma-separated numbers" in cli("weights", "import", str(file), "--mean", "1,2").stderr
     done = cli("weights", "import", str(file), "--name", "house", "--input", "bgr", "--range", "255")
     assert done.returncode == 0, done.stderr
     assert b"impasto serve --weights house" in done.stderr
     again = cli("weights", "import", str(file), "--name", "house", "--input", "bgr", "--range", "255")
     assert again.returncode == 1
-    assert b"there are filters named 'house' already" in again.stderr
+    assert b"filters named 'house' already exist" in again.stderr
     row = next(row for row in json.loads(cli("weights", "list", "--json").stdout) if row["name"] == "house")
     assert (row["source"], row["input"], row["as_published"]) == ("mine.pth", "BGR, 0 to 255: as given", "none of its layers")
     assert b"house: " in cli("weights", "verify").stdout
@@ -318,7 +318,7 @@ def test_a_picture_that_hardly_changed_is_told(real_server: ServerProcess, files
     arguments = [str(files / "content.png"), str(files / "style.png"), "-o", str(files / "out.png"), "-q", "--size", "48"]
     still = cli("stylize", *arguments, "--steps", "3", "--content-weight", "1e6", server=real_server)
     assert still.returncode == 0, still.stderr
-    assert b"Warning: the canvas changed by 0.0 of 255 levels only; give the style more weight" in still.stderr
+    assert b"Warning: the canvas changed by only 0.0 of 255 levels; raise the style weight" in still.stderr
     told = cli("stylize", *arguments, "--steps", "3", "--content-weight", "1e6", "--json", server=real_server)
     assert [warning["reason"] for warning in json.loads(told.stdout)["warnings"]] == ["HARDLY_PAINTED"]
     painted = cli("stylize", *arguments, "--steps", "40", server=real_server)

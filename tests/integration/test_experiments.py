@@ -50,7 +50,7 @@ def test_a_picture_is_made_again_byte_for_byte(files: Path) -> None:
         (away / "renamed.png").unlink()
         done = cli("redo", "first.png", "-o", "third.png", "-q", server=second, cwd=files)
         assert done.returncode == 1
-        assert b"not found by their hash: content.png; say where they are with --from" in done.stderr
+        assert b"not found by their hash: content.png; give their location with --from" in done.stderr
     finally:
         for server in (first, second):
             if server and server.process.poll() is None:
@@ -93,7 +93,7 @@ def test_a_layer_is_reconstructed(real_server: ServerProcess, files: Path) -> No
 
 
 def test_relu1_2_keeps_a_photograph(real_server: ServerProcess, tmp_path: Path) -> None:
-    """25 dB and more from the second layer, at 128 px; docs/REPORT.md has the table at 256 px."""
+    """25 dB and more from the second layer, at 128 px; docs/lab/report.md has the table at 256 px."""
     import skimage
 
     photograph = Path(skimage.__file__).parent / "data" / "rocket.jpg"
@@ -208,7 +208,7 @@ def test_options_that_exclude_each_other_are_told(real_server: ServerProcess, fi
             b"--steps and --schedule",
         ),
         (("texture", "style.png", "-o", "a.png", "--series", "--optimizer", "adam"), b"both optimizers"),
-        (("features", "content.png", "--layer", "conv1_1", "-o", "a.png", "--filters", "-1"), b"from filter 0 on"),
+        (("features", "content.png", "--layer", "conv1_1", "-o", "a.png", "--filters", "-1"), b"numbers start at 0"),
         (("features", "content.png", "--layer", "conv1_1", "-o", "a.png", "--filters", "0"), b"at least one"),
     ):
         done = cli(*arguments, server=real_server, cwd=files)

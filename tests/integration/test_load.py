@@ -240,7 +240,7 @@ def test_closed_loops_end_with_their_stages_and_rest_after_errors() -> None:
     assert len(virtually(drive(Slots(1, SERVICE_S)))) == 10
     assert 38 <= len(virtually(drive(Refusing(1, 0.0)))) <= 41
     for plan in (Plan(), Plan(jobs=1, chaos={"foo": 0.5}), Plan(jobs=1, chaos={"slow": 1.5})):
-        with pytest.raises(ValueError, match="how many jobs|chaos has shares"):
+        with pytest.raises(ValueError, match="number of jobs|chaos must be shares"):
             virtually(run(plan, Workload(), Slots(1, 1.0)))
 
 
@@ -313,7 +313,7 @@ def test_stages_and_ramps_bring_what_they_say() -> None:
     assert sum(100 < at <= 200 for at in found) == pytest.approx(200, abs=1)
     assert sum(100 < at <= 150 for at in found) == pytest.approx(75, abs=2)
     for wrong in ("x", "1:x", "0", "1:-5", "1-2", "-1:5", "nan", "1:nan"):
-        with pytest.raises(ValueError, match="AMOUNT:SECONDS|above 0|needs its seconds|finite"):
+        with pytest.raises(ValueError, match="AMOUNT:SECONDS|above 0|needs a duration|finite"):
             stages(wrong)
 
 
@@ -321,7 +321,7 @@ def test_traces_are_read(tmp_path: Path) -> None:
     """Comments aside; times that fall are refused."""
     (tmp_path / "good").write_text("# a trace\n0.5\n\n1\n1\n")
     assert trace(tmp_path / "good") == [0.5, 1.0, 1.0]
-    wrong = {"2\n1\n": "line 2: '1'", "1\nabc": "line 2: 'abc'", "nan": "line 1: 'nan'", "# no\n": "no time in it"}
+    wrong = {"2\n1\n": "line 2: '1'", "1\nabc": "line 2: 'abc'", "nan": "line 1: 'nan'", "# no\n": "contains no times"}
     for text, message in wrong.items():
         (tmp_path / "bad").write_text(text)
         with pytest.raises(ValueError, match=message):
@@ -393,10 +393,10 @@ def test_gates_are_understood(text: str, metric: str, sign: str, limit: float) -
         ("p95(done)", "FIGURE<LIMIT"),
         ("<3", "FIGURE<LIMIT"),
         ("p95(done)<fast", "FIGURE<LIMIT"),
-        ("p95(nope)<1s", r"no figure 'p95\(nope\)'; there are errors, .*p95\(TIME\).*first_step@sent"),
-        ("min(done)<1s", "no figure"),
-        ("p200(done)<3s", "above 0 and up to 100"),
-        ("p0(done)<3s", "above 0 and up to 100"),
+        ("p95(nope)<1s", r"unknown figure 'p95\(nope\)'; valid figures: errors, .*p95\(TIME\).*first_step@sent"),
+        ("min(done)<1s", "unknown figure"),
+        ("p200(done)<3s", "above 0 and at most 100"),
+        ("p0(done)<3s", "above 0 and at most 100"),
         ("errors<5s", "errors is measured in %"),
         ("p95(done)<5%", "is measured in ms, s, min"),
         ("p95(done)<3", "is measured in ms, s, min"),
@@ -438,10 +438,10 @@ def test_reports_go_to_files_and_are_joined(tmp_path: Path) -> None:
     assert (count, missing, by_histograms[95.0]) == (201, 20, None)
     assert by_histograms[90.0] == pytest.approx(198, rel=0.01)
     assert joined(reports[:1], "done")[0] == reports[0].measures["done"].percentiles
-    with pytest.raises(ValueError, match="no time 'nope' in these runs; there are acknowledged|there are done"):
+    with pytest.raises(ValueError, match="unknown time 'nope'; these runs have acknowledged|these runs have done"):
         joined(reports, "nope")
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no report"):
+    with pytest.raises(ValueError, match="is not a report"):
         load_report(tmp_path / "other.json")
 
 
@@ -462,22 +462,22 @@ def test_workloads_are_drawn_by_weight_and_seed(tmp_path: Path, png: Callable[..
     assert {request.content for request in small} == {png()}
     assert small[0].options["color"] == "luminance"
     for text, message in (
-        ("[[entry]]\nsise_px=3", "has sise_px"),
+        ("[[entry]]\nsise_px=3", "has unknown sise_px"),
         ("[[entry]]\nweight=0", "entry0: weight must be a number above 0, got 0"),
         ("[[entry]]\nweight='2'", "entry0: weight must be a number above 0, got '2'"),
         ("[[entry]]\nweight=inf", "entry0: weight must be a number above 0, got inf"),
         ("[[entry]]\ncall='x'", "entry0: call must be job or health, got 'x'"),
         ("[[entry]]\nname='n'\nsteps=2.5", "n: steps must be a whole number above 0, got 2.5"),
-        ("[[entry]]\nsize_px=[]", "entry0: size_px must be a whole number above 0, or a list of such"),
+        ("[[entry]]\nsize_px=[]", "entry0: size_px must be a whole number above 0, or a list of them"),
         ("[[entry]]\nsize_px='48'", "size_px must be"),
         ("[[entry]]\nvariants=1.5", "variants must be"),
-        ("[[entry]]\ncontent=3", "content must be a text"),
+        ("[[entry]]\ncontent=3", "content must be text"),
         ("[[entry]]\noptions=3", "options must be a table"),
-        ("[[entry]]\noptions={colour='luminance'}", "entry0: options: unknown option colour, do you mean color"),
+        ("[[entry]]\noptions={colour='luminance'}", "entry0: options: unknown option colour, did you mean color"),
         ("[[entry]]\noptions={color='purple'}", "entry0: options: parameters.color: must be one of"),
         ("[[entry]]\nname='a'\n[[entry]]\nname='a'", "a: 2 entries have this name"),
-        ("entry=[1]", "holds \\[\\[entry\\]\\]"),
-        ("x = 1", "holds \\[\\[entry\\]\\]"),
+        ("entry=[1]", "must contain \\[\\[entry\\]\\]"),
+        ("x = 1", "must contain \\[\\[entry\\]\\]"),
         ("[[entry]]\ncontent='nowhere.png'", "No such file"),
     ):
         (tmp_path / "bad.toml").write_text(text)
@@ -504,15 +504,15 @@ def test_the_servers_figures_are_told_before_during_and_after() -> None:
     (level,) = levels(samples)
     assert (level.before, level.mean, level.highest, level.after) == (0.0, 2.75, 5.0, 1.0)
     assert growth(samples) == {"evaluations": 14.0}
-    assert means(samples) == {"jobs at a step": 34 / 12}
-    assert series(samples, "jobs at a step") == [(1.0, 3.0), (2.0, 2.0)]
+    assert means(samples) == {"jobs per step": 34 / 12}
+    assert series(samples, "jobs per step") == [(1.0, 3.0), (2.0, 2.0)]
     text = page(summarize([], 2.0, {}, samples))
     assert "<td>jobs waiting</td><td>0</td><td>2.75</td><td>5</td><td>1</td>" in text
 
 
 async def test_an_address_without_the_metrics_is_refused() -> None:
     """Before any job is sent."""
-    with pytest.raises(ScrapeError, match="gives no metrics"):
+    with pytest.raises(ScrapeError, match="serves no metrics"):
         async with sampling("http://127.0.0.1:9/metrics", lambda: 0.0):
             pytest.fail("nothing was there")
 
@@ -584,12 +584,12 @@ def test_mistakes_are_told_before_anything_is_sent(real_server: ServerProcess, t
     before = cli("jobs", "list", server=real_server).stdout
     for arguments, text in (
         (("--json-out", "/nonexist/x.json"), "/nonexist/x.json: No such file"),
-        (("--slo", "p95(nope)<1s"), "there is no figure"),
+        (("--slo", "p95(nope)<1s"), "unknown figure"),
         (("--slo", "p95(done[x])<1s"), "the workload has no entry 'x'"),
-        (("--find-capacity", "throughput>1/s"), "raises the rate itself"),
+        (("--find-capacity", "throughput>1/s"), "sets the rate itself"),
         (("--workload", str(tmp_path / "mix.toml")), "big at 100000 px: parameters.size_px"),
-        (("--metrics", f"http://127.0.0.1:{port}/metrics"), "gives no metrics"),
-        (("--duration", "nan"), "no finite number"),
+        (("--metrics", f"http://127.0.0.1:{port}/metrics"), "serves no metrics"),
+        (("--duration", "nan"), "not a finite number"),
         (("--drain-timeout", "-1"), "--drain-timeout"),
         (("--steps", "0"), "--steps"),
     ):
@@ -635,7 +635,7 @@ def test_capacity_of_a_real_server_is_found(real_server: ServerProcess, tmp_path
     assert {trial["holds"] for trial in about["trials"]} == {True, False}
     hopeless = cli("load", "-q", "--size", "48", "--steps", "4", "--find-capacity", "p95(done)<1ms", server=real_server)
     assert hopeless.returncode == 3
-    assert b"not kept by one job at a time" in hopeless.stdout
+    assert b"broken even with one job at a time" in hopeless.stdout
 
 
 def test_a_default_workload_is_there() -> None:

@@ -1,7 +1,7 @@
-"""Attack a real server as one client can, each attack on a server of its own, and measure what it costs the others.
+"""Attack a real server as a single client could, and measure the effect on other clients. Each attack gets its own server.
 
-Every attack once stopped the server for everybody, took gigabytes, or left it wrong (docs/RELIABILITY.md has the figures before
-and after). `make soak-attack` runs them all; each has a small test in the tests of its module.
+Each attack once blocked the server for all clients, took gigabytes, or left it in an invalid state (for measurements before and
+after see docs/lab/reliability.md). `make soak-attack` runs them all. Each also has a small test with its module's tests.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.soak.crashes import free_port
 
 SUBMIT = "/impasto.v1.StyleTransferService/SubmitJob"
 SLOW_S = 0.25
-"""Health must be answered in this time whatever one client does."""
+"""Limit of the health latency, whatever a single client does."""
 MIB = 1 << 20
 
 
@@ -49,20 +49,20 @@ def png(side: int, seed: int = 0) -> bytes:
 
 
 def flat(side: int) -> bytes:
-    """Return a small file of a large picture."""
+    """Return a large picture that compresses to a small file."""
     out = io.BytesIO()
     Image.new("RGB", (side, side), (200, 100, 50)).save(out, "PNG")
     return out.getvalue()
 
 
 def spec(content: bytes = png(32), style: bytes = png(32, 1), **parameters: Any) -> pb.JobSpec:
-    """Return a job, small unless it says otherwise."""
+    """Return a job, small unless the parameters say otherwise."""
     chosen = pb.Parameters(**{"size_px": 32, "steps": 3, "levels": 1, **parameters})
     return pb.JobSpec(content=pb.Image(data=content), styles=[pb.Style(image=pb.Image(data=style))], parameters=chosen)
 
 
 def varint(number: int) -> bytes:
-    """Return a number as protobuf writes it."""
+    """Return a number in protobuf's varint encoding."""
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
@@ -72,7 +72,7 @@ def varint(number: int) -> bytes:
 
 @dataclass
 class Victim:
-    """A server on a folder of its own, and a thread that asks for its health all the time."""
+    """A server with its own folder, and a process that calls health continuously."""
 
     options: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
@@ -86,7 +86,7 @@ class Victim:
         (self.folder / "tokens").write_text("".join(f"{line}\n" for _, line in made.values()))
 
     def start(self) -> None:
-        """Start it and wait until it serves."""
+        """Start the server and wait until it serves."""
         command = [sys.executable, "-c", "from impasto.cli import main; main()", "serve", "--listen", self.address]
         command += ["--device", "cpu", "--weights", "builtin", "--data-dir", str(self.folder / "data"), "--grace-s", "0"]
         command += ["--metrics", self.metrics, "--tokens", str(self.folder / "tokens"), *self.options]
@@ -101,7 +101,7 @@ class Victim:
         self._asking = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def stop(self) -> None:
-        """Kill it."""
+        """Kill the server and its workers."""
         if self.process is not None:
             for worker in self.workers():
                 with contextlib.suppress(ProcessLookupError):
@@ -110,7 +110,7 @@ class Victim:
             self.process.wait()
 
     def healthy(self, timeout_s: float) -> bool:
-        """Whether it says that it serves."""
+        """Whether the server reports that it serves."""
         with self.channel() as channel:
             try:
                 answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
@@ -119,16 +119,16 @@ class Victim:
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def channel(self) -> grpc.Channel:
-        """Return a connection of its own."""
+        """Return a separate connection."""
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
         return grpc.insecure_channel(self.address, options=[*options, ("grpc.max_send_message_length", -1)])
 
     def caller(self, name: str = "ann") -> Caller:
-        """Return somebody with a token."""
+        """Return a caller with a token."""
         return Caller(self.channel(), self.tokens[name])
 
     def workers(self) -> list[int]:
-        """Return the numbers of the worker processes."""
+        """Return the process ids of the workers."""
         assert self.process is not None
         found = []
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
@@ -138,25 +138,25 @@ class Victim:
         return found
 
     def mib(self, key: str = "VmRSS") -> float:
-        """Return what the server process takes of memory, or took at most since :meth:`watermark`."""
+        """Return a memory figure of the server process in MiB: VmRSS, or VmHWM for the peak since :meth:`watermark`."""
         assert self.process is not None
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
     def watermark(self) -> float:
-        """Begin to watch the most memory anew; returns what is taken now."""
+        """Reset the memory peak and return the current memory in MiB."""
         assert self.process is not None
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
         return self.mib()
 
     def slowest_s(self) -> float:
-        """Return how long health took to be answered at most."""
+        """Return the longest health latency so far."""
         answer, _ = self._asking.communicate(timeout=60)
         return float(answer)
 
 
 def ask(address: str) -> None:
-    """Ask for health until stdin ends, and print how long that took at most. A process of its own: nobody else holds it up."""
+    """Call health until stdin closes, and print the longest latency. Runs in a separate process so that nothing delays it."""
     over = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
     slowest = 0.0
@@ -172,11 +172,11 @@ def ask(address: str) -> None:
 
 
 class Caller:
-    """Calls methods with a token, and says how they end.
+    """Calls methods with a token, and reports how they end.
 
     Args:
-        channel: To the server.
-        token: That it shows.
+        channel: A channel to the server.
+        token: The token to send.
     """
 
     def __init__(self, channel: grpc.Channel, token: str) -> None:
@@ -184,15 +184,15 @@ class Caller:
         self.metadata = (("authorization", f"Bearer {token}"),)
 
     def call(self, name: str, request: Any, timeout_s: float = 60.0) -> Any:
-        """Return the answer.
+        """Return the response.
 
         Raises:
-            grpc.RpcError: What the server says.
+            grpc.RpcError: If the call fails.
         """
         return getattr(self.stub, name)(request, metadata=self.metadata, timeout=timeout_s)
 
     def ends(self, name: str, request: Any, timeout_s: float = 60.0) -> str:
-        """Return the code that a call ends with."""
+        """Return the status code of a call."""
         try:
             self.call(name, request, timeout_s)
         except grpc.RpcError as error:
@@ -210,7 +210,7 @@ class Caller:
 
 
 Finding = tuple[str, float, float]
-"""What was measured, how much it is, and how much it may be."""
+"""What was measured, its value, and its limit."""
 
 
 def message_without_token(victim: Victim) -> Iterator[Finding]:
@@ -229,7 +229,7 @@ def message_without_token(victim: Victim) -> Iterator[Finding]:
 
 
 def health_watches(victim: Victim) -> Iterator[Finding]:
-    """Forty Health.Watch of names of 10 MiB, and whether their memory comes back."""
+    """Forty Health.Watch streams with names of 10 MiB. Their memory must be released afterwards."""
     stub = health_pb2_grpc.HealthStub(victim.channel())
     before = victim.mib()
     streams = [stub.Watch(health_pb2.HealthCheckRequest(service=f"{number}" + "x" * (10 * MIB))) for number in range(40)]
@@ -258,7 +258,7 @@ def long_lists(victim: Victim) -> Iterator[Finding]:
 
 
 def jpeg_scans(victim: Victim) -> Iterator[Finding]:
-    """Eight callers with a progressive JPEG of very many scans, who leave after a second; then another's job."""
+    """Eight callers send a progressive JPEG with very many scans and leave after a second; then another client's job."""
     out = io.BytesIO()
     Image.effect_noise((3000, 3000), 60).save(out, "JPEG", progressive=True, quality=30)
     data = out.getvalue()
@@ -269,7 +269,7 @@ def jpeg_scans(victim: Victim) -> Iterator[Finding]:
         list(pool.map(lambda _: ann.ends("SubmitJob", pb.SubmitJobRequest(spec=spec(bomb)), 1.0), range(8)))
     began = time.monotonic()
     bob.submit(spec())
-    yield "s that another's job waits", time.monotonic() - began, 12
+    yield "s until another client's job is accepted", time.monotonic() - began, 12
 
 
 def many_pictures(victim: Victim) -> Iterator[Finding]:
@@ -284,11 +284,11 @@ def many_pictures(victim: Victim) -> Iterator[Finding]:
     before = victim.watermark()
     code = victim.caller().ends("SubmitJob", pb.SubmitJobRequest(spec=job, validate_only=True), 120)
     assert code in ("OK", "INVALID_ARGUMENT"), code
-    yield "MiB of the server's", victim.mib("VmHWM") - before, 300
+    yield "MiB in the server", victim.mib("VmHWM") - before, 300
 
 
 def files_by_id(victim: Victim) -> Iterator[Finding]:
-    """Sixty calls at once, 2 kB each, that name a file of 60 MiB thirty times."""
+    """Sixty concurrent calls of 2 kB each that refer to a file of 60 MiB many times."""
     data = os.urandom(60 * MIB)
     digest = hashlib.sha256(data).hexdigest()
     ann = victim.caller()
@@ -306,7 +306,7 @@ def files_by_id(victim: Victim) -> Iterator[Finding]:
     with ThreadPoolExecutor(60) as pool:
         codes = set(pool.map(lambda _: ann.ends("SubmitJob", pb.SubmitJobRequest(spec=job)), range(60)))
     assert codes <= {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}, codes
-    yield "MiB of the server's", victim.mib("VmHWM") - before, 300
+    yield "MiB in the server", victim.mib("VmHWM") - before, 300
     before = victim.watermark()
     streams = [
         victim.caller().stub.DownloadImage(pb.DownloadImageRequest(image_id=digest), metadata=ann.metadata) for _ in range(20)
@@ -320,7 +320,7 @@ def files_by_id(victim: Victim) -> Iterator[Finding]:
 
 
 def full_queue(victim: Victim) -> Iterator[Finding]:
-    """A client fills the queue with canvases of 1024 px, most of them paused."""
+    """A client fills the queue with jobs of 1024 px, most of them paused."""
     ann, bob = victim.caller(), victim.caller("bob")
     ann.submit(spec(size_px=64, steps=10_000))
     large = spec(flat(1024), flat(1024), size_px=1024)
@@ -335,12 +335,12 @@ def full_queue(victim: Victim) -> Iterator[Finding]:
         accepted += 1
         if number % 3:
             ann.ends("PauseJob", pb.PauseJobRequest(job_id=job_id))
-    yield f"MiB for {accepted} waiting jobs", victim.mib("VmHWM") - before, 400
+    yield f"MiB for {accepted} queued jobs", victim.mib("VmHWM") - before, 400
     bob.submit(spec())
 
 
 def hung_worker(victim: Victim) -> Iterator[Finding]:
-    """A worker that is stopped in the middle of a job."""
+    """A worker is stopped in the middle of a job."""
     ann = victim.caller()
     job_id = ann.submit(spec(size_px=64, steps=400))
     while ann.job(job_id).step < 5:
@@ -350,7 +350,7 @@ def hung_worker(victim: Victim) -> Iterator[Finding]:
     began = time.monotonic()
     while victim.workers() in ([worker], []) and time.monotonic() - began < 90:
         time.sleep(0.2)
-    yield "s until another one works", time.monotonic() - began, 40
+    yield "s until another worker runs", time.monotonic() - began, 40
     until = time.monotonic() + 60
     while ann.job(job_id).state != pb.JOB_STATE_SUCCEEDED and time.monotonic() < until:
         time.sleep(0.2)
@@ -358,7 +358,7 @@ def hung_worker(victim: Victim) -> Iterator[Finding]:
 
 
 def races(victim: Victim) -> Iterator[Finding]:
-    """Cancel and watch at once, pause and resume while a job is being committed; then another's job."""
+    """Cancel and watch concurrently, pause and resume while a job is being committed; then another client's job."""
     ann, bob = victim.caller(), victim.caller("bob")
     ann.submit(spec(size_px=64, steps=10_000))
 
@@ -380,13 +380,13 @@ def races(victim: Victim) -> Iterator[Finding]:
         list(pool.map(one, range(120)))
     assert victim.healthy(5)
     job_id = bob.submit(spec())
-    yield "jobs that are not there", float(bob.job(job_id).job_id != job_id), 0
+    yield "missing jobs", float(bob.job(job_id).job_id != job_id), 0
 
 
 def questions(victim: Victim) -> Iterator[Finding]:
-    """Four threads that ask for the features of ever new networks, beside another's job."""
+    """Four threads request features of always new networks while another client's job runs."""
     ann, bob = victim.caller(), victim.caller("bob")
-    job_id = ann.submit(spec(size_px=64, steps=10_000, optimizer=pb.OPTIMIZER_ADAM))  # which never stalls
+    job_id = ann.submit(spec(size_px=64, steps=10_000, optimizer=pb.OPTIMIZER_ADAM))  # Adam never stalls
 
     def rate(seconds: float) -> float:
         first, began = ann.job(job_id).step, time.monotonic()
@@ -407,35 +407,35 @@ def questions(victim: Victim) -> Iterator[Finding]:
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
-    beside = rate(45)  # of which one question may take several seconds
+    beside = rate(45)  # a single request may take several seconds
     over.set()
     for thread in threads:
         thread.join()
     assert ann.job(job_id).state == pb.JOB_STATE_RUNNING
-    yield "times as slow is another's job", alone / max(beside, 1e-3), 4
+    yield "times slowdown of another client's job", alone / max(beside, 1e-3), 4
 
 
 def silent_connections(victim: Victim) -> Iterator[Finding]:
-    """Three hundred connections to the metrics' address that say nothing."""
+    """Three hundred silent connections to the metrics address."""
     host, _, port = victim.metrics.rpartition(":")
     sockets = [socket.create_connection((host, int(port))) for _ in range(300)]
     time.sleep(1)
     assert victim.process is not None
-    yield "descriptors of the server's", float(len(os.listdir(f"/proc/{victim.process.pid}/fd"))), 120
+    yield "open file descriptors of the server", float(len(os.listdir(f"/proc/{victim.process.pid}/fd"))), 120
     victim.caller().submit(spec())
     for each in sockets:
         each.close()
 
 
 def learned(victim: Victim) -> Iterator[Finding]:
-    """Jobs of 16 px teach the server what a job needs and takes; then a job of 512 px."""
+    """Jobs of 16 px train the server's time and memory estimates; then a job of 512 px."""
     ann = victim.caller()
     for _ in range(6):
         ann.call("Stylize", pb.StylizeRequest(spec=spec(png(16), size_px=16)))
     request = pb.SubmitJobRequest(spec=spec(png(64), png(64), size_px=512, steps=50), validate_only=True)
     job = ann.call("SubmitJob", request).job
     estimate = job.estimated_end_time.ToSeconds() - job.create_time.ToSeconds()
-    yield "s are estimated for 50 steps at 512 px", float(estimate), 400
+    yield "s estimated for 50 steps at 512 px", float(estimate), 400
 
 
 ATTACKS: tuple[Callable[[Victim], Iterator[Finding]], ...] = (
@@ -455,20 +455,20 @@ ATTACKS: tuple[Callable[[Victim], Iterator[Finding]], ...] = (
 
 
 def run(attack: Callable[[Victim], Iterator[Finding]]) -> list[Finding]:
-    """Run an attack on a server of its own; returns what it measured, and how slow health was."""
+    """Run an attack on its own server; return its findings and the longest health latency."""
     victim = Victim()
     try:
         victim.start()
         findings = list(attack(victim))
-        return [*findings, ("s for the slowest answer about health", victim.slowest_s(), SLOW_S)]
+        return [*findings, ("s for the slowest health response", victim.slowest_s(), SLOW_S)]
     finally:
         victim.stop()
 
 
 def main() -> int:
-    """Run them all, or those that are named, and print a table."""
+    """Run all attacks, or those given by name, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="of the attacks; all by default")
+    parser.add_argument("names", nargs="*", help="names of attacks to run; all by default")
     parser.add_argument("--ask", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ask:
@@ -482,7 +482,7 @@ def main() -> int:
             continue
         try:
             findings = run(attack)
-        except Exception as error:  # the others are still to run
+        except Exception as error:  # run the remaining attacks
             wrong += 1
             print(f"| {attack.__name__} | {type(error).__name__}: {str(error)[:300]} | | **failed** |", flush=True)
             continue

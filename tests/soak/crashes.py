@@ -1,7 +1,8 @@
-"""Kill a real server and its worker again and again while jobs run, and see that nothing of them is lost.
+"""Kill a real server and its worker repeatedly while jobs run, and check that no job is lost.
 
-What must hold, whatever is killed and when: every acknowledged job ends once; its picture is that of an undisturbed server, bit
-for bit; its events are numbered without gap or duplicate for a watcher that comes back each time; a request id means one job.
+Invariants, whatever is killed and when: every acknowledged job ends exactly once; its picture is bit-identical to that of an
+uninterrupted server; its events are numbered without gaps or duplicates for a watcher that reconnects each time; a request id
+gives one job.
 
 `make soak` runs the long form; the tests run a few kills of each kind.
 """
@@ -33,12 +34,12 @@ STEPS, SIZE_PX = 40, 64
 CHECKPOINT_S = "0.2"
 START_LIMIT_S = 60.0
 REACH_S = 10.0
-"""How long a server that serves may take to come to the place where it is to die."""
+"""Time limit for a running server to reach the failpoint where it is to die."""
 Picture = bytes
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -46,7 +47,7 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    """A server on one port and one folder, through all its lives."""
+    """A server on one port and one folder, across all its restarts."""
 
     folder: Path
     port: int
@@ -59,7 +60,7 @@ class Server:
         return f"127.0.0.1:{self.port}"
 
     def start(self, failpoint: str = "") -> None:
-        """Start it; it may be told to die at a place in its code."""
+        """Start the server, optionally with a failpoint where it will die."""
         command = [sys.executable, "-c", "from impasto.cli import main; main()", "serve", "--listen", self.address]
         command += ["--device", "cpu", "--weights", "builtin", "--data-dir", str(self.folder), "--log-level", "warning"]
         command += ["--checkpoint-interval-s", CHECKPOINT_S, "--grace-s", "0"]
@@ -69,7 +70,7 @@ class Server:
         self.lives += 1
 
     def wait_ready(self) -> bool:
-        """Wait until it serves; False if it died before."""
+        """Wait until the server serves; return False if it died first."""
         deadline = time.monotonic() + START_LIMIT_S
         with impasto.Client(self.address, patience_s=0) as client:
             while time.monotonic() < deadline:
@@ -79,20 +80,20 @@ class Server:
                     if client.health(1.0) == "serving":
                         return True
                 time.sleep(0.05)
-        raise AssertionError("the server does not come up")
+        raise AssertionError("the server did not start")
 
     @property
     def dead(self) -> bool:
         return self.process is None or self.process.poll() is not None
 
     def kill(self) -> None:
-        """SIGKILL the server; its worker notices by itself."""
+        """SIGKILL the server. Its worker exits on its own."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
 
     def kill_worker(self) -> bool:
-        """SIGKILL the worker; False if there is none just now."""
+        """SIGKILL the worker; return False if none is running."""
         assert self.process is not None
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         with contextlib.suppress(OSError):
@@ -103,7 +104,7 @@ class Server:
         return False
 
     def stop(self) -> None:
-        """SIGTERM."""
+        """Stop the server with SIGTERM."""
         if self.process is not None and not self.dead:
             self.process.terminate()
             self.process.wait(60)
@@ -111,7 +112,7 @@ class Server:
 
 @dataclass
 class Watched:
-    """What one client saw of its job."""
+    """What one client observed of its job."""
 
     kind: int
     request_id: str
@@ -123,7 +124,7 @@ class Watched:
 
 
 def submit(client: impasto.Client, pictures: list[Picture], kind: int, request_id: str) -> impasto.Job:
-    """Hand in the job of a kind."""
+    """Submit a job of the given kind."""
     content, style = pictures[kind % len(pictures)], pictures[(kind + 1) % len(pictures)]
     init = ("content", "noise")[kind % 2]
     return client.submit(
@@ -132,7 +133,7 @@ def submit(client: impasto.Client, pictures: list[Picture], kind: int, request_i
 
 
 def follow(address: str, pictures: list[Picture], seen: Watched) -> None:
-    """Be a client: submit until it is acknowledged, twice to be sure, then watch to the end through every crash."""
+    """Act as a client: submit until acknowledged, submit again with the same id, then watch to the end through every crash."""
     try:
         with impasto.Client(address, patience_s=START_LIMIT_S) as client:
             while True:
@@ -159,7 +160,7 @@ def follow(address: str, pictures: list[Picture], seen: Watched) -> None:
 
 
 def check(seen: Watched, wanted: Picture) -> list[str]:
-    """Return everything that is wrong with what a client saw."""
+    """Return all violations in what a client observed."""
     wrong = []
     if len(seen.job_ids) != 1:
         wrong.append(f"{seen.request_id}: {len(seen.job_ids)} jobs for one request id")
@@ -168,19 +169,19 @@ def check(seen: Watched, wanted: Picture) -> list[str]:
     if seen.picture is None:
         wrong.append(f"{seen.request_id}: no picture: {seen.error}")
     elif seen.picture != wanted:
-        wrong.append(f"{seen.request_id}: another picture than undisturbed")
+        wrong.append(f"{seen.request_id}: the picture differs from that of an uninterrupted server")
     return wrong
 
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """Yield a folder for one run."""
+    """Yield a temporary folder for one run."""
     with tempfile.TemporaryDirectory(prefix="impasto-soak-") as name:
         yield Path(name)
 
 
 def reference(pictures: list[Picture], where: Path) -> list[Picture]:
-    """Return the pictures of an undisturbed server, by kind."""
+    """Return the pictures of an uninterrupted server, by kind."""
     server = Server(where / "reference", free_port(), where / "reference.log")
     server.start()
     assert server.wait_ready()
@@ -198,7 +199,7 @@ def soak(
     in_flight: int = 3,
     places: tuple[str, ...] = NAMES,
 ) -> tuple[collections.Counter[str], list[str]]:
-    """Kill so many times; returns what was done and everything that went wrong."""
+    """Kill the given number of times; return counts of what was done, and all violations."""
     draw = random.Random(seed)
     wanted = reference(pictures, where)
     server = Server(where / "data", free_port(), where / "server.log")
@@ -234,10 +235,10 @@ def soak(
             server.kill()
             rare = {"admit": 1, "result": 2}.get(kind.partition(".")[0], 9)
             server.start(f"{kind}:{draw.randint(1, rare)}")
-            if kind.startswith("admit"):  # those who are there have been admitted
+            if kind.startswith("admit"):  # the existing clients have already been admitted
                 one_more()
-            server.wait_ready()  # it may die before
-            # A worker that dies at its failpoint comes back with the same one: not so long that a job loses it three times.
+            server.wait_ready()  # it may die earlier
+            # A restarted worker has the same failpoint. Stop before a job loses its worker three times.
             deadline = time.monotonic() + (1.5 if "checkpoint" in kind else REACH_S)
             while not server.dead and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -254,23 +255,23 @@ def soak(
     with impasto.Client(server.address) as client:
         jobs = list(client.jobs())
     names = collections.Counter(job.request_id for job in jobs)
-    wrong += [f"{name}: {count} jobs are kept" for name, count in names.items() if count > 1]
+    wrong += [f"{name}: {count} jobs are stored" for name, count in names.items() if count > 1]
     if len(jobs) != submitted:
-        wrong.append(f"{submitted} jobs were acknowledged, {len(jobs)} are kept")
+        wrong.append(f"{submitted} jobs were acknowledged, {len(jobs)} are stored")
     done["lives of the server"] = server.lives
     server.stop()
     left = list((where / "data" / "checkpoints").iterdir())
     if left:
-        wrong.append(f"checkpoints are left: {left}")
+        wrong.append(f"checkpoints were not deleted: {left}")
     return done, wrong
 
 
 def _judge(seen: Watched, wanted: list[Picture], done: collections.Counter[str], wrong: list[str]) -> bool:
     done["jobs"] += 1
-    done["times that steps were done again"] += seen.restarts
+    done["times that steps were repeated"] += seen.restarts
     found = check(seen, wanted[seen.kind])
     if found and "was lost 3 times" in seen.error:
-        done["jobs given up after three losses of their worker, as promised"] += 1
+        done["jobs failed after three worker losses, as specified"] += 1
     else:
         wrong += found
     return False
@@ -279,9 +280,7 @@ def _judge(seen: Watched, wanted: list[Picture], done: collections.Counter[str],
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument(
-        "--places", nargs="+", default=NAMES, choices=NAMES, help="named places, of which half of the kills are"
-    )
+    parser.add_argument("--places", nargs="+", default=NAMES, choices=NAMES, help="failpoints for half of the kills")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -298,7 +297,7 @@ def main() -> None:
             print("\n".join(wrong))
             print((where / "server.log").read_text()[-5000:])
             raise SystemExit(1)
-        print("nothing lost, nothing twice, every picture as undisturbed")
+        print("no job lost, no duplicates, every picture identical to the reference")
 
 
 if __name__ == "__main__":

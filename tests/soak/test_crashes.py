@@ -12,7 +12,7 @@ from tests.soak.crashes import KINDS, soak
 
 @pytest.mark.timeout(280)
 def test_nothing_is_lost_whatever_is_killed(png: Callable[..., bytes], tmp_path: Path) -> None:
-    """Six kills: three at named places of the code, two of the server and one of its worker at random instants."""
+    """Six kills: three at failpoints, two of the server and one of its worker at random times."""
     pictures = [png(64, 48, seed) for seed in range(KINDS)]
     done, wrong = soak(pictures, 6, 1, tmp_path)
     assert not wrong

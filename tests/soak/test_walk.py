@@ -1,4 +1,4 @@
-"""The short form of the random walk; `make soak-attack` does 20,000 operations."""
+"""The short form of the random walk; `make soak-attack` runs 20,000 operations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.soak.walk import CALLS, walk
 
 
 def test_no_order_of_operations_breaks_the_service() -> None:
-    """No INTERNAL, no event twice, every job ends, with a disk that fails and workers that die."""
+    """No INTERNAL, no duplicate events, and every job ends, with a failing disk and dying workers."""
     before = sum(CALLS.values())
     walk(6, 40)
     assert sum(CALLS.values()) - before > 120

@@ -1,8 +1,8 @@
-"""Walk at random over the API: three owners, a real server, workers that only count steps, and a disk that fails at commits.
+"""Random walk over the API: three owners, a real server, fake workers that only count steps, and a disk that fails at commits.
 
-A hypothesis state machine draws the operations; some wait for their answer, others run side by side. What must hold all the
-time: no INTERNAL and no UNKNOWN, no event twice or left out, each job in one place, no exception that nobody sees. At the end
-of each walk every job that was accepted ends. `make soak-attack` does 20,000 operations, the tests some hundreds.
+A hypothesis state machine draws the operations. Some are awaited, others run concurrently. Invariants: no INTERNAL and no
+UNKNOWN, no duplicate or missing events, each job in exactly one place, no unhandled exceptions. At the end of each walk, every
+accepted job must end. `make soak-attack` runs 20,000 operations, the tests some hundreds.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ OWNERS = ("ann", "bob", "eve")
 FILES = pictures()
 ENDED = {pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED}
 CALLS: Counter[str] = Counter()
-"""How often each call ended with each code, over all walks."""
+"""Number of calls by method and status code, over all walks."""
 _owner = st.sampled_from(OWNERS)
 _which = st.integers(0, 7)
-_held = st.booleans()
+_concurrent = st.booleans()
 
 
 class Disk:
-    """Fails, or takes its time, when it pleases."""
+    """A disk that randomly fails or is slow."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self.moods = ("well",)
+        self.moods = ("healthy",)
 
     def at(self, kinds: Any, where: str) -> None:
-        """Stand in for the failpoints of a commit."""
+        """Replace the failpoints of a commit."""
         mood = self._rng.choice(self.moods)
         if mood == "slow":
             time.sleep(self._rng.uniform(0, 0.03))
@@ -68,10 +68,10 @@ class Disk:
 
 
 class World:
-    """A server on an event loop of its own, and its three callers.
+    """A server on its own event loop, and its three callers.
 
     Args:
-        seed: Of what the disk does.
+        seed: Seed of the disk's behaviour.
     """
 
     def __init__(self, seed: int) -> None:
@@ -84,7 +84,7 @@ class World:
         self.accepted: dict[str, str] = {}
         self.deleted: set[str] = set()
         self.wrong: list[str] = []
-        self._held: list[asyncio.Task[None]] = []
+        self._pending: list[asyncio.Task[None]] = []
         made = {owner: new_token(owner) for owner in OWNERS}
         (self.folder / "tokens").write_text("".join(f"{line}\n" for _, line in made.values()))
         self.metadata = {owner: (("authorization", f"Bearer {token}"),) for owner, (token, _) in made.items()}
@@ -92,7 +92,7 @@ class World:
         self.do(self._open())
 
     def do(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let the loop do something, and wait for it."""
+        """Run a coroutine on the loop, and wait for it."""
         asyncio.run_coroutine_threadsafe(work, self._loop).result(120)
 
     async def _open(self) -> None:
@@ -113,19 +113,19 @@ class World:
 
     async def restart(self) -> None:
         """Stop the server as SIGTERM does, and start it again on the same data."""
-        self.disk.moods = ("well",)
+        self.disk.moods = ("healthy",)
         await self.gather()
         await self._exit.aclose()
         self._exit = AsyncExitStack()
         await self._open()
 
     async def gather(self) -> None:
-        """Wait for the operations that run side by side."""
-        held, self._held = self._held, []
-        await asyncio.wait_for(asyncio.gather(*held), 60)
+        """Wait for the concurrent operations."""
+        pending, self._pending = self._pending, []
+        await asyncio.wait_for(asyncio.gather(*pending), 60)
 
-    async def run(self, name: str, work: Coroutine[Any, Any, None], held: bool) -> None:
-        """Do an operation and note how it ends; a held one goes on beside those that follow."""
+    async def run(self, name: str, work: Coroutine[Any, Any, None], concurrent: bool) -> None:
+        """Run an operation and record how it ends. A concurrent one is not awaited."""
 
         async def noted() -> None:
             try:
@@ -139,20 +139,20 @@ class World:
                 CALLS[f"{name} left"] += 1
 
         task = asyncio.create_task(noted())
-        if held:
-            self._held.append(task)
-            if len(self._held) > 20:
+        if concurrent:
+            self._pending.append(task)
+            if len(self._pending) > 20:
                 await self.gather()
         else:
             await task
 
     def job(self, owner: str, which: int) -> str:
-        """Return one of an owner's newest jobs, or one that never was."""
+        """Return one of an owner's newest jobs, or the id of a job that never existed."""
         known = self.jobs[owner]
         return known[-1 - which % len(known)] if known else "0" * 16
 
     def spec(self, steps: int, kind: int) -> pb.JobSpec:
-        """Return a job; some have short time limits, some are never valid."""
+        """Return a job; some have short time limits, some are invalid."""
         spec = pb.JobSpec(content=pb.Image(data=FILES[kind % len(FILES)]), parameters=pb.Parameters(size_px=32, steps=steps))
         spec.styles.add(image=pb.Image(data=FILES[(kind + 1) % len(FILES)]))
         spec.output.preview_every_steps = kind % 3
@@ -173,12 +173,12 @@ class World:
         self.accepted[job_id] = owner
 
     async def stylize(self, owner: str, steps: int, kind: int, timeout_s: float) -> None:
-        """Stylize, whose caller may leave."""
+        """Stylize; the caller may leave early."""
         request = pb.StylizeRequest(spec=self.spec(steps, kind), request_id=str(uuid.uuid4()))
         await self.stub.Stylize(request, metadata=self.metadata[owner], timeout=timeout_s)
 
     async def watch(self, owner: str, job_id: str, after: int | None, most: int) -> None:
-        """Progress: each number once, in order, to the end or until the reader leaves."""
+        """Progress: each sequence number once and in order, to the end or until the reader leaves."""
         request = pb.ProgressRequest(job_id=job_id, include_previews=True)
         if after is not None:
             request.resume_after_sequence = after
@@ -203,7 +203,7 @@ class World:
             self.wrong.append(f"job {job_id}: the stream ended before the job")
 
     async def control(self, owner: str, name: str, job_id: str) -> None:
-        """One of the calls that only name a job."""
+        """A call whose only argument is a job id."""
         if name == "Delete":
             self.deleted.add(job_id)
         request = {
@@ -218,7 +218,7 @@ class World:
         await call(request(job_id=job_id), metadata=self.metadata[owner])
 
     async def upload(self, owner: str, size: int) -> None:
-        """UploadImage, and DownloadImage of the same."""
+        """UploadImage, then DownloadImage of the same file."""
         data = os.urandom(size)
         digest = hashlib.sha256(data).hexdigest()
 
@@ -229,7 +229,7 @@ class World:
         await self.stub.UploadImage(pieces(), metadata=self.metadata[owner])
         call = self.stub.DownloadImage(pb.DownloadImageRequest(image_id=digest), metadata=self.metadata[owner])
         if b"".join([message.chunk async for message in call]) != data:
-            self.wrong.append("a file came back as another")
+            self.wrong.append("a downloaded file differs from the upload")
 
     async def look(self, owner: str) -> None:
         """InspectFeatures, ListJobs and GetServerInfo."""
@@ -243,18 +243,18 @@ class World:
         await self.stub.InspectFeatures(pb.InspectFeaturesRequest(image=image, layer="conv1_1"), metadata=metadata)
 
     async def kill(self, number: int) -> None:
-        """Let a worker die."""
+        """Kill a worker."""
         self.workers[number % len(self.workers)].die()
 
     async def check(self) -> None:
-        """Look at what must hold all the time."""
+        """Check the invariants."""
         self.wrong += self.running.jobs.supervisor.audit()
         for metric in self.running.metrics.faults.collect():
             self.wrong += [f"a fault was counted: {sample.labels}" for sample in metric.samples if sample.value]
 
     async def end(self) -> None:
-        """Let every job end, and stop."""
-        self.disk.moods = ("well",)
+        """Wait for every job to end, then stop."""
+        self.disk.moods = ("healthy",)
         try:
             await self.gather()
             for job_id, owner in self.accepted.items():
@@ -262,7 +262,7 @@ class World:
             await self.check()
             dispatcher = self.running.jobs.dispatcher
             if dispatcher.queued + dispatcher.running:
-                self.wrong.append(f"{dispatcher.queued} jobs wait and {dispatcher.running} run, of nobody")
+                self.wrong.append(f"{dispatcher.queued} jobs are queued and {dispatcher.running} are running without an owner")
         finally:
             await self._exit.aclose()
 
@@ -279,10 +279,10 @@ class World:
                 if error.code() is grpc.StatusCode.NOT_FOUND and job_id in self.deleted:
                     return
             await asyncio.sleep(0.02)
-        self.wrong.append(f"job {job_id} does not end")
+        self.wrong.append(f"job {job_id} did not end")
 
     def close(self) -> None:
-        """End the loop and remove the data."""
+        """Stop the loop and remove the data."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -297,17 +297,17 @@ class Walk(RuleBasedStateMachine):
         self.world = World(seed=next(_SEEDS))
         _current.append(self.world)
 
-    def act(self, name: str, work: Coroutine[Any, Any, None], held: bool = False) -> None:
-        """Do an operation."""
-        self.world.do(self.world.run(name, work, held))
+    def act(self, name: str, work: Coroutine[Any, Any, None], concurrent: bool = False) -> None:
+        """Run an operation."""
+        self.world.do(self.world.run(name, work, concurrent))
 
-    @rule(owner=_owner, steps=st.integers(1, 60), kind=_which, held=_held, again=_held)
-    def submit(self, owner: str, steps: int, kind: int, held: bool, again: bool) -> None:
-        """A new job, or the same request twice at once."""
+    @rule(owner=_owner, steps=st.integers(1, 60), kind=_which, concurrent=_concurrent, again=_concurrent)
+    def submit(self, owner: str, steps: int, kind: int, concurrent: bool, again: bool) -> None:
+        """A new job, possibly with the same request submitted twice concurrently."""
         request_id = str(uuid.uuid4())
         if again:
             self.act("SubmitJob", self.world.submit(owner, steps, kind, request_id), True)
-        self.act("SubmitJob", self.world.submit(owner, steps, kind, request_id), held)
+        self.act("SubmitJob", self.world.submit(owner, steps, kind, request_id), concurrent)
 
     @rule(owner=_owner, steps=st.integers(1, 60), kind=_which, timeout_s=st.sampled_from((0.02, 0.1, 5.0)))
     def stylize(self, owner: str, steps: int, kind: int, timeout_s: float) -> None:
@@ -318,15 +318,15 @@ class Walk(RuleBasedStateMachine):
         owner=_owner,
         name=st.sampled_from(("Pause", "Resume", "Cancel", "Delete", "Get", "GetResult", "Pause", "Resume")),
         which=_which,
-        held=_held,
+        concurrent=_concurrent,
     )
-    def control(self, owner: str, name: str, which: int, held: bool) -> None:
-        """A call that names a job."""
-        self.act(name, self.world.control(owner, name, self.world.job(owner, which)), held)
+    def control(self, owner: str, name: str, which: int, concurrent: bool) -> None:
+        """A call for one of the owner's jobs."""
+        self.act(name, self.world.control(owner, name, self.world.job(owner, which)), concurrent)
 
     @rule(owner=_owner, other=_owner, which=_which)
     def trespass(self, owner: str, other: str, which: int) -> None:
-        """A call that names another's job."""
+        """A call for another owner's job."""
         self.act("GetResult", self.world.control(owner, "GetResult", self.world.job(other, which)))
 
     @rule(owner=_owner, which=_which, after=st.none() | st.integers(0, 5), most=st.sampled_from((1, 5, 10_000)))
@@ -336,13 +336,13 @@ class Walk(RuleBasedStateMachine):
 
     @rule(owner=_owner, size=st.sampled_from((1, 1000, 300_000)))
     def upload(self, owner: str, size: int) -> None:
-        """A file there and back."""
+        """Upload a file and download it again."""
         self.act("UploadImage", self.world.upload(owner, size), True)
 
-    @rule(owner=_owner, held=_held)
-    def look(self, owner: str, held: bool) -> None:
-        """Calls that change nothing."""
-        self.act("InspectFeatures", self.world.look(owner), held)
+    @rule(owner=_owner, concurrent=_concurrent)
+    def look(self, owner: str, concurrent: bool) -> None:
+        """Read-only calls."""
+        self.act("InspectFeatures", self.world.look(owner), concurrent)
 
     @rule(number=_which)
     def kill(self, number: int) -> None:
@@ -350,20 +350,20 @@ class Walk(RuleBasedStateMachine):
         if number < 2:
             self.world.do(self.world.kill(number))
 
-    @rule(moods=st.sampled_from((("well",), ("slow",), ("well", "slow", "broken"), ("broken",))))
+    @rule(moods=st.sampled_from((("healthy",), ("slow",), ("healthy", "slow", "broken"), ("broken",))))
     def disk(self, moods: tuple[str, ...]) -> None:
-        """The disk changes its mood."""
+        """The disk changes its behaviour."""
         self.world.disk.moods = moods
 
     @rule(sure=st.integers(0, 9))
     def restart(self, sure: int) -> None:
-        """The server is restarted, now and then."""
+        """The server is restarted occasionally."""
         if sure == 0:
             self.world.do(self.world.restart())
 
     @invariant()
     def holds(self) -> None:
-        """What must hold after every operation."""
+        """The invariants hold after every operation."""
         self.world.do(self.world.check())
         assert not self.world.wrong, self.world.wrong
 
@@ -382,8 +382,8 @@ _current: list[World] = []
 
 
 @contextmanager
-def _frail_disk() -> Iterator[None]:
-    """Let commits go as the disk of the walk under way pleases."""
+def _unreliable_disk() -> Iterator[None]:
+    """Let the disk of the current walk decide how commits go."""
     before = durable._pass, durable.RETRY_S
     durable._pass = lambda kinds, where: _current[-1].disk.at(kinds, where) if _current else None
     durable.RETRY_S = 0.02
@@ -394,15 +394,15 @@ def _frail_disk() -> Iterator[None]:
 
 
 def walk(walks: int, operations: int, seed: int | None = None) -> None:
-    """Do so many walks of so many operations each.
+    """Run random walks.
 
     Args:
-        walks: How many, each on a server of its own.
-        operations: Of each walk.
-        seed: Makes hypothesis draw the same operations again; None for new ones each time.
+        walks: Number of walks, each on its own server.
+        operations: Number of operations per walk.
+        seed: If set, hypothesis draws the same operations on every run; None for new ones each time.
 
     Raises:
-        AssertionError: What did not hold.
+        AssertionError: If an invariant is violated.
     """
     how = settings(
         max_examples=walks,
@@ -410,15 +410,15 @@ def walk(walks: int, operations: int, seed: int | None = None) -> None:
         deadline=None,
         derandomize=seed is not None,
         database=None,
-        phases=[Phase.generate],  # what happens side by side differs from run to run: shrinking would chase it
+        phases=[Phase.generate],  # concurrent operations are not reproducible, so shrinking is pointless
         suppress_health_check=list(HealthCheck),
     )
-    with _frail_disk():
+    with _unreliable_disk():
         run_state_machine_as_test(Walk, settings=how)
 
 
 def main() -> int:
-    """Run the long form, in rounds between which memory is looked at."""
+    """Run the long form in rounds, and measure the memory after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--operations", type=int, default=20_000)
     arguments = parser.parse_args()

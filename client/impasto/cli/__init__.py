@@ -1,4 +1,4 @@
-"""The ``impasto`` command: thin glue over the public client."""
+"""The ``impasto`` command: a thin layer over the public client."""
 
 from impasto.cli.main import main
 

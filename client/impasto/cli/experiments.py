@@ -25,14 +25,12 @@ from impasto.errors import InvalidRequest
 from impasto.experiments import series as experiments
 from impasto.experiments.paper import write_paper
 from impasto.experiments.sheets import Tile, contact_sheet
-from impasto.redo import recipe
+from impasto.redo import recipe, threads_of
 from impasto.requests import ENUMS, reconstruction_options, texture_options
 from impasto.words import words
 
-OUTPUT = click.option(
-    "-o", "--output", "out", required=True, help="Where the picture goes: .png, .jpg, .webp, or - for stdout."
-)
-SHEET = click.option("-o", "--output", "out", required=True, help="Where the picture goes: .png, .jpg or .webp.")
+OUTPUT = click.option("-o", "--output", "out", required=True, help="Output file: .png, .jpg or .webp, or - for stdout.")
+SHEET = click.option("-o", "--output", "out", required=True, help="Output file: .png, .jpg or .webp.")
 TIMEOUT = click.option("--timeout", type=SECONDS, help="Seconds after which the job is cancelled.")
 QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 _STYLED = ("style_layers", "style_weight", "style_loss", "style_scale", "color", "content_layers", "content_weight")
@@ -41,8 +39,8 @@ _STYLED = ("style_layers", "style_weight", "style_loss", "style_scale", "color",
 @click.command()
 @click.argument("image")
 @OUTPUT
-@click.option("--layer", default="relu4_2", show_default=True, help="Where the picture is compared.")
-@click.option("--series", is_flag=True, help="A contact sheet of the first eight layers instead, with each one's PSNR.")
+@click.option("--layer", default="relu4_2", show_default=True, help="Layer of the content loss.")
+@click.option("--series", is_flag=True, help="Make a contact sheet of the first eight layers instead, with the PSNR of each.")
 @painting_options(*_STYLED)
 @TIMEOUT
 @QUIET
@@ -59,7 +57,7 @@ def reconstruct(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Paint what a layer holds of IMAGE: from noise, compared with it at that layer only."""
+    """Reconstruct IMAGE from the features of one layer, starting from noise."""
     check_output(out)
     given = given_options(options, out)
     with Client(server) as client:
@@ -71,13 +69,13 @@ def reconstruct(
                 chosen = tuple(layer for layer in layers if layer.startswith("relu"))[:8]
             else:
                 chosen = experiments.RECONSTRUCTED
-            found = experiments.reconstructions(client, read_picture(image), chosen, tell=_teller(quiet), **given)
+            found = experiments.reconstructions(client, read_picture(image), chosen, tell=_label_printer(quiet), **given)
             original = _original(image, found[0].result.image)
             figures = {item.label: experiments.psnr(item.result.image, original) for item in found}
             tiles = [Tile(item.result.image, f"{item.label}\nPSNR {figures[item.label]:.1f} dB") for item in found]
             half = len(tiles) // 2
             _save(contact_sheet([tiles[:half], tiles[half:]]), out)
-            _tell(as_json, {"output": out, "psnr_db": figures})
+            _print_result(as_json, {"output": out, "psnr_db": figures})
             return
         _paint(client, (read_picture(image), None), reconstruction_options(layer, given), out, timeout, quiet, as_json)
 
@@ -85,8 +83,8 @@ def reconstruct(
 @click.command()
 @click.argument("styles", nargs=-1, required=True, metavar="STYLE...")
 @OUTPUT
-@click.option("--layers", type=LayerWeights(), help="Where it is compared; the first layer of each block by default.")
-@click.option("--series", is_flag=True, help="A contact sheet over 1 to 5 of them instead, L-BFGS above Adam.")
+@click.option("--layers", type=LayerWeights(), help="Layers of the style loss; the first layer of each block by default.")
+@click.option("--series", is_flag=True, help="Make a contact sheet for the first 1 to 5 layers instead, L-BFGS above Adam.")
 @painting_options("style_layers", "content_layers", "content_weight", "color", "style_weight")
 @TIMEOUT
 @QUIET
@@ -103,7 +101,7 @@ def texture(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Paint a texture of one or several STYLE pictures: from noise, compared with their statistics only."""
+    """Paint a texture of one or more STYLE pictures from noise, using the style loss only."""
     check_output(out)
     given = given_options(options, out)
     pictures = [read_picture(style) for style in styles]
@@ -112,43 +110,48 @@ def texture(
             _not_to_stdout(out)
             given["format"] = "png"
             if given.get("optimizer"):
-                raise click.UsageError("--series paints with both optimizers; leave --optimizer away")
+                raise click.UsageError("--series paints with both optimizers; remove --optimizer")
             networks = client.server_info().networks
             own = next((item for item in networks if item.name == given.get("network", "").split(":")[0]), networks[0])
             firsts = tuple(layer for layer in own.layers if layer.startswith("relu") and layer.endswith("_1"))
             chosen = tuple(layers or firsts)
-            rows = experiments.textures(client, pictures[0], chosen, tell=_teller(quiet), **given)
+            rows = experiments.textures(client, pictures[0], chosen, tell=_label_printer(quiet), **given)
             _save(contact_sheet([[item.tile() for item in row] for row in rows]), out)
-            _tell(as_json, {"output": out, "losses": {item.label: item.result.losses.total for row in rows for item in row}})
+            _print_result(
+                as_json, {"output": out, "losses": {item.label: item.result.losses.total for row in rows for item in row}}
+            )
             return
         _paint(client, (None, pictures), texture_options(layers, given), out, timeout, quiet, as_json)
 
 
 @click.command()
 @click.argument("image")
-@click.option("--layer", required=True, help="Which layer, such as conv1_1.")
+@click.option("--layer", required=True, help="Name of the layer, such as conv1_1.")
 @SHEET
 @click.option(
-    "--filters", default="5", show_default=True, help="How many, then those that answer most; or which: 3,17,40 (3, for one)."
+    "--filters",
+    default="5",
+    show_default=True,
+    help="Number of filters with the strongest response to show, or filter numbers: 3,17,40 (3, for one).",
 )
-@click.option("--network", default="", help="ARCHITECTURE:WEIGHTS; the server's own by default.")
-@click.option("--size", "size_px", type=int, default=256, show_default=True, help="Longer side that the picture is seen at.")
-@click.option("--pooling", type=click.Choice(words(ENUMS["pooling"])), default="average", help="How the network pools.")
+@click.option("--network", default="", help="ARCHITECTURE:WEIGHTS; by default the server's.")
+@click.option("--size", "size_px", type=int, default=256, show_default=True, help="Longer side of the resized picture.")
+@click.option("--pooling", type=click.Choice(words(ENUMS["pooling"])), default="average", help="Type of the pooling layers.")
 @SERVER
 @JSON
 def features(
     image: str, layer: str, out: str, filters: str, network: str, size_px: int, pooling: Any, server: str, as_json: bool
 ) -> None:
-    """Show IMAGE as filters of a layer see it: their responses as grey pictures, black the least and white the most."""
+    """Show the responses of a layer's filters to IMAGE as grey pictures; black is the minimum, white the maximum."""
     check_output(out)
     _not_to_stdout(out)
     try:
         numbers = [int(number) for number in filters.split(",") if number.strip()]
         wanted = numbers if "," in filters else numbers[0]
     except (ValueError, IndexError):
-        raise click.UsageError(f"--filters {filters}: a number, or numbers by commas") from None
+        raise click.UsageError(f"--filters {filters}: must be a number, or comma-separated numbers") from None
     if min(numbers) < 0 or wanted == 0:
-        raise click.UsageError(f"--filters {filters}: at least one, and from filter 0 on")
+        raise click.UsageError(f"--filters {filters}: must be at least one filter, and numbers start at 0")
     with Client(server) as client:
         found = client.features(read_picture(image), layer, wanted, network=network, size_px=size_px, pooling=pooling)
     tiles = [
@@ -157,14 +160,18 @@ def features(
     columns = max(1, min(8, len(tiles)))
     _save(contact_sheet([tiles[start : start + columns] for start in range(0, len(tiles), columns)]), out)
     figures = {item.filter: {"minimum": item.minimum, "maximum": item.maximum, "mean": item.mean} for item in found.responses}
-    _tell(as_json, {"output": out, "layer": layer, "network": found.network.id, "filters": figures})
+    _print_result(as_json, {"output": out, "layer": layer, "network": found.network.id, "filters": figures})
 
 
 @click.command()
 @click.argument("picture", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @OUTPUT
 @click.option(
-    "--from", "search", multiple=True, type=click.Path(exists=True, path_type=Path), help="File or folder of its pictures."
+    "--from",
+    "search",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="File or folder of its source pictures.",
 )
 @TIMEOUT
 @QUIET
@@ -173,24 +180,24 @@ def features(
 def redo(
     picture: Path, out: str, search: tuple[Path, ...], timeout: float | None, quiet: bool, server: str, as_json: bool
 ) -> None:
-    """Make PICTURE again, from what its file says: on the same machine it is the same, byte for byte.
+    """Reproduce PICTURE from the metadata in its file: on the same machine the result is identical, byte for byte.
 
-    Its content and styles are looked for by their hash: in --from (a file, or a folder without those inside it), in its folder,
-    here, and among the server's uploads.
+    Its content and styles are found by their hash: in --from (a file, or a folder without its subfolders), in its folder, in
+    the current folder, and among the server's uploads.
     """
     check_output(out)
     found = recipe(picture, search)
     if found.ended_after_steps is not None:
-        text = f"its time limit ended it after {found.ended_after_steps} steps; made again it will have all its steps"
+        text = f"its time limit ended it after {found.ended_after_steps} steps; the new picture will have all its steps"
         click.echo(f"Warning: {text}", err=True)
     pictures = (found.content, found.styles)
     try:
         with Client(server) as client:
-            _paint(client, pictures, found.options, out, timeout, quiet, as_json, found.weights_sha256)
+            _paint(client, pictures, found.options, out, timeout, quiet, as_json, found.weights_sha256, found.threads)
     except InvalidRequest as error:
         if found.missing and any(item.field.endswith("image_id") for item in error.violations):
             names = ", ".join(found.missing)
-            raise click.ClickException(f"not found by their hash: {names}; say where they are with --from") from None
+            raise click.ClickException(f"not found by their hash: {names}; give their location with --from") from None
         raise
 
 
@@ -198,19 +205,19 @@ def redo(
 @click.argument("content")
 @click.argument("style")
 @click.option("-o", "--output", "out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
-@click.option("--size", "size_px", type=int, default=256, show_default=True, help="Longer side of the pictures.")
+@click.option("--size", "size_px", type=int, default=256, show_default=True, help="Longer side of each picture.")
 @click.option("--steps", type=int, default=100, show_default=True, help="Optimizer steps of each picture.")
-@click.option("--networks", help="Networks to compare, by commas; by default those that the server has and random ones.")
+@click.option("--networks", help="Networks to compare, comma-separated; by default the server's and random ones.")
 @QUIET
 @SERVER
 def paper(
     content: str, style: str, out: Path, size_px: int, steps: int, networks: str | None, quiet: bool, server: str
 ) -> None:
-    """Repeat the report with CONTENT and STYLE: every experiment, as one page with pictures, plots and timings."""
+    """Repeat all experiments of the report with CONTENT and STYLE; write one page with pictures, plots and timings."""
     out.mkdir(parents=True, exist_ok=True)
     chosen = networks.split(",") if networks is not None else ()
     with Client(server) as client:
-        page = write_paper(client, Path(content), Path(style), out, size_px, steps, chosen, _teller(quiet))
+        page = write_paper(client, Path(content), Path(style), out, size_px, steps, chosen, _label_printer(quiet))
     click.echo(str(page))
 
 
@@ -223,13 +230,18 @@ def _paint(
     quiet: bool,
     as_json: bool,
     weights_sha256: str = "",
+    threads: int = 0,
 ) -> None:
     job = client.submit(*pictures, **options)
     result = follow(job, ProgressBar(quiet=quiet), timeout)
     write_picture(result, out)
     network = result.job.network
     if weights_sha256 and network is not None and network.weights_sha256 != weights_sha256:
-        click.echo("Warning: the server's filters are others than those that painted the picture", err=True)
+        click.echo("Warning: the server's weights differ from those that painted the picture", err=True)
+    now = threads_of(result.data)
+    if threads and now and now != threads:
+        text = f"the picture was painted with {threads} threads and this one with {now}: sums differ, so pixels may differ"
+        click.echo(f"Warning: {text}", err=True)
     if as_json:
         print_json({**result.job.to_dict(), "output": out})
     else:
@@ -241,18 +253,18 @@ def _original(image: str, like: Image.Image) -> Image.Image:
         return opened.convert("RGB").resize(like.size, Image.Resampling.LANCZOS)
 
 
-def _teller(quiet: bool) -> experiments.Tell:
+def _label_printer(quiet: bool) -> experiments.Tell:
     return lambda label: None if quiet else click.echo(f"painting: {label}", err=True)
 
 
-def _tell(as_json: bool, values: dict[str, Any]) -> None:
+def _print_result(as_json: bool, values: dict[str, Any]) -> None:
     if as_json:
         print_json(values)
 
 
 def _not_to_stdout(out: str) -> None:
     if out == "-":
-        raise click.UsageError("a contact sheet is written to a file, not to stdout")
+        raise click.UsageError("a contact sheet must be written to a file, not to stdout")
 
 
 def _save(sheet: Image.Image, out: str) -> None:

@@ -22,7 +22,7 @@ def jobs() -> None:
 
 @jobs.command(name="list")
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only jobs in this state; repeatable.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Maximum number of jobs.")
 @SERVER
 @JSON
 def list_jobs(states: tuple[str, ...], limit: int, server: str, as_json: bool) -> None:
@@ -42,7 +42,7 @@ def list_jobs(states: tuple[str, ...], limit: int, server: str, as_json: bool) -
 @SERVER
 @JSON
 def show(job_id: str, server: str, as_json: bool) -> None:
-    """Show a job with everything that is known of it."""
+    """Show everything that is known about a job."""
     with Client(server) as client:
         job = client.job(job_id).info()
     values = job.to_dict()
@@ -59,7 +59,7 @@ def show(job_id: str, server: str, as_json: bool) -> None:
 @SERVER
 @JSON
 def watch(job_id: str, server: str, as_json: bool) -> None:
-    """Watch a job to its end; leaving does not disturb it. With --json, a line for every step, start and pause."""
+    """Watch a job to its end; stopping the watch does not affect it. --json prints a line for every step, start and pause."""
     with Client(server) as client, ProgressBar(quiet=as_json) as display:
         for event in client.job(job_id).progress():
             if as_json and isinstance(event, Step):
@@ -83,7 +83,7 @@ def watch(job_id: str, server: str, as_json: bool) -> None:
 @SERVER
 @JSON
 def cancel(job_id: str, server: str, as_json: bool) -> None:
-    """Stop a job; it does at its next step."""
+    """Cancel a job; it stops at its next step."""
     with Client(server) as client:
         job = client.job(job_id).cancel()
     _show(job, as_json=as_json)
@@ -94,7 +94,7 @@ def cancel(job_id: str, server: str, as_json: bool) -> None:
 @SERVER
 @JSON
 def pause(job_id: str, server: str, as_json: bool) -> None:
-    """Let a job stop for a while; a running one does at its next step, and keeps its steps."""
+    """Pause a job; a running job stops at its next step and keeps its steps."""
     with Client(server) as client:
         job = client.job(job_id).pause()
     _show(job, as_json=as_json)
@@ -105,7 +105,7 @@ def pause(job_id: str, server: str, as_json: bool) -> None:
 @SERVER
 @JSON
 def resume(job_id: str, server: str, as_json: bool) -> None:
-    """Let a paused job go on where it stopped."""
+    """Resume a paused job where it stopped."""
     with Client(server) as client:
         job = client.job(job_id).resume()
     _show(job, as_json=as_json)
@@ -115,7 +115,7 @@ def resume(job_id: str, server: str, as_json: bool) -> None:
 @click.argument("job_id")
 @SERVER
 def delete(job_id: str, server: str) -> None:
-    """Cancel a job if it has not ended, and let the server forget it and its picture."""
+    """Cancel a job if it has not ended, and delete it and its picture from the server."""
     with Client(server) as client:
         client.job(job_id).delete()
     click.echo(f"{job_id} deleted", err=True)
@@ -130,16 +130,16 @@ def _show(job: JobInfo, *, as_json: bool) -> None:
 
 @jobs.command()
 @click.argument("job_id")
-@click.option("-o", "--output", "out", required=True, help="Where the picture goes: .png, .jpg, .webp, or - for stdout.")
+@click.option("-o", "--output", "out", required=True, help="Output file: .png, .jpg or .webp, or - for stdout.")
 @click.option("--wait", is_flag=True, help="Wait until the job ends.")
-@click.option("--timeout", type=SECONDS, help="Seconds to wait at most; the job goes on.")
+@click.option("--timeout", type=SECONDS, help="Maximum seconds to wait; the job continues after it.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 @SERVER
 @JSON
 def result(job_id: str, out: str, wait: bool, timeout: float | None, quiet: bool, server: str, as_json: bool) -> None:
     """Fetch a job's picture."""
     if as_json and out == "-":
-        raise click.UsageError("--json and '-o -' both want stdout")
+        raise click.UsageError("--json and '-o -' both write to stdout")
     check_output(out)
     with Client(server) as client:
         job = client.job(job_id)
@@ -160,6 +160,6 @@ def _fetch(job: Job) -> Result:
         return job.fetch()
     except NotReady as error:
         state = error.metadata.get("state", "")
-        hints = {"paused": "'impasto jobs resume' lets it go on"}
+        hints = {"paused": "'impasto jobs resume' resumes it"}
         hints |= dict.fromkeys(("queued", "running"), "--wait waits for it")
         raise click.ClickException(f"{error}" + (f"; {hints[state]}" if state in hints else "")) from None

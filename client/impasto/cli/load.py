@@ -1,4 +1,4 @@
-"""``impasto load``: see docs/LOAD-TESTING.md."""
+"""``impasto load``: see docs/howto/load-testing.md."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from impasto.load.workload import Entry, Workload, WorkloadError, read_workload
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 BROKEN = 3
-"""Exit code when a gate is broken, or two runs differ for the worse."""
+"""Exit code if a gate is broken, or if the second of two runs is worse."""
 
 
 class _Chaos(click.ParamType[dict[str, float]]):
@@ -55,10 +55,10 @@ class _Chaos(click.ParamType[dict[str, float]]):
             except ValueError:
                 self.fail(f"{item!r} is not KIND=SHARE, such as cancel=5%", param, ctx)
             if kind not in CHAOS or not 0 <= number <= 1:
-                self.fail(f"{item!r}: kinds are {', '.join(CHAOS)}, shares from 0 to 100 %", param, ctx)
+                self.fail(f"{item!r}: valid kinds are {', '.join(CHAOS)}; shares are from 0 to 100 %", param, ctx)
             found[kind] = number
         if sum(found.values()) > 1:
-            self.fail("the shares are more than 100 % together", param, ctx)
+            self.fail("the shares add up to more than 100 %", param, ctx)
         return found
 
 
@@ -68,7 +68,7 @@ class _Parsed(click.ParamType[Any]):
         self._parse = parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return what the text stands for."""
+        """Return the parsed text."""
         if not isinstance(value, str):
             return value
         try:
@@ -78,13 +78,13 @@ class _Parsed(click.ParamType[Any]):
 
 
 class _Finite(click.FloatRange):
-    """A number that is one."""
+    """A finite number."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value} is no finite number", param, ctx)
+            self.fail(f"{value} is not a finite number", param, ctx)
         return number
 
 
@@ -93,37 +93,37 @@ ABOVE_ZERO, FROM_ZERO = _Finite(min=0, min_open=True), _Finite(min=0)
 WHOLE = click.IntRange(min=1)
 DEFAULT_JOBS = 20
 FEW_DONE = 0.8
-"""A capacity of which less was done within its trial is not to be trusted."""
+"""A capacity is not trusted if less than this fraction of it was done within its trial."""
 
 
 @click.group(invoke_without_command=True)
 @click.option("--concurrency", type=STAGES, help="Closed loop: jobs in flight, such as 4, or in stages: 1:30,2-8:60.")
-@click.option("--rate", type=STAGES, help="Open loop: jobs a second, such as 0.2, or in stages: 0.1:60,0.1-0.5:120.")
-@click.option("--arrivals", type=click.Choice(["poisson", "constant", "gamma"]), default="poisson", help="Of an open loop.")
-@click.option("--burstiness", type=ABOVE_ZERO, default=4.0, help="Of gamma; 1 is like poisson.")
-@click.option("--trace", "trace_file", type=FILE, help="Open loop: send times from a file, one a line, in seconds.")
-@click.option("--jobs", type=WHOLE, help="Requests to send at most; 20 if nothing else ends the sending.")
-@click.option("--duration", type=ABOVE_ZERO, help="Seconds to send for.")
-@click.option("--drain-timeout", type=FROM_ZERO, default=600.0, show_default=True, help="Seconds to wait for the last ones.")
-@click.option("--workload", type=FILE, help="TOML file with the mix; by default small jobs of drawn pictures.")
+@click.option("--rate", type=STAGES, help="Open loop: jobs per second, such as 0.2, or in stages: 0.1:60,0.1-0.5:120.")
+@click.option("--arrivals", type=click.Choice(["poisson", "constant", "gamma"]), default="poisson", help="For an open loop.")
+@click.option("--burstiness", type=ABOVE_ZERO, default=4.0, help="Burstiness of gamma; 1 is like poisson.")
+@click.option("--trace", "trace_file", type=FILE, help="Open loop: send times from a file, one per line, in seconds.")
+@click.option("--jobs", type=WHOLE, help="Maximum number of requests; 20 if nothing else limits the run.")
+@click.option("--duration", type=ABOVE_ZERO, help="Seconds to send requests for.")
+@click.option("--drain-timeout", type=FROM_ZERO, default=600.0, show_default=True, help="Seconds to wait for the last jobs.")
+@click.option("--workload", type=FILE, help="TOML file with the mix; by default small jobs with generated pictures.")
 @click.option("--size", "size_px", type=WHOLE, default=128, show_default=True, help="Longer side, without --workload.")
 @click.option("--steps", type=WHOLE, default=20, show_default=True, help="Optimizer steps, without --workload.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed sends the same requests at the same times.")
-@click.option("--chaos", type=_Chaos(), help="Done on purpose: cancel=5%,reattach=5%,duplicate=5%,slow=2%.")
-@click.option("--patience", type=FROM_ZERO, default=60.0, show_default=True, help="Seconds that a server may be away for.")
+@click.option("--chaos", type=_Chaos(), help="Faults to inject: cancel=5%,reattach=5%,duplicate=5%,slow=2%.")
+@click.option("--patience", type=FROM_ZERO, default=60.0, show_default=True, help="Seconds to retry an unavailable server.")
 @click.option("--slo", "gates", type=GATE, multiple=True, help="Gate: 'p95(done)<30s', 'errors<0.1%'; exit code 3 if broken.")
-@click.option("--find-capacity", type=GATE, help="Search the highest rate at which a gate holds, with --jobs at each.")
+@click.option("--find-capacity", type=GATE, help="Find the highest rate at which a gate holds, with --jobs per trial.")
 @click.option("--metrics", "metrics_url", help="The server's /metrics, such as http://localhost:9464/metrics.")
-@click.option("--json-out", type=FILE, help="Where the report goes as JSON; runs can be compared and joined by it.")
-@click.option("--html", "html_out", type=FILE, help="Where the report goes as a page.")
+@click.option("--json-out", type=FILE, help="Output file for the report as JSON, as input for compare and join.")
+@click.option("--html", "html_out", type=FILE, help="Output file for the report as a page.")
 @click.option("--quiet", "-q", is_flag=True, help="No live table.")
 @SERVER
 @click.pass_context
 def load(ctx: click.Context, /, **options: Any) -> None:
-    """Load a server with jobs and measure from the moment each was to be sent.
+    """Run a load test; times are measured from the moment each request was due.
 
-    All requests are waited for; what fails or does not end counts in the percentiles as longer than what came. Ctrl-C ends the
-    sending, a second one the waiting; both report what was measured.
+    All requests are waited for. In the percentiles, requests that fail or do not end count as longer than any that did. Ctrl-C
+    stops sending, a second Ctrl-C stops waiting; both report what was measured.
     """
     if ctx.invoked_subcommand is None:
         sys.exit(asyncio.run(_load(**options)))
@@ -132,12 +132,12 @@ def load(ctx: click.Context, /, **options: Any) -> None:
 @load.command()
 @click.argument("before", type=FILE)
 @click.argument("after", type=FILE)
-@click.option("--measure", default="done", show_default=True, help="Which time is compared.")
-@click.option("--worse", type=FROM_ZERO, default=10.0, show_default=True, help="Per cent by which p50 or p95 may be worse.")
+@click.option("--measure", default="done", show_default=True, help="Time to compare.")
+@click.option("--worse", type=FROM_ZERO, default=10.0, show_default=True, help="Percent by which p50 or p95 may be worse.")
 def compare(before: Path, after: Path, measure: str, worse: float) -> None:
-    """Compare two runs' files, BEFORE and AFTER.
+    """Compare the files of two runs, BEFORE and AFTER.
 
-    Exit code 3 if p50 or p95 became worse than allowed, or the share of errors, of what did not end or is incorrect rose.
+    The exit code is 3 if p50 or p95 became worse than allowed, or if the share of errors, censored or incorrect requests rose.
     """
     one, two = _open(before), _open(after)
     reasons = []
@@ -168,16 +168,16 @@ def _figure(report: Report, name: str) -> float | None:
 
 @load.command()
 @click.argument("files", nargs=-1, required=True, type=FILE)
-@click.option("--measure", default="done", show_default=True, help="Which time.")
+@click.option("--measure", default="done", show_default=True, help="Time to show.")
 def join(files: tuple[Path, ...], measure: str) -> None:
-    """Show the percentiles over several runs' FILES together, by adding their histograms."""
+    """Show the percentiles over the FILES of several runs together."""
     try:
         percentiles, count, missing = joined([_open(file) for file in files], measure)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     for percent, value in percentiles.items():
         click.echo(f"p{percent:<5g} {seconds(value)}")
-    more = f"; {missing} more failed or did not end, and count as longer than any" if missing else ""
+    more = f"; {missing} more failed or did not end and count as longer than any of them" if missing else ""
     click.echo(f"of {count} times{more}")
 
 
@@ -191,9 +191,9 @@ def _open(path: Path) -> Report:
 async def _load(**options: Any) -> int:
     given = [name for name in ("concurrency", "rate", "trace_file", "find_capacity") if options[name]]
     if len(given) > 1 and not (options["find_capacity"] and set(given) == {"rate", "find_capacity"}):
-        raise click.UsageError(f"{' and '.join(given)} exclude each other")
+        raise click.UsageError(f"{' and '.join(given)} are mutually exclusive")
     _check_targets(options)
-    workload = _workload(options)  # again for each run, which draws from its beginning
+    workload = _workload(options)  # read again for each run, so that each draws the same requests
     _check_gates(workload, options)
     await _check_classes(workload, options)
     stop = Stop()
@@ -208,7 +208,7 @@ async def _load(**options: Any) -> int:
 
 
 def _check_targets(options: dict[str, Any]) -> None:
-    """Refuse files that cannot be written, before minutes are spent on what goes there."""
+    """Reject output files that cannot be written, before the run."""
     for path in (options["json_out"], options["html_out"]):
         try:
             if path is not None:
@@ -223,11 +223,11 @@ def _check_gates(workload: Workload, options: dict[str, Any]) -> None:
         if entry and entry not in {each.name for each in workload.entries}:
             raise click.UsageError(f"{gate.text}: the workload has no entry {entry!r}")
     if options["find_capacity"] and options["find_capacity"].metric == "throughput":
-        raise click.UsageError("--find-capacity raises the rate itself: give a gate on a time or on errors")
+        raise click.UsageError("--find-capacity sets the rate itself: give a gate on a time or on errors")
 
 
 async def _check_classes(workload: Workload, options: dict[str, Any]) -> None:
-    """Let the server check one job of each class and size: a mistake there is told once, with the class's name."""
+    """Validate one job of each class and size on the server, so that a mistake is reported once, with the class's name."""
     async with AsyncClient(options["server"], patience_s=0) as client:
         for request in workload.samples():
             try:
@@ -236,7 +236,7 @@ async def _check_classes(workload: Workload, options: dict[str, Any]) -> None:
                 size = request.options["size_px"]
                 raise click.ClickException(f"{request.entry.name} at {size} px: {error}") from None
             except Overloaded:
-                pass  # which is what a load test may be about
+                pass  # a load test may overload the server on purpose
 
 
 def _workload(options: dict[str, Any]) -> Workload:
@@ -311,8 +311,8 @@ def _finish(report: Report, options: dict[str, Any], more: Sequence[Slo] = ()) -
     return 0 if all(holds for _, holds in gates) else BROKEN
 
 
-class _StoppedError(Exception):
-    """Somebody wants no more trials."""
+class _InterruptedError(Exception):
+    """The search was interrupted."""
 
 
 async def _search(jobs: int, options: dict[str, Any], stop: Stop) -> int:
@@ -325,11 +325,11 @@ async def _search(jobs: int, options: dict[str, Any], stop: Stop) -> int:
     alone = await _once(_plan(min(jobs, 3), {**options, "concurrency": stages("1"), "rate": None}), options, stop)
     known = [(each, alone.value(each.metric)) for each in gates]
     lost = bool(alone.errors or alone.outcomes.get("censored"))
-    # None of a class may have been among these few: that says nothing, unless something was lost.
+    # A class may have no job among these few. That is no failure unless a job failed or did not end.
     broken = [each.text for each, value in known if not each.holds(value) and (value is not None or lost)]
     if broken or stop.sending.is_set():
         if broken:
-            click.echo(f"{' and '.join(broken)}: not kept by one job at a time")
+            click.echo(f"{' and '.join(broken)}: broken even with one job at a time")
         return _finish(alone, options, more)
     click.echo(f"   alone: {gate.metric} {shown(alone, gate.metric)}, {alone.throughput:.3f} done/s")
     trials: list[Trial] = []
@@ -339,34 +339,34 @@ async def _search(jobs: int, options: dict[str, Any], stop: Stop) -> int:
         report, value = trial.report, shown(trial.report, gate.metric)
         verdict = [*(f"{each.text} broken" for each in trial.broken), *(["the server falls behind"] if trial.behind else [])]
         figures = f"{gate.metric} {value}, {len(report.records)} jobs, {report.throughput:.3f} done/s"
-        click.echo(f"{trial.rate:8.3f} jobs/s: {figures}, {' and '.join(verdict) or 'kept'}")
+        click.echo(f"{trial.rate:8.3f} jobs/s: {figures}, {' and '.join(verdict) or 'holds'}")
 
     async def attempt(rate: float, count: int) -> Report:
         report = await _once(_plan(count, {**options, "duration": None}, rate), options, stop)
         if stop.sending.is_set():
-            raise _StoppedError
+            raise _InterruptedError
         return report
 
     start = options["rate"][0].begin if options["rate"] else max(alone.throughput, 1e-3)
-    with contextlib.suppress(_StoppedError):
+    with contextlib.suppress(_InterruptedError):
         await find_capacity(attempt, gates, start, jobs, alone.measures["done"].mean or 0.0, tell)
     found = best(trials)
     early = "; the search was interrupted" if stop.sending.is_set() else ""
     if found is None:
-        tried = "not kept at any rate that was tried" if trials else "no rate was tried to its end"
+        tried = "does not hold at any rate that was tried" if trials else "no trial finished"
         click.echo(f"{promise}: {tried}{early}")
         return BROKEN
     least = "at least " if early else ""
-    click.echo(f"{promise}: kept up to {least}{found.rate:.3f} jobs/s ({found.rate * 60:.1f} a minute){early}")
+    click.echo(f"{promise}: holds up to {least}{found.rate:.3f} jobs/s ({found.rate * 60:.1f} per minute){early}")
     if found.report.throughput < FEW_DONE * found.rate:
-        few = f"only {found.report.throughput:.3f} a second were done, the drain included"
-        click.echo(f"but {few}: {len(found.report.records)} jobs are too few to tell; give more --jobs")
+        few = f"only {found.report.throughput:.3f} jobs/s were done, including the drain"
+        click.echo(f"warning: {few}; {len(found.report.records)} jobs are too few for a reliable result: increase --jobs")
     about = {**found.report.about, "capacity_per_s": found.rate, "trials": [trial.to_dict() for trial in trials]}
     return _finish(replace(found.report, about=about), options, more)
 
 
 def _print(report: Report) -> None:
-    # The page has all percentiles and their intervals; here what fits into 80 columns.
+    # The page has all percentiles and their intervals; this table has those that fit into 80 columns.
     names = ("count", "never", "p50", "p95", "p99", "longest")
     table = Table("time", *(Column(name, justify="right", no_wrap=True) for name in names), box=SIMPLE, pad_edge=False)
     for measure in told(report):
@@ -376,25 +376,25 @@ def _print(report: Report) -> None:
     Console().print(table)
     outcomes = ", ".join(f"{count} {name}" for name, count in report.outcomes.items()) or "nothing was sent"
     rate = report.about.get("sent_per_second")
-    sent = f", sent at {rate:.3f} a second" if rate else ""
-    click.echo(f"{outcomes} in {report.seconds:.1f} s{sent}; {report.throughput:.3f} jobs done a second")
+    sent = f", sent at {rate:.3f} per second" if rate else ""
+    click.echo(f"{outcomes} in {report.seconds:.1f} s{sent}; {report.throughput:.3f} jobs done per second")
     for text, often in report.errors.items():
         click.echo(f"error: {text}: {often} ({report.messages.get(text, '')})")
     for text, often in report.incorrect.items():
         click.echo(f"incorrect: {text}: {often}")
     if report.samples:
-        click.echo("the server, by its metrics:")
+        click.echo("server metrics:")
         for level in levels(report.samples)[:5]:
-            click.echo(f"  {level.name}: {amount(level.mean)} in the mean, {amount(level.highest)} at the highest")
+            click.echo(f"  {level.name}: mean {amount(level.mean)}, maximum {amount(level.highest)}")
         for during in (growth(report.samples), means(report.samples)):
             click.echo("  " + ", ".join(f"{name} {amount(value)}" for name, value in during.items() if value))
     late = report.lateness
-    click.echo(f"the tester sent late by {late['median_s'] * 1e3:.2f} ms (median), {late['longest_s'] * 1e3:.1f} ms (longest)")
+    click.echo(f"requests sent late by {late['median_s'] * 1e3:.2f} ms (median), {late['longest_s'] * 1e3:.1f} ms (maximum)")
 
 
 @contextlib.contextmanager
 def _live(jobs: int | None, *, quiet: bool) -> Any:
-    """Give what shows how a run stands, on a terminal."""
+    """Yield a function that shows the progress of a run on a terminal."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield lambda _records, _now: None

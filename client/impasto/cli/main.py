@@ -1,19 +1,22 @@
-"""The command group. Commands of other packages join by the entry-point group ``impasto.commands``."""
+"""The command group. Other packages add commands through the entry-point group ``impasto.commands``."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import signal
 import sys
-from typing import TextIO
+import threading
+from typing import Any, TextIO
 
 import click
 
+from impasto._client import Client
 from impasto.cli.experiments import features, paper, reconstruct, redo, texture
 from impasto.cli.jobs import jobs
-from impasto.cli.output import INTERRUPTED
+from impasto.cli.output import FOLLOWED, INTERRUPTED
 from impasto.cli.server import health, info, upload
 from impasto.cli.stylize import PAINTING, stylize
 from impasto.connect_errors import TLS_FAILED
@@ -22,18 +25,18 @@ from impasto.errors import ImpastoError, Overloaded, Unavailable
 
 ENTRY_POINTS = "impasto.commands"
 LATER = 75
-"""Exit code where trying again later can help (sysexits' EX_TEMPFAIL): no server, one that drains, a full queue, a quota."""
+"""Exit code if a later retry can succeed (sysexits' EX_TEMPFAIL): server unavailable or draining, queue full, quota reached."""
 
 
 class Commands(click.Group):
-    """Our own commands, and those of packages that are installed beside us."""
+    """The client's own commands and those of other installed packages."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all names, sorted."""
         return sorted({*super().list_commands(ctx), *_entry_points()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command; one whose package lacks its libraries explains what to install."""
+        """Return a command. If its package misses libraries, the command explains what to install."""
         own = super().get_command(ctx, cmd_name)
         entry = _entry_points().get(cmd_name)
         if own is not None or entry is None:
@@ -73,16 +76,18 @@ FILE = click.Path(exists=True, dir_okay=False)
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="impasto")
 @click.option(
-    "--token-file", type=click.File(), help="File with the token for the server; $IMPASTO_TOKEN holds the token itself."
+    "--token-file",
+    type=click.File(),
+    help="File with the token for the server. $IMPASTO_TOKEN holds the token itself.",
 )
-@click.option("--tls", is_flag=True, help="Speak TLS, with the system's certificates. Also $IMPASTO_TLS=1.")
-@click.option("--tls-ca", type=FILE, help="Certificates (PEM) that the server's must be signed by. Also $IMPASTO_TLS_CA.")
-@click.option("--tls-cert", type=FILE, help="Own certificate (PEM), where the server wants one. Also $IMPASTO_TLS_CERT.")
-@click.option("--tls-key", type=FILE, help="Its private key (PEM). Also $IMPASTO_TLS_KEY.")
+@click.option("--tls", is_flag=True, help="Use TLS with the system's CA certificates. Also $IMPASTO_TLS=1.")
+@click.option("--tls-ca", type=FILE, help="CA certificates (PEM) that verify the server. Also $IMPASTO_TLS_CA.")
+@click.option("--tls-cert", type=FILE, help="Client certificate (PEM), if the server requires one. Also $IMPASTO_TLS_CERT.")
+@click.option("--tls-key", type=FILE, help="Private key of the client certificate (PEM). Also $IMPASTO_TLS_KEY.")
 def cli(*, token_file: TextIO | None, tls: bool, **files: str | None) -> None:
     """Paint pictures in the style of others, on an impasto server.
 
-    The options here go before the command; the commands' clients read them from the environment.
+    These options go before the command. Each can also be set in the environment.
     """
     given = {**files, "tls": "1" if tls else None, "token": token_file.read().strip() if token_file else None}
     os.environ.update({VARIABLES[name]: value for name, value in given.items() if value})
@@ -97,21 +102,39 @@ for _command in (reconstruct, texture, features, redo, paper):
     cli.add_command(_command)
 
 
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+HANGING_S = 10.0
+"""How long a command that was interrupted may take to end."""
+
+
 def _interrupt(number: int, frame: object) -> None:
-    """End as after Ctrl-C, so that a painting under way is cancelled."""
+    """Stop as after Ctrl-C, so that a running job is cancelled. The second time, and after a while, stop whatever hangs."""
+    for each in _STOPPING:
+        signal.signal(each, lambda _number, _frame: _stop_at_once())
+    hanging = threading.Timer(HANGING_S, _stop_at_once)
+    hanging.daemon = True
+    hanging.start()
     raise KeyboardInterrupt
 
 
+def _stop_at_once() -> None:
+    """Cancel jobs that nobody waits for over connections of their own, and end without asking anybody."""
+    for server, job_id in list(FOLLOWED):
+        with contextlib.suppress(Exception), Client(server, patience_s=0) as client:
+            client.job(job_id).cancel_quietly()
+    os._exit(INTERRUPTED)
+
+
 def told(error: ImpastoError) -> str:
-    """Return an error's message, with the option beside each field that has one, and when to try again."""
+    """Return an error's message, with the option for each field that has one, and when to retry."""
     if not error.violations:
-        again = "" if error.retry_after_s is None else f"; try again in {max(1, round(error.retry_after_s))} s"
-        return f"{error}{again}"
+        retry = "" if error.retry_after_s is None else f"; retry in {max(1, round(error.retry_after_s))} s"
+        return f"{error}{retry}"
     return "; ".join(f"{item.field}{_option(item.field)}: {item.description}" for item in error.violations)
 
 
-def as_values(error: ImpastoError) -> dict[str, object]:
-    """Return an error as what ``--json`` prints of it, to stderr."""
+def as_values(error: ImpastoError) -> dict[str, Any]:
+    """Return an error as ``--json`` prints it to stderr."""
     values = {
         "kind": type(error).__name__,
         "reason": error.reason,
@@ -124,7 +147,7 @@ def as_values(error: ImpastoError) -> dict[str, object]:
 
 
 def _option(field: str) -> str:
-    name = field.rpartition(".")[2].partition("[")[0]
+    name = "schedule" if ".schedule" in field else field.rpartition(".")[2].partition("[")[0]
     command = stylize if field.startswith(("parameters.", "output.")) or field in PAINTING or field == "mask" else None
     name = {"time_limit": "time_limit_s", "ttl": "ttl_s"}.get(name, name)
     option = next((item for item in command.params if item.name == name), None) if command else None
@@ -132,29 +155,59 @@ def _option(field: str) -> str:
 
 
 def main() -> None:
-    """Run the command line; errors are one line on stderr and a non-zero exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Run the command line; errors are one line on stderr and a non-zero exit code, and JSON with ``--json``."""
+    for number in _STOPPING:
+        signal.signal(number, _interrupt)
     try:
         code = cli.main(standalone_mode=False)
-        if isinstance(code, int):  # what Context.exit was given
-            sys.exit(code)
-    except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx else "impasto"
-        click.echo(f"Error: {error.format_message()} (see '{path} --help')", err=True)
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        # Our own libraries are always here; only a command that joined by entry point can miss some.
-        click.echo(f"Error: {_needs_server(error)}", err=True)
-        sys.exit(1)
-    except ImpastoError as error:
-        click.echo(json.dumps(as_values(error)) if "--json" in sys.argv else f"Error: {told(error)}", err=True)
-        later = isinstance(error, (Overloaded, Unavailable)) and error.reason != TLS_FAILED
-        sys.exit(LATER if later else 1)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # report a full disk here, not when the interpreter exits
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
-        sys.exit(INTERRUPTED)
+        _show("Interrupted.")
+        code = INTERRUPTED
     except BrokenPipeError:
-        sys.exit(1)
+        _discard_stdout()
+        code = 1
+    except (click.ClickException, ImpastoError, ImportError, OSError, RuntimeError) as error:
+        code = _report(error)
+    # The argument of Context.exit is the exit code; commands return nothing.
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(error: Exception) -> int:
+    """Print an error and return the exit code."""
+    code = 1
+    values: dict[str, Any] = {"kind": type(error).__name__, "reason": "FAILED", "message": str(error)}
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else "impasto"
+        text, code = f"{error.format_message()} (see '{path} --help')", error.exit_code
+        values |= {"reason": "USAGE", "message": error.format_message()}
+    elif isinstance(error, click.ClickException):
+        text, code = error.format_message(), error.exit_code
+        values["message"] = text
+    elif isinstance(error, ImpastoError):
+        text, values = told(error), as_values(error)["error"]
+        later = isinstance(error, (Overloaded, Unavailable)) and error.reason != TLS_FAILED
+        code = LATER if later else 1
+    elif isinstance(error, ModuleNotFoundError):
+        # The client's own libraries are always installed; only a command from an entry point can miss some.
+        text = values["message"] = _needs_server(error)
+    elif isinstance(error, OSError):
+        named = f": {error.filename}" if error.filename else ""
+        text = values["message"] = f"{error.strerror or error}{named}"
+        _discard_stdout()
+    else:
+        text = str(error) or type(error).__name__
+    _show(json.dumps({"error": values}) if "--json" in sys.argv else f"Error: {text}")
+    return code
+
+
+def _show(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # stderr is closed
+        click.echo(text, err=True)
+
+
+def _discard_stdout() -> None:
+    """Discard the rest of stdout: the interpreter would write it at exit and fail again."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

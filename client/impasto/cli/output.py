@@ -1,9 +1,11 @@
-"""What the commands show, and the options they share."""
+"""Output of the commands, and the options that they share."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from impasto.results import Event, Heartbeat, JobInfo, Paused, Result, Snapshot,
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
+FOLLOWED: set[tuple[str, str]] = set()
+"""Server and id of the jobs that this process waits for."""
 WIDE = 120
-"""Columns from which a terminal has room for a loss's parts."""
+"""Minimum terminal width, in columns, to show the parts of the loss."""
 UPLOADED = "sha256:"
-"""Before the id of an uploaded picture."""
+"""Prefix of the id of an uploaded picture."""
 SERVER = click.option(
     "--server",
     envvar="IMPASTO_SERVER",
@@ -34,7 +38,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdou
 
 
 def print_json(value: Any) -> None:
-    """Print a value for scripts."""
+    """Print a value as JSON."""
     click.echo(json.dumps(value, indent=2))
 
 
@@ -42,7 +46,11 @@ def read_picture(name: str) -> Picture:
     """Return a path, the bytes of stdin for ``-``, or an uploaded picture for ``sha256:ID``."""
     if name.startswith(UPLOADED):
         return UploadedImage(name.removeprefix(UPLOADED))
-    return sys.stdin.buffer.read() if name == "-" else Path(name)
+    if name != "-":
+        return Path(name)
+    if sys.stdin is None:
+        raise click.ClickException("cannot read the picture from stdin: it is closed")
+    return sys.stdin.buffer.read()
 
 
 def write_picture(result: Result, out: str) -> None:
@@ -51,40 +59,63 @@ def write_picture(result: Result, out: str) -> None:
     Raises:
         ClickException: If it cannot be written.
     """
-    if out == "-":
-        sys.stdout.buffer.write(result.data)
-        return
     try:
-        result.save(out)
+        if out == "-":
+            sys.stdout.buffer.write(result.data)
+            sys.stdout.buffer.flush()
+        else:
+            result.save(out)
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError) as error:
-        raise click.ClickException(f"cannot write {out}: {error}") from None
+        text = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise click.ClickException(f"cannot write {'to stdout' if out == '-' else out}: {text}") from None
 
 
 def check_output(out: str) -> None:
-    """Refuse a target that cannot be written before minutes are spent on its picture.
+    """Reject an output file that cannot be written, before the picture is painted.
 
     Raises:
-        ClickException: If its folder is not there or its ending is not a picture's.
+        ClickException: If its folder does not exist or cannot be written, or its extension is not that of a picture.
     """
     if out == "-":
+        if sys.stdout is None:
+            raise click.ClickException("cannot write the picture to stdout: it is closed")
         return
     path = Path(out)
+    if path.is_dir():
+        raise click.ClickException(f"cannot write {out}: it is a folder")
     if not path.parent.is_dir():
-        raise click.ClickException(f"cannot write {out}: there is no folder {path.parent}")
+        raise click.ClickException(f"cannot write {out}: folder {path.parent} does not exist")
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise click.ClickException(f"cannot write {out}: its name must end in .png, .jpg or .webp")
+    if not (path.exists() and os.access(path, os.W_OK)):
+        check_folder(path.parent, out)
+
+
+def check_folder(folder: Path, what: str) -> None:
+    """Reject a folder in which no file can be created.
+
+    Raises:
+        ClickException: If no file can be created there.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".impasto-", dir=folder):
+            pass
+    except OSError as error:
+        raise click.ClickException(f"cannot write {what}: {error.strerror or error}") from None
 
 
 EARLY = {
-    "stalled": "no better canvas could be found",
-    "converged": "the loss fell too slowly",
-    "deadline": "its time limit came",
+    "stalled": "no further improvement was found",
+    "converged": "the loss converged",
+    "deadline": "the time limit was reached",
 }
-"""Why a job that succeeded did not do all its steps."""
+"""Why a job that succeeded ended before its last step."""
 
 
 def summary(result: Result) -> str:
-    """Return one line on how a picture came about."""
+    """Return one line on how a picture was painted."""
     losses, job = result.losses, result.job
     network = f"{job.network.id} filters" if job.network else "unknown filters"
     why = EARLY.get(job.stop_reason)
@@ -97,15 +128,15 @@ def summary(result: Result) -> str:
 
 
 def tell(result: Result) -> None:
-    """Say on stderr how a picture came about, and what its owner should know about it."""
+    """Print to stderr how a picture was painted, and its warnings."""
     click.echo(summary(result), err=True)
     for warning in result.warnings:
         click.echo(f"Warning: {warning.message}", err=True)
 
 
 def job_line(job: JobInfo, *, with_owner: bool = False) -> str:
-    """Return one line on a job, with its owner where the caller sees those of several."""
-    where = f"{job.step}/{job.steps}" if job.state != "queued" else f"{job.queue_position} before it"
+    """Return one line on a job, optionally with its owner."""
+    where = f"{job.step}/{job.steps}" if job.state != "queued" else f"{job.queue_position} ahead"
     size = f"{job.width_px}x{job.height_px}"
     created = f"{job.created.astimezone():%Y-%m-%d %H:%M:%S}"
     loss = f"{job.losses.total:.4g}" if job.losses else ""
@@ -115,11 +146,11 @@ def job_line(job: JobInfo, *, with_owner: bool = False) -> str:
 
 
 class ProgressBar:
-    """A live bar on stderr: steps, losses, time left. Silent where stderr is no terminal.
+    """A live bar on stderr: steps, losses, time left. Hidden if stderr is not a terminal.
 
     Args:
         quiet: Show nothing.
-        preview_dir: Where previews are written, if anywhere.
+        preview_dir: Folder for previews, if any.
     """
 
     def __init__(self, *, quiet: bool, preview_dir: Path | None = None) -> None:
@@ -133,13 +164,14 @@ class ProgressBar:
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             console=console,
-            disable=quiet or not console.is_terminal,
+            # Never write cursor movements to a log file, even with FORCE_COLOR.
+            disable=quiet or sys.stderr is None or not sys.stderr.isatty(),
         )
         self._task = self._progress.add_task("connecting", total=None, losses="", left="")
         self._preview_dir = preview_dir
 
     def __enter__(self) -> Callable[[Event], None]:
-        """Return what takes the events."""
+        """Return the function to call with events."""
         self._progress.start()
         return self.show
 
@@ -156,12 +188,12 @@ class ProgressBar:
         elif isinstance(event, Paused):
             self._progress.update(self._task, description=event.reason, completed=event.step)
         elif isinstance(event, Heartbeat) and event.state == "queued":
-            self._progress.update(self._task, description=f"waiting, {event.queue_position} before it")
+            self._progress.update(self._task, description=f"waiting, {event.queue_position} ahead")
         elif isinstance(event, Step):
             self._show_step(event)
 
     def _show_job(self, job: JobInfo) -> None:
-        waiting = f"waiting, {job.queue_position} before it"
+        waiting = f"waiting, {job.queue_position} ahead"
         text = waiting if job.state == "queued" else f"painting on {job.device}"
         self._progress.update(self._task, description=text, total=job.steps, completed=job.step)
 
@@ -176,4 +208,11 @@ class ProgressBar:
             left=f"{step.remaining_s:.0f} s left",
         )
         if self._preview_dir is not None and step.preview is not None:
-            (self._preview_dir / f"step-{step.step:05d}.jpg").write_bytes(step.preview)
+            self._save_preview(self._preview_dir / f"step-{step.step:05d}.jpg", step.preview)
+
+    def _save_preview(self, path: Path, data: bytes) -> None:
+        try:
+            path.write_bytes(data)
+        except OSError as error:  # the job continues without previews
+            self._preview_dir = None
+            click.echo(f"Warning: no more previews are saved: {path}: {error.strerror or error}", err=True)

@@ -11,13 +11,14 @@ import click
 
 from impasto._client import Client
 from impasto.cli.output import JSON, SERVER, UPLOADED, print_json, read_picture
+from impasto.errors import ImpastoError
 
 
 @click.command()
 @SERVER
 @JSON
 def info(server: str, as_json: bool) -> None:
-    """Show what the server is: devices, networks, presets, limits, queue."""
+    """Show the server's version, devices, networks, presets, limits and queue."""
     with Client(server) as client:
         found = client.server_info()
     if as_json:
@@ -37,9 +38,9 @@ def info(server: str, as_json: bool) -> None:
         click.echo(f"limit    {name}: {value}")
     if found.durable:
         used, limit = (value / 2**20 for value in (found.storage_used_bytes, found.storage_limit_bytes))
-        click.echo(f"storage  {used:.1f} of {limit:.0f} MiB; jobs survive the server")
+        click.echo(f"storage  {used:.1f} of {limit:.0f} MiB; jobs survive a restart")
     else:
-        click.echo("storage  in memory; jobs end with the server")
+        click.echo("storage  in memory; jobs are lost when the server stops")
 
 
 def _hash(sha256: str) -> str:
@@ -47,17 +48,20 @@ def _hash(sha256: str) -> str:
 
 
 @click.command()
-@click.option("--timeout", type=float, default=5.0, show_default=True, help="Seconds to wait for an answer.")
-@click.option("--http", metavar="HOST:PORT", help="Ask the server's metrics address instead: no TLS, no token.")
+@click.option("--timeout", type=float, default=5.0, show_default=True, help="Maximum seconds to wait for a response.")
+@click.option("--http", metavar="HOST:PORT", help="Query the server's metrics address instead: no TLS, no token.")
 @SERVER
 @JSON
 def health(timeout: float, http: str | None, server: str, as_json: bool) -> None:
-    """Say whether the server takes jobs: exit code 0 if it does, 1 if not."""
+    """Check whether the server accepts jobs: exit code 0 if it does, 1 if not."""
     if http:
         status = _ready(http, timeout)
     else:
-        with Client(server) as client:
-            status = client.health(timeout)
+        try:
+            with Client(server) as client:
+                status = client.health(timeout)
+        except ImpastoError as error:  # container health checks allow only exit codes 0 and 1
+            raise click.ClickException(str(error)) from None
     if as_json:
         print_json({"status": status})
     else:
@@ -69,14 +73,14 @@ def _ready(address: str, timeout_s: float) -> str:
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise click.UsageError(f"--http: must be HOST:PORT, got {address!r}")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is near, whatever proxy the environment names
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # ignore proxies of the environment
     try:
         with opener.open(f"http://{address}/readyz", timeout=timeout_s):
             return "serving"
     except urllib.error.HTTPError:
         return "not_serving"
     except (OSError, HTTPException) as error:
-        raise click.ClickException(f"nobody answers at http://{address}/readyz: {getattr(error, 'reason', error)}") from None
+        raise click.ClickException(f"no response from http://{address}/readyz: {getattr(error, 'reason', error)}") from None
 
 
 @click.command()
@@ -84,7 +88,7 @@ def _ready(address: str, timeout_s: float) -> str:
 @SERVER
 @JSON
 def upload(pictures: tuple[str, ...], server: str, as_json: bool) -> None:
-    """Send PICTURES once; what is printed stands for them in 'impasto stylize'."""
+    """Upload PICTURES once; use the printed ids instead of the files in 'impasto stylize'."""
     with Client(server) as client:
         names = {name: UPLOADED + client.upload(read_picture(name)).image_id for name in pictures}
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,28 +11,30 @@ import click
 
 from impasto._client import Client, Job
 from impasto.cli.output import (
+    FOLLOWED,
     JSON,
     SECONDS,
     SERVER,
     ProgressBar,
+    check_folder,
     check_output,
     print_json,
     read_picture,
     tell,
     write_picture,
 )
-from impasto.errors import ImpastoError
 from impasto.pictures import Picture
 from impasto.requests import ENUMS, Style
 from impasto.results import Result
 from impasto.words import words
 
 DEFAULT_PREVIEW_EVERY = 10
+_WHOLE = re.compile(r"[0-9]{1,18}")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class LayerWeights(click.ParamType[dict[str, float]]):
-    """``relu1_1=1,relu2_1=0.5``; a layer without a number weighs 1."""
+    """``relu1_1=1,relu2_1=0.5``; a layer without a number has weight 1."""
 
     name = "LAYER[=WEIGHT],..."
 
@@ -65,92 +68,92 @@ class Schedule(click.ParamType[list[tuple[int, int]]]):
         found = []
         for item in value.split(","):
             size, _, steps = item.partition(":")
-            if not (size.strip().isdigit() and steps.strip().isdigit()):
+            if not _WHOLE.fullmatch(size.strip()) or not _WHOLE.fullmatch(steps.strip()):
                 self.fail(f"{item!r} is not SIZE:STEPS, such as 256:100", param, ctx)
             found.append((int(size), int(steps)))
         return found
 
 
 def _choice(option: str, *, dashed: bool = False) -> click.Choice[str]:
-    """Return the words of the contract for an option."""
+    """Return the choice of the contract's words for an option."""
     return click.Choice([word.replace("_", "-") if dashed else word for word in words(ENUMS[option])])
 
 
 PAINTING: Mapping[str, Callable[[Any], Any]] = {
     "preset": click.option("--preset", help="Set of parameters to start from; see 'impasto info'."),
     "size_px": click.option("--size", "size_px", type=int, help="Longer side of the canvas in pixels."),
-    "width_px": click.option("--width", "width_px", type=int, help="Exact width; the content is cropped to the aspect."),
-    "height_px": click.option("--height", "height_px", type=int, help="Exact height, likewise."),
+    "width_px": click.option("--width", "width_px", type=int, help="Exact width; the content is cropped to the aspect ratio."),
+    "height_px": click.option("--height", "height_px", type=int, help="Exact height; see --width."),
     "steps": click.option(
-        "--steps", type=int, help="Optimizer steps at most; a job ends earlier if no better canvas can be found."
+        "--steps", type=int, help="Maximum optimizer steps; a job ends earlier if no further improvement is found."
     ),
     "tolerance": click.option(
-        "--tolerance", type=float, help="End when ten steps lower the loss by less than this part of it; 0 for never."
+        "--tolerance", type=float, help="End when ten steps lower the loss by less than this fraction of it; 0 for never."
     ),
-    "content_weight": click.option("--content-weight", type=float, help="Multiplies the content loss."),
-    "style_weight": click.option("--style-weight", type=float, help="Multiplies the style loss."),
+    "content_weight": click.option("--content-weight", type=float, help="Weight of the content loss."),
+    "style_weight": click.option("--style-weight", type=float, help="Weight of the style loss."),
     "total_variation_weight": click.option(
-        "--tv-weight", "total_variation_weight", type=float, help="Multiplies the total variation."
+        "--tv-weight", "total_variation_weight", type=float, help="Weight of the total variation."
     ),
-    "content_layers": click.option("--content-layers", type=LayerWeights(), help="Layers that the content is compared at."),
-    "style_layers": click.option("--style-layers", type=LayerWeights(), help="Layers that the style is compared at."),
-    "normalization": click.option("--normalization", type=_choice("normalization"), help="How layers are made comparable."),
+    "content_layers": click.option("--content-layers", type=LayerWeights(), help="Layers of the content loss."),
+    "style_layers": click.option("--style-layers", type=LayerWeights(), help="Layers of the style loss."),
+    "normalization": click.option("--normalization", type=_choice("normalization"), help="How layer errors are normalized."),
     "style_loss": click.option(
         "--style-loss",
         type=_choice("style_loss"),
-        help="Which statistics of its features make a style.",
+        help="Feature statistics that define a style.",
     ),
     "style_scale": click.option(
-        "--style-scale", type=float, help="Size of the strokes: styles are seen at the canvas's size times this."
+        "--style-scale", type=float, help="Size of the strokes: styles are resized to the canvas's size times this."
     ),
     "color": click.option(
         "--color",
         type=_choice("color"),
-        help="Whose colours: the style's; the content's, only brightness is painted; or the style's matched to the content's.",
+        help="Colours: the style's; the content's, with only luminance painted; or the style's, matched to the content's.",
     ),
-    "optimizer": click.option("--optimizer", type=_choice("optimizer"), help="Which optimizer."),
+    "optimizer": click.option("--optimizer", type=_choice("optimizer"), help="Optimizer."),
     "learning_rate": click.option(
-        "--learning-rate", type=float, help="L-BFGS: relative to its own step. Adam: in pixel values."
+        "--learning-rate", type=float, help="L-BFGS: step length relative to its own estimate. Adam: step size in pixel values."
     ),
-    "history": click.option("--history", type=int, help="Pairs that L-BFGS remembers."),
-    "init": click.option("--init", type=_choice("init"), help="What the canvas starts from."),
-    "init_image": click.option("--init-image", help="Picture to start from."),
+    "history": click.option("--history", type=int, help="Number of correction pairs that L-BFGS keeps."),
+    "init": click.option("--init", type=_choice("init"), help="Initial canvas."),
+    "init_image": click.option("--init-image", help="Picture for the initial canvas."),
     "seed": click.option("--seed", type=int, help="Seed of the noise."),
     "network": click.option("--network", help="ARCHITECTURE:WEIGHTS, such as alexnet:random-7; see 'impasto info'."),
-    "pooling": click.option("--pooling", type=_choice("pooling"), help="How the network pools."),
+    "pooling": click.option("--pooling", type=_choice("pooling"), help="Type of the network's pooling layers."),
     "levels": click.option(
-        "--levels", type=int, help="Sizes painted at, each twice the last; 1: the full one only, 0: automatic."
+        "--levels", type=int, help="Number of sizes to paint at, each twice the previous one; 1: full size only, 0: automatic."
     ),
     "schedule": click.option(
-        "--schedule", type=Schedule(), help="Sizes and the steps at each, instead of --size, --steps and --levels."
+        "--schedule", type=Schedule(), help="Sizes and the steps at each; replaces --size, --steps and --levels."
     ),
-    "precision": click.option("--precision", type=_choice("precision"), help="Arithmetic of the network."),
+    "precision": click.option("--precision", type=_choice("precision"), help="Numeric precision of the network."),
     "priority": click.option(
-        "--priority", type=int, help="From -10 to 10; higher starts first and takes the place of lower ones."
+        "--priority", type=int, help="From -10 to 10; higher priorities start first and preempt lower ones."
     ),
     "time_limit_s": click.option(
-        "--time-limit", "time_limit_s", type=SECONDS, help="Seconds from acceptance to the end, waiting included."
+        "--time-limit", "time_limit_s", type=SECONDS, help="Seconds from acceptance to the end, including waiting."
     ),
     "on_deadline": click.option(
         "--on-deadline",
         type=_choice("on_deadline", dashed=True),
-        help="What happens then; fail by default.",
+        help="What happens at the time limit; fail by default.",
     ),
-    "ttl_s": click.option("--ttl", "ttl_s", type=SECONDS, help="Seconds that the job is kept after its end."),
+    "ttl_s": click.option("--ttl", "ttl_s", type=SECONDS, help="Seconds to keep the job after its end."),
     "quality": click.option("--quality", type=int, help="Quality of JPEG and WebP, 1 to 100."),
     "omit_metadata": click.option(
-        "--no-metadata", "omit_metadata", is_flag=True, help="Leave out of the file what made it ('impasto redo' needs it)."
+        "--no-metadata", "omit_metadata", is_flag=True, help="Omit the metadata from the file ('impasto redo' needs it)."
     ),
 }
-"""The options that say how to paint, by the names that the client gives them."""
+"""Painting options by the client's names."""
 
 
-def painting_options(*left_out: str) -> Callable[[Command], Command]:
-    """Add the options that say how to paint, but for some; what is not given comes from the preset."""
+def painting_options(*excluded: str) -> Callable[[Command], Command]:
+    """Add the painting options, except some; values that are not given come from the preset."""
 
     def add(command: Command) -> Command:
         for name, option in reversed(list(PAINTING.items())):
-            if name not in left_out:
+            if name not in excluded:
                 command = option(command)
         return command
 
@@ -158,12 +161,12 @@ def painting_options(*left_out: str) -> Callable[[Command], Command]:
 
 
 def given_options(options: Mapping[str, Any], out: str | None) -> dict[str, Any]:
-    """Return the options that were given, as the client takes them, and the format that a file's ending stands for."""
+    """Return the given options as client options, and the format for the output file's extension."""
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     if "schedule" in given:
         for name, flag in (("size_px", "--size"), ("steps", "--steps"), ("levels", "--levels")):
             if name in given:
-                raise click.UsageError(f"{flag} and --schedule exclude each other: the schedule says sizes and steps")
+                raise click.UsageError(f"{flag} and --schedule are mutually exclusive: the schedule sets sizes and steps")
     given["format"] = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}.get(Path(out or "").suffix.lower(), "png")
     if "on_deadline" in given:
         given["on_deadline"] = given["on_deadline"].replace("-", "_")
@@ -176,15 +179,20 @@ def given_options(options: Mapping[str, Any], out: str | None) -> dict[str, Any]
 @click.command()
 @click.argument("content")
 @click.argument("styles", nargs=-1, required=True, metavar="STYLE...")
-@click.option("-o", "--output", "out", help="Where the picture goes: .png, .jpg, .webp, or - for stdout.")
-@click.option("--style-shares", help="Weight of each style, by commas; equal by default.")
-@click.option("--mask", help="Picture that says what of CONTENT is painted: white is, black stays as it was.")
-@click.option("--style-mask", "style_masks", multiple=True, help="Which part of a STYLE is taken; once for each, '' for all.")
-@click.option("--style-region", "style_regions", multiple=True, help="Where a STYLE goes on the canvas; once for each.")
-@click.option("--preview-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures on the way.")
+@click.option("-o", "--output", "out", help="Output file: .png, .jpg or .webp, or - for stdout.")
+@click.option("--style-shares", help="Weight of each style, comma-separated; equal by default.")
+@click.option("--mask", help="Picture that selects the part of CONTENT to paint: white is painted, black is left unchanged.")
+@click.option(
+    "--style-mask",
+    "style_masks",
+    multiple=True,
+    help="Part of a STYLE to use; once per style, '' for all.",
+)
+@click.option("--style-region", "style_regions", multiple=True, help="Where a STYLE is painted; once per style.")
+@click.option("--preview-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for previews.")
 @click.option("--preview-every", type=int, help=f"Steps between previews; {DEFAULT_PREVIEW_EVERY} with --preview-dir.")
 @click.option("--timeout", type=SECONDS, help="Seconds after which the job is cancelled.")
-@click.option("--detach", is_flag=True, help="Submit, print the job's id, and leave.")
+@click.option("--detach", is_flag=True, help="Submit, print the job's id, and exit.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 @painting_options()
 @SERVER
@@ -205,23 +213,27 @@ def stylize(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Repaint CONTENT in the style of one or several STYLE pictures; - reads one of them from stdin."""
+    """Repaint CONTENT in the style of one or more STYLE pictures; - reads one of them from stdin."""
     if detach and out is not None:
         raise click.UsageError(
-            "--detach leaves before there is a picture; fetch it with 'impasto jobs result ID --wait -o OUT'"
+            "--detach exits before the picture is ready; fetch it with 'impasto jobs result ID --wait -o OUT'"
         )
     if preview_every is not None and preview_dir is None:
-        raise click.UsageError("--preview-every needs --preview-dir to put the previews into")
+        raise click.UsageError("--preview-every requires --preview-dir, the folder for the previews")
     if out is None and not detach:
-        raise click.UsageError("say where the picture goes with -o, or use --detach")
+        raise click.UsageError("give an output file with -o, or use --detach")
     if out is not None and not detach:
         check_output(out)
     if as_json and out == "-":
-        raise click.UsageError("--json and '-o -' both want stdout")
+        raise click.UsageError("--json and '-o -' both write to stdout")
     if [content, *styles].count("-") > 1:
-        raise click.UsageError("stdin can be read only once: give '-' for one picture")
+        raise click.UsageError("stdin can be read only once: use '-' for one picture")
     if preview_dir is not None:
-        preview_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            preview_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.ClickException(f"cannot write previews to {preview_dir}: {error.strerror or error}") from None
+        check_folder(preview_dir, f"previews to {preview_dir}")
     if preview_dir is not None or preview_every is not None:
         options["preview_every_steps"] = DEFAULT_PREVIEW_EVERY if preview_every is None else preview_every
     given = given_options(options, out)
@@ -229,7 +241,7 @@ def stylize(
     with Client(server) as client:
         job = client.submit(read_picture(content), pictures, **given)
         if detach:
-            _tell_id(job, as_json=as_json)
+            _print_id(job, as_json=as_json)
             return
         result = follow(job, ProgressBar(quiet=quiet, preview_dir=preview_dir), timeout)
     write_picture(result, out or "-")
@@ -240,27 +252,31 @@ def stylize(
 
 
 def follow(job: Job, bar: ProgressBar, timeout_s: float | None) -> Result:
-    """Watch a job to its end; leaving early cancels it.
+    """Watch a job to its end; interrupting it cancels the job.
 
     Raises:
         ImpastoError: If the job ends without a picture.
     """
+    followed = (job.server, job.job_id)
+    FOLLOWED.add(followed)
     try:
         with bar as show:
             return job.follow(show, timeout_s)
-    except (KeyboardInterrupt, ImpastoError):
+    except BaseException:  # whatever it is, nobody waits for the job any more
         job.cancel_quietly()
         raise
+    finally:
+        FOLLOWED.discard(followed)
 
 
 def _styles(styles: Sequence[str], shares: str | None, masks: Sequence[str], regions: Sequence[str]) -> list[Style]:
-    """Return the styles with what was said of each."""
+    """Return the styles with their weights, masks and regions."""
     weights: list[float | None] = [None] * len(styles)
     if shares is not None:
         try:
             weights = [float(share) for share in shares.split(",")]
         except ValueError:
-            raise click.UsageError(f"--style-shares {shares}: numbers by commas, such as 0.7,0.3") from None
+            raise click.UsageError(f"--style-shares {shares}: must be comma-separated numbers, such as 0.7,0.3") from None
     for flag, values in (("--style-shares", weights), ("--style-mask", masks), ("--style-region", regions)):
         if values and len(values) != len(styles):
             raise click.UsageError(f"{flag} has {len(values)} values for {len(styles)} styles")
@@ -274,7 +290,7 @@ def _optional(names: Sequence[str], index: int) -> Picture | None:
     return read_picture(names[index]) if names and names[index] else None
 
 
-def _tell_id(job: Job, *, as_json: bool) -> None:
+def _print_id(job: Job, *, as_json: bool) -> None:
     if as_json:
         print_json({"job_id": job.job_id})
     else:

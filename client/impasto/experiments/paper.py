@@ -1,4 +1,4 @@
-"""The report, repeated: every experiment on one content and one style, as a page with pictures, plots and timings."""
+"""Repeats the report: every experiment on one content and one style, as a page with pictures, plots and timings."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def write_paper(
     """Run every experiment of the report, and write pictures and a page into a folder.
 
     Args:
-        client: Connected to the server that paints.
+        client: Client of the server that paints.
         content: The content image.
         style: The style image.
-        folder: Must be there.
+        folder: Output folder; must exist.
         size_px: Longer side of every picture.
         steps: Optimizer steps of every picture.
-        networks: What to compare, as in :class:`~impasto.requests.Options`; empty for all that the server has.
-        tell: Told the name of each picture when it is begun.
+        networks: Networks to compare, as in :class:`~impasto.requests.Options`; empty for the server's and random ones.
+        tell: Called with the name of each picture before it is painted.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
         ImpastoError: See :mod:`impasto.errors`.
@@ -49,7 +49,7 @@ def write_paper(
     common = {"size_px": size_px, "steps": steps}
     info = client.server_info()
     where = ", ".join(device.description for device in info.devices)
-    filters = next((network.id for network in info.networks), "no network yet")
+    filters = next((network.id for network in info.networks), "not loaded")
     parts = [_head(f"impasto {info.version} on {where}, filters {filters}", content, style, size_px, steps)]
     parts.append(_features(client, content, folder, size_px, tell))
     parts.append(_reconstructions(client, content, folder, common, tell))
@@ -75,8 +75,8 @@ def _features(client: Client, content: Path, folder: Path, size_px: int, tell: T
         rows.append([Tile(item.image, f"{layer}, filter {item.filter}") for item in found.responses])
     contact_sheet(rows, 160).save(folder / "filters.png")
     return _section(
-        "How filters see the picture",
-        "Responses of the five filters of a layer that answer most; black is the least, white the most.",
+        "Responses of filters to the picture",
+        "The five filters of a layer with the strongest response; black is the minimum, white the maximum.",
         _picture("filters.png"),
     )
 
@@ -93,8 +93,8 @@ def _reconstructions(client: Client, content: Path, folder: Path, common: Mappin
         for item, figure in zip(found, figures, strict=True)
     ]
     return _section(
-        "What a layer keeps of the content",
-        "From white noise, compared with the photograph at one layer only (Gatys et al. 2016, figure 1).",
+        "What a layer preserves of the content",
+        "Reconstructed from white noise by the content loss of one layer (Gatys et al. 2016, figure 1).",
         _picture("reconstructions.png"),
         table(("layer", "PSNR, dB", "loss", "s per step"), rows),
     )
@@ -104,8 +104,8 @@ def _textures(client: Client, style: Path, folder: Path, common: Mapping[str, An
     rows = experiments.textures(client, style, tell=tell, **common)
     contact_sheet([[item.tile() for item in row] for row in rows]).save(folder / "textures.png")
     return _section(
-        "What the layers up to a block hold of a style",
-        "From white noise, compared with the style's Gram matrices at the first layers of 1 to 5 blocks; L-BFGS above Adam.",
+        "What the layers up to a block preserve of a style",
+        "Painted from white noise by the style loss of the first layers of 1 to 5 blocks; L-BFGS above Adam.",
         _picture("textures.png"),
         plot({f"{row[-1].label}": row[-1].losses for row in rows}),
     )
@@ -120,7 +120,7 @@ def _optimizers(client: Client, content: Path, style: Path, folder: Path, common
     contact_sheet([[item.tile() for item in runs]], 384).save(folder / "optimizers.png")
     return _section(
         "L-BFGS against Adam",
-        "The report's own settings (preset seed), from the same noise. Both are asked for the same loss.",
+        "The report's own settings (preset seed), from the same noise. Both minimize the same loss.",
         _picture("optimizers.png"),
         plot({item.label: item.losses for item in runs}),
         _costs(runs),
@@ -139,9 +139,9 @@ def _networks(
     found = experiments.comparison(client, content, style, networks, tell, **common)
     contact_sheet([[item.tile() for item in found]]).save(folder / "networks.png")
     return _section(
-        "Would other filters, or other networks, do?",
-        "The same picture in the same style by the default preset, with other filters and other networks. Each has a loss of"
-        " its own: the losses say how far each came, and only the pictures can be compared.",
+        "Other weights and other networks",
+        "The same picture in the same style with the default preset, with other weights and other networks. Each has its own"
+        " loss: a loss shows the progress of one network, and only the pictures can be compared.",
         _picture("networks.png"),
         _costs(found),
     )
@@ -163,7 +163,7 @@ def _costs(found: Sequence[Experiment]) -> str:
 
 
 def plot(series: Mapping[str, Sequence[float]]) -> str:
-    """Return losses over evaluations, on a logarithmic scale."""
+    """Return a chart of losses over evaluations, on a logarithmic scale."""
     points = {label: [(index + 1.0, loss) for index, loss in enumerate(losses)] for label, losses in series.items()}
     return chart(points, "evaluations", log=True)
 

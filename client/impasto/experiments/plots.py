@@ -1,4 +1,4 @@
-"""Small SVG charts for pages that need nothing from elsewhere: readable in light and dark, by the page's own variables."""
+"""Small SVG charts for self-contained pages, readable in light and dark mode."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ td:first-child, th:first-child { text-align: left; }
 .facts td { text-align: left; white-space: normal; }
 svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); }
 """
-"""Of a page that holds the charts."""
+"""Style sheet of a page with charts."""
 Points = Sequence[tuple[float, float]]
 _LEFT, _BOTTOM, _TOP, _RIGHT = 70, 40, 34, 30
 _GAP = 4.0
-"""A line is broken where two of its points are so many times farther apart than most."""
+"""A line is broken where the distance of two points is more than this many times the median distance."""
 
 
 def chart(
@@ -40,18 +40,18 @@ def chart(
     crosses: Mapping[str, Points] | None = None,
     span: tuple[float, float] | None = None,
 ) -> str:
-    """Return an SVG picture of one or several series, or nothing if there is no point in them.
+    """Return an SVG chart of one or more series, or an empty text if they have no points.
 
     Args:
         series: Points by legend.
-        x_label: What stands below.
-        log: Whether heights are shown by their logarithm; what is not above zero is left out then.
+        x_label: Label of the x axis.
+        log: Whether the y axis is logarithmic; values that are not positive are omitted then.
         dots: Dots instead of lines.
-        width: Of the picture.
-        height: Of the picture.
-        ticks: Words for places along the bottom; round ones by default.
+        width: Width of the chart.
+        height: Height of the chart.
+        ticks: Labels by position on the x axis; round numbers by default.
         crosses: Points by legend that are marked by crosses.
-        span: What the bottom spans; from the first point to the last by default.
+        span: Range of the x axis; from the first point to the last by default.
     """
     kept = {name: [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log)] for name, points in series.items()}
     marked = dict(crosses or {})
@@ -104,7 +104,7 @@ def chart(
 
 
 def _legend(names: Sequence[str], width: int) -> str:
-    """Return the series' names in their colours, above the plot, where no line runs."""
+    """Return the legend: the series' names in their colours, above the plot."""
     spans = []
     for number, name in enumerate(names):
         colour = COLOURS[number % len(COLOURS)]
@@ -113,20 +113,20 @@ def _legend(names: Sequence[str], width: int) -> str:
 
 
 def _round(first: float, last: float) -> list[float]:
-    """Return some round numbers between two."""
+    """Return some round numbers in a range."""
     step = _step(first, last)
     return [index * step for index in range(math.ceil(first / step - 1e-9), math.floor(last / step + 1e-9) + 1)]
 
 
 def _step(first: float, last: float) -> float:
-    """Return a round distance of which some lie between two numbers."""
+    """Return a round step that fits a few times into a range."""
     rough = (last - first) / 6
     power = 10.0 ** math.floor(math.log10(rough))
     return next(power * times for times in (1, 2, 5, 10) if power * times >= rough * 0.999)
 
 
 def _pieces(points: Points) -> list[Points]:
-    """Return a line in pieces, broken where nothing is known for much longer than usual."""
+    """Return a line in pieces, broken where a gap is much longer than usual."""
     gaps = sorted(after[0] - before[0] for before, after in itertools.pairwise(points))
     if not gaps or gaps[len(gaps) // 2] <= 0:
         return [points]
@@ -139,7 +139,7 @@ def _pieces(points: Points) -> list[Points]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table of texts; what follows a line's end in a cell is small print."""
+    """Return a table of texts; text after a line break in a cell is small print."""
 
     def cell(text: str) -> str:
         main, _, note = html.escape(text).partition("\n")

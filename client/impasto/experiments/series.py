@@ -1,7 +1,7 @@
-"""The report's experiments: series of jobs, each a list of labelled pictures that a contact sheet shows.
+"""The report's experiments: series of jobs, each a list of labelled pictures for a contact sheet.
 
-The report repeated Gatys et al. (2016): what each layer keeps of a picture, what style the layers up to each block hold, L-BFGS
-against Adam; and it asked whether other networks, or other filters, would do.
+The report repeated Gatys et al. (2016): what each layer preserves of a picture, what the layers up to each block preserve of a
+style, and L-BFGS against Adam. It also compared other networks and other weights.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
     "adam": {"optimizer": "adam", "learning_rate": 0.02},
 }
 RANDOM = ("vgg16:random-0", "vgg19:random-0", "alexnet:random-0", "squeezenet1_1:random-0")
-"""Networks with filters that are drawn, which every server has."""
+"""Networks with random filters, which every server has."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One picture of a series, how it came about, and what it cost.
+    """One picture of a series, with its losses.
 
     Attributes:
-        label: What is special about it.
-        result: The picture.
+        label: Label of the picture.
+        result: The picture and its job.
         losses: Total loss after each evaluation.
     """
 
@@ -47,7 +47,7 @@ class Experiment:
 
     @property
     def seconds_per_step(self) -> float:
-        """Time of a step."""
+        """Mean duration of a step."""
         return self.result.timings.optimize_s / max(1, self.result.job.step)
 
     def tile(self) -> Tile:
@@ -118,7 +118,7 @@ def textures(
 
 
 def networks_of(client: Client) -> tuple[str, ...]:
-    """Return what is compared by default: the server's own network, its others whose filters were learned, and drawn ones.
+    """Return the networks to compare by default: the server's trained networks, its default first, and random ones.
 
     Raises:
         ImpastoError: See :mod:`impasto.errors`.
@@ -135,15 +135,15 @@ def comparison(
     tell: Tell = lambda _: None,
     **options: Any,
 ) -> list[Experiment]:
-    """Paint the same picture with several networks; layers that a network has not are replaced by its own.
+    """Paint the same picture with several networks; layers that a network does not have are replaced by its own.
 
     Args:
-        client: Of the server.
+        client: Client of the server.
         content: The photograph.
         style: The style.
-        networks: As in :class:`~impasto.requests.Options`; :func:`networks_of` if there are none.
-        tell: Told the name of each picture when it is begun.
-        **options: Of every picture.
+        networks: As in :class:`~impasto.requests.Options`; :func:`networks_of` if empty.
+        tell: Called with the name of each picture before it is painted.
+        **options: Options of every picture.
 
     Raises:
         ImpastoError: See :mod:`impasto.errors`.
@@ -153,7 +153,7 @@ def comparison(
 
 
 def psnr(picture: Image.Image, wanted: Image.Image) -> float:
-    """Return the peak signal-to-noise ratio of 8-bit pictures of one size in dB; infinite if they are the same."""
+    """Return the peak signal-to-noise ratio of two 8-bit pictures of the same size in dB; infinite if they are identical."""
     difference = ImageStat.Stat(ImageChops.difference(picture.convert("RGB"), wanted.convert("RGB")))
     mean_square = sum(difference.sum2) / (3 * difference.count[0])
     return math.inf if mean_square == 0 else 10 * math.log10(255**2 / mean_square)

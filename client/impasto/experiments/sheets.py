@@ -1,4 +1,4 @@
-"""Contact sheets: pictures side by side with a line under each."""
+"""Contact sheets: pictures side by side with a caption under each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PAPER, _INK = "white", "black"
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture and the line under it."""
+    """A picture and its caption."""
 
     picture: Image.Image
     caption: str = ""
@@ -22,7 +22,7 @@ class Tile:
 def contact_sheet(rows: Sequence[Sequence[Tile]], tile_px: int = 256) -> Image.Image:
     """Return rows of pictures, each ``tile_px`` on its longer side, with their captions.
 
-    Small pictures, such as the responses of deep filters, are enlarged without smoothing, so that their pixels can be seen.
+    Small pictures, such as the responses of deep filters, are enlarged without smoothing, so that their pixels are visible.
     """
     font = ImageFont.load_default(TEXT_PX)
     fitted = [[_fitted(tile.picture.convert("RGB"), tile_px) for tile in row] for row in rows]

@@ -1,4 +1,4 @@
-"""Load tests for jobs that last from moments to minutes: see docs/LOAD-TESTING.md. Needs ``impasto[load]``."""
+"""Load tests for jobs that take from milliseconds to minutes: see docs/howto/load-testing.md. Needs ``impasto[load]``."""
 
 from impasto.load.arrivals import Stage, exactly, offsets, stages, trace
 from impasto.load.gates import Slo

@@ -1,4 +1,4 @@
-"""When requests are to be sent: open loops by rate, with stages and ramps, repeatable by seed. Pure."""
+"""Send times of requests: open loops by rate, with stages and ramps, reproducible by seed. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Spacing = Literal["poisson", "constant", "gamma"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of a run: requests a second, or requests in flight, from its beginning to its end.
+    """A stage of a run, by requests per second or requests in flight.
 
     Attributes:
-        begin: At its beginning.
-        end: At its end; another one than at its beginning is a ramp.
-        seconds: How long it lasts; infinite for the rest of the run.
+        begin: Amount at its beginning.
+        end: Amount at its end; a ramp if it differs from ``begin``.
+        seconds: Its duration; infinite for the rest of the run.
     """
 
     begin: float
@@ -28,16 +28,16 @@ class Stage:
     seconds: float
 
     def amount(self, into: float) -> float:
-        """Return the amount that the stage has come to after so many seconds."""
+        """Return the amount after a number of seconds in the stage."""
         part = into / self.seconds if self.seconds != float("inf") else 0.0
         return self.begin + (self.end - self.begin) * part
 
 
 def stages(text: str) -> list[Stage]:
-    """Return the stages of ``0.1:60,0.1-0.5:120,0.5`` (amount or ramp, colon, seconds; without seconds for the rest).
+    """Return the stages of ``0.1:60,0.1-0.5:120,0.5`` (amount or ramp, colon, seconds; no seconds for the rest of the run).
 
     Raises:
-        ValueError: If it cannot be understood.
+        ValueError: If it cannot be parsed.
     """
     found = []
     for item in text.split(","):
@@ -52,22 +52,22 @@ def stages(text: str) -> list[Stage]:
         if min(stage.begin, stage.end) < 0 or stage.seconds <= 0 or max(stage.begin, stage.end) == 0:
             raise ValueError(f"{item!r}: amounts and seconds must be above 0")
         if end and stage.seconds == float("inf"):
-            raise ValueError(f"{item!r}: a ramp needs its seconds")
+            raise ValueError(f"{item!r}: a ramp needs a duration in seconds")
         found.append(stage)
     return found
 
 
 def offsets(plan: Sequence[Stage], spacing: Spacing, seed: int, burstiness: float = 1.0) -> Iterator[float]:
-    """Yield when requests are to be sent, in seconds from the beginning, until the stages are over.
+    """Yield the send times in seconds from the beginning, until the stages are over.
 
-    Distances are drawn at a rate of one and stretched by the rate of the moment (time rescaling), so that ramps are right for
-    every spacing.
+    Intervals are drawn at a rate of one and scaled by the current rate (time rescaling), so that ramps are right for every
+    spacing.
 
     Args:
         plan: Rates.
-        spacing: ``poisson`` (independent users), ``constant``, or ``gamma`` (burstier than Poisson, or smoother).
+        spacing: ``poisson`` (independent users), ``constant``, or ``gamma`` (burstier or smoother than Poisson).
         seed: The same seed gives the same times.
-        burstiness: Of ``gamma``: squared coefficient of variation of the distances; 1 is Poisson's.
+        burstiness: For ``gamma``: squared coefficient of variation of the intervals; 1 is Poisson's.
     """
     rng = random.Random(f"{seed}/arrivals")  # noqa: S311 - nothing is secret here
 
@@ -92,12 +92,12 @@ def offsets(plan: Sequence[Stage], spacing: Spacing, seed: int, burstiness: floa
 
 
 def exactly(due: Iterable[float], count: int, rate: float) -> list[float]:
-    """Return so many send times, stretched so that they come at a rate to the last digit: few draws may be far from their mean.
+    """Return a number of send times, scaled to exactly a given rate: the mean of a few draws may be far from it.
 
     Args:
-        due: Drawn at about that rate.
-        count: How many.
-        rate: A second.
+        due: Send times drawn at about that rate.
+        count: Number of send times.
+        rate: Requests per second.
     """
     times = list(itertools.islice(due, count))
     stretch = count / rate / times[-1] if times and times[-1] else 1.0
@@ -105,12 +105,12 @@ def exactly(due: Iterable[float], count: int, rate: float) -> list[float]:
 
 
 def _sum(stage: Stage, since: float, until: float) -> float:
-    """Return how many requests a stage brings between two moments of it."""
+    """Return the number of requests between two moments of a stage."""
     return (stage.amount(since) + stage.amount(until)) / 2 * (until - since)
 
 
 def _time_for(stage: Stage, into: float, requests: float) -> float | None:
-    """Return the time that a stage needs from a moment on for so many requests; None if it ends before."""
+    """Return the time that a stage needs from a moment for a number of requests; None if it ends before."""
     if stage.seconds == float("inf"):
         return requests / stage.begin
     if _sum(stage, into, stage.seconds) < requests:
@@ -122,10 +122,10 @@ def _time_for(stage: Stage, into: float, requests: float) -> float | None:
 
 
 def trace(path: Path) -> list[float]:
-    """Return the send times in a file, one a line, in seconds from the beginning.
+    """Return the send times in a file, one per line, in seconds from the beginning.
 
     Raises:
-        ValueError: If a line is no number, they do not rise, or there is none.
+        ValueError: If a line is not a number, the times decrease, or there are none.
     """
     times: list[float] = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
@@ -137,8 +137,10 @@ def trace(path: Path) -> list[float]:
         except ValueError:
             at = math.nan
         if not math.isfinite(at) or at < (times[-1] if times else 0.0):
-            raise ValueError(f"{path}: line {number}: {text!r} is no time in seconds, or times do not rise from 0")
+            raise ValueError(
+                f"{path}: line {number}: {text!r} is not a time in seconds, is negative, or is less than the time before it"
+            )
         times.append(at)
     if not times:
-        raise ValueError(f"{path}: there is no time in it")
+        raise ValueError(f"{path}: contains no times")
     return times

@@ -1,4 +1,4 @@
-"""Searches the highest rate at which gates still hold and the server keeps up."""
+"""Finds the highest rate at which the gates hold and the server keeps up."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from impasto.load.measures import Report
 
 DOUBLINGS, HALVINGS = 8, 4
 NO_ERRORS = Slo.parse("errors<1%")
-"""Holds beside the gates: a server that turns jobs away is quick with those that it takes."""
+"""Added to the gates: a server that rejects jobs is fast with those that it accepts."""
 FEW_MORE, PART_MORE = 3, 0.2
-"""By how many jobs, and by which part of what was sent, the backlog may grow over the second half of a trial's sending."""
+"""Allowed growth of the backlog over the second half of a trial's sending: in jobs, and as a fraction of the jobs sent."""
 LONG_ENOUGH = 5
-"""A trial sends for at least so many times what a job takes alone, so that its second half shows how the server stands."""
+"""A trial sends for at least this many times the duration of a single job, so that its second half shows a steady state."""
 Try = Callable[[float, int], Awaitable[Report]]
 
 
@@ -25,10 +25,10 @@ class Trial:
     """One rate that was tried.
 
     Attributes:
-        rate: Jobs a second.
+        rate: Jobs per second.
         broken: Gates that did not hold.
-        behind: Whether the server fell behind: more jobs would have been worse.
-        report: What came of it.
+        behind: Whether the server fell behind: more jobs would have made it worse.
+        report: Report of the trial.
     """
 
     rate: float
@@ -38,7 +38,7 @@ class Trial:
 
     @property
     def holds(self) -> bool:
-        """Whether the server can do it."""
+        """Whether the server can sustain the rate."""
         return not self.broken and not self.behind
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,15 +68,15 @@ async def find_capacity(
     alone_s: float = 0.0,
     tell: Callable[[Trial], None] = lambda _: None,
 ) -> list[Trial]:
-    """Try rates: doubled while they hold (or halved until one does), then between the last two. Returns all trials.
+    """Try rates: double while they hold (or halve until one does), then bisect between the last two. Return all trials.
 
     Args:
-        attempt: Runs an open loop of so many jobs at a rate, drained to its end.
-        gates: What must hold.
-        start: Rate to begin with.
-        jobs: Of a trial, at least.
-        alone_s: What a job takes on a server that does nothing else.
-        tell: Told every trial.
+        attempt: Runs an open loop with a number of jobs at a rate, and waits for all of them.
+        gates: Gates that must hold.
+        start: First rate.
+        jobs: Minimum number of jobs per trial.
+        alone_s: Duration of a job on an idle server.
+        tell: Called with every trial.
     """
     trials: list[Trial] = []
 
@@ -101,7 +101,7 @@ async def find_capacity(
                 break
             rate /= 2
     for _ in range(HALVINGS if good is not None and bad is not None else 0):
-        assert good is not None and bad is not None  # noqa: PT018, S101 - said by the loop's condition
+        assert good is not None and bad is not None  # noqa: PT018, S101 - implied by the loop's condition
         middle = (good * bad) ** 0.5
         if await holds(middle):
             good = middle
@@ -111,6 +111,6 @@ async def find_capacity(
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
-    """Return the highest rate that held, below the lowest that did not; None if none did."""
+    """Return the trial with the highest rate that held, below the lowest that did not; None if none held."""
     broken = min((trial.rate for trial in trials if not trial.holds), default=math.inf)
     return max((trial for trial in trials if trial.holds and trial.rate < broken), key=lambda trial: trial.rate, default=None)

@@ -1,4 +1,4 @@
-"""Gates: a figure of a run and what it must be. Their names are checked before anything is sent."""
+"""Gates: limits on the figures of a run. Their names are checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from impasto.load.records import MEASURES, SPLIT
 
 SHARES = ("errors", "censored", "incorrect")
-"""Parts of all requests, in per cent."""
+"""Shares of all requests, in percent."""
 _FIGURE = re.compile(r"(?P<what>mean|max|p(?P<percent>\d+(\.\d+)?))\((?P<measure>[\w@]+)(\[(?P<entry>[^\]]+)\])?\)")
 _GATE = re.compile(r"(?P<figure>[^<>=]+?)\s*(?P<sign><=?|>=?)\s*(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>ms|s|min|%|/s|/min)?")
 _SIGNS: Mapping[str, Callable[[float, float], bool]] = {
@@ -28,10 +28,10 @@ class Figure:
     """A figure of a run by its name.
 
     Attributes:
-        what: ``mean``, ``max``, ``percentile``, or the name of a share or of the throughput.
-        percent: Of a percentile.
-        measure: Which time; ``done[small]`` for one class of the workload.
-        entry: That class, or nothing.
+        what: ``mean``, ``max``, ``percentile``, the name of a share, or ``throughput``.
+        percent: Percent of a percentile.
+        measure: Name of the time; ``done[small]`` for one class of the workload.
+        entry: That class, or empty.
     """
 
     what: str
@@ -44,20 +44,20 @@ class Figure:
         """Return the figure of a name such as ``p95(done)``, ``mean(first_step@sent)``, ``p50(done[small])`` or ``errors``.
 
         Raises:
-            ValueError: If there is no such figure.
+            ValueError: If the figure is unknown.
         """
         if name in (*SHARES, "throughput"):
             return Figure(name)
         found = _FIGURE.fullmatch(name)
         if found is None or found["measure"] not in MEASURES or (found["entry"] and found["measure"] in SPLIT):
             names = ", ".join((*SHARES, "throughput", "p95(TIME)", "mean(TIME)", "max(TIME)"))
-            raise ValueError(f"there is no figure {name!r}; there are {names}, where TIME is one of {', '.join(MEASURES)}")
+            raise ValueError(f"unknown figure {name!r}; valid figures: {names}, where TIME is one of {', '.join(MEASURES)}")
         measure = found["measure"] + (f"[{found['entry']}]" if found["entry"] else "")
         if not found["percent"]:
             return Figure(found["what"], 0.0, measure, found["entry"] or "")
         percent = float(found["percent"])
         if not 0 < percent <= 100:
-            raise ValueError(f"{name!r}: there are percentiles above 0 and up to 100")
+            raise ValueError(f"{name!r}: percentiles must be above 0 and at most 100")
         return Figure("percentile", percent, measure, found["entry"] or "")
 
 
@@ -69,7 +69,7 @@ class Slo:
         text: As it was given.
         metric: Name of the figure.
         sign: ``<``, ``<=``, ``>`` or ``>=``.
-        limit: In seconds, as a share of 1, or a second.
+        limit: In seconds, as a share of 1, or per second.
     """
 
     text: str
@@ -79,10 +79,10 @@ class Slo:
 
     @staticmethod
     def parse(text: str) -> Slo:
-        """Return the gate that a text such as ``p95(done)<30s`` or ``errors<0.1%`` stands for.
+        """Parse a gate such as ``p95(done)<30s`` or ``errors<0.1%``.
 
         Raises:
-            ValueError: If it cannot be understood, there is no such figure, or the unit is not that of the figure.
+            ValueError: If it cannot be parsed, the figure is unknown, or the unit does not fit the figure.
         """
         found = _GATE.fullmatch(text.strip())
         if found is None:
@@ -94,5 +94,5 @@ class Slo:
         return Slo(text.strip(), found["figure"], found["sign"], float(found["number"]) * _UNITS[found["unit"]])
 
     def holds(self, value: float | None) -> bool:
-        """Whether a figure keeps it; what nobody can tell, since too much failed or did not end, does not."""
+        """Whether a figure satisfies the gate; a figure that is unknown because too much failed or did not end does not."""
         return value is not None and math.isfinite(value) and _SIGNS[self.sign](value, self.limit)

@@ -1,4 +1,4 @@
-"""What a run came to: percentiles with what did not end, intervals where samples are few, gates, files that can be joined."""
+"""Results of a run: percentiles that account for unfinished requests, confidence intervals, and reports that can be joined."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from impasto.load.records import MEASURES, SPLIT, Record
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 FEW = 500
-"""Up to so many samples percentiles get an interval by bootstrap: beyond, it is narrower than anybody asks."""
+"""Up to this many samples, percentiles get an interval by bootstrap; with more, the interval is too narrow to matter."""
 RESAMPLES = 400
 LONGEST_US = 24 * 3600 * 1_000_000
 STALL_S = 5.0
-"""A job that is without a step for so long, once it has begun, has stalled."""
+"""A job has stalled if it has no step for this long after it has started."""
 Sample = tuple[float, bool]
-"""Seconds, and whether that is only how long it was waited for."""
+"""Seconds, and whether the sample is censored: the real time is longer."""
 
 
 def quantile(samples: Sequence[Sample], q: float) -> float | None:
-    """Return a quantile of times of which some are only known to be longer (Kaplan & Meier 1958).
+    """Return a quantile of times, some of which are censored (Kaplan & Meier 1958).
 
-    None if so many did not end that nobody can tell. Without any of those it is the least time that a share ``q`` stays within.
+    None if too many are censored to determine it. Without censoring it is the smallest time that a share ``q`` does not exceed.
     """
     if not samples:
         return None
@@ -47,7 +47,7 @@ def quantile(samples: Sequence[Sample], q: float) -> float | None:
 
 
 def interval(samples: Sequence[Sample], q: float, seed: int = 0) -> tuple[float | None, float | None]:
-    """Return a 95 % interval of a quantile by bootstrap; a None at its upper end means beyond what was seen."""
+    """Return a 95 % interval of a quantile by bootstrap; None at its upper end means longer than any sample."""
     rng = random.Random(seed)  # noqa: S311 - nothing is secret here
     drawn = [quantile(rng.choices(samples, k=len(samples)), q) for _ in range(RESAMPLES)]
     ordered = sorted(math.inf if value is None else value for value in drawn)
@@ -60,14 +60,14 @@ class Measure:
     """One time, over all requests.
 
     Attributes:
-        name: ``done``, or ``done@sent`` from the actual send.
-        count: How many came to it.
-        censored: How many were still waited for at the end.
-        failed: How many never came, for an error.
-        percentiles: By percent, in seconds; None beyond what was seen.
-        intervals: Of those, where samples are few.
-        mean: Of those that came.
-        longest: Of those that came.
+        name: ``done``, or ``done@sent`` if measured from the actual send.
+        count: Number of requests that reached it.
+        censored: Number of requests that had not reached it when the run ended.
+        failed: Number of requests that never reached it because of an error.
+        percentiles: By percent, in seconds; None if longer than any sample.
+        intervals: Intervals of the percentiles, if there are few samples.
+        mean: Mean of those that reached it.
+        longest: Longest of those that reached it.
         histogram: HdrHistogram in microseconds, encoded.
     """
 
@@ -84,20 +84,20 @@ class Measure:
 
 @dataclass(frozen=True)
 class Report:
-    """A run.
+    """Report of a run.
 
     Attributes:
-        about: What was run, against what, when.
-        seconds: From the beginning to the end.
-        outcomes: How many ended how.
-        errors: Errors by reason.
-        incorrect: What was wrong, by kind.
-        measures: By name.
-        throughput: Jobs done a second, over all of the run.
-        lateness: How late requests were sent, in seconds: median and longest. The tester's own fault.
+        about: What was run, on which server, and when.
+        seconds: Duration of the run.
+        outcomes: Number of requests by outcome.
+        errors: Number of errors by reason.
+        incorrect: Number of incorrect results by kind.
+        measures: Measures by name.
+        throughput: Jobs done per second, over the whole run.
+        lateness: How late the load generator sent requests, in seconds: median and longest.
         samples: The server's metrics over time.
-        records: Every request.
-        messages: What the first error of each reason said.
+        records: All requests.
+        messages: Message of the first error of each reason.
     """
 
     about: Mapping[str, Any]
@@ -115,10 +115,10 @@ class Report:
     def value(self, metric: str) -> float | None:
         """Return a figure by its name in a gate: ``p95(done)``, ``mean(done@sent)``, ``errors``, ``throughput``, ...
 
-        None is what nobody can tell: a percentile beyond what came, a mean or longest of which some failed or did not end.
+        None if it is unknown: a percentile longer than any sample, or a mean or maximum if some requests failed or did not end.
 
         Raises:
-            ValueError: If there is no such figure.
+            ValueError: If the figure is unknown.
         """
         figure = Figure.parse(metric)
         if figure.what == "throughput":
@@ -126,7 +126,7 @@ class Report:
         if figure.what in SHARES:
             return self.share(figure.what)
         measure = self.measures.get(figure.measure)
-        if measure is None:  # one of a class, or one that nobody came to
+        if measure is None:  # of one class, or reached by no request
             times = self.times(figure.measure)
             if all(censored for _, censored in times):
                 return None
@@ -139,7 +139,7 @@ class Report:
         return quantile(self.times(figure.measure), figure.percent / 100)
 
     def share(self, name: str) -> float:
-        """Return the part of all requests that had errors, were censored, or were incorrect."""
+        """Return the share of all requests that had errors, were censored, or were incorrect."""
         count = sum(self.outcomes.values())
         if name == "incorrect":
             number = sum(bool(record["incorrect"]) for record in self.records)
@@ -152,12 +152,12 @@ class Report:
         return samples_of([Record(**dict(record)) for record in self.records], name)
 
     def save(self, path: Path) -> None:
-        """Write all of it as JSON."""
+        """Write the report as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
 def alike(one: Measure, other: Measure) -> bool:
-    """Whether two times are the same, to a hundredth: what is told of both need be told once."""
+    """Whether two measures are equal to within 1 %, so that showing one is enough."""
 
     def close(a: float | None, b: float | None) -> bool:
         return a == b if a is None or b is None else math.isclose(a, b, rel_tol=0.01, abs_tol=2e-3)
@@ -167,10 +167,10 @@ def alike(one: Measure, other: Measure) -> bool:
 
 
 def load_report(path: Path) -> Report:
-    """Return a report out of its file.
+    """Return a report from its file.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If the file is not a report.
     """
     try:
         values = json.loads(path.read_text())
@@ -181,17 +181,17 @@ def load_report(path: Path) -> Report:
             measures[name] = Measure(**{**item, "percentiles": percentiles, "intervals": intervals})
         return Report(**{**values, "measures": measures})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: is no report of impasto load ({error})") from None
+        raise ValueError(f"{path}: is not a report of impasto load ({error})") from None
 
 
 def samples_of(records: Sequence[Record], name: str) -> list[Sample]:
-    """Return the times of a measure, of those requests that nothing was done to on purpose.
+    """Return the times of a measure, without requests with an injected fault.
 
-    What was given up before it came is censored: known only to be longer. What failed never came: it is longer than anything.
+    A request that was abandoned is censored: its time is only known to be longer. A request that failed has an infinite time.
 
     Args:
         records: All requests.
-        name: ``done``, ``done@sent`` from the actual send, ``queue`` of the server's own, or ``done[small]`` of one class.
+        name: ``done``, ``done@sent`` (from the actual send), ``queue`` (the server's own), or ``done[small]`` (one class).
     """
     measure, _, entry = name.rstrip("]").partition("[")
     moment, _, base = measure.partition("@")
@@ -212,18 +212,18 @@ def samples_of(records: Sequence[Record], name: str) -> list[Sample]:
 def summarize(
     records: Sequence[Record], seconds: float, about: Mapping[str, Any], samples: Sequence[Mapping[str, float]] = ()
 ) -> Report:
-    """Return what a run came to.
+    """Return the report of a run.
 
     Args:
-        records: What :func:`impasto.load.run` returned.
-        seconds: How long it took, drained to its end.
-        about: What was run, for whoever reads the report.
+        records: Records returned by :func:`impasto.load.run`.
+        seconds: Duration of the run, including the drain.
+        about: Description of the run, for readers of the report.
         samples: The server's metrics over time.
     """
     entries = sorted({record.entry for record in records})
     names = [*MEASURES, *(f"done[{entry}]" for entry in entries if len(entries) > 1)]
     found = {name: samples_of(records, name) for name in names}
-    # A moment that nobody came to, such as a first preview of jobs without previews, is no measure of this run.
+    # A moment that no request reached, such as the first preview of jobs without previews, is not a measure of this run.
     measures = {name: _measure(name, times) for name, times in found.items() if any(not censored for _, censored in times)}
     rates = [record.steps / record.split["optimize"] for record in records if record.split.get("optimize")]
     late = sorted(record.sent - record.intended for record in records) or [0.0]
@@ -285,19 +285,19 @@ def _split(records: Sequence[Record]) -> dict[str, float]:
 def joined(reports: Sequence[Report], name: str) -> tuple[dict[float, float | None], int, int]:
     """Return percentiles of a measure over several runs, in seconds.
 
-    By all their requests, as in a single run; of files without requests by adding the histograms, where what failed or did not
-    end counts as longer than anything that came.
+    They are computed from all requests, as in a single run. For files without requests the histograms are added; requests that
+    failed or did not end then count as longer than any that ended.
 
     Returns:
-        The percentiles, how many times they are of, and how many failed or did not end.
+        The percentiles, the number of times, and the number of requests that failed or did not end.
 
     Raises:
-        ValueError: If no run has such a measure.
+        ValueError: If no run has the measure.
     """
     having = [report.measures[name] for report in reports if name in report.measures]
     if not having:
-        there = sorted({measure for report in reports for measure in report.measures})
-        raise ValueError(f"there is no time {name!r} in these runs; there are {', '.join(there) or 'none'}")
+        known = sorted({measure for report in reports for measure in report.measures})
+        raise ValueError(f"unknown time {name!r}; these runs have {', '.join(known) or 'none'}")
     if all(report.records for report in reports):
         samples = [sample for report in reports for sample in report.times(name)]
         missing = sum(censored for _, censored in samples)

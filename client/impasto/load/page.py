@@ -1,4 +1,4 @@
-"""A run as one page that needs nothing else."""
+"""Renders a run as one self-contained page."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from impasto.load.scrape import LEVELS, Sample, growth, levels, means, series
 
 
 def seconds(value: float | None) -> str:
-    """Return a time for people; what nobody can tell is a dash."""
+    """Return a readable time; a dash if it is unknown."""
     if value is None:
         return "-"
     return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
 
 
 def told(report: Report) -> list[Measure]:
-    """Return the times that say something: those from the actual send only where they differ from those from the intended."""
+    """Return the measures to show: those from the actual send only if they differ from those from the intended send."""
     found = []
     for measure in report.measures.values():
         twin = report.measures.get(measure.name.removesuffix("@sent"))
@@ -31,7 +31,7 @@ def told(report: Report) -> list[Measure]:
 
 
 def rows(report: Report) -> list[list[str]]:
-    """Return a row of texts for each measure: name, counts, percentiles."""
+    """Return a table row for each measure: name, counts, percentiles."""
     found = []
     for measure in told(report):
         cells = [measure.name, str(measure.count), str(measure.failed), str(measure.censored)]
@@ -57,7 +57,7 @@ def page(report: Report, gates: Sequence[tuple[Slo, bool]] = ()) -> str:
     records = [Record(**dict(record)) for record in report.records]
     done = {"from the intended send": "done", "from the actual send": "done@sent"}
     both = [report.measures[base] for base in done.values() if base in report.measures]
-    if len(both) == 2 and alike(*both):  # one would lie on the other
+    if len(both) == 2 and alike(*both):  # the curves would coincide
         del done["from the actual send"]
     span = (0.0, max(report.seconds, *(record.intended for record in records), 1e-9)) if records else (0.0, 1.0)
     parts = ["<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"]
@@ -68,20 +68,20 @@ def page(report: Report, gates: Sequence[tuple[Slo, bool]] = ()) -> str:
         verdicts = [(gate.text, "holds" if holds else "BROKEN", shown(report, gate.metric)) for gate, holds in gates]
         parts.append("<h2>Gates</h2>" + table(("gate", "", "measured"), verdicts))
     parts.append(
-        "<h2>Times</h2><p>From the intended send, unless a row says @sent; of requests that nothing was done to on purpose."
-        " What failed or did not end counts as longer than what came; a dash is what nobody can tell."
-        " Below each its 95 % interval by bootstrap, where samples are few.</p>"
+        "<h2>Times</h2><p>Measured from the intended send, unless a row says @sent; without requests with an injected fault."
+        " Requests that failed or did not end count as longer than any that ended; a dash means unknown."
+        " If there are few samples, the 95 % interval by bootstrap is shown below each percentile.</p>"
     )
     parts.append(table(HEAD, rows(report)))
-    parts.append("<h2>Ends</h2>" + table(("outcome", "requests"), [(k, str(v)) for k, v in report.outcomes.items()]))
+    parts.append("<h2>Outcomes</h2>" + table(("outcome", "requests"), [(k, str(v)) for k, v in report.outcomes.items()]))
     if report.errors:
         found = [(reason, str(count), report.messages.get(reason, "")) for reason, count in report.errors.items()]
-        parts.append("<h2>Errors</h2>" + table(("what", "times", "the first said"), found))
+        parts.append("<h2>Errors</h2>" + table(("error", "count", "first message"), found))
     if report.incorrect:
-        parts.append("<h2>Incorrect</h2>" + table(("what", "times"), [(k, str(v)) for k, v in report.incorrect.items()]))
+        parts.append("<h2>Incorrect</h2>" + table(("problem", "count"), [(k, str(v)) for k, v in report.incorrect.items()]))
     if report.about.get("trials"):
         tried = [(f"{trial['rate']:.3f}", _verdict(trial)) for trial in report.about["trials"]]
-        parts.append("<h2>Rates that were tried</h2>" + table(("jobs a second", ""), tried))
+        parts.append("<h2>Rates that were tried</h2>" + table(("jobs per second", ""), tried))
     over_time = {
         label: [(record.intended, took) for record, took in _times(records, from_sent=base == "done@sent")]
         for label, base in done.items()
@@ -89,26 +89,26 @@ def page(report: Report, gates: Sequence[tuple[Slo, bool]] = ()) -> str:
     never = {"error": "failed", "censored": "not ended"}
     missing = {word: [(each.intended, 0.0) for each in records if each.outcome == kind] for kind, word in never.items()}
     drawn = chart(over_time, "intended send, s", dots=True, crosses={k: v for k, v in missing.items() if v}, span=span)
-    parts.append(f"<h2>Latency over time, s</h2>{drawn}" if drawn else "<p>Nothing was done.</p>")
+    parts.append(f"<h2>Latency over time, s</h2>{drawn}" if drawn else "<p>No job was done.</p>")
     curves = {label: _curve(samples_of(records, base)) for label, base in done.items()}
     ticks = {float(place): word for place, word in enumerate(("50 %", "90 %", "99 %", "99.9 %"))}
     if drawn:
         parts.append("<h2>Percentiles, s</h2>" + chart(curves, "percentile", ticks=ticks))
-        parts.append(_titled("Jobs done a second", {"done": _throughput(records)}, span))
+        parts.append(_titled("Jobs done per second", {"done": _throughput(records)}, span))
     parts.append(_server(report.samples, span))
     late = report.lateness
-    text = f"sent late by {late['median_s'] * 1e3:.2f} ms (median), {late['longest_s'] * 1e3:.1f} ms (longest)"
-    parts.append(f"<h2>The tester itself</h2><p>Requests were {html.escape(text)}.</p></html>")
+    text = f"sent late by {late['median_s'] * 1e3:.2f} ms (median), {late['longest_s'] * 1e3:.1f} ms (maximum)"
+    parts.append(f"<h2>Load generator</h2><p>Requests were {html.escape(text)}.</p></html>")
     return "\n".join(parts)
 
 
 def _verdict(trial: Mapping[str, Any]) -> str:
     broken = [f"{text} broken" for text in trial["broken"]] + (["the server falls behind"] if trial["behind"] else [])
-    return " and ".join(broken) or "kept"
+    return " and ".join(broken) or "holds"
 
 
 def _plain(value: Any) -> str:
-    """Return a value of what a run was about for people."""
+    """Return a readable value of a run's description."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(item)}" for key, item in value.items()) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -120,10 +120,10 @@ def _times(records: Sequence[Record], *, from_sent: bool) -> list[tuple[Record, 
 
 
 def shown(report: Report, metric: str) -> str:
-    """Return a figure of a run for people.
+    """Return a readable figure of a run.
 
     Raises:
-        ValueError: If there is no such figure.
+        ValueError: If the figure is unknown.
     """
     value = report.value(metric)
     if metric in SHARES:
@@ -132,7 +132,7 @@ def shown(report: Report, metric: str) -> str:
 
 
 def _curve(samples: list[tuple[float, bool]]) -> list[tuple[float, float]]:
-    """Return times by percentile, where 50, 90, 99 and 99.9 % are equally far apart."""
+    """Return times by percentile, with 50, 90, 99 and 99.9 % equally spaced."""
     found = []
     for step in range(0, 31):
         q = 0.5 + 0.4 * step / 10 if step <= 10 else 1 - 10 ** -(step / 10)
@@ -160,7 +160,7 @@ def _server(samples: Sequence[Sample], span: tuple[float, float]) -> str:
         (level.name, *(amount(value) for value in (level.before, level.mean, level.highest, level.after)))
         for level in levels(samples)
     ]
-    text = "<h2>The server, by its metrics</h2>" + table(("", "before", "mean", "highest", "after"), rows)
+    text = "<h2>Server metrics</h2>" + table(("", "before", "mean", "maximum", "after"), rows)
     during = {**growth(samples), **{f"{name} (mean)": value for name, value in means(samples).items()}}
     text += table(("", "during the run"), [(name, amount(value)) for name, value in during.items()])
     for title, chosen in (
@@ -168,10 +168,10 @@ def _server(samples: Sequence[Sample], span: tuple[float, float]) -> str:
         ("GPUs in use", ("impasto_gpu_utilization_ratio",)),
     ):
         lines = {LEVELS[name]: [(item["at"], item[name]) for item in samples if name in item] for name in chosen}
-        text += _titled(f"The server: {title}", lines, span)
-    text += _titled("The server: jobs at a step", {"mean": series(samples, "jobs at a step")}, span)
+        text += _titled(f"Server: {title}", lines, span)
+    text += _titled("Server: jobs per step", {"mean": series(samples, "jobs per step")}, span)
     processors = {name: series(samples, f"{name} processors in use") for name in ("workers'", "server's")}
-    return text + _titled("The server: processors in use", processors, span)
+    return text + _titled("Server: processors in use", processors, span)
 
 
 def _titled(title: str, lines: Mapping[str, Points], span: tuple[float, float]) -> str:
@@ -180,7 +180,7 @@ def _titled(title: str, lines: Mapping[str, Points], span: tuple[float, float]) 
 
 
 def amount(value: float) -> str:
-    """Return a number for people."""
+    """Return a readable number."""
     for size, unit in ((1e9, " G"), (1e6, " M")):
         if value >= size:
             return f"{value / size:.2f}{unit}"

@@ -1,4 +1,4 @@
-"""What is noted of each request."""
+"""The record of each request."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 MOMENTS = ("acknowledged", "first_step", "first_preview", "done")
-"""What is measured from the intended and from the actual send."""
+"""Moments that are measured from the intended and from the actual send."""
 SPLIT = ("queue", "optimize", "encode")
-"""The server's own figures of where the time went."""
+"""The server's own times of each phase."""
 MEASURES = (*(moment + base for moment in MOMENTS for base in ("", "@sent")), *SPLIT)
 """Names of all times."""
 
@@ -18,23 +18,23 @@ class Record:
     """One request from its intended send to its end. Times are seconds from the run's beginning.
 
     Attributes:
-        number: Which one, from 0.
+        number: Number of the request, from 0.
         entry: Name of its class in the workload.
-        intended: When it was to be sent.
+        intended: When it was due.
         sent: When it was sent.
-        moments: When it was acknowledged, had its first step and preview, and was done; absent for what did not come.
-        outcome: ``ok``, ``error``, ``cancelled`` (on purpose) or ``censored`` (not ended when the run was given up).
+        moments: When it was acknowledged, had its first step and preview, and was done; absent if that did not happen.
+        outcome: ``ok``, ``error``, ``cancelled`` (on purpose) or ``censored`` (not ended when the run ended).
         reason: Exception and reason of an error.
-        message: What it said.
-        incorrect: What was wrong with it beyond errors: gaps, duplicates, a picture that does not decode, ...
-        chaos: What was done to it on purpose.
-        given_up: When a censored one was let go.
+        message: Message of an error.
+        incorrect: Problems other than errors: gaps, duplicates, a picture that does not decode, ...
+        chaos: Fault that was injected, if any.
+        given_up: When a censored request was abandoned.
         loss: Final loss.
         steps: Steps done.
         longest_gap: Longest time between two of its steps.
-        split: The server's own figures: queue, optimize and encode.
-        received_bytes: Of its picture.
-        job_id: On the server.
+        split: The server's own times: queue, optimize and encode.
+        received_bytes: Size of its picture.
+        job_id: The job's id on the server.
     """
 
     number: int
@@ -56,9 +56,9 @@ class Record:
     job_id: str = ""
 
     def took(self, moment: str, *, from_sent: bool = False) -> float | None:
-        """Return the seconds from its intended (or actual) send to a moment; None if that did not come."""
+        """Return the seconds from its intended (or actual) send to a moment; None if that was not reached."""
         return None if moment not in self.moments else self.moments[moment] - (self.sent if from_sent else self.intended)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as values that JSON can hold."""
+        """Return it as JSON-compatible values."""
         return asdict(self)

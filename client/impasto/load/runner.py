@@ -1,7 +1,7 @@
-"""Sends requests when they are due, whatever becomes of the earlier ones, and waits for all of them to end.
+"""Sends requests when they are due, regardless of earlier ones, and waits for all of them to end.
 
-In an open loop a request's intended send is fixed beforehand: what a busy tester or a stalled server delays counts as waiting.
-In a closed loop a request is intended when the one before it in its lane has ended.
+In an open loop the intended send times are fixed in advance: delays by a busy load generator or a stalled server count as
+waiting. In a closed loop a request is due when the previous one in its lane has ended.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from impasto.load.records import Record
 from impasto.load.workload import Request, Workload
 
 AFTER_ERROR_S = 1.0
-"""How long a lane of a closed loop rests after an error."""
+"""How long a lane of a closed loop waits after an error."""
 CHAOS = ("cancel", "reattach", "duplicate", "slow")
 
 
 class Target(Protocol):
-    """What requests are sent to. Times come from the running loop's clock."""
+    """Destination of the requests. Times are those of the running loop's clock."""
 
     async def perform(self, request: Request, record: Record, now: Callable[[], float]) -> None:
-        """Do one request to its end and note in its record what happened; when it is cancelled, the request is given up."""
+        """Perform one request to its end and fill its record; cancelling this call abandons the request."""
         ...
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run goes.
+    """Plan of a run.
 
     Attributes:
-        due: When to send, for an open loop; None for a closed one.
+        due: Send times, for an open loop; None for a closed one.
         lanes: Requests in flight over time, for a closed loop.
-        jobs: Requests at most; None for no limit.
-        duration_s: When nothing more is sent; None for no limit. One of both is needed.
-        drain_s: How long to wait for what is under way then.
-        chaos: Share of the requests that something is done to on purpose.
-        seed: Of the chaos.
+        jobs: Maximum number of requests; None for no limit.
+        duration_s: How long to send; None for no limit. ``jobs`` or ``duration_s`` is required.
+        drain_s: How long to wait afterwards for requests in flight.
+        chaos: Share of the requests for each injected fault.
+        seed: Seed of the chaos.
     """
 
     due: Iterator[float] | None = None
@@ -56,14 +56,14 @@ class Plan:
 
 
 class Stop:
-    """Lets a run be ended early, with a report: first it sends nothing more, then it gives up what is under way."""
+    """Stops a run early, with a report: first it stops sending, then it abandons requests in flight."""
 
     def __init__(self) -> None:
         self.sending = asyncio.Event()
         self.waiting = asyncio.Event()
 
     def once_more(self) -> None:
-        """Stop the sending; the second time, the waiting too."""
+        """Stop sending; the second call also stops waiting."""
         (self.waiting if self.sending.is_set() else self.sending).set()
 
 
@@ -77,17 +77,17 @@ async def run(
     on_tick: Watch = lambda _records, _now: None,
     stop: Stop | None = None,
 ) -> list[Record]:
-    """Run a plan to its end and return what became of every request that was intended, in the order of their intended sends.
+    """Run a plan to its end and return the records of all requests, in the order of their intended sends.
 
     Args:
-        plan: How it goes.
-        workload: What is sent.
-        target: To what.
-        on_tick: Told every half second how things stand.
-        stop: Ends it early.
+        plan: Plan of the run.
+        workload: Source of the requests.
+        target: Destination of the requests.
+        on_tick: Called every half second with the current records and time.
+        stop: Stops the run early.
 
     Raises:
-        ValueError: If the plan says neither how many nor how long, or has chaos that there is not.
+        ValueError: If the plan limits neither the number of requests nor the duration, or has an unknown kind of chaos.
     """
     runner = _Runner(plan, workload, target, stop or Stop())
     watching = asyncio.create_task(runner.watch(on_tick))
@@ -104,12 +104,12 @@ class _Runner:
     def __init__(self, plan: Plan, workload: Workload, target: Target, stop: Stop) -> None:
         unknown = set(plan.chaos) - set(CHAOS)
         if unknown or not 0 <= sum(plan.chaos.values()) <= 1 or min(plan.chaos.values(), default=0) < 0:
-            raise ValueError(f"chaos has shares of {', '.join(CHAOS)}, of 1 together at most; got {plan.chaos}")
+            raise ValueError(f"chaos must be shares of {', '.join(CHAOS)} that add up to at most 1; got {plan.chaos}")
         endless = plan.due is None and (not plan.lanes or math.isinf(plan.lanes[-1].seconds))
         if plan.jobs is None and plan.duration_s is None and endless:
-            raise ValueError("say how many jobs, or how long")
+            raise ValueError("the number of jobs or the duration must be given")
         self._plan, self._workload, self._target, self._stop = plan, workload, target, stop
-        # Of its own: from the seed itself the arrivals come, and what is done on purpose would depend on the gap before it.
+        # Separate from the generator of the arrivals, so that faults do not depend on the interval before a request.
         self._rng = random.Random(f"{plan.seed}/chaos")  # noqa: S311 - nothing is secret here
         self._loop = asyncio.get_running_loop()
         self._zero = self._loop.time()
@@ -121,13 +121,13 @@ class _Runner:
         return self._loop.time() - self._zero
 
     async def watch(self, on_tick: Watch) -> None:
-        """Tell how things stand for ever."""
+        """Call ``on_tick`` every half second until cancelled."""
         while True:
             on_tick(self.records, self.now())
             await asyncio.sleep(0.5)
 
     async def send(self) -> None:
-        """Send all that the plan says, unless it is stopped."""
+        """Send all requests of the plan, unless stopped."""
         sending = asyncio.create_task(self._open_loop(self._plan.due) if self._plan.due is not None else self._closed_loop())
         stopping = asyncio.create_task(self._stop.sending.wait())
         await asyncio.wait({sending, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -145,11 +145,11 @@ class _Runner:
             if at > self.now():
                 await asyncio.sleep(at - self.now())
             self._start(at)
-            if number % 16 == 15:  # what is late must not keep the loop from what has arrived
+            if number % 16 == 15:  # sending late requests must not block the event loop
                 await asyncio.sleep(0)
 
     async def _closed_loop(self) -> None:
-        """Keep as many in flight as the stage of the moment says, until the last is over."""
+        """Keep the current stage's number of requests in flight, until the last stage is over."""
         number = 0
         while not self._over(number, self.now()):
             wanted = self._lanes()
@@ -163,7 +163,7 @@ class _Runner:
             await (waits if self._tasks else asyncio.sleep(0.1))
 
     async def drain(self) -> None:
-        """Wait for what is under way; what does not end in time stays censored."""
+        """Wait for requests in flight; those that do not end in time stay censored."""
         if self._tasks:
             stopping = asyncio.create_task(self._stop.waiting.wait())
             ending = asyncio.create_task(asyncio.wait(self._tasks))
@@ -204,7 +204,7 @@ class _Runner:
         except Exception as error:
             record.outcome, record.reason, record.message = "error", type(error).__name__, str(error)
         if record.outcome == "error" and self._plan.due is None:
-            await asyncio.sleep(AFTER_ERROR_S)  # its lane does not call a server that refuses as fast as it can
+            await asyncio.sleep(AFTER_ERROR_S)  # do not flood a server that rejects requests
 
     def _draw_chaos(self, request: Request) -> str:
         drawn = self._rng.random()

@@ -1,4 +1,4 @@
-"""The server's own figures before, during and after a run, from its /metrics."""
+"""The server's metrics before, during and after a run, from its /metrics."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ LEVELS: Mapping[str, str] = {
     "impasto_worker_resident_bytes": "workers' memory, bytes",
     "process_resident_memory_bytes": "server's memory, bytes",
 }
-"""What goes up and down, and what a report calls it."""
+"""Metrics that go up and down (gauges), and their names in a report."""
 COUNTS: Mapping[str, str] = {
     "impasto_jobs_accepted_total": "jobs accepted",
     "impasto_jobs_rejected_total": "jobs rejected",
     "impasto_jobs_ended_total": "jobs ended",
     "impasto_evaluations_total": "evaluations",
-    "impasto_preemptions_total": "jobs that made room",
-    "impasto_resumes_total": "jobs gone on with",
+    "impasto_preemptions_total": "preemptions",
+    "impasto_resumes_total": "jobs resumed",
     "impasto_worker_restarts_total": "worker restarts",
 }
-"""What only grows."""
+"""Metrics that only grow (counters)."""
 MEANS: Mapping[str, tuple[str, str]] = {
-    "jobs at a step": ("impasto_batch_occupancy_sum", "impasto_batch_occupancy_count"),
-    "event loop late, s": ("impasto_event_loop_lag_seconds_sum", "impasto_event_loop_lag_seconds_count"),
+    "jobs per step": ("impasto_batch_occupancy_sum", "impasto_batch_occupancy_count"),
+    "event loop lag, s": ("impasto_event_loop_lag_seconds_sum", "impasto_event_loop_lag_seconds_count"),
     "workers' processors in use": ("impasto_worker_cpu_seconds_total", "at"),
     "server's processors in use": ("process_cpu_seconds_total", "at"),
 }
-"""How much one figure grew while another did."""
+"""Ratios of the growth of two metrics."""
 _WANTED = {*LEVELS, *COUNTS, *itertools.chain.from_iterable(MEANS.values())}
 Sample = Mapping[str, float]
-"""Figures by name, summed over their labels, and when they were read (``at``)."""
+"""Values by metric, summed over their labels, and the time of reading (``at``)."""
 PERIOD_S = 1.0
 
 
 class ScrapeError(Exception):
-    """The address gives no metrics of impasto."""
+    """The address does not serve metrics of impasto."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """A figure that goes up and down: before the run, in the mean over time, at its highest, after it."""
+    """A gauge: before the run, mean over time, maximum, and after the run."""
 
     name: str
     before: float
@@ -62,10 +62,10 @@ class Level:
 
 
 def parse(text: str) -> dict[str, float]:
-    """Return the wanted figures of a page of metrics.
+    """Return the relevant values from a page of metrics.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not a page of metrics.
     """
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
@@ -77,33 +77,33 @@ def parse(text: str) -> dict[str, float]:
 
 @contextlib.asynccontextmanager
 async def sampling(url: str, now: Callable[[], float], period_s: float = PERIOD_S) -> AsyncIterator[list[Sample]]:
-    """Read a page of metrics before the block, again and again while it lasts, and after it.
+    """Read a page of metrics before the block, periodically during it, and after it.
 
-    A page that cannot be read in between is left out.
+    Failed reads during and after the block are skipped.
 
     Raises:
-        ScrapeError: If it cannot be read before.
+        ScrapeError: If the first read fails.
     """
     try:
         samples: list[Sample] = [await _read(url, now)]
     except (OSError, ValueError, HTTPException) as error:
-        raise ScrapeError(f"{url} gives no metrics: {error}") from None
+        raise ScrapeError(f"{url} serves no metrics: {error}") from None
     if "impasto_queue_depth" not in samples[0]:
-        raise ScrapeError(f"{url} gives no metrics of impasto; is it the address of `impasto serve --metrics`, with /metrics?")
+        raise ScrapeError(f"{url} serves no metrics of impasto; is it the address of `impasto serve --metrics`, with /metrics?")
 
     async def again() -> None:
         with contextlib.suppress(OSError, ValueError, HTTPException):
             samples.append(await _read(url, now))
 
-    async def keep_on() -> None:
+    async def repeat() -> None:
         while True:
             await asyncio.sleep(period_s)
             await again()
 
-    reading = asyncio.create_task(keep_on())
+    reading = asyncio.create_task(repeat())
     try:
         yield samples
-        # The server sets its levels twice a second: let those of after the run be of after the run.
+        # The server updates its gauges twice a second: wait, so that the last sample is from after the run.
         await asyncio.sleep(period_s)
     finally:
         reading.cancel()
@@ -122,7 +122,7 @@ def _fetch(url: str) -> str:
 
 
 def levels(samples: Sequence[Sample]) -> list[Level]:
-    """Return what went up and down during a run."""
+    """Return the gauges over a run."""
     found = []
     for metric, name in LEVELS.items():
         points = [(sample["at"], sample[metric]) for sample in samples if metric in sample]
@@ -133,7 +133,7 @@ def levels(samples: Sequence[Sample]) -> list[Level]:
 
 
 def _over_time(points: Sequence[tuple[float, float]]) -> float:
-    """Return the mean of what lay between the points on straight lines: a server that hangs is not read as often."""
+    """Return the mean over time by linear interpolation: samples are unevenly spaced if the server hangs."""
     took = points[-1][0] - points[0][0]
     if not took:
         return points[-1][1]
@@ -141,15 +141,15 @@ def _over_time(points: Sequence[tuple[float, float]]) -> float:
 
 
 def growth(samples: Sequence[Sample]) -> dict[str, float]:
-    """Return by how much counts grew during a run, at least.
+    """Return the growth of the counters during a run, as a lower bound.
 
-    A server that began again in between counts from zero; what it counted between the last look and its end is lost.
+    A server that restarted during the run counts from zero; its counts between the last sample and its end are lost.
     """
     return {name: _grown(samples, metric) for metric, name in COUNTS.items() if any(metric in sample for sample in samples)}
 
 
 def means(samples: Sequence[Sample]) -> dict[str, float]:
-    """Return means over a run, of those that anything is known of."""
+    """Return the means over a run that are known."""
     found = {}
     for name, (upper, lower) in MEANS.items():
         below = _grown(samples, lower)
@@ -159,7 +159,7 @@ def means(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def series(samples: Sequence[Sample], name: str) -> list[tuple[float, float]]:
-    """Return how one of :data:`MEANS` went, as points of time and value."""
+    """Return one of :data:`MEANS` over time, as points of time and value."""
     pairs = ((after["at"], means((before, after)).get(name)) for before, after in itertools.pairwise(samples))
     return [(at, value) for at, value in pairs if value is not None]
 

@@ -1,4 +1,4 @@
-"""A real server as a target: jobs are handed in, watched to their end and checked."""
+"""A real server as a target: jobs are submitted, watched to their end and checked."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from impasto.load.workload import Request
 from impasto.results import Finished, Heartbeat, Snapshot, Step
 
 SLOW_S = 0.2
-LET_GO_S = 5.0
-"""For telling the server that a job is given up."""
+CANCEL_TIMEOUT_S = 5.0
+"""Timeout of cancelling an abandoned job on the server."""
 LOSS_SLACK = 0.05
-"""By how much the final losses of the same request may differ: another device may have painted it."""
+"""Allowed relative difference of the final losses of the same request, which another device may have painted."""
 
 
 class ServiceTarget:
     """Performs requests on a server.
 
     Args:
-        client: Connected to it.
-        seed: Of what is drawn for chaos.
+        client: Client of the server.
+        seed: Seed of the steps at which faults are injected.
         previews: Steps between previews; 0 for none.
     """
 
@@ -59,10 +59,10 @@ class ServiceTarget:
     async def _job(self, request: Request, record: Record, now: Callable[[], float]) -> None:
         options = {"preview_every_steps": self._previews, **request.options}
         request_id = str(uuid.uuid4())
-        handing_in = [self._client.submit(request.content, request.style, request_id=request_id, **options)]
+        submissions = [self._client.submit(request.content, request.style, request_id=request_id, **options)]
         if record.chaos == "duplicate":
-            handing_in.append(self._client.submit(request.content, request.style, request_id=request_id, **options))
-        jobs = await asyncio.gather(*handing_in)
+            submissions.append(self._client.submit(request.content, request.style, request_id=request_id, **options))
+        jobs = await asyncio.gather(*submissions)
         record.moments["acknowledged"] = now()
         record.job_id = jobs[0].job_id
         if len({job.job_id for job in jobs}) > 1:
@@ -70,7 +70,7 @@ class ServiceTarget:
         try:
             finished = await self._watch(jobs[0], request, record, now)
         except asyncio.CancelledError:
-            await _let_go(jobs[0])
+            await _cancel_abandoned(jobs[0])
             raise
         if finished is None:
             record.incorrect.append("the progress stream ended without a result")
@@ -86,7 +86,7 @@ class ServiceTarget:
         self._check(request, record, finished)
 
     async def _watch(self, job: AsyncJob, request: Request, record: Record, now: Callable[[], float]) -> Finished | None:
-        """Watch a job to its end, and do on purpose what is to be done to it."""
+        """Watch a job to its end, and inject the fault that its record names."""
         point = self._rng.randrange(1, max(2, int(request.options.get("steps", 20))))
         after, last_step, cancelled = 0, None, False
         breaks = record.chaos == "reattach"
@@ -123,7 +123,7 @@ class ServiceTarget:
         return at
 
     def _check(self, request: Request, record: Record, finished: Finished) -> None:
-        """Say what is wrong with a picture: damaged, of another size, or not what the same request gave before."""
+        """Record what is wrong with a picture: damaged, of another size, or different from that of the same request before."""
         data, job = finished.data or b"", finished.job
         record.received_bytes = len(data)
         try:
@@ -136,15 +136,15 @@ class ServiceTarget:
             return
         digest = hashlib.sha256(data).hexdigest()
         if self._pictures.setdefault(request.key, digest) != digest:
-            record.incorrect.append("the same request gave another picture")
+            record.incorrect.append("the same request returned a different picture")
         if record.loss is not None:
             usual = self._losses.setdefault(request.key, record.loss)
             if abs(record.loss - usual) > LOSS_SLACK * max(abs(usual), 1e-12):
-                record.incorrect.append(f"the same request gave a loss of {record.loss:.4g} and of {usual:.4g}")
+                record.incorrect.append(f"the same request returned a loss of {record.loss:.4g} and of {usual:.4g}")
 
 
-async def _let_go(job: AsyncJob) -> None:
-    """Cancel a job that is given up: it would go on at the cost of whatever is measured next."""
+async def _cancel_abandoned(job: AsyncJob) -> None:
+    """Cancel an abandoned job: it would slow down whatever is measured next."""
     with contextlib.suppress(errors.ImpastoError, TimeoutError):
-        async with asyncio.timeout(LET_GO_S):
+        async with asyncio.timeout(CANCEL_TIMEOUT_S):
             await job.cancel()

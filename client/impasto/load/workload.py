@@ -1,4 +1,4 @@
-"""What is sent: a mix of classes of jobs, from a small TOML file, repeatable by seed.
+"""The workload: a mix of classes of jobs, from a small TOML file, reproducible by seed.
 
 [[entry]]
 name = "small"
@@ -6,11 +6,11 @@ weight = 3
 size_px = [128, 192]          # one of these
 steps = 20
 preset = "preview"
-content = "photos/"           # a file, a folder, or nothing for pictures that are drawn
+content = "photos/"           # a file or a folder; generated pictures if empty
 style = "styles/"
-variants = 4                  # how many different jobs of this class there are; the same ones come again and again
+variants = 4                  # number of different jobs of this class, which are repeated
 options = { color = "luminance" }
-call = "job"                  # or "health": one small call, to see what the tester itself can do
+call = "job"                  # or "health": one small call, to measure the load generator itself
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _DRAWN_PX = 256
 
 
 class WorkloadError(ValueError):
-    """A workload that cannot be; the message names the entry."""
+    """An invalid workload; the message names the entry."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A class of requests; see the module.
+    """A class of requests; see the module's docstring.
 
     Raises:
-        WorkloadError: If a value cannot be.
+        WorkloadError: If a value is invalid.
     """
 
     name: str = "default"
@@ -61,12 +61,12 @@ class Entry:
         sizes_fit = isinstance(self.size_px, tuple) and self.size_px and all(map(_whole, self.size_px))
         checks: tuple[tuple[str, bool, str], ...] = (
             ("weight", _finite(self.weight) and self.weight > 0, "a number above 0"),
-            ("size_px", bool(sizes_fit), "a whole number above 0, or a list of such"),
+            ("size_px", bool(sizes_fit), "a whole number above 0, or a list of them"),
             ("steps", _whole(self.steps), "a whole number above 0"),
             ("variants", _whole(self.variants), "a whole number above 0"),
             ("call", self.call in ("job", "health"), "job or health"),
             ("options", isinstance(self.options, Mapping), "a table"),
-            *((name, isinstance(getattr(self, name), str), "a text") for name in ("name", "preset", "content", "style")),
+            *((name, isinstance(getattr(self, name), str), "text") for name in ("name", "preset", "content", "style")),
         )
         for name, fits, kind in checks:
             if not fits:
@@ -87,7 +87,7 @@ def _whole(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Request:
-    """One request: its class, and everything of it but its id. Those of one key are alike to the byte."""
+    """One request: its class and all its values except its id. Requests with the same key are identical."""
 
     entry: Entry
     key: str
@@ -109,9 +109,9 @@ class Workload:
 
     def __init__(self, entries: tuple[Entry, ...] = (Entry(),), seed: int = 0) -> None:
         if not entries:
-            raise WorkloadError("there is no entry")
+            raise WorkloadError("the workload has no entry")
         for name, often in Counter(entry.name for entry in entries).items():
-            if often > 1:  # their results would be compared
+            if often > 1:  # results are compared by name
                 raise WorkloadError(f"{name}: {often} entries have this name")
         self.entries = entries
         self._rng = random.Random(f"{seed}/workload")  # noqa: S311 - nothing is secret here
@@ -126,7 +126,7 @@ class Workload:
         return self._request(entry, self._rng.randrange(entry.variants))
 
     def samples(self) -> list[Request]:
-        """Return one request of each class and size, to have them checked before many are sent."""
+        """Return one request of each class and size, to validate them before the run."""
         return [
             self._request(entry, variant)
             for entry in self.entries
@@ -149,19 +149,19 @@ def read_workload(path: Path, seed: int = 0) -> Workload:
     """Return the workload in a file.
 
     Raises:
-        WorkloadError: If it cannot be read, or an entry has something unknown in it.
+        WorkloadError: If it cannot be read, or an entry is invalid.
     """
     try:
         values = tomllib.loads(path.read_text())
     except OSError as error:
         raise WorkloadError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise WorkloadError(f"{path}: is no text") from None
+        raise WorkloadError(f"{path}: is not a text file") from None
     except ValueError as error:
         raise WorkloadError(f"{path}: {error}") from None
     tables = values.get("entry")
     if set(values) != {"entry"} or not isinstance(tables, list) or not all(isinstance(item, dict) for item in tables):
-        raise WorkloadError(f"{path}: holds [[entry]] tables and nothing else")
+        raise WorkloadError(f"{path}: must contain [[entry]] tables and nothing else")
     entries = tuple(_entry(path, number, item) for number, item in enumerate(tables))
     try:
         return Workload(entries, seed)
@@ -174,7 +174,7 @@ def _entry(path: Path, number: int, values: dict[str, Any]) -> Entry:
     unknown = set(values) - set(Entry.__dataclass_fields__)
     if unknown:
         raise WorkloadError(
-            f"{path}: {name} has {', '.join(sorted(unknown))}; there are {', '.join(Entry.__dataclass_fields__)}"
+            f"{path}: {name} has unknown {', '.join(sorted(unknown))}; valid: {', '.join(Entry.__dataclass_fields__)}"
         )
     size = values.get("size_px", Entry.size_px)
     for place in ("content", "style"):
@@ -187,7 +187,7 @@ def _entry(path: Path, number: int, values: dict[str, Any]) -> Entry:
 
 
 def _pictures(place: str, name: str) -> list[bytes]:
-    """Return the files of a place: a file, a folder, or pictures that are drawn."""
+    """Return pictures from a file or a folder, or generated ones."""
     if not place:
         return [_drawn(number) for number in range(4)]
     path = Path(place)
@@ -197,12 +197,12 @@ def _pictures(place: str, name: str) -> list[bytes]:
     except OSError as error:
         raise WorkloadError(f"{name}: {error.filename}: {error.strerror}") from None
     if not found:
-        raise WorkloadError(f"{name}: there is no picture in {path}")
+        raise WorkloadError(f"{name}: no picture in {path}")
     return found
 
 
 def _drawn(seed: int) -> bytes:
-    """Return a picture of some shapes, the same for the same seed."""
+    """Return a picture of random shapes, the same for the same seed."""
     rng = random.Random(seed)  # noqa: S311
     image = Image.new("RGB", (_DRAWN_PX, _DRAWN_PX * 3 // 4), _colour(rng))
     draw = ImageDraw.Draw(image)

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class StyleTransferServiceStub(object):
-    """Paints pictures: optimises a canvas until its features in a convolutional network are those of a content image and their
-    statistics those of style images (Gatys, Ecker and Bethge, 2016).
+    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
     def __init__(self, channel):
@@ -109,36 +109,36 @@ class StyleTransferServiceStub(object):
 
 
 class StyleTransferServiceServicer(object):
-    """Paints pictures: optimises a canvas until its features in a convolutional network are those of a content image and their
-    statistics those of style images (Gatys, Ecker and Bethge, 2016).
+    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
     def Stylize(self, request, context):
-        """Runs one job to its end and returns the picture. The job's id is sent at once as initial metadata
-        "impasto-job-id", so that Progress can watch it meanwhile. If the call is cancelled or its deadline passes, the job
-        is cancelled too, unless another call waits for it.
+        """Runs one job to its end and returns the picture. The job's id is sent at once as initial metadata "impasto-job-id", so
+        that Progress can watch the job meanwhile. If the call is cancelled or its deadline passes, the job is cancelled too,
+        unless another call waits for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Progress(self, request, context):
-        """Watches a job: first a snapshot, then every step, heartbeats while nothing happens, the result last. Any number of
-        watchers may come and go; none disturbs the job.
+        """Watches a job: a snapshot first, then every step, heartbeats while nothing happens, and the result last. Any number of
+        watchers may connect and disconnect without affecting the job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubmitJob(self, request, context):
-        """Accepts a job and returns at once. The job goes on whether or not the client stays.
+        """Accepts a job and returns at once. The job continues whether or not the client stays connected.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJob(self, request, context):
-        """Returns a job as it stands.
+        """Returns the current state of a job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,57 +152,57 @@ class StyleTransferServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Asks a job to stop; a running one stops at its next step. Cancelling a job that has ended changes nothing.
+        """Cancels a job; a running job stops at its next step. Cancelling a job that has ended has no effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PauseJob(self, request, context):
-        """Lets a job stop for a while: a running one at its next step, with its state kept. One that has ended is left as it is.
+        """Pauses a job; a running job stops at its next step and keeps its state. Pausing a job that has ended has no effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeJob(self, request, context):
-        """Lets a paused job go on where it stopped, in its old place in the queue. Any other is left as it is.
+        """Resumes a paused job where it stopped, in its old place in the queue. Resuming any other job has no effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteJob(self, request, context):
-        """Cancels a job if it has not ended, and forgets it, its events and its pictures.
+        """Cancels a job if it has not ended, and deletes it, its events and its pictures.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetResult(self, request, context):
-        """Returns the picture of a job that has succeeded; FAILED_PRECONDITION while it has not.
+        """Returns the picture of a job that has succeeded; fails with FAILED_PRECONDITION if it has not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadImage(self, request_iterator, context):
-        """Takes a picture's file in pieces, to be named by its id in jobs. Can be gone on with where it broke off: the response says
-        how much is there. A file is kept for the server's retention after its last use.
+        """Uploads a picture's file in chunks; jobs refer to it by its id. An interrupted upload can be resumed: the response
+        reports how many bytes are stored. A file is kept for the server's retention time after its last use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadImage(self, request, context):
-        """Returns an uploaded file in pieces.
+        """Returns an uploaded file in chunks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def InspectFeatures(self, request, context):
-        """Returns a picture as filters of a layer see it.
+        """Returns the responses of a layer's filters to a picture.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -297,8 +297,8 @@ def add_StyleTransferServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class StyleTransferService(object):
-    """Paints pictures: optimises a canvas until its features in a convolutional network are those of a content image and their
-    statistics those of style images (Gatys, Ecker and Bethge, 2016).
+    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
     @staticmethod

@@ -3,10 +3,10 @@
 isort:skip_file
 The contract of impasto: neural style transfer as a service.
 
-Conventions: names of fields carry their unit (px, ms) unless the type does; times are google.protobuf.Timestamp,
-spans google.protobuf.Duration. Every error carries google.rpc.ErrorInfo with domain "impasto" and a stable reason;
-INVALID_ARGUMENT carries google.rpc.BadRequest with one violation for every field that is wrong, named as in this file
-(for example "parameters.size_px" or "styles[1].image").
+Conventions: field names carry their unit (px, ms) unless the type does; times are google.protobuf.Timestamp, durations
+google.protobuf.Duration. Every error carries google.rpc.ErrorInfo with domain "impasto" and a stable reason;
+INVALID_ARGUMENT carries google.rpc.BadRequest with one violation per invalid field, named as in this file (for example
+"parameters.size_px" or "styles[1].image").
 """
 
 import abc
@@ -24,8 +24,8 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class StyleTransferServiceStub:
-    """Paints pictures: optimises a canvas until its features in a convolutional network are those of a content image and their
-    statistics those of style images (Gatys, Ecker and Bethge, 2016).
+    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -33,30 +33,30 @@ class StyleTransferServiceStub:
         impasto.v1.style_transfer_pb2.StylizeRequest,
         impasto.v1.style_transfer_pb2.StylizeResponse,
     ]
-    """Runs one job to its end and returns the picture. The job's id is sent at once as initial metadata
-    "impasto-job-id", so that Progress can watch it meanwhile. If the call is cancelled or its deadline passes, the job
-    is cancelled too, unless another call waits for it.
+    """Runs one job to its end and returns the picture. The job's id is sent at once as initial metadata "impasto-job-id", so
+    that Progress can watch the job meanwhile. If the call is cancelled or its deadline passes, the job is cancelled too,
+    unless another call waits for it.
     """
 
     Progress: grpc.UnaryStreamMultiCallable[
         impasto.v1.style_transfer_pb2.ProgressRequest,
         impasto.v1.style_transfer_pb2.ProgressResponse,
     ]
-    """Watches a job: first a snapshot, then every step, heartbeats while nothing happens, the result last. Any number of
-    watchers may come and go; none disturbs the job.
+    """Watches a job: a snapshot first, then every step, heartbeats while nothing happens, and the result last. Any number of
+    watchers may connect and disconnect without affecting the job.
     """
 
     SubmitJob: grpc.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.SubmitJobRequest,
         impasto.v1.style_transfer_pb2.SubmitJobResponse,
     ]
-    """Accepts a job and returns at once. The job goes on whether or not the client stays."""
+    """Accepts a job and returns at once. The job continues whether or not the client stays connected."""
 
     GetJob: grpc.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetJobRequest,
         impasto.v1.style_transfer_pb2.GetJobResponse,
     ]
-    """Returns a job as it stands."""
+    """Returns the current state of a job."""
 
     ListJobs: grpc.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.ListJobsRequest,
@@ -68,51 +68,51 @@ class StyleTransferServiceStub:
         impasto.v1.style_transfer_pb2.CancelJobRequest,
         impasto.v1.style_transfer_pb2.CancelJobResponse,
     ]
-    """Asks a job to stop; a running one stops at its next step. Cancelling a job that has ended changes nothing."""
+    """Cancels a job; a running job stops at its next step. Cancelling a job that has ended has no effect."""
 
     PauseJob: grpc.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.PauseJobRequest,
         impasto.v1.style_transfer_pb2.PauseJobResponse,
     ]
-    """Lets a job stop for a while: a running one at its next step, with its state kept. One that has ended is left as it is."""
+    """Pauses a job; a running job stops at its next step and keeps its state. Pausing a job that has ended has no effect."""
 
     ResumeJob: grpc.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.ResumeJobRequest,
         impasto.v1.style_transfer_pb2.ResumeJobResponse,
     ]
-    """Lets a paused job go on where it stopped, in its old place in the queue. Any other is left as it is."""
+    """Resumes a paused job where it stopped, in its old place in the queue. Resuming any other job has no effect."""
 
     DeleteJob: grpc.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.DeleteJobRequest,
         impasto.v1.style_transfer_pb2.DeleteJobResponse,
     ]
-    """Cancels a job if it has not ended, and forgets it, its events and its pictures."""
+    """Cancels a job if it has not ended, and deletes it, its events and its pictures."""
 
     GetResult: grpc.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetResultRequest,
         impasto.v1.style_transfer_pb2.GetResultResponse,
     ]
-    """Returns the picture of a job that has succeeded; FAILED_PRECONDITION while it has not."""
+    """Returns the picture of a job that has succeeded; fails with FAILED_PRECONDITION if it has not."""
 
     UploadImage: grpc.StreamUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.UploadImageRequest,
         impasto.v1.style_transfer_pb2.UploadImageResponse,
     ]
-    """Takes a picture's file in pieces, to be named by its id in jobs. Can be gone on with where it broke off: the response says
-    how much is there. A file is kept for the server's retention after its last use.
+    """Uploads a picture's file in chunks; jobs refer to it by its id. An interrupted upload can be resumed: the response
+    reports how many bytes are stored. A file is kept for the server's retention time after its last use.
     """
 
     DownloadImage: grpc.UnaryStreamMultiCallable[
         impasto.v1.style_transfer_pb2.DownloadImageRequest,
         impasto.v1.style_transfer_pb2.DownloadImageResponse,
     ]
-    """Returns an uploaded file in pieces."""
+    """Returns an uploaded file in chunks."""
 
     InspectFeatures: grpc.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.InspectFeaturesRequest,
         impasto.v1.style_transfer_pb2.InspectFeaturesResponse,
     ]
-    """Returns a picture as filters of a layer see it."""
+    """Returns the responses of a layer's filters to a picture."""
 
     GetServerInfo: grpc.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetServerInfoRequest,
@@ -121,38 +121,38 @@ class StyleTransferServiceStub:
     """Describes the server: version, devices, networks, presets, limits and queue."""
 
 class StyleTransferServiceAsyncStub:
-    """Paints pictures: optimises a canvas until its features in a convolutional network are those of a content image and their
-    statistics those of style images (Gatys, Ecker and Bethge, 2016).
+    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
     Stylize: grpc.aio.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.StylizeRequest,
         impasto.v1.style_transfer_pb2.StylizeResponse,
     ]
-    """Runs one job to its end and returns the picture. The job's id is sent at once as initial metadata
-    "impasto-job-id", so that Progress can watch it meanwhile. If the call is cancelled or its deadline passes, the job
-    is cancelled too, unless another call waits for it.
+    """Runs one job to its end and returns the picture. The job's id is sent at once as initial metadata "impasto-job-id", so
+    that Progress can watch the job meanwhile. If the call is cancelled or its deadline passes, the job is cancelled too,
+    unless another call waits for it.
     """
 
     Progress: grpc.aio.UnaryStreamMultiCallable[
         impasto.v1.style_transfer_pb2.ProgressRequest,
         impasto.v1.style_transfer_pb2.ProgressResponse,
     ]
-    """Watches a job: first a snapshot, then every step, heartbeats while nothing happens, the result last. Any number of
-    watchers may come and go; none disturbs the job.
+    """Watches a job: a snapshot first, then every step, heartbeats while nothing happens, and the result last. Any number of
+    watchers may connect and disconnect without affecting the job.
     """
 
     SubmitJob: grpc.aio.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.SubmitJobRequest,
         impasto.v1.style_transfer_pb2.SubmitJobResponse,
     ]
-    """Accepts a job and returns at once. The job goes on whether or not the client stays."""
+    """Accepts a job and returns at once. The job continues whether or not the client stays connected."""
 
     GetJob: grpc.aio.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetJobRequest,
         impasto.v1.style_transfer_pb2.GetJobResponse,
     ]
-    """Returns a job as it stands."""
+    """Returns the current state of a job."""
 
     ListJobs: grpc.aio.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.ListJobsRequest,
@@ -164,51 +164,51 @@ class StyleTransferServiceAsyncStub:
         impasto.v1.style_transfer_pb2.CancelJobRequest,
         impasto.v1.style_transfer_pb2.CancelJobResponse,
     ]
-    """Asks a job to stop; a running one stops at its next step. Cancelling a job that has ended changes nothing."""
+    """Cancels a job; a running job stops at its next step. Cancelling a job that has ended has no effect."""
 
     PauseJob: grpc.aio.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.PauseJobRequest,
         impasto.v1.style_transfer_pb2.PauseJobResponse,
     ]
-    """Lets a job stop for a while: a running one at its next step, with its state kept. One that has ended is left as it is."""
+    """Pauses a job; a running job stops at its next step and keeps its state. Pausing a job that has ended has no effect."""
 
     ResumeJob: grpc.aio.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.ResumeJobRequest,
         impasto.v1.style_transfer_pb2.ResumeJobResponse,
     ]
-    """Lets a paused job go on where it stopped, in its old place in the queue. Any other is left as it is."""
+    """Resumes a paused job where it stopped, in its old place in the queue. Resuming any other job has no effect."""
 
     DeleteJob: grpc.aio.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.DeleteJobRequest,
         impasto.v1.style_transfer_pb2.DeleteJobResponse,
     ]
-    """Cancels a job if it has not ended, and forgets it, its events and its pictures."""
+    """Cancels a job if it has not ended, and deletes it, its events and its pictures."""
 
     GetResult: grpc.aio.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetResultRequest,
         impasto.v1.style_transfer_pb2.GetResultResponse,
     ]
-    """Returns the picture of a job that has succeeded; FAILED_PRECONDITION while it has not."""
+    """Returns the picture of a job that has succeeded; fails with FAILED_PRECONDITION if it has not."""
 
     UploadImage: grpc.aio.StreamUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.UploadImageRequest,
         impasto.v1.style_transfer_pb2.UploadImageResponse,
     ]
-    """Takes a picture's file in pieces, to be named by its id in jobs. Can be gone on with where it broke off: the response says
-    how much is there. A file is kept for the server's retention after its last use.
+    """Uploads a picture's file in chunks; jobs refer to it by its id. An interrupted upload can be resumed: the response
+    reports how many bytes are stored. A file is kept for the server's retention time after its last use.
     """
 
     DownloadImage: grpc.aio.UnaryStreamMultiCallable[
         impasto.v1.style_transfer_pb2.DownloadImageRequest,
         impasto.v1.style_transfer_pb2.DownloadImageResponse,
     ]
-    """Returns an uploaded file in pieces."""
+    """Returns an uploaded file in chunks."""
 
     InspectFeatures: grpc.aio.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.InspectFeaturesRequest,
         impasto.v1.style_transfer_pb2.InspectFeaturesResponse,
     ]
-    """Returns a picture as filters of a layer see it."""
+    """Returns the responses of a layer's filters to a picture."""
 
     GetServerInfo: grpc.aio.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetServerInfoRequest,
@@ -217,8 +217,8 @@ class StyleTransferServiceAsyncStub:
     """Describes the server: version, devices, networks, presets, limits and queue."""
 
 class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
-    """Paints pictures: optimises a canvas until its features in a convolutional network are those of a content image and their
-    statistics those of style images (Gatys, Ecker and Bethge, 2016).
+    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
     @abc.abstractmethod
@@ -227,9 +227,9 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         request: impasto.v1.style_transfer_pb2.StylizeRequest,
         context: _ServicerContext,
     ) -> typing.Union[impasto.v1.style_transfer_pb2.StylizeResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.StylizeResponse]]:
-        """Runs one job to its end and returns the picture. The job's id is sent at once as initial metadata
-        "impasto-job-id", so that Progress can watch it meanwhile. If the call is cancelled or its deadline passes, the job
-        is cancelled too, unless another call waits for it.
+        """Runs one job to its end and returns the picture. The job's id is sent at once as initial metadata "impasto-job-id", so
+        that Progress can watch the job meanwhile. If the call is cancelled or its deadline passes, the job is cancelled too,
+        unless another call waits for it.
         """
 
     @abc.abstractmethod
@@ -238,8 +238,8 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         request: impasto.v1.style_transfer_pb2.ProgressRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[impasto.v1.style_transfer_pb2.ProgressResponse], collections.abc.AsyncIterator[impasto.v1.style_transfer_pb2.ProgressResponse]]:
-        """Watches a job: first a snapshot, then every step, heartbeats while nothing happens, the result last. Any number of
-        watchers may come and go; none disturbs the job.
+        """Watches a job: a snapshot first, then every step, heartbeats while nothing happens, and the result last. Any number of
+        watchers may connect and disconnect without affecting the job.
         """
 
     @abc.abstractmethod
@@ -248,7 +248,7 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         request: impasto.v1.style_transfer_pb2.SubmitJobRequest,
         context: _ServicerContext,
     ) -> typing.Union[impasto.v1.style_transfer_pb2.SubmitJobResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.SubmitJobResponse]]:
-        """Accepts a job and returns at once. The job goes on whether or not the client stays."""
+        """Accepts a job and returns at once. The job continues whether or not the client stays connected."""
 
     @abc.abstractmethod
     def GetJob(
@@ -256,7 +256,7 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         request: impasto.v1.style_transfer_pb2.GetJobRequest,
         context: _ServicerContext,
     ) -> typing.Union[impasto.v1.style_transfer_pb2.GetJobResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.GetJobResponse]]:
-        """Returns a job as it stands."""
+        """Returns the current state of a job."""
 
     @abc.abstractmethod
     def ListJobs(
@@ -272,7 +272,7 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         request: impasto.v1.style_transfer_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> typing.Union[impasto.v1.style_transfer_pb2.CancelJobResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.CancelJobResponse]]:
-        """Asks a job to stop; a running one stops at its next step. Cancelling a job that has ended changes nothing."""
+        """Cancels a job; a running job stops at its next step. Cancelling a job that has ended has no effect."""
 
     @abc.abstractmethod
     def PauseJob(
@@ -280,7 +280,7 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         request: impasto.v1.style_transfer_pb2.PauseJobRequest,
         context: _ServicerContext,
     ) -> typing.Union[impasto.v1.style_transfer_pb2.PauseJobResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.PauseJobResponse]]:
-        """Lets a job stop for a while: a running one at its next step, with its state kept. One that has ended is left as it is."""
+        """Pauses a job; a running job stops at its next step and keeps its state. Pausing a job that has ended has no effect."""
 
     @abc.abstractmethod
     def ResumeJob(
@@ -288,7 +288,7 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         request: impasto.v1.style_transfer_pb2.ResumeJobRequest,
         context: _ServicerContext,
     ) -> typing.Union[impasto.v1.style_transfer_pb2.ResumeJobResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.ResumeJobResponse]]:
-        """Lets a paused job go on where it stopped, in its old place in the queue. Any other is left as it is."""
+        """Resumes a paused job where it stopped, in its old place in the queue. Resuming any other job has no effect."""
 
     @abc.abstractmethod
     def DeleteJob(
@@ -296,7 +296,7 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         request: impasto.v1.style_transfer_pb2.DeleteJobRequest,
         context: _ServicerContext,
     ) -> typing.Union[impasto.v1.style_transfer_pb2.DeleteJobResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.DeleteJobResponse]]:
-        """Cancels a job if it has not ended, and forgets it, its events and its pictures."""
+        """Cancels a job if it has not ended, and deletes it, its events and its pictures."""
 
     @abc.abstractmethod
     def GetResult(
@@ -304,7 +304,7 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         request: impasto.v1.style_transfer_pb2.GetResultRequest,
         context: _ServicerContext,
     ) -> typing.Union[impasto.v1.style_transfer_pb2.GetResultResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.GetResultResponse]]:
-        """Returns the picture of a job that has succeeded; FAILED_PRECONDITION while it has not."""
+        """Returns the picture of a job that has succeeded; fails with FAILED_PRECONDITION if it has not."""
 
     @abc.abstractmethod
     def UploadImage(
@@ -312,8 +312,8 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[impasto.v1.style_transfer_pb2.UploadImageRequest],
         context: _ServicerContext,
     ) -> typing.Union[impasto.v1.style_transfer_pb2.UploadImageResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.UploadImageResponse]]:
-        """Takes a picture's file in pieces, to be named by its id in jobs. Can be gone on with where it broke off: the response says
-        how much is there. A file is kept for the server's retention after its last use.
+        """Uploads a picture's file in chunks; jobs refer to it by its id. An interrupted upload can be resumed: the response
+        reports how many bytes are stored. A file is kept for the server's retention time after its last use.
         """
 
     @abc.abstractmethod
@@ -322,7 +322,7 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         request: impasto.v1.style_transfer_pb2.DownloadImageRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[impasto.v1.style_transfer_pb2.DownloadImageResponse], collections.abc.AsyncIterator[impasto.v1.style_transfer_pb2.DownloadImageResponse]]:
-        """Returns an uploaded file in pieces."""
+        """Returns an uploaded file in chunks."""
 
     @abc.abstractmethod
     def InspectFeatures(
@@ -330,7 +330,7 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         request: impasto.v1.style_transfer_pb2.InspectFeaturesRequest,
         context: _ServicerContext,
     ) -> typing.Union[impasto.v1.style_transfer_pb2.InspectFeaturesResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.InspectFeaturesResponse]]:
-        """Returns a picture as filters of a layer see it."""
+        """Returns the responses of a layer's filters to a picture."""
 
     @abc.abstractmethod
     def GetServerInfo(

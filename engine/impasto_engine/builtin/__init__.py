@@ -1,1 +1,1 @@
-"""The built-in VGG16: filters learned without labels from a dozen photographs, shipped as data."""
+"""The built-in VGG16: filters learned without labels from a dozen photographs, shipped as package data."""

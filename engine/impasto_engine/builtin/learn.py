@@ -1,13 +1,13 @@
 """Learn the built-in VGG16 filters from photographs, without labels.
 
-Layer by layer (Coates & Ng, "Learning Feature Representations with K-means", 2012): draw 3x3 patches of the layer's
-input, subtract their mean, whiten by PCA, and run spherical k-means for as many centroids as the layer has filters. A
-filter is a centroid taken back through the whitening, scaled and shifted so that its response over the photographs has
-zero mean and unit deviation. Departure from VGG16 while learning: average pooling between the blocks, which keeps the
-statistics of the photographs (the finished filters serve either pooling).
+Layer by layer (Coates & Ng, "Learning Feature Representations with K-means", 2012): sample 3x3 patches of the layer's
+input, subtract their mean, whiten them by PCA, and run spherical k-means with one centroid per filter. A filter is a
+centroid mapped back through the whitening, scaled and shifted so that its response over the photographs has zero mean and
+unit standard deviation. Departure from VGG16 during learning: average pooling between the blocks, which preserves the
+statistics of the photographs (the learned filters work with either pooling).
 
-Run it as ``make builtin-weights`` (about two minutes on two cores; needs scikit-image, whose wheel holds the
-photographs). The file it writes is what the package ships; its SHA-256 stands in SHA256SUMS beside it.
+Run it with ``make builtin-weights`` (about two minutes on two cores; needs scikit-image, whose wheel contains the
+photographs). The package ships the file that it writes. Its SHA-256 is in SHA256SUMS next to it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PHOTOGRAPHS = (
     "retina.jpg",
     "rocket.jpg",
 )
-"""Pictures in scikit-image's wheel, all free to use; none is shipped here."""
+"""Pictures in scikit-image's wheel, all free to use. None is shipped with this package."""
 
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Filters of each convolution of VGG16, block by block (Simonyan & Zisserman 2015, configuration D)."""
@@ -68,7 +68,7 @@ def load_photographs(folder: Path) -> list[Tensor]:
 
 
 def draw_patches(inputs: list[Tensor], generator: torch.Generator) -> Tensor:
-    """Return random 3x3 patches of the layer's inputs, ``[patches, channels * 9]``, in convolution order."""
+    """Return random 3x3 patches of the layer's inputs, ``[patches, channels * 9]``, in the layout of convolution kernels."""
     drawn = []
     for features in inputs:
         _, channels, height, width = features.shape
@@ -81,7 +81,7 @@ def draw_patches(inputs: list[Tensor], generator: torch.Generator) -> Tensor:
 
 
 def whitening(patches: Tensor, components: int) -> Tensor:
-    """Return the PCA whitening ``[components, dimensions]`` of centred patches."""
+    """Return the PCA whitening matrix ``[components, dimensions]`` of centred patches."""
     covariance = patches.T @ patches / len(patches)
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     kept = eigenvalues[-components:].clamp_min(eigenvalues[-1] * 1e-6)
@@ -90,7 +90,7 @@ def whitening(patches: Tensor, components: int) -> Tensor:
 
 
 def spherical_kmeans(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """Return ``clusters`` unit centroids of unit ``points``; an empty cluster restarts at a random point."""
+    """Return ``clusters`` unit-length centroids of unit-length ``points``. An empty cluster restarts at a random point."""
     centroids = points[torch.randperm(len(points), generator=generator)[:clusters]].clone()
     for _ in range(KMEANS_ROUNDS):
         similarity, nearest = (points @ centroids.T).max(dim=1)
@@ -103,7 +103,7 @@ def spherical_kmeans(points: Tensor, clusters: int, generator: torch.Generator) 
 
 
 def learn_layer(inputs: list[Tensor], filters: int, generator: torch.Generator) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return a convolution's weight, bias and rectified outputs over the photographs."""
+    """Return a convolution's weight, bias and rectified outputs on the photographs."""
     channels = inputs[0].shape[1]
     patches = draw_patches(inputs, generator)
     patches = patches - patches.mean(dim=0)
@@ -128,7 +128,7 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def learn(folder: Path, seed: int = 0) -> dict[str, Tensor]:
-    """Return the quantized state dict, keys in torchvision's naming (``features.N.weight`` and so on)."""
+    """Return the quantized state dict, with torchvision's keys (``features.N.weight`` and so on)."""
     generator = torch.Generator().manual_seed(seed)
     inputs = load_photographs(folder)
     state: dict[str, Tensor] = {}
@@ -149,7 +149,7 @@ def learn(folder: Path, seed: int = 0) -> dict[str, Tensor]:
 
 
 def main() -> int:
-    """Learn the filters and write them with their SHA-256."""
+    """Learn the filters and write them together with their SHA-256."""
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--photographs", type=Path, help="folder of the photographs (default: scikit-image's data)")

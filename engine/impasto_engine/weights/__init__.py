@@ -1,4 +1,4 @@
-"""A network's filters: the built-in ones, those of the cache (downloaded or imported), or those of a file."""
+"""Filters of a network: built in, from the cache (downloaded or imported), or from a file."""
 
 from impasto_engine.weights.inputs import Given
 from impasto_engine.weights.loading import BUILTIN_FILE, available, load_network, resolve

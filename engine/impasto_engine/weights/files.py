@@ -1,4 +1,4 @@
-"""Reads the convolutions of a file: a state dict (.pth, .pt, .safetensors), ONNX, or Keras' HDF5. Nothing in it is executed."""
+"""Reads convolutions from a file: a state dict (.pth, .pt, .safetensors), ONNX, or Keras HDF5. Nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _KINDS = (".pth", ".pt", ".safetensors", ".onnx", ".h5")
 _ZIP = b"PK\x03\x04"
 _MAX_VALUES = 1 << 28
 _MAX_KERNEL_VALUES = 1 << 24
-"""Above any VGG's: bounds on what a file can make us allocate."""
-_LOOKS_THROUGH = ("Identity", "Transpose", "Cast")
-_PASSING = 8
-"""How many nodes of a graph a kernel or a picture may pass through before it is used."""
+"""Larger than any VGG: limits on the memory that a file can make us allocate."""
+_IGNORED_NODES = ("Identity", "Transpose", "Cast")
+_MAX_NODES = 8
+"""Maximum number of graph nodes between a constant or the picture and its use."""
 
 
-_NONE = torch.empty(0)
-"""Stands for a bias that is not there."""
+_NO_BIAS = torch.empty(0)
+"""Marks a missing bias."""
 
 
 def read_convolutions(path: Path) -> Contents:
-    """Return the convolutions of a file, whatever its format, by its first bytes and its name.
+    """Return the convolutions of a file. The format is detected from its first bytes and its name.
 
     Raises:
-        WeightsError: If it cannot be read, is no such file, or the library that reads it is not installed.
+        WeightsError: If the file cannot be read, its format is not supported, or the library that reads it is not installed.
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise WeightsError(f"{path}: is larger than {MAX_FILE_BYTES >> 30} GiB")
+            raise WeightsError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GiB")
         with path.open("rb") as file:
             head = file.read(8)
     except OSError as error:
@@ -54,13 +54,13 @@ def read_convolutions(path: Path) -> Contents:
     elif suffix == ".safetensors":
         reader = _read_safetensors
     elif suffix in (".h5", ".hdf5"):
-        raise WeightsError(f"{path}: is no HDF5 file, whatever its name says")
+        raise WeightsError(f"{path}: not an HDF5 file, despite its name")
     elif suffix in (".whl", ".zip", ".keras") and head.startswith(_ZIP):
-        raise WeightsError(f"{path}: is an archive; unpack it and import the file of filters in it ({_listing(path)})")
+        raise WeightsError(f"{path}: an archive; unpack it and import the weights file in it ({_listing(path)})")
     elif suffix in (".pth", ".pt", ".ckpt", ".bin"):
         reader = _read_torch
     else:
-        raise WeightsError(f"{path}: not a kind of file that can be imported; there are {', '.join(_KINDS)}")
+        raise WeightsError(f"{path}: unsupported file type; supported types: {', '.join(_KINDS)}")
     return reader(path)
 
 
@@ -72,14 +72,14 @@ def _listing(path: Path) -> str:
             ]
     except (zipfile.BadZipFile, OSError):
         return "it is damaged"
-    return ", ".join(names[:5]) or "it holds none"
+    return ", ".join(names[:5]) or "it contains none"
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Return a state dict of torch's; of a checkpoint the one in it.
+    """Return a torch state dict, or the state dict within a checkpoint.
 
     Raises:
-        WeightsError: If it is none, or holds anything but tensors: pickled code is never run.
+        WeightsError: If there is no state dict, or the file contains anything but tensors. Pickled code is never run.
     """
     if path.suffix.lower() == ".safetensors":
         try:
@@ -92,7 +92,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: not a safe, readable state dict ({type(error).__name__})") from error
     state = _state_in(loaded)
     if state is None:
-        raise WeightsError(f"{path}: holds no state dict of tensors")
+        raise WeightsError(f"{path}: contains no state dict of tensors")
     return state
 
 
@@ -119,7 +119,7 @@ def _of_state(state: Mapping[str, Tensor], kind: str) -> Contents:
     for name, value in state.items():
         if value.ndim == 4:
             bias = state.get(f"{name.removesuffix('weight')}bias") if name.endswith("weight") else None
-            convolutions.append(Convolution(name, value, _NONE if bias is None else bias))
+            convolutions.append(Convolution(name, value, _NO_BIAS if bias is None else bias))
     normalized = tuple(value.numel() for name, value in state.items() if name.endswith("running_mean"))
     return Contents(kind, tuple(convolutions), normalized)
 
@@ -128,10 +128,10 @@ def _read_onnx(path: Path) -> Contents:
     try:
         import onnx  # noqa: PLC0415 - in an extra
     except ImportError as error:
-        raise WeightsError(f"{path}: ONNX is read by the package onnx: {EXTRA}") from error
+        raise WeightsError(f"{path}: reading ONNX needs the package onnx: {EXTRA}") from error
     try:
         model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError, and errors of the file system
+    except Exception as error:  # protobuf's DecodeError, and file system errors
         raise WeightsError(f"{path}: not a readable ONNX file ({type(error).__name__})") from error
     graph = _Graph(model.graph, path)
     convolutions = tuple(graph.convolutions())
@@ -155,7 +155,7 @@ class _Graph:
         return (node for node in self._graph.node if node.op_type == "Conv")
 
     def convolutions(self) -> Iterator[Convolution]:
-        """Yield the convolutions in the order of the graph, which ONNX wants to be that of computation."""
+        """Yield the convolutions in graph order, which ONNX requires to be the order of computation."""
         for node in self._nodes():
             weight = self._value(node.input[1]) if len(node.input) > 1 else None
             if weight is None or weight.ndim != 4:
@@ -165,17 +165,17 @@ class _Graph:
     def _bias(self, node: Any) -> Tensor:
         if len(node.input) > 2 and node.input[2]:
             value = self._value(node.input[2])
-            return _NONE if value is None else value
-        # Some exporters add the bias in a node of its own.
+            return _NO_BIAS if value is None else value
+        # Some exporters add the bias in a separate node.
         for reader in self._readers.get(node.output[0], ()):
             if reader.op_type == "Add":
                 other = next((name for name in reader.input if name != node.output[0]), "")
                 value = self._value(other)
-                return _NONE if value is None else value.flatten()
-        return _NONE
+                return _NO_BIAS if value is None else value.flatten()
+        return _NO_BIAS
 
     def normalized(self) -> tuple[int, ...]:
-        """Return the channels of the batch normalizations that directly follow a convolution."""
+        """Return the channel counts of the batch normalizations that directly follow a convolution."""
         found = []
         for node in self._nodes():
             followers = self._readers.get(node.output[0], ())
@@ -185,20 +185,20 @@ class _Graph:
         return tuple(found)
 
     def preprocessing(self) -> tuple[str, ...]:
-        """Return what happens to the picture before the first convolution, from the input on."""
+        """Return the operations on the picture before the first convolution, starting at the input."""
         first = next(self._nodes(), None)
         steps: list[str] = []
         name = first.input[0] if first else ""
-        while name in self._makers and len(steps) < _PASSING:
+        while name in self._makers and len(steps) < _MAX_NODES:
             node = self._makers[name]
             steps.append(node.op_type)
             name = next((item for item in node.input if item not in self._tensors), "")
-        return tuple(step for step in reversed(steps) if step not in _LOOKS_THROUGH)
+        return tuple(step for step in reversed(steps) if step not in _IGNORED_NODES)
 
     def _value(self, name: str) -> Tensor | None:
-        """Return a constant of the graph; None if it is computed from something else."""
+        """Return a constant of the graph, or None if the value is computed."""
         tensor = self._tensors.get(name)
-        for _ in range(_PASSING):
+        for _ in range(_MAX_NODES):
             if tensor is not None or name not in self._makers:
                 break
             node = self._makers[name]
@@ -215,16 +215,16 @@ class _Graph:
         from onnx import TensorProto, numpy_helper  # noqa: PLC0415 - in an extra
 
         if tensor.data_location == TensorProto.EXTERNAL:
-            text = "keeps its values in another file, which is not followed; save the model with its data inside"
+            text = "stores its values in another file, which is not read; save the model with embedded data"
             raise WeightsError(f"{self._path}: {tensor.name!r} {text}")
         size = 1
         for side in tensor.dims:
             size *= int(side)
         if not 0 <= size <= _MAX_VALUES:
-            raise WeightsError(f"{self._path}: {tensor.name!r} has {size} values, which no VGG has")
+            raise WeightsError(f"{self._path}: {tensor.name!r} has {size} values, more than any VGG")
         try:
             return torch.from_numpy(numpy_helper.to_array(tensor).copy())
-        except Exception as error:  # ValueError, TypeError and others by what is missing of it
+        except Exception as error:  # ValueError, TypeError and others, depending on what is missing
             raise WeightsError(f"{self._path}: {tensor.name!r} is damaged ({type(error).__name__})") from error
 
 
@@ -232,7 +232,7 @@ def _read_hdf5(path: Path) -> Contents:
     try:
         import h5py  # noqa: PLC0415 - in an extra
     except ImportError as error:
-        raise WeightsError(f"{path}: HDF5 is read by the package h5py: {EXTRA}") from error
+        raise WeightsError(f"{path}: reading HDF5 needs the package h5py: {EXTRA}") from error
     try:
         with h5py.File(path, "r") as file:
             arrays, total = [], 0
@@ -240,11 +240,11 @@ def _read_hdf5(path: Path) -> Contents:
                 arrays.append((name, value))
                 total += 0 if value.is_meta else value.numel()
                 if total > _MAX_VALUES:
-                    raise WeightsError(f"{path}: its kernels have more than {_MAX_VALUES} values, which no VGG's have")
+                    raise WeightsError(f"{path}: its kernels have more than {_MAX_VALUES} values, more than any VGG")
             found = dict(sorted(arrays, key=lambda item: natural(item[0])))
     except WeightsError:
         raise
-    except Exception as error:  # OSError, KeyError, RuntimeError and others by where the file is damaged
+    except Exception as error:  # OSError, KeyError, RuntimeError and others, depending on the damage
         raise WeightsError(f"{path}: not a readable HDF5 file ({type(error).__name__})") from error
     kernels = {name: value for name, value in found.items() if value.ndim == 4}
     convolutions = [
@@ -253,20 +253,20 @@ def _read_hdf5(path: Path) -> Contents:
         for name, value in kernels.items()
     ]
     if any(value.shape == (64, 3, 3, 3) for value in kernels.values()):
-        raise WeightsError(f"{path}: its kernels have their filters first, as Theano's have, which are also mirrored; not read")
+        raise WeightsError(f"{path}: kernels in Theano's layout (filters first, mirrored) are not supported")
     moving = tuple(value.numel() for name, value in found.items() if "moving_mean" in name)
     return Contents("a Keras HDF5 file", tuple(convolutions), moving)
 
 
 def _arrays(group: Any, path: Path, h5py: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """Yield the floating-point arrays of a group and those below it. Links to other files are not followed."""
+    """Yield the floating-point arrays of a group, recursively. Links are not followed."""
     if depth > 16:
-        raise WeightsError(f"{path}: its groups are nested too deeply")
+        raise WeightsError(f"{path}: groups are nested too deeply")
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise WeightsError(f"{path}: {prefix}{name!r} is a link to elsewhere, which is not followed")
+            raise WeightsError(f"{path}: {prefix}{name!r} is a link, which is not followed")
         item = group[name]
-        # Keras 3 names its variables by number and says in an attribute which layer they belong to.
+        # Keras 3 names variables by number and stores the name of their layer in an attribute.
         if isinstance(item, h5py.Group):
             layer = item.attrs.get("name")
             named = f"{prefix}{name}{'[' + layer + ']' if isinstance(layer, str) else ''}/"
@@ -278,16 +278,16 @@ def _arrays(group: Any, path: Path, h5py: Any, prefix: str = "", depth: int = 0)
 
 def _array_of(item: Any, path: Path) -> Tensor:
     if item.external or item.is_virtual:
-        raise WeightsError(f"{path}: {item.name!r} keeps its values in another file, which is not followed")
+        raise WeightsError(f"{path}: {item.name!r} stores its values in another file, which is not read")
     if item.ndim == 4 and (item.shape[:2] != (3, 3) or item.size > _MAX_KERNEL_VALUES):
-        return torch.empty(item.shape, device="meta")  # only its shape is of interest
+        return torch.empty(item.shape, device="meta")  # only the shape is needed
     if item.ndim == 1 and item.size > _MAX_KERNEL_VALUES:
         return torch.empty(0)
     return torch.from_numpy(item[()].astype("float32"))
 
 
 def _keras_bias(name: str, found: Mapping[str, Tensor]) -> Tensor:
-    """Return the bias beside a kernel: the one 1-D array of its group, or the one whose name says so."""
+    """Return the bias of a kernel: the only 1-D array of its group, or the one with a matching name."""
     group = name.rpartition("/")[0]
     beside = [value for other, value in found.items() if other.rpartition("/")[0] == group and value.ndim == 1]
     if len(beside) == 1:
@@ -295,4 +295,4 @@ def _keras_bias(name: str, found: Mapping[str, Tensor]) -> Tensor:
     for before, after in (("kernel", "bias"), ("_W", "_b"), ("/W", "/b")):
         if (other := name.replace(before, after)) != name and other in found:
             return found[other]
-    return _NONE
+    return _NO_BIAS

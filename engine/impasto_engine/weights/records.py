@@ -1,4 +1,4 @@
-"""The cache of filters: a file of convolutions for each network, and beside it a record of what they are."""
+"""The cache of filters: for each network, a file of convolutions and a record that describes them."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from impasto_engine.architectures import ARCHITECTURES, DEFAULT, random_seed, sp
 from impasto_engine.networks import WeightsInfo
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""What filters may be called."""
+"""Valid names of filters."""
 RESERVED = ("auto", "builtin")
 _SUFFIX = ".safetensors"
 
 
 class WeightsError(Exception):
-    """The filters asked for are missing, damaged or of the wrong shape. The message says what to do."""
+    """The requested filters are missing, damaged or of the wrong shape. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of filters in the cache.
+    """Description of filters in the cache.
 
     Attributes:
-        name: What users call them, without the network's name.
-        architecture: Whose filters they are.
-        sha256: Of the cached file.
-        source: Where they are from: an address, a package, or the name of a file.
-        source_sha256: Of the file that they were read from.
-        what: What they were trained for, in a few words; empty if unknown.
-        licence: As their publisher states it; empty if unknown.
-        input: How the channel order and the range of the pictures were determined.
+        name: Name shown to users, without the architecture.
+        architecture: Architecture of the network.
+        sha256: Hash of the cached file.
+        source: Origin of the filters: an address, a package, or a file name.
+        source_sha256: Hash of the source file.
+        what: Training task and data, in a few words; empty if unknown.
+        licence: As stated by the publisher; empty if unknown.
+        input: How the channel order and the value range were determined.
         mean: Subtracted from RGB values in [0, 1].
-        std: The picture is divided by it, per channel.
+        std: Divides the RGB values, per channel.
         unit: See :class:`~impasto_engine.networks.WeightsInfo`.
-        as_published: Convolutions that are the published ones, bit for bit; None where there is nothing to compare with.
+        as_published: Convolutions that are bit-identical to the published ones; None if there is nothing to compare with.
     """
 
     name: str
@@ -61,52 +61,60 @@ class Record:
 
     @property
     def id(self) -> str:
-        """Full name, ``ARCHITECTURE:NAME``; VGG16's go without the architecture."""
+        """Full name, ``ARCHITECTURE:NAME``; VGG16's names omit the architecture."""
         return self.name if self.architecture == DEFAULT else f"{self.architecture}:{self.name}"
 
     @property
     def info(self) -> WeightsInfo:
-        """What results say about these filters."""
+        """The description of these filters that results carry."""
         return WeightsInfo(self.name, self.sha256, self.mean, self.std, self.unit)
 
 
 def cache_dir() -> Path:
-    """Return where filters are kept: ``$IMPASTO_CACHE``, else ``impasto`` in the XDG cache folder."""
+    """Return the cache folder: ``$IMPASTO_CACHE``, else ``impasto`` in the XDG cache folder."""
     if own := os.environ.get("IMPASTO_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "impasto"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "impasto"
+    except RuntimeError:  # containers may run as users without a passwd entry
+        raise WeightsError("no home folder for the cache; set IMPASTO_CACHE to a folder") from None
 
 
 def cached_file(name: str) -> Path:
-    """Return where the filters of ``[ARCHITECTURE:]NAME`` lie if they are in the cache."""
+    """Return the cache path of the filters ``[ARCHITECTURE:]NAME``, whether or not they are cached."""
     architecture, weights = split(name)
     return cache_dir() / f"{architecture}-{weights}{_SUFFIX}"
 
 
 def is_cached(name: str) -> bool:
-    """Whether filters are in the cache. Their record may be missing or unreadable, which `read` reports."""
-    return NAME.fullmatch(split(name)[1]) is not None and cached_file(name).is_file()  # else a path, for example
+    """Whether filters are in the cache. Their record may still be missing or unreadable, which `read` reports."""
+    if NAME.fullmatch(split(name)[1]) is None:
+        return False  # a path, for example
+    try:
+        return cached_file(name).is_file()
+    except (WeightsError, OSError):  # no home folder, or no read permission: nothing is cached
+        return False
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that filters cannot have.
+    """Reject an invalid name for filters.
 
     Raises:
-        WeightsError: If it is reserved or has characters that do not go into a file name.
+        WeightsError: If the name is reserved or contains characters that are not allowed in a file name.
     """
     if not NAME.fullmatch(name):
-        text = "must be 1 to 64 letters, digits, dots, dashes or underscores, and begin with a letter or digit"
+        text = "must be 1 to 64 letters, digits, dots, dashes or underscores, and start with a letter or digit"
         raise WeightsError(f"name {name!r} {text}; choose one with --name")
     if name in RESERVED or name in ARCHITECTURES or random_seed(name) is not None:
-        raise WeightsError(f"name {name!r} is reserved; choose another one with --name")
+        raise WeightsError(f"name {name!r} is reserved; choose another with --name")
 
 
 def write(record: Record, state: Mapping[str, Tensor]) -> Path:
-    """Keep filters in the cache, in place of what has their name; the record's hash is filled in.
+    """Store filters in the cache, replacing any of the same name. The record's hash is filled in.
 
     Args:
-        record: What they are.
-        state: By torchvision's names, channels in RGB order.
+        record: Description of the filters.
+        state: State dict with torchvision's keys and RGB channel order.
 
     Raises:
         WeightsError: If the cache cannot be written.
@@ -116,12 +124,13 @@ def write(record: Record, state: Mapping[str, Tensor]) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # The same filters for other pictures are another network: what they expect goes into the file, and so its hash.
+            # The same filters with another input format are another network, so the format is stored in the file and enters
+            # its hash.
             expects = json.dumps([record.architecture, record.mean, record.std, record.unit])
             save_file(dict(state), fresh, {"expects": expects})
             values = {**asdict(record), "sha256": sha256_of(fresh)}
-            fresh.chmod(0o644)  # a cache filled by one user serves others
-            # The record goes first: a crash in between leaves a hash that does not fit, which is found, never bad filters.
+            fresh.chmod(0o644)  # a cache filled by one user may be used by others
+            # Write the record first: a crash in between leaves a hash mismatch, which is detected, and never wrong filters.
             target.with_suffix(".json").write_text(json.dumps(values, indent=2) + "\n")
             fresh.replace(target)
         finally:
@@ -135,11 +144,11 @@ def read(name: str) -> Record:
     """Return the record of filters in the cache.
 
     Raises:
-        WeightsError: If they are not there or their record is unreadable.
+        WeightsError: If the filters are not cached or their record is unreadable.
     """
     path = cached_file(name).with_suffix(".json")
     if not is_cached(name):
-        raise WeightsError(f"{name} is not in the cache ({cached_file(name)}); {_get(name)}")
+        raise WeightsError(f"{name} is not in the cache ({cached_file(name)}); {_remedy(name)}")
     try:
         values: dict[str, Any] = json.loads(path.read_text())
         for key in ("mean", "std"):
@@ -148,12 +157,15 @@ def read(name: str) -> Record:
             values["as_published"] = tuple(values["as_published"])
         return Record(**values)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise WeightsError(f"{path}: not a readable record ({type(error).__name__}); {_get(name)}") from error
+        raise WeightsError(f"{path}: not a readable record ({type(error).__name__}); {_remedy(name)}") from error
 
 
 def cached_names() -> Iterator[str]:
-    """Yield ``ARCHITECTURE:NAME`` of all filters in the cache, sorted, whether their records are readable or not."""
-    folder = cache_dir()
+    """Yield the names ``ARCHITECTURE:NAME`` of all cached filters, sorted, whether or not their records are readable."""
+    try:
+        folder = cache_dir()
+    except WeightsError:
+        return
     for path in sorted(folder.glob(f"*{_SUFFIX}")) if folder.is_dir() else ():
         architecture, separator, name = path.stem.partition("-")
         if separator and architecture in ARCHITECTURES and NAME.fullmatch(name):
@@ -161,7 +173,7 @@ def cached_names() -> Iterator[str]:
 
 
 def cached() -> Iterator[Record]:
-    """Yield the readable records of the cache, by name."""
+    """Yield the readable records of the cache, sorted by name."""
     for name in cached_names():
         try:
             yield read(name)
@@ -170,19 +182,19 @@ def cached() -> Iterator[Record]:
 
 
 def verify(name: str) -> Record:
-    """Return the record of cached filters after comparing the file with the hash recorded when it was written.
+    """Verify cached filters against the hash recorded when they were written, and return their record.
 
     Raises:
-        WeightsError: If it is not there, or not what was written.
+        WeightsError: If the filters are not cached, or the hash differs.
     """
     record = read(name)
     actual = sha256_of(cached_file(name))
     if actual != record.sha256:
-        raise WeightsError(f"{cached_file(name)}: SHA-256 is {actual}, recorded was {record.sha256}; {_get(name)}")
+        raise WeightsError(f"{cached_file(name)}: SHA-256 is {actual}, recorded was {record.sha256}; {_remedy(name)}")
     return record
 
 
-def _get(name: str) -> str:
+def _remedy(name: str) -> str:
     short = name.removeprefix(f"{DEFAULT}:")
     return f"run: impasto weights download {short}, or import them again: impasto weights import FILE --replace"
 

@@ -1,1 +1,1 @@
-"""The edge: the contract's handlers, conversion, validation, limits, statuses."""
+"""The gRPC API: handlers, conversion, validation, limits, statuses."""

@@ -1,4 +1,4 @@
-"""Between protobuf and the server's own types. Protobuf goes no further than here and the service."""
+"""Converts between protobuf and the server's own types. Only this module and the service use the contract's messages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from impasto.names import clean_name
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.words import enum_words
 from impasto_engine.parameters import (
@@ -44,7 +45,7 @@ _Member = TypeVar("_Member", bound=Enum)
 
 
 def _words(enum: Any, known: Iterable[_Word], word_of: Callable[[_Word], str] = str) -> dict[Any, _Word]:
-    """Return what each value of an enumeration of the contract stands for here: what has its name, in small letters."""
+    """Return the value here for each number of a contract's enumeration: the one with the same name in lower case."""
     words = {word_of(word): word for word in known}
     return {number: words[name] for number, name in enum_words(enum).items() if number or name in words}
 
@@ -92,11 +93,11 @@ _OUTPUT_QUALITY, _PREVIEW_SIZE_PX = OutputOptions.quality, OutputOptions.preview
 
 
 def draft(spec: pb.JobSpec, uploaded: Callable[[str], Path]) -> Draft:
-    """Return a job as the client wrote it, with its preset filled in and what is already wrong about it.
+    """Return a job as the client wrote it, with its preset applied and the problems found so far.
 
     Args:
-        spec: What the client wrote.
-        uploaded: Returns where an uploaded file lies by its id, or raises a KeyError.
+        spec: The client's message.
+        uploaded: Returns the path of an uploaded file by its id, or raises a KeyError.
     """
     found: list[Violation] = []
     parameters, preset, given = _parameters(spec.parameters, found)
@@ -137,16 +138,16 @@ def draft(spec: pb.JobSpec, uploaded: Callable[[str], Path]) -> Draft:
 
 
 MAX_LAYERS = 64
-"""Most that a list of layers may have; a network has at most some forty."""
+"""Maximum length of a list of layers; a network has at most about forty."""
 MAX_TEXT = 1000
-"""Most characters of any text; what each may have is checked later."""
+"""Maximum length of any text; the limit of each text is checked later."""
 
 
 def check_lengths(spec: pb.JobSpec, max_styles: int) -> None:
-    """Refuse lists and texts that are too long, before anything is done for each of their entries.
+    """Reject lists and texts that are too long, before their entries are processed.
 
     Raises:
-        ServiceError: INVALID_ARGUMENT that names them.
+        ServiceError: INVALID_ARGUMENT that lists them.
     """
     parameters = spec.parameters
     lists = (
@@ -155,7 +156,7 @@ def check_lengths(spec: pb.JobSpec, max_styles: int) -> None:
         ("parameters.style_layers", len(parameters.style_layers.layers), MAX_LAYERS),
         ("parameters.schedule", len(parameters.schedule), MAX_LEVELS),
     )
-    wrong = [(name, f"at most {most} are taken, got {length}") for name, length, most in lists if length > most]
+    wrong = [(name, f"at most {most} are accepted, got {length}") for name, length, most in lists if length > most]
     texts = [("parameters.preset", parameters.preset), ("parameters.network", parameters.network)]
     named = {"content": spec.content, "mask": spec.mask, "init_image": spec.init_image}
     for index, style in enumerate(spec.styles[:max_styles]):
@@ -173,18 +174,18 @@ def _file(image: pb.Image, name: str, uploaded: Callable[[str], Path], found: li
         found.append(Violation(name, "has no data"))
     if source == "image_id":
         try:
-            return File(uploaded(image.image_id), image.name)
+            return File(uploaded(image.image_id), clean_name(image.name))
         except KeyError:
-            text = f"there is no uploaded file {image.image_id!r}, or it was not used for long; upload it again"
+            text = f"there is no uploaded file {image.image_id!r}, or it has expired; upload it again"
             found.append(Violation(f"{name}.image_id", text))
-    return File(image.data, image.name)
+    return File(image.data, clean_name(image.name))
 
 
 def image_file(image: pb.Image, name: str, uploaded: Callable[[str], Path]) -> File:
     """Return a picture's file.
 
     Raises:
-        ServiceError: If there is none.
+        ServiceError: If it has none.
     """
     found: list[Violation] = []
     file = _file(image, name, uploaded, found)
@@ -194,7 +195,7 @@ def image_file(image: pb.Image, name: str, uploaded: Callable[[str], Path]) -> F
 
 
 def inspection(request: pb.InspectFeaturesRequest) -> Inspection:
-    """Return what is asked about a picture's features."""
+    """Return the parameters of an inspection."""
     return Inspection(
         request.network,
         request.layer,
@@ -211,10 +212,10 @@ def _seconds(spec: pb.JobSpec, name: Literal["time_limit", "ttl"]) -> float | No
 
 
 def _parameters(message: pb.Parameters, found: list[Violation]) -> tuple[Parameters, str, frozenset[str]]:
-    """Return the parameters with their preset filled in, the preset, and the names of those that the client chose."""
+    """Return the parameters with their preset applied, the preset, and the names of those that the client set."""
     preset = message.preset or "default"
     if preset not in PRESETS:
-        found.append(Violation("parameters.preset", f"there is no preset {preset!r}; there are {', '.join(PRESETS)}"))
+        found.append(Violation("parameters.preset", f"there is no preset {preset!r}; the presets are {', '.join(PRESETS)}"))
         preset = "default"
     changes: dict[str, Any] = {name: getattr(message, name) for name in _SCALARS if message.HasField(name)}
     for name in ("content_layers", "style_layers"):
@@ -258,7 +259,7 @@ def _output(message: pb.OutputOptions, found: list[Violation]) -> OutputOptions:
 
 
 def parameters_message(parameters: Parameters, preset: str = "") -> pb.Parameters:
-    """Return parameters with everything filled in."""
+    """Return the message for parameters, with all fields set."""
     numbers = {target: _reverse(values)[getattr(parameters, target)] for _, target, values in _ENUMS}
     return pb.Parameters(
         preset=preset,
@@ -282,7 +283,7 @@ def states(numbers: Sequence[int]) -> frozenset[JobState]:
         ServiceError: If one is not a state, or there are too many.
     """
     if len(numbers) > MAX_LAYERS:
-        raise invalid(("states", f"at most {MAX_LAYERS} are taken, got {len(numbers)}"))
+        raise invalid(("states", f"at most {MAX_LAYERS} are accepted, got {len(numbers)}"))
     wanted = set(numbers)
     if strange := wanted - STATES.keys():
         raise invalid(("states", f"{min(strange)} is not a state"))
@@ -290,12 +291,12 @@ def states(numbers: Sequence[int]) -> frozenset[JobState]:
 
 
 def job_message(job: Job, queue_position: int = 0, estimate: tuple[float, float] | None = None) -> pb.Job:
-    """Return a job as it stands.
+    """Return the message for a job in its current state.
 
     Args:
         job: The job.
-        queue_position: Jobs that will start before it.
-        estimate: In how many seconds it is going to start and to end.
+        queue_position: Number of jobs that will start before it.
+        estimate: Estimated seconds until it starts and ends.
     """
     now = time.time()
     starts, ends = estimate or (None, None)
@@ -335,25 +336,25 @@ def job_message(job: Job, queue_position: int = 0, estimate: tuple[float, float]
 
 
 def state_number(state: JobState) -> pb.JobState:
-    """Return a state as the contract numbers it."""
+    """Return a state's number in the contract."""
     number: pb.JobState = _reverse(STATES)[state]
     return number
 
 
 def result_message(job: Job, picture: bytes | None) -> pb.JobResult:
-    """Return an ended job with its picture, if it has one."""
+    """Return the message for an ended job with its picture, if it has one."""
     return pb.JobResult(job=job_message(job), image=pb.Image(data=picture) if picture is not None else None)
 
 
 def losses_message(losses: Losses | None) -> pb.Losses | None:
-    """Return losses, or nothing before the first step."""
+    """Return the message for losses, or None before the first step."""
     if losses is None:
         return None
     return pb.Losses(total=losses.total, content=losses.content, style=losses.style, total_variation=losses.total_variation)
 
 
 def network_message(network: NetworkDescription) -> pb.NetworkInfo:
-    """Return what a network is."""
+    """Return the message for a network."""
     return pb.NetworkInfo(
         name=network.name,
         weights=network.weights,
@@ -364,7 +365,7 @@ def network_message(network: NetworkDescription) -> pb.NetworkInfo:
 
 
 def inspected_message(found: Inspected) -> pb.InspectFeaturesResponse:
-    """Return how filters see a picture."""
+    """Return the message for an inspection."""
     return pb.InspectFeaturesResponse(
         responses=[
             pb.FilterResponse(
@@ -382,7 +383,7 @@ def inspected_message(found: Inspected) -> pb.InspectFeaturesResponse:
 
 
 def device_message(status: WorkerStatus) -> pb.Device:
-    """Return what a worker's device is."""
+    """Return the message for a worker's device."""
     ready = status.ready
     return pb.Device(
         name=status.handle.name,
@@ -396,7 +397,7 @@ def device_message(status: WorkerStatus) -> pb.Device:
 def progress_message(
     sequence: int, event: Started | Stepped | Paused | Heartbeat, job: Job, position: int
 ) -> pb.ProgressResponse:
-    """Return an event that is neither the first nor the last."""
+    """Return the message for an event that is neither the first nor the last."""
     if isinstance(event, Started):
         start = pb.StartEvent(device=event.device, attempt=event.attempt, step=event.step, note=event.note)
         return pb.ProgressResponse(sequence=sequence, start=start)

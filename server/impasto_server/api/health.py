@@ -1,4 +1,4 @@
-"""The standard health service, which anybody may ask: nothing that a caller sends is kept."""
+"""The standard health service, open to all callers: nothing that a caller sends is kept."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from grpc_health.v1 import health, health_pb2
 
 
 class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]
-    """gRPC's own, which keeps a condition for ever for each name that was ever watched: here only for those that there are."""
+    """gRPC's health service keeps a condition forever for each name that was watched; this one only for known services."""
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - the contract's name
-        """Tell a service's status whenever it changes; of a name that is no service, once that it is unknown."""
+        """Send a service's status whenever it changes; for an unknown name, send once that it is unknown."""
         if request.service in self._server_status:
             await super().Watch(request, context)
             return
         del request
         await context.write(health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN))
-        await asyncio.get_running_loop().create_future()  # to the caller's end; no service comes later
+        await asyncio.get_running_loop().create_future()  # until the caller leaves; no service is added later

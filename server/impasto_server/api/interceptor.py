@@ -1,7 +1,7 @@
-"""Around every call: who makes it, what is read of it, what is counted, what is logged; streams are measured to their end.
+"""Wraps every call: identifies the caller, limits what is read, and counts and logs the call to the end of its streams.
 
 gRPC would receive and parse a request before a handler sees the call. So every method is served as one that streams its
-requests: whoever has no token is refused from the metadata alone, and the others' messages are read through the gate.
+requests: a caller without a token is rejected by the metadata alone, and other callers' messages are read through the gate.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from impasto_server.observability.tracing import NoTracing, Span, Tracing
 logger = logging.getLogger(__name__)
 
 OPEN_SERVICES = frozenset({"grpc.health.v1.Health"})
-"""Answered to anybody: load balancers carry no token."""
+"""Services without authentication: load balancers have no token."""
 UNKNOWN_SERVICE = health_pb2.HealthCheckRequest(service="?").SerializeToString()
 LARGE_BYTES = 1 << 20
-"""Requests from this size on are parsed on a thread."""
+"""Requests of at least this size are parsed on a thread."""
 
 Identify = Callable[[Any], Principal]
-"""Says who calls, by the call's context, or raises a ServiceError."""
+"""Returns the caller from the call's context, or raises a ServiceError."""
 
 
 def anybody(context: Any) -> Principal:
-    """Take all callers for one."""
+    """Return the anonymous caller."""
     del context
     return ANYBODY
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Identifies, bounds, counts and logs every call.
+    """Identifies, limits, counts and logs every call.
 
     Args:
-        metrics: Where calls are counted.
-        identify: Says who calls.
+        metrics: The metrics.
+        identify: Returns the caller.
         tracing: Where spans go.
-        gate: Bounds what is received.
+        gate: Limits what is received.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Return the method's handler with ours around it."""
+        """Return the method's handler, wrapped."""
         handler: Any = await continuation(handler_call_details)
         if handler is None:
             return handler
@@ -118,13 +118,13 @@ class _Call:
             return response
 
     async def stream(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-        """Answer with any number of responses, or with one that is large."""
+        """Answer with any number of responses, or with one large response."""
         del messages
         async with self._around(context):
             caller = self._admit(context)
             async with self._gate.holding() as held:
                 if not self._streams_responses:
-                    # No name for the request: nothing but the handler holds it, which lets it go when it is accepted.
+                    # The request has no name here: only the handler holds it, and releases it when it is accepted.
                     response = await self._inner(await self._requests(context, caller, held), context)
                     async with self._gate.place(f"answers to {caller}"):
                         self._sent.inc()
@@ -135,18 +135,18 @@ class _Call:
                 if inspect.isawaitable(found):  # it writes its messages itself, as the health service does
                     await found
                     return
-                async with contextlib.aclosing(found) as responses:  # at once, not when its garbage is collected
+                async with contextlib.aclosing(found) as responses:  # close it now, not at garbage collection
                     async for response in responses:
                         self._sent.inc()
                         yield response
 
     def _admit(self, context: Any) -> str:
-        """Identify the caller; returns what its places are booked under."""
+        """Identify the caller; return the key of its slots."""
         try:
             principal = self._identify(context)
         except ServiceError as error:
             about = {"method": self._method.name, "reason": error.reason, "peer": context.peer()}
-            logger.info("a call of %s from %s is refused: %s", self._method.name, context.peer(), error.reason, extra=about)
+            logger.info("a call of %s from %s was rejected: %s", self._method.name, context.peer(), error.reason, extra=about)
             raise
         PRINCIPAL.set(principal)
         return principal.name or str(context.peer()).rpartition(":")[0]
@@ -160,7 +160,7 @@ class _Call:
         ending: BaseException | None = None
         try:
             yield
-        except grpc.aio.InternalError:  # gRPC's, when it cannot send any more: the caller has gone meanwhile
+        except grpc.aio.InternalError:  # raised by gRPC when it cannot send any more: the caller has left
             ending = asyncio.CancelledError()
             raise ending from None
         except Exception as error:
@@ -173,7 +173,7 @@ class _Call:
             self._end(context, began, span, ending)
 
     async def _requests(self, context: Any, caller: str, held: contextlib.AsyncExitStack) -> Any:
-        """Return the request, or the stream of them; a large one holds a place of its caller's."""
+        """Return the request, or the stream of requests; a large one uses a slot of its caller."""
         if self._streams_requests:
             if self._method.name in LARGE_REQUESTS:
                 await held.enter_async_context(self._gate.place(f"requests of {caller}"))
@@ -201,7 +201,7 @@ class _Call:
         self._gate.take_in(len(data))
         name = self._method.name
         if self._method.service in OPEN_SERVICES and len(data) > SMALL_BYTES:
-            data = UNKNOWN_SERVICE  # no service of ours has such a name: answered as any other unknown one
+            data = UNKNOWN_SERVICE  # no service has such a long name: answered as an unknown one
         if len(data) < LARGE_BYTES:
             return self._gate.parse(name, data, self._decode)
         return await asyncio.to_thread(self._gate.parse, name, data, self._decode)

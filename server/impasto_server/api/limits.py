@@ -1,8 +1,8 @@
-"""What is let in of a message before anything is made of it: its size, the number of its fields, how many at once.
+"""Limits messages before they are parsed: their size, the number of their fields, and how many are in flight.
 
-A message of two-byte fields takes twenty times its size once it is parsed, and lists of a million entries take seconds to look
-at. So a message is bounded by its method before it is read, by a walk over its fields before it is parsed, and one caller has
-no more than a few large ones on the way at a time.
+A message of two-byte fields takes twenty times its size once it is parsed, and lists of a million entries take seconds to
+process. So each method limits the size of its messages, a walk over the fields limits their number before parsing, and one
+caller may have only a few large messages in flight.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from impasto_server.domain.errors import ServiceError, invalid
 LARGE_REQUESTS = frozenset({"Stylize", "SubmitJob", "InspectFeatures", "UploadImage"})
 """Methods whose requests hold pictures."""
 LARGE_ANSWERS = frozenset({"Stylize", "GetResult"})
-"""Methods whose one answer holds a picture; it is sent like a stream, so that it is known when it is sent."""
+"""Methods whose single response holds a picture; it is sent as a stream, so that the end of sending is known."""
 SMALL_BYTES = 64 << 10
-"""Most that a request without pictures may have."""
+"""Maximum size of a request without pictures."""
 CHUNK_BYTES = 16 << 20
-"""Most that a piece of an upload may have."""
+"""Maximum size of a chunk of an upload."""
 MAX_FIELDS = 20_000
-"""Most that a message may have, entries of lists included; the largest sensible job has a few hundred."""
+"""Maximum number of fields of a message, list entries included; the largest sensible job has a few hundred."""
 AT_ONCE = 8
-"""Large messages of one caller that are received or sent at a time; its others wait."""
+"""Large messages of one caller that are received or sent at a time; others wait."""
 GIVE_BACK_S = 1.0
 GIVE_BACK_BYTES = 32 << 20
-"""So much has to come in before memory is given back, which takes some milliseconds."""
+"""Bytes that must be received before memory is returned, which takes some milliseconds."""
 _HELD: ContextVar[contextlib.AsyncExitStack | None] = ContextVar("held", default=None)
-"""What the call that is being served holds of its caller's places."""
+"""Slots of the caller that the current call holds."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _UNPACKED = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_GROUP)
 
 
 class Gate:
-    """Bounds what callers have on the way.
+    """Limits the messages in flight.
 
     Args:
         max_message_bytes: Largest request with pictures.
@@ -55,11 +55,11 @@ class Gate:
         self._taken_in = 0
 
     def take_in(self, size: int) -> None:
-        """Count the bytes of a message that came."""
+        """Count the bytes of a received message."""
         self._taken_in += size
 
     async def give_back(self) -> None:
-        """Return the memory of large messages that are gone to the system, for ever: the allocator keeps it otherwise."""
+        """Return the memory of released large messages to the system, forever: the allocator would keep it."""
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
         while trim is not None:
             await asyncio.sleep(GIVE_BACK_S)
@@ -69,14 +69,14 @@ class Gate:
 
     @contextlib.asynccontextmanager
     async def holding(self) -> AsyncIterator[contextlib.AsyncExitStack]:
-        """Give what keeps a call's places until its end, or until it has no need of them (:func:`let_go`)."""
+        """Hold a call's slots until its end, or until it no longer needs them (:func:`let_go`)."""
         async with contextlib.AsyncExitStack() as held:
             _HELD.set(held)
             yield held
 
     @contextlib.asynccontextmanager
     async def place(self, caller: str) -> AsyncIterator[None]:
-        """Hold one of a caller's places for large messages while the block lasts."""
+        """Hold one of a caller's slots for large messages during the block."""
         semaphore, users = self._places.get(caller, (asyncio.Semaphore(self._at_once), 0))
         self._places[caller] = semaphore, users + 1
         try:
@@ -90,20 +90,20 @@ class Gate:
                 self._places[caller] = semaphore, users - 1
 
     def parse(self, method: str, data: bytes, decode: Callable[[bytes], Any]) -> Any:
-        """Return a request out of its bytes.
+        """Return a request from its bytes.
 
         Raises:
-            ServiceError: If it is too large, has too many fields, or is not one of the contract's.
+            ServiceError: If it is too large, has too many fields, or cannot be decoded.
         """
         limit = CHUNK_BYTES if method == "UploadImage" else self._max_message_bytes
         if method not in LARGE_REQUESTS:
             limit = min(SMALL_BYTES, limit)
         if len(data) > limit:
-            raise invalid(("message", f"has {len(data)} bytes; {method} takes at most {limit}"))
+            raise invalid(("message", f"has {len(data)} bytes; {method} accepts at most {limit}"))
         descriptor: Descriptor | None = getattr(getattr(decode, "__self__", None), "DESCRIPTOR", None)
         try:
             if descriptor is not None and _walk(memoryview(data), descriptor, MAX_FIELDS) < 0:
-                raise invalid(("message", f"has more than {MAX_FIELDS} fields and entries of lists"))
+                raise invalid(("message", f"has more than {MAX_FIELDS} fields and list entries"))
             return decode(data)
         except (DecodeError, IndexError):
             text = "the message cannot be decoded"
@@ -111,14 +111,14 @@ class Gate:
 
 
 async def let_go() -> None:
-    """Give the caller's places back before the call ends: its request is accepted and no longer held."""
+    """Release the caller's slots before the call ends: its request is accepted and no longer held."""
     held = _HELD.get()
     if held is not None:
         await held.aclose()
 
 
 def _walk(data: memoryview, descriptor: Descriptor, left: int) -> int:
-    """Return how many of so many fields are left after those of a message; negative if it has more. Stops there."""
+    """Return how many of the allowed fields are left after a message; negative if it has more. Stops there."""
     fields = descriptor.fields_by_number
     at, end = 0, len(data)
     while at < end and left >= 0:
@@ -137,10 +137,10 @@ def _walk(data: memoryview, descriptor: Descriptor, left: int) -> int:
             if field is not None and field.message_type is not None:
                 left = _walk(data[at : at + length], field.message_type, left)
             elif field is not None and field.type not in _UNPACKED:
-                left -= length  # a packed list: at most an entry for each byte
+                left -= length  # a packed list: at most one entry per byte
             at += length
         else:
-            raise DecodeError("groups are not of the contract")
+            raise DecodeError("the contract has no groups")
     return left
 
 

@@ -1,4 +1,4 @@
-"""The gRPC edge: convert, call, convert. Decisions are made below."""
+"""The gRPC handlers: convert, call, convert. Other modules make the decisions."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ JOB_ID_METADATA = "impasto-job-id"
 DEFAULT_PAGE, MAX_PAGE = 50, 500
 LONGEST_TOKEN = 20
 ACCEPTING = 8
-"""Jobs whose pictures are opened, or held until they are safe on the disk, at a time."""
+"""Jobs whose pictures are decoded, or held until they are committed, at a time."""
 ANSWER_S = 1.0
-"""Before the deadline of a Stylize call that wants the best picture so far, for the last step, encoding and sending."""
+"""Time before the deadline of a Stylize call with RETURN_BEST, for the last step, encoding and sending."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = TypeVar("Request")
@@ -50,13 +50,13 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
     """Serves the contract.
 
     Args:
-        dispatcher: Serves what callers ask of jobs.
+        dispatcher: Commands and views of jobs.
         pool: The workers.
         config: The server's settings.
-        version: Told by GetServerInfo.
-        uploads: Files that clients sent once.
-        decoders: Open pictures.
-        metrics: Where things are counted.
+        version: Reported by GetServerInfo.
+        uploads: Uploaded files.
+        decoders: Decode pictures.
+        metrics: The metrics.
     """
 
     def __init__(
@@ -163,19 +163,19 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         if first is None or first.WhichOneof("part") != "start":
             raise invalid(("start", "must be the first message"))
         start, uploads = first.start, self._uploads.of(PRINCIPAL.get().name)
-        there = await asyncio.to_thread(uploads.begin, start.sha256, start.size_bytes, start.offset_bytes)
+        stored = await asyncio.to_thread(uploads.begin, start.sha256, start.size_bytes, start.offset_bytes)
         at = start.offset_bytes
         try:
             async for request in request_iterator:
                 if request.WhichOneof("part") != "chunk":
                     raise invalid(("chunk", "must follow the start"))
-                if there < start.size_bytes:  # else the file is complete already
+                if stored < start.size_bytes:  # else the file is complete already
                     at = await asyncio.to_thread(uploads.put, start.sha256, at, request.chunk, start.size_bytes)
-            there = max(there, at)
+            stored = max(stored, at)
             whole = await asyncio.to_thread(uploads.complete, start.sha256, start.size_bytes)
         finally:
             uploads.end(start.sha256)
-        return pb.UploadImageResponse(image_id=start.sha256 if whole else "", received_bytes=there)
+        return pb.UploadImageResponse(image_id=start.sha256 if whole else "", received_bytes=stored)
 
     async def DownloadImage(
         self, request: pb.DownloadImageRequest, context: Context
@@ -216,18 +216,18 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         return job, sequence
 
     def _own(self, job_id: str, act: str = "") -> Job:
-        """Return a job that the caller may see; another's is not there, as far as the caller can tell.
+        """Return a job that the caller may see; a job of another owner is reported as not found.
 
         Args:
-            job_id: Of the job.
-            act: What the caller does to it, for the log where it is somebody else's.
+            job_id: Id of the job.
+            act: What the caller does to it, for the log if the job has another owner.
         """
         job, caller = self._dispatcher.get(job_id), PRINCIPAL.get()
         if not caller.may_see(job.owner):
             raise not_found(job_id)
         if act and caller.name != job.owner:
             about = {"job_id": job_id, "owner": job.owner, "caller": caller.name}
-            logger.info("%s of job %s of %s by %s", act, job_id, job.owner or "nobody", caller.name, extra=about)
+            logger.info("%s of job %s of %s by %s", act, job_id, job.owner or "anonymous", caller.name, extra=about)
         return job
 
     async def _submit(
@@ -253,16 +253,16 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
     ) -> Job:
         owner = PRINCIPAL.get().name
         convert.check_lengths(spec, self._config.max_styles)
-        # On a thread: hashing a request of many megabytes would hold up every other call.
+        # On a thread: hashing a request of many megabytes would block every other call.
         draft = await asyncio.to_thread(convert.draft, spec, self._uploads.of(owner).find)
         known = self._dispatcher.check_admission(request_id, draft.digest, owner)
         if known is not None:
             return known if validate_only else await self._dispatcher.join(known, detached=detached)
         draft = validation.check_numbers(draft, request_id, self._pool.network_id, self._config)
         async with self._decoders.turn(owner), self._accepting:
-            return await self._take_in(draft, request_id, owner, detached, answer_within_s, validate_only)
+            return await self._open_and_submit(draft, request_id, owner, detached, answer_within_s, validate_only)
 
-    async def _take_in(
+    async def _open_and_submit(
         self,
         draft: validation.Draft,
         request_id: str,
@@ -271,7 +271,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         answer_within_s: float | None,
         validate_only: bool,
     ) -> Job:
-        """Open a draft's pictures and hand the job in; what it holds until it is safe is bounded by how many are here."""
+        """Open a draft's pictures and submit the job; the limit on concurrent calls bounds the memory held until the commit."""
         job_spec: JobSpec = await self._decoders.run(validation.open_pictures, draft, self._config)
         if answer_within_s is not None and job_spec.return_best and job_spec.time_limit_s is None:
             limit_s = min(max(0.0, answer_within_s - ANSWER_S), validation.MAX_SECONDS)
@@ -331,7 +331,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
 
 
 def _unsuccessful(job: Job) -> ServiceError:
-    """Return the error that Stylize ends with when its job did not succeed."""
+    """Return the error of a Stylize call whose job did not succeed."""
     if job.state is JobState.CANCELLED:
         message = f"job {job.job_id} was cancelled"
         return ServiceError("JOB_CANCELLED", message, metadata={"job_id": job.job_id})
@@ -356,4 +356,4 @@ def _page_start(token: str) -> int | None:
             raise ValueError(token)
         return int(text[1:])
     except (ValueError, binascii.Error):
-        raise invalid(("page_token", "is not one that ListJobs gave")) from None
+        raise invalid(("page_token", "is not a token from ListJobs")) from None

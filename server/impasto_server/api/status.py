@@ -1,4 +1,4 @@
-"""Our errors as gRPC's, in the form of AIP-193: every one with ErrorInfo, and with what else helps."""
+"""Converts errors to gRPC statuses in the form of AIP-193: each has ErrorInfo, and other details that help."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from impasto_server.domain.reasons import DOMAIN
 logger = logging.getLogger(__name__)
 
 MAX_TEXT_BYTES, MAX_MESSAGE_BYTES, MAX_FIELDS_BYTES = 400, 700, 2500
-"""Of a text in an error, of its message, and of all fields that it names: with what gRPC makes of them they stay below 8 KB,
+"""Limits of a text in an error, of its message, and of all fields that it lists: with gRPC's overhead they stay below 8 KB,
 beyond which metadata may be dropped."""
 
 
 async def abort(context: Any, error: Exception) -> NoReturn:
-    """End a call with the status of an error; one that nobody foresaw goes to the log, not to the client."""
+    """End a call with the status of an error; an unexpected error goes to the log, not to the client."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if not isinstance(error, ServiceError):
         logger.error("a handler failed", exc_info=error)
-        error = ServiceError("INTERNAL", "the server made a mistake; its log says more")
+        error = ServiceError("INTERNAL", "internal error; the server's log has details")
     status = rpc_status.to_status(status_of(error))
     await context.abort(status.code, status.details, status.trailing_metadata)
     raise AssertionError("abort returned")
@@ -37,7 +37,7 @@ async def abort(context: Any, error: Exception) -> NoReturn:
 def status_of(error: ServiceError) -> status_pb2.Status:
     """Return the error with its details; each kind of detail at most once.
 
-    Texts may quote what the caller sent: they are cut, for all of it has to travel as one piece of metadata.
+    Texts may quote what the caller sent: they are truncated, because everything must fit into one metadata entry.
     """
     metadata = {key: _cut(value) for key, value in error.metadata.items()}
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
@@ -65,7 +65,7 @@ def status_of(error: ServiceError) -> status_pb2.Status:
 
 
 def _bad_request(violations: tuple[tuple[str, str], ...]) -> error_details_pb2.BadRequest:
-    """Return the fields that are wrong, as many as fit: who has more wrong sees the others next time."""
+    """Return the invalid fields, as many as fit; the caller sees the others after fixing these."""
     found, left = error_details_pb2.BadRequest(), MAX_FIELDS_BYTES
     for field, text in violations:
         violation = error_details_pb2.BadRequest.FieldViolation(field=_cut(field), description=_cut(text))

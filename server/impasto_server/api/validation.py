@@ -1,4 +1,4 @@
-"""Everything a request can get wrong, in one place; below it, requests are right."""
+"""All validation of requests, in one place; other modules get valid requests only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from impasto_server.pictures import images
 from impasto_server.workers.messages import Inspect
 
 MAX_REQUEST_ID = 128
-MAX_NAME = 255
 MAX_FILTERS = 64
 SHOWN_FILTERS = 5
 INSPECTION_PX, MAX_INSPECTION_PX = 256, 1024
@@ -30,15 +29,15 @@ MAX_PREVIEW_PX = 1024
 MIN_PREVIEW_PX = 16
 MAX_PRIORITY = 10
 LARGE_PIXELS = 16_000_000
-"""Pictures above are opened one at a time in all decoders together: each may take 15 bytes a pixel for a moment."""
+"""Larger pictures are opened one at a time by all decoders together: each may briefly take 15 bytes per pixel."""
 REQUEST_PIXELS = 4
-"""All pictures of one request may have so many times the pixels that one may have."""
+"""Limit of the pixels of all pictures in a request, as a multiple of the limit of one picture."""
 MAX_SECONDS = 30 * 86400.0
 
 
 @dataclass(frozen=True)
 class File:
-    """A picture's file as the client sent it, or where it lies if it was uploaded, with its name if it told one."""
+    """A picture's file as the client sent it, or its path if it was uploaded, with its name if the client sent one."""
 
     data: bytes | Path = field(repr=False)
     name: str = ""
@@ -47,7 +46,7 @@ class File:
         """Return the file.
 
         Raises:
-            ImageError: If it was uploaded and is not there any more.
+            ImageError: If it was uploaded and no longer exists.
         """
         if isinstance(self.data, bytes):
             return self.data
@@ -59,7 +58,7 @@ class File:
 
 @dataclass(frozen=True)
 class StyleFiles:
-    """One style as the client gave it."""
+    """One style as the client sent it."""
 
     picture: File
     weight: float = 1.0
@@ -69,23 +68,23 @@ class StyleFiles:
 
 @dataclass(frozen=True)
 class Draft:
-    """A job as the client wrote it, out of protobuf but unchecked.
+    """A job as the client wrote it, converted from protobuf but not checked.
 
     Attributes:
-        content: What to repaint, or None.
+        content: Picture to repaint, or None.
         styles: The styles.
-        parameters: With the preset filled in.
+        parameters: With the preset applied.
         preset: Name of that preset.
-        given: Names of the parameters that the client chose itself.
+        given: Names of the parameters that the client set.
         output: How pictures are encoded for the client.
-        found: What converting the message already found wrong.
+        found: Problems found while converting the message.
         digest: Hash of the message.
-        priority: Higher goes first.
-        time_limit_s: From acceptance to the end.
-        return_best: Whether the picture as it stands is wanted then.
+        priority: Higher runs first.
+        time_limit_s: Longest time from acceptance to the end.
+        return_best: Whether the current picture is wanted then.
         ttl_s: How long the job is kept after its end.
-        mask: What of the content is painted, or None for all.
-        init_image: What the canvas starts from, or None.
+        mask: Part of the content that is painted, or None for all.
+        init_image: Picture that the canvas starts from, or None.
     """
 
     content: File | None
@@ -104,7 +103,7 @@ class Draft:
     init_image: File | None = None
 
     def files(self) -> dict[str, File]:
-        """Return every file by the field that it was given in."""
+        """Return every file by its request field."""
         named: list[tuple[str, File | None]] = [("content", self.content)]
         for index, style in enumerate(self.styles):
             named += [
@@ -117,19 +116,19 @@ class Draft:
 
 
 def check_numbers(draft: Draft, request_id: str, network_id: Callable[[str], str], config: ServerConfig) -> Draft:
-    """Check everything but the pictures, which are costly to open.
+    """Check everything but the pictures, which are expensive to open.
 
     Args:
         draft: What to check.
-        request_id: What the client calls its request.
-        network_id: Returns a network's full name, or raises a ValueError that says which there are.
+        request_id: The client's id of the request.
+        network_id: Returns a network's full name, or raises a ValueError that lists the networks.
         config: The server's limits.
 
     Returns:
-        The draft, with what the client left open filled in: the start, the network, its layers, sizes that follow from others.
+        The draft, with defaults filled in: the start, the network, its layers, sizes that follow from others.
 
     Raises:
-        ServiceError: INVALID_ARGUMENT that names every field that is wrong.
+        ServiceError: INVALID_ARGUMENT that lists every invalid field.
     """
     found = list(draft.found)
     parameters = settled(draft.parameters)
@@ -148,9 +147,9 @@ def check_numbers(draft: Draft, request_id: str, network_id: Callable[[str], str
     if len(request_id) > MAX_REQUEST_ID or not request_id.isprintable():
         found.append(Violation("request_id", f"must be at most {MAX_REQUEST_ID} printable characters"))
     if len(draft.styles) > config.max_styles:
-        found.append(Violation("styles", f"at most {config.max_styles} are taken, got {len(draft.styles)}"))
+        found.append(Violation("styles", f"at most {config.max_styles} are accepted, got {len(draft.styles)}"))
     if draft.mask is not None and draft.content is None:
-        found.append(Violation("mask", "says what of the content is painted; the job has no content"))
+        found.append(Violation("mask", "selects a part of the content; the job has no content"))
     if draft.content is None and not draft.styles:
         found.append(Violation("content", "give a content image, styles, or both"))
     else:
@@ -168,9 +167,6 @@ def check_numbers(draft: Draft, request_id: str, network_id: Callable[[str], str
                 min_size_px=architecture.min_side_px,
             )
         ]
-    for name, file in draft.files().items():
-        if len(file.name) > MAX_NAME or not file.name.isprintable():
-            found.append(Violation(f"{name}.name", f"must be at most {MAX_NAME} printable characters"))
     found += _job_violations(draft)
     found += _output_violations(draft.output)
     _raise(found)
@@ -189,22 +185,22 @@ def _job_violations(draft: Draft) -> Iterator[Violation]:
 
 
 def open_pictures(draft: Draft, config: ServerConfig, tell: Callable[[str], None] = lambda _: None) -> JobSpec:
-    """Open and resize a checked draft's pictures, one after the other. Run it in a decoder (decoding.py).
+    """Open and resize a checked draft's pictures, one after another. Run it in a decoder (decoders.py).
 
     Args:
         draft: What to open.
         config: The limits.
-        tell: Told the field of each picture before it is opened.
+        tell: Called with the field of each picture before it is opened.
 
     Raises:
-        ServiceError: INVALID_ARGUMENT that names every picture that cannot be used.
+        ServiceError: INVALID_ARGUMENT that lists every unusable picture.
     """
     pictures = _Pictures(draft, config, tell)
     parameters = draft.parameters
     size = pictures.canvas_size()
     if size is not None and max(size) > config.max_size_px:
         field_name = "width_px" if size[0] > size[1] else "height_px"
-        text = f"would be {max(size)} px by the picture's aspect; at most {config.max_size_px}"
+        text = f"would be {max(size)} px by the picture's aspect ratio; at most {config.max_size_px}"
         pictures.found.append(Violation(f"parameters.{field_name}", text))
         size = None
     if size is None:
@@ -212,7 +208,7 @@ def open_pictures(draft: Draft, config: ServerConfig, tell: Callable[[str], None
         raise invalid(("content", "give a content image, styles, or both"))
     seen_px = max(size) * parameters.style_scale
     if draft.styles and parameters.style_scale > 1 and seen_px > config.max_size_px:
-        text = f"would see the styles at {seen_px:.0f} px; at most {config.max_size_px}"
+        text = f"would use the styles at {seen_px:.0f} px; at most {config.max_size_px}"
         pictures.found.append(Violation("parameters.style_scale", text))
         _raise(pictures.found)
     pictures.found += _too_thin("parameters.size_px", size, parameters)
@@ -242,7 +238,7 @@ def open_pictures(draft: Draft, config: ServerConfig, tell: Callable[[str], None
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a client asks about a picture's features; see :class:`~impasto_server.workers.messages.Inspect`."""
+    """Parameters of an inspection; see :class:`~impasto_server.workers.messages.Inspect`."""
 
     network: str
     layer: str
@@ -253,10 +249,10 @@ class Inspection:
 
 
 def check_inspection(asked: Inspection, network_id: Callable[[str], str], config: ServerConfig) -> Inspection:
-    """Check a question about features, all but its picture; return it with its network's full name.
+    """Check an inspection, all but its picture; return it with its network's full name.
 
     Raises:
-        ServiceError: INVALID_ARGUMENT that names every field that is wrong.
+        ServiceError: INVALID_ARGUMENT that lists every invalid field.
     """
     found: list[Violation] = []
     network = ""
@@ -284,10 +280,10 @@ def check_inspection(asked: Inspection, network_id: Callable[[str], str], config
 def open_inspected(
     file: File, asked: Inspection, config: ServerConfig, tell: Callable[[str], None] = lambda _: None
 ) -> Inspect:
-    """Open the picture of a checked question. Run it in a decoder, as :func:`open_pictures`.
+    """Open the picture of a checked inspection. Run it in a decoder, as :func:`open_pictures`.
 
     Raises:
-        ServiceError: INVALID_ARGUMENT if it cannot be used.
+        ServiceError: INVALID_ARGUMENT if it is unusable.
     """
     tell("image")
     try:
@@ -301,15 +297,15 @@ def open_inspected(
 
 
 class _Pictures:
-    """A draft's pictures, opened one at a time, and what is wrong with them.
+    """A draft's pictures, opened one at a time, and their problems.
 
     Args:
         draft: What to open.
         config: The limits.
-        tell: Told the field of each picture before it is opened.
+        tell: Called with the field of each picture before it is opened.
 
     Attributes:
-        found: What is wrong.
+        found: The problems.
         digests: SHA-256 of each file, by field.
     """
 
@@ -322,19 +318,19 @@ class _Pictures:
         self._files = draft.files()
         self._model: tuple[str, Image] | None = None
         self._known: dict[Path | None, str] = {}
-        """Digests of uploaded files, and what is wrong with them, by where they lie: many fields may name the same."""
+        """Digests and problems of uploaded files, by path: several fields may use the same file."""
         self._wrong: dict[Path | None, str] = {}
         self._check_together()
 
     def _check_together(self) -> None:
-        """Refuse pictures that are too many pixels together, by their headers."""
+        """Reject pictures with too many pixels together, by their headers."""
         most = REQUEST_PIXELS * self._config.max_image_pixels
         whole = sum(images.pixels_of(file.data) for file in self._files.values())
         if whole > most:
-            raise invalid(("request", f"its pictures have {whole} pixels together; at most {most} are opened for one request"))
+            raise invalid(("request", f"its pictures have {whole} pixels together; at most {most} are accepted per request"))
 
-    def _open(self, name: str) -> Image | None:
-        """Return a picture as it is in its file; None if it was not given or cannot be used."""
+    def _open(self, name: str, background: str = "white") -> Image | None:
+        """Return a picture as it is in its file; None if it was not given or is unusable."""
         if self._model is not None and self._model[0] == name:
             return self._model[1]
         file = self._files.get(name)
@@ -351,7 +347,7 @@ class _Pictures:
             if where is not None:
                 self._known[where] = digest
             with decoding.alone() if images.pixels_of(data) > LARGE_PIXELS else contextlib.nullcontext():
-                return images.open_image(data, self._config.max_image_pixels)
+                return images.open_image(data, self._config.max_image_pixels, background)
         except images.ImageError as error:
             if isinstance(file.data, Path):
                 self._wrong[file.data] = str(error)
@@ -359,7 +355,7 @@ class _Pictures:
             return None
 
     def canvas_size(self) -> tuple[int, int] | None:
-        """Return width and height of the canvas: of the content's aspect, or the first style's where there is none."""
+        """Return width and height of the canvas: with the content's aspect ratio, or the first style's without content."""
         draft, parameters = self._draft, self._draft.parameters
         name = "content" if draft.content is not None else "styles[0].image"
         model = self._open(name)
@@ -372,19 +368,19 @@ class _Pictures:
         return images.canvas_size(model, parameters.size_px)
 
     def _open_rest(self, but: str) -> None:
-        """Open the others too, only to tell everything that is wrong with the request at once."""
+        """Open the other pictures too, so that all problems of the request are reported at once."""
         for name in self._files:
             if name != but:
                 self._open(name)
 
     def raster(self, name: str, size: tuple[int, int]) -> Raster | None:
-        """Return a picture at a size; None if it was not given or cannot be used."""
+        """Return a picture at a size; None if it was not given or is unusable."""
         opened = self._open(name)
         return images.fit(opened, *size) if opened else None
 
     def plane(self, name: str, size: tuple[int, int]) -> Plane | None:
-        """Return a mask at a size; None if it was not given or cannot be used."""
-        opened = self._open(name)
+        """Return a mask at a size; None if it was not given or is unusable."""
+        opened = self._open(name, "black")  # transparent parts of a mask are outside
         if opened is None:
             return None
         try:
@@ -394,7 +390,7 @@ class _Pictures:
             return None
 
     def style(self, index: int, canvas: tuple[int, int], painted: Plane | None) -> StylePicture | None:
-        """Return a style at the size of its strokes on the canvas; None if it cannot be used."""
+        """Return a style at the size of its strokes on the canvas; None if it is unusable."""
         name, parameters = f"styles[{index}].image", self._draft.parameters
         opened = self._open(name)
         if opened is None:
@@ -402,18 +398,18 @@ class _Pictures:
         size = images.canvas_size(opened, round(max(canvas) * parameters.style_scale))
         self.found += _too_thin(name, size, parameters)
         picture = images.fit(opened, *size)
-        del opened  # one picture at a time is held as it is in its file
+        del opened  # only one picture at a time is held at full size
         mask = self.plane(f"styles[{index}].mask", size)
         region = self.plane(f"styles[{index}].region", canvas)
-        if region is not None and painted is not None and not _meet(region, painted):
-            text = "lies outside of what the mask says is painted: nothing of the style would be seen"
+        if region is not None and painted is not None and not _overlap(region, painted):
+            text = "lies outside the painted part of the mask: the style would not be visible"
             self.found.append(Violation(f"styles[{index}].region", text))
         weight, digest = self._draft.styles[index].weight, hashlib.sha256(content_of(picture.rgb, picture.size)).hexdigest()
         return StylePicture(picture, weight, digest, mask, region)
 
 
-def _meet(one: Plane, other: Plane) -> bool:
-    """Whether two masks of one size have a pixel that is in both."""
+def _overlap(one: Plane, other: Plane) -> bool:
+    """Return whether two masks of one size overlap."""
     both = ImageChops.darker(
         *(frombytes("L", (plane.width, plane.height), content_of(plane.values, plane.size)) for plane in (one, other))
     )

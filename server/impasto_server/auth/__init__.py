@@ -1,1 +1,1 @@
-"""Who calls: tokens, client certificates, TLS."""
+"""Authentication: tokens, client certificates, TLS."""

@@ -1,4 +1,4 @@
-"""The server's TLS: its files are checked before it serves, and read again when they change, without a restart."""
+"""The server's TLS: its files are checked before it serves, and reloaded when they change, without a restart."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from impasto_server.files import FileWatch
 logger = logging.getLogger(__name__)
 
 LONGEST_NAME = 64
-"""Characters of a common name, by RFC 5280."""
+"""Maximum length of a common name, by RFC 5280."""
 
 
 class TlsError(ValueError):
-    """Files that no server can use; the message names the setting."""
+    """TLS files that cannot be used; the message names the setting."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """What the files hold.
+    """The contents of the files.
 
     Attributes:
-        configuration: As gRPC takes it.
-        subject: Whose the certificate is.
-        expires: When it does, in seconds since the epoch.
+        configuration: In gRPC's form.
+        subject: Subject of the certificate.
+        expires: When the certificate expires, in seconds since the epoch.
     """
 
     configuration: grpc.ServerCertificateConfiguration
@@ -44,10 +44,10 @@ class Material:
 
 @functools.lru_cache(maxsize=256)
 def common_name(pem: bytes) -> str:
-    """Return the common name in a client's certificate; empty if it has not exactly one, or an odd one.
+    """Return the common name in a client's certificate; empty if it has not exactly one valid name.
 
-    The whole name, out of the certificate itself: gRPC's own property ends at a zero byte, so that a name which goes on
-    after one would be taken for what stands before it.
+    The name is read from the certificate itself: gRPC's own property ends at a zero byte, so that a longer name would be
+    mistaken for the part before that byte.
     """
     try:
         names = x509.load_pem_x509_certificate(pem).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
@@ -64,11 +64,11 @@ class ServerTls:
     Args:
         cert: Certificate chain (PEM).
         key: Its private key (PEM).
-        client_ca: CA (PEM) that clients' certificates must be signed by; clients need none without it.
-        clock: Tells monotonic seconds.
+        client_ca: CA (PEM) that must have signed clients' certificates; without it, clients need none.
+        clock: Returns monotonic seconds.
 
     Raises:
-        TlsError: If they cannot be read, are something else, or do not belong together.
+        TlsError: If the files cannot be read, are invalid, or do not belong together.
     """
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -77,35 +77,35 @@ class ServerTls:
         self._lock = threading.Lock()
         self._material = _material({name: _read(name, path) for name, path in self._files.items()})
         self._given: grpc.ServerCertificateConfiguration | None = None
-        _tell_expiry(self._material)
+        _log_expiry(self._material)
 
     @property
     def expires(self) -> float:
-        """When the certificate that is served expires, in seconds since the epoch."""
+        """When the served certificate expires, in seconds since the epoch."""
         return self._material.expires
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return gRPC's credentials, which follow the files."""
+        """Return gRPC's credentials, which follow changes of the files."""
         required = "tls_client_ca" in self._files
         self._given = self._material.configuration
         return grpc.dynamic_ssl_server_credentials(self._material.configuration, self._renewed, required)  # type: ignore[arg-type]
 
     def look(self) -> bool:
-        """Read the files again if they changed; if they cannot be used, the certificate stays. Returns whether it changed."""
+        """Reload the files if they changed; keep the certificate if they cannot be used. Return whether it changed."""
         with self._lock:
             if not self._watch.changed():
                 return False
             try:
                 self._material = _material({name: _read(name, path) for name, path in self._files.items()})
             except TlsError as error:
-                logger.warning("the TLS files cannot be used, and the certificate stays as it is: %s", error)
+                logger.warning("the TLS files cannot be used; the current certificate is kept: %s", error)
                 return False
             logger.info("the TLS files were reloaded: %s", self._material.subject)
-            _tell_expiry(self._material)
+            _log_expiry(self._material)
             return True
 
     def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return what the next handshake uses, None for what the last did. gRPC calls it on threads of its own."""
+        """Return the configuration of the next handshake, None if unchanged. gRPC calls it on threads of its own."""
         self.look()
         with self._lock:
             fresh = self._material.configuration
@@ -127,7 +127,7 @@ def _material(files: dict[str, bytes]) -> Material:
     try:
         key = load_pem_private_key(files["tls_key"], None)
     except (TypeError, ValueError):
-        raise TlsError("tls_key: is no private key in PEM, or one with a password") from None
+        raise TlsError("tls_key: is not a PEM private key, or has a password") from None
     if key.public_key().public_bytes(*_FORM) != certificate.public_key().public_bytes(*_FORM):
         raise TlsError("tls_key does not belong to the first certificate in tls_cert")
     authority = files.get("tls_client_ca")
@@ -145,12 +145,12 @@ def _certificates(name: str, data: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(data)
     except ValueError:
-        raise TlsError(f"{name}: holds no certificate in PEM") from None
+        raise TlsError(f"{name}: has no PEM certificate") from None
 
 
-def _tell_expiry(material: Material) -> None:
+def _log_expiry(material: Material) -> None:
     left_s = material.expires - time.time()
     if left_s <= 0:
-        logger.error("the certificate of %s has expired: clients will refuse it", material.subject)
+        logger.error("the certificate of %s has expired: clients will reject it", material.subject)
     elif left_s < 14 * 24 * 3600:
         logger.warning("the certificate of %s expires in %.1f days", material.subject, left_s / 86400)

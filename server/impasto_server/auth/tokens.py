@@ -1,8 +1,10 @@
-"""Who calls: bearer tokens from a file, or the name in a client's certificate. Nobody is told apart unless one is set up.
+"""Identifies callers by bearer tokens from a file, or by the name in a client's certificate.
 
-A token file has a line for each token: a name, the SHA-256 of the token as ``sha256:HEX``, and ``admin`` for one who may see
-everybody's jobs. Only hashes are on the disk; ``impasto token NAME --file FILE`` makes a line and shows the token once. The
-file is read again when it changes, so tokens are given and taken without a restart.
+All callers are anonymous unless tokens or client certificates are set up.
+
+A token file has a line for each token: a name, the SHA-256 of the token as ``sha256:HEX``, and ``admin`` for a caller who may
+see all jobs. The file holds only hashes; ``impasto token NAME --file FILE`` adds a line and shows the token once. The file is
+reloaded when it changes, so tokens are added and revoked without a restart.
 """
 
 from __future__ import annotations
@@ -27,25 +29,25 @@ _LINE = re.compile(r"(?P<name>[\w.@-]{1,64})\s+sha256:(?P<hash>[0-9a-f]{64})(?P<
 
 @dataclass(frozen=True)
 class Principal:
-    """Who calls.
+    """The caller.
 
     Attributes:
-        name: Owns the jobs and files made by the call; empty where nobody is told apart.
-        admin: Whether everybody's jobs are visible.
+        name: Owns the jobs and files that the call creates; empty for anonymous callers.
+        admin: Whether all jobs are visible.
     """
 
     name: str = ""
     admin: bool = True
 
     def may_see(self, owner: str) -> bool:
-        """Whether something of an owner is visible."""
+        """Whether an owner's jobs and files are visible."""
         return self.admin or self.name == owner
 
 
 ANYBODY = Principal()
-"""Where nobody is told apart: everything is everybody's."""
+"""The anonymous caller: all jobs and files are shared."""
 PRINCIPAL: ContextVar[Principal] = ContextVar("principal", default=ANYBODY)
-"""Who makes the call that is being served."""
+"""The caller of the call that is being served."""
 
 
 class TokenFileError(ValueError):
@@ -53,10 +55,10 @@ class TokenFileError(ValueError):
 
 
 def new_token(name: str, *, admin: bool = False) -> tuple[str, str]:
-    """Return a fresh token and the line that lets it in.
+    """Return a new token and its line for the token file.
 
     Raises:
-        TokenFileError: If the name cannot stand in a line.
+        TokenFileError: If the name is not valid.
     """
     token = secrets.token_urlsafe(32)
     line = f"{name} sha256:{_hashed(token)}{' admin' if admin else ''}"
@@ -66,10 +68,10 @@ def new_token(name: str, *, admin: bool = False) -> tuple[str, str]:
 
 
 def parse(text: str) -> dict[str, Principal]:
-    """Return who is let in, by the hash of the token.
+    """Return the accepted callers, by the hash of the token.
 
     Raises:
-        TokenFileError: If a line cannot be understood; lines are told by number, never by what is in them.
+        TokenFileError: If a line is invalid; the message gives its number, never its contents.
     """
     found = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -87,7 +89,7 @@ class Tokens:
     """The tokens in a file, which may change while the server runs.
 
     Raises:
-        TokenFileError: If it cannot be read or understood at the start.
+        TokenFileError: If it cannot be read or parsed at the start.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -98,33 +100,33 @@ class Tokens:
             self._known = parse(path.read_text())
         except OSError as error:
             raise TokenFileError(f"{path}: {error.strerror}") from None
-        except ValueError as error:  # also what is no text
+        except ValueError as error:  # also if it is not text
             raise TokenFileError(f"{path}: {error}") from None
 
     def principal(self, authorization: str | None) -> Principal:
-        """Return who calls with an ``authorization`` header.
+        """Return the caller of an ``authorization`` header.
 
         Raises:
-            ServiceError: UNAUTHENTICATED if there is no token, or one that nobody has.
+            ServiceError: UNAUTHENTICATED if there is no token, or an unknown one.
         """
         self.look()
         kind, _, token = (authorization or "").partition(" ")
         if kind.lower() != "bearer" or not token:
-            text = "this server wants a token: send 'authorization: Bearer TOKEN'"
+            text = "this server requires a token: send 'authorization: Bearer TOKEN'"
             raise ServiceError("TOKEN_MISSING", text)
         found = self._known.get(_hashed(token.strip()))
         if found is None:
-            raise ServiceError("TOKEN_UNKNOWN", "the token is not one of this server's, or not any more")
+            raise ServiceError("TOKEN_UNKNOWN", "the token is unknown or was revoked")
         return found
 
     def look(self) -> bool:
-        """Read the file again if it changed; if it cannot be used, the tokens stay. Returns whether it is usable."""
+        """Reload the file if it changed; keep the tokens if it cannot be used. Return whether it is usable."""
         if not self._watch.changed():
             return self._good
         try:
             self._known = parse(self._path.read_text())
         except (OSError, ValueError) as error:
-            logger.warning("the token file cannot be used, and the tokens stay as they are: %s", error)
+            logger.warning("the token file cannot be used; the current tokens are kept: %s", error)
             self._good = False
         else:
             logger.info("the token file was reloaded: %d tokens", len(self._known))

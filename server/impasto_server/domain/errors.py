@@ -8,15 +8,15 @@ from impasto_server.domain.reasons import REASONS
 
 
 class ServiceError(Exception):
-    """A request that cannot be served, in the terms of AIP-193.
+    """A request that cannot be served, as AIP-193 describes errors.
 
     Attributes:
-        code: Name of the gRPC status code, by the table of reasons.
+        code: Name of the gRPC status code, from the table of reasons.
         reason: A key of the table of reasons.
-        violations: Field and description of everything wrong with the request.
+        violations: Field and description of each problem in the request.
         metadata: The message's variable parts.
-        retry_s: When to try again, for overload.
-        resource: Type and name of what was not found.
+        retry_s: Seconds after which to retry, for overload.
+        resource: Type and name of the missing resource.
     """
 
     def __init__(
@@ -40,23 +40,23 @@ class ServiceError(Exception):
 
 
 MAX_VIOLATIONS = 50
-"""Fields that an error names at most."""
+"""Maximum number of fields that an error lists."""
 
 
 def invalid(*violations: tuple[str, str]) -> ServiceError:
-    """Return the error for a request with fields that are wrong: all of them, or the first of very many, are named."""
+    """Return the error for a request with invalid fields. It lists all of them, up to :data:`MAX_VIOLATIONS`."""
     if len(violations) > MAX_VIOLATIONS:
         more = len(violations) - MAX_VIOLATIONS
-        violations = (*violations[:MAX_VIOLATIONS], ("request", f"{more} more fields are wrong"))
+        violations = (*violations[:MAX_VIOLATIONS], ("request", f"{more} more fields are invalid"))
     message = "; ".join(f"{field}: {description}" for field, description in violations)
     return ServiceError("INVALID_FIELD", message, violations=violations)
 
 
 def not_found(job_id: str) -> ServiceError:
-    """Return the error for a job that is not there, or not any more."""
+    """Return the error for a job that does not exist or has expired."""
     return ServiceError(
         "JOB_NOT_FOUND",
-        f"there is no job {job_id!r}, or it ended long ago",
+        f"there is no job {job_id!r}, or it has expired",
         metadata={"job_id": job_id},
         resource=("impasto.v1.Job", job_id),
     )

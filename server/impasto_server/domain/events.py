@@ -1,4 +1,4 @@
-"""What happens to a job, as its watchers are told."""
+"""Events of a job, as its watchers see them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from impasto_engine.results import Losses
 
 
 class PauseReason(Enum):
-    """Why a job stopped for a while."""
+    """Why a job was paused."""
 
     PREEMPTED = "preempted"
     REQUESTED = "requested"
@@ -17,7 +17,7 @@ class PauseReason(Enum):
 
 @dataclass(frozen=True)
 class Started:
-    """A job is about to be painted, for the ``attempt``-th time; ``step`` steps are done already."""
+    """A job is about to run, on its ``attempt``-th attempt; ``step`` steps are already done."""
 
     device: str
     attempt: int
@@ -27,7 +27,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Paused:
-    """A job stopped for a while; its steps are kept."""
+    """A job was paused; its steps are kept."""
 
     reason: PauseReason
     step: int
@@ -47,12 +47,12 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Ended:
-    """The job is over; the newest record says how."""
+    """The job ended; its newest record says how."""
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """Nothing happened for a while."""
+    """No event happened recently."""
 
 
 Event = Started | Stepped | Paused | Ended

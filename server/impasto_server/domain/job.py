@@ -11,7 +11,7 @@ from impasto_server.domain.pictures import ImageFormat, Plane, Raster
 
 
 class JobState(Enum):
-    """Where a job is in its life."""
+    """State of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -22,7 +22,7 @@ class JobState(Enum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen to the job."""
+        """Whether the job is in a final state."""
         return self not in (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
 
 
@@ -39,11 +39,11 @@ class StopReason(Enum):
 
 @dataclass(frozen=True)
 class StylePicture:
-    """One style at its size on the canvas; the digest names its pixels.
+    """One style picture, resized for the canvas; the digest is the hash of its pixels.
 
     Attributes:
-        mask: Which part of it makes the style, of its size.
-        region: Where on the canvas it goes, of the canvas's size.
+        mask: Part of the picture that defines the style; same size as the picture.
+        region: Part of the canvas that the style applies to; same size as the canvas.
     """
 
     picture: Raster
@@ -55,12 +55,12 @@ class StylePicture:
 
 @dataclass(frozen=True)
 class Source:
-    """A file that a job was made from.
+    """A file that a job was created from.
 
     Attributes:
-        role: The field it was given in: ``content``, ``styles[0].image``, ``styles[0].mask``, ...
-        name: The file's, if the client told it.
-        sha256: Of its bytes.
+        role: Request field of the file: ``content``, ``styles[0].image``, ``styles[0].mask``, ...
+        name: Name of the file, if the client sent one.
+        sha256: SHA-256 of its bytes.
     """
 
     role: str
@@ -70,7 +70,7 @@ class Source:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How pictures are encoded for the client; ``metadata`` says whether the file tells what made it."""
+    """How pictures are encoded for the client; ``metadata`` says whether the file records its provenance."""
 
     format: ImageFormat = "png"
     quality: int = 95
@@ -81,16 +81,18 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class JobSpec:
-    """Everything a worker needs: pictures at canvas size, and how to paint. What follows ``output`` is the server's affair.
+    """Everything a worker needs: pictures at canvas size, and parameters.
+
+    Only the server uses ``priority``, ``time_limit_s``, ``return_best``, ``ttl_s`` and ``sources``.
 
     Attributes:
-        priority: Higher goes first.
-        time_limit_s: From acceptance to the end; None for no limit.
-        return_best: Whether the picture as it stands is what is wanted at the limit.
+        priority: Higher runs first.
+        time_limit_s: Longest time from acceptance to the end; None for no limit.
+        return_best: Whether the job ends with its current picture at the limit, instead of failing.
         ttl_s: How long an ended job is kept; None for the server's retention.
-        mask: What of the content is painted, of the canvas's size.
-        init_image: What the canvas starts from, of its size.
-        sources: The files that the pictures came from.
+        mask: Part of the content that is painted; same size as the canvas.
+        init_image: Picture that the canvas starts from; same size as the canvas.
+        sources: The files of the pictures.
     """
 
     width: int
@@ -110,7 +112,7 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class NetworkDescription:
-    """Which filters painted a picture."""
+    """The network and filters that painted a picture."""
 
     name: str
     weights: str
@@ -119,13 +121,13 @@ class NetworkDescription:
 
     @property
     def id(self) -> str:
-        """What jobs call it."""
+        """Full name, as jobs give it."""
         return f"{self.name}:{self.weights}"
 
 
 @dataclass(frozen=True)
 class JobError:
-    """Why a job failed: a stable reason, and words for a person."""
+    """Why a job failed: a stable reason, and a message for people."""
 
     reason: str
     message: str
@@ -133,7 +135,7 @@ class JobError:
 
 @dataclass(frozen=True)
 class JobWarning:
-    """Something about a picture that its owner should know: a stable reason, and words for a person."""
+    """Something about a picture that its owner should know: a stable reason, and a message for people."""
 
     reason: str
     message: str
@@ -141,17 +143,18 @@ class JobWarning:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it stands. Times are seconds since the epoch; spans are measured by a monotonic clock.
+    """A job in its current state. Times are seconds since the epoch; durations are measured by a monotonic clock.
 
     Attributes:
-        number: Counts accepted jobs; orders pages.
-        own_number: Counts those of its owner; orders the owner's pages, and tells nothing of others' jobs.
-        digest: Hash of the request's spec: the same ``request_id`` with another one is refused.
-        detached: Whether the job goes on when nobody waits for it.
-        losses_of_worker: How often its worker died under it.
-        owner: Who handed it in; empty where nobody is told apart.
-        trace: The call that handed it in, as a ``traceparent``; empty without traces.
-        warnings: What is worth knowing about its picture.
+        number: Sequence number among all accepted jobs; orders pages.
+        own_number: Sequence number among its owner's jobs; orders the owner's pages, and reveals nothing about other owners.
+        digest: Hash of the request's spec: a ``request_id`` that is used again with another hash is rejected.
+        detached: Whether the job continues when no caller waits for it.
+        losses_of_worker: How often its worker was lost while it ran.
+        owner: Who submitted it; empty for anonymous callers.
+        trace: The call that submitted it, as a ``traceparent``; empty without tracing.
+        warnings: Warnings about its picture.
+        threads: Threads that painted it; they affect sums. 0 if unknown.
     """
 
     job_id: str
@@ -181,3 +184,4 @@ class Job:
     trace: str = ""
     warnings: tuple[JobWarning, ...] = ()
     own_number: int = 0
+    threads: int = 0

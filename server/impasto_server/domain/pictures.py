@@ -15,7 +15,7 @@ class Raster:
     """A decoded picture: 8-bit sRGB, rows from the top.
 
     Attributes:
-        rgb: The values, or the file that holds them, named by their SHA-256: pictures of a job that waits lie on the disk.
+        rgb: The values, or the file that holds them, named by their SHA-256: pictures of a waiting job are on disk.
     """
 
     width: int
@@ -30,7 +30,7 @@ class Raster:
 
 @dataclass(frozen=True)
 class Plane:
-    """A mask: one byte a pixel, rows from the top; 255 is in, 0 is out.
+    """A mask: one byte per pixel, rows from the top; 255 is inside, 0 is outside.
 
     Attributes:
         values: The bytes, or the file that holds them, as in :class:`Raster`.
@@ -47,14 +47,14 @@ class Plane:
 
 
 class PictureLost(Exception):
-    """The file of a job's picture is gone or damaged."""
+    """The file of a job's picture is missing or damaged."""
 
 
 def content_of(values: bytes | Path, size: int) -> bytes:
-    """Return a picture's values, from its file if they lie there.
+    """Return a picture's values, read from its file if they are in one.
 
     Raises:
-        PictureLost: If the file is not there, or not what its name says.
+        PictureLost: If the file is missing or damaged.
     """
     if isinstance(values, bytes):
         return values

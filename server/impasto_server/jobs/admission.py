@@ -1,4 +1,4 @@
-"""Whether there is room for one more job, and when it would be its turn."""
+"""Decides whether another job is accepted, and estimates when it runs."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from impasto_server.store.base import JobStore
 from impasto_server.workers.pool import WorkerPool
 
 MIN_PAUSED = 64
-"""So many jobs may be paused at a time, or as many as may wait where that is more."""
+"""Maximum number of paused jobs, unless more than that may wait."""
 SOON_S, LATE_S = 1.0, 60.0
-"""Bounds of when to try again."""
+"""Bounds of the retry delay."""
 
 
 class Admission:
-    """Weighs a job against the queue, its client's quota, the devices' memory and the disk.
+    """Checks a job against the queue, its client's quota, the devices' memory and the disk.
 
     Args:
         config: The limits.
         store: Where jobs are kept.
-        scheduler: Knows what waits.
-        pool: Knows what devices hold.
-        runtimes: What jobs have besides their records.
+        scheduler: Knows the waiting jobs.
+        pool: Knows the devices' capacity.
+        runtimes: Runtime state of jobs.
     """
 
     def __init__(
@@ -40,53 +40,53 @@ class Admission:
         self.pace = Pace()
 
     def check_room(self, owner: str, coming: int) -> None:
-        """Say before the expensive part of a request whether another job can be taken.
+        """Check before the expensive part of a request whether another job can be accepted.
 
         Args:
-            owner: Who asks.
-            coming: Jobs that are accepted and do not wait yet.
+            owner: The caller.
+            coming: Jobs that are accepted and not queued yet.
 
         Raises:
-            ServiceError: If the queue or the disk is full, or the client has what it may have.
+            ServiceError: If the queue or the disk is full, or the client has reached its quota.
         """
         if self._scheduler.queued + coming >= self._config.max_queued_jobs:
             waiting = self._scheduler.queued
-            raise self._queue_full(f"{waiting} jobs wait, which is the limit", str(self._config.max_queued_jobs))
+            raise self._queue_full(f"{waiting} jobs are waiting, which is the limit", str(self._config.max_queued_jobs))
         paused, most = sum(live.paused > 0 for live in self._runtimes.values()), max(MIN_PAUSED, self._config.max_queued_jobs)
         if paused >= most:
             raise self._queue_full(f"{paused} jobs are paused, which is the limit: resume or delete some", str(most))
         limit_s = self._config.max_queued_work_s
         if limit_s and (work_s := self.queued_work_s()) >= limit_s:
-            raise self._queue_full(f"about {work_s:.0f} s of work wait, and {limit_s:g} s may", f"{limit_s:g} s")
+            raise self._queue_full(f"about {work_s:.0f} s of work are waiting; the limit is {limit_s:g} s", f"{limit_s:g} s")
         self._quotas.check(owner, 0, time.monotonic())
         self._store.check()
 
     def check_job(self, spec: JobSpec, ticket: Ticket, owner: str) -> None:
-        """Say whether a job could run on any device and keeps within its client's quota.
+        """Check whether a job fits on a device and within its client's quota.
 
         Raises:
             ServiceError: If not.
         """
         if not self._scheduler.could_hold(ticket):
             needed = -(-(ticket.demand.held + ticket.demand.passing) // MIB)
-            text = f"a canvas of {spec.width} x {spec.height} px needs about {needed} MiB, which no device here has for jobs"
-            raise invalid(("parameters.size_px", f"{text}; a smaller history takes less"))
+            text = f"a canvas of {spec.width} x {spec.height} px needs about {needed} MiB, more than any device has for jobs"
+            raise invalid(("parameters.size_px", f"{text}; a smaller history needs less"))
         self._quotas.check(owner, spec.width * spec.height, time.monotonic())
 
     def book(self, job: Job, accepted: float) -> None:
-        """Put a job on its client's account."""
+        """Charge a job to its client's quota."""
         self._quotas.book(job.owner, job.job_id, job.spec.width * job.spec.height, accepted)
 
     def release(self, job: Job) -> None:
-        """Take a job off its client's account."""
+        """Release a job from its client's quota."""
         self._quotas.release(job.owner, job.job_id)
 
     def queued_work_s(self) -> float:
-        """Return how long the steps of all waiting jobs are estimated to take."""
+        """Return the estimated time of the steps of all waiting jobs."""
         return sum(self._steps_s(self._store.get(job_id)) or 0.0 for job_id in self._scheduler.waiting())
 
     def estimate(self, job: Job) -> tuple[float, float] | None:
-        """Return in how many seconds a job is estimated to start and to end; None if nobody knows yet, or it has ended."""
+        """Return the estimated seconds until a job starts and ends; None if unknown, or if it has ended."""
         own_s = self._steps_s(job)
         if own_s is None or job.state.ended or job.state is JobState.PAUSED:
             return None
@@ -110,6 +110,6 @@ class Admission:
         return ServiceError("QUEUE_FULL", text, metadata=metadata, retry_s=self._room_s())
 
     def _room_s(self) -> float:
-        """Return when a waiting job is likely to start, which makes room; bounded, for it is a guess."""
+        """Return the estimated seconds until a waiting job starts, which makes room; bounded, because it is a guess."""
         left = [live.remaining_s for live in self._runtimes.values() if live.remaining_s and not live.ended.is_set()]
         return min(max(min(left, default=SOON_S), SOON_S), LATE_S)

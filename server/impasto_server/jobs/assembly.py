@@ -1,4 +1,4 @@
-"""Puts together everything that has to do with jobs. The server and the tests both build it here."""
+"""Builds the parts that handle jobs. The server and the tests both use it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from impasto_server.workers.process import WorkerHandle
 
 @dataclass(frozen=True)
 class Assembly:
-    """The parts that have to do with jobs.
+    """The parts that handle jobs.
 
     Attributes:
-        store: What is kept.
-        scheduler: Who starts where.
+        store: Where jobs are kept.
+        scheduler: Decides which job runs where.
         pool: The workers.
         table: The jobs.
-        dispatcher: What callers ask for.
-        supervisor: What is looked after now and then.
-        gauges: How things are.
-        shutdown: How it stops.
+        dispatcher: Commands and views for callers.
+        supervisor: Periodic checks.
+        gauges: Sets the gauges of the metrics.
+        shutdown: Drains and stops.
     """
 
     store: JobStore
@@ -54,13 +54,13 @@ def assemble(
     metrics: Metrics | None = None,
     tracing: Tracing | None = None,
 ) -> Assembly:
-    """Build the parts, and restore what an earlier process left. Call it on a running event loop.
+    """Build the parts, and restore the jobs of an earlier process. Call it on a running event loop.
 
     Args:
         config: The server's settings.
         store: Where jobs are kept.
         workers: Handles of workers that are not started yet; ``pool.start()`` starts them.
-        metrics: Where things are counted; by default where nobody looks.
+        metrics: The metrics; new ones by default.
         tracing: Where spans of jobs go.
     """
     metrics, tracing = metrics or Metrics(), tracing or NoTracing()

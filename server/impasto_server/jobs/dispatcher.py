@@ -1,4 +1,4 @@
-"""What callers want done to jobs: submit, join, wait, pause, resume, cancel, delete.
+"""Commands of callers on jobs: submit, join, wait, pause, resume, cancel, delete.
 
 Everything here runs on the event loop and returns at once, or waits for a commit or for events.
 """
@@ -35,16 +35,16 @@ logger = logging.getLogger(__name__)
 
 
 class Dispatcher(JobViews):
-    """Adds commands to the views; what happens to jobs happens in the table.
+    """Adds commands to the views; the table changes the jobs.
 
     Args:
         config: The server's settings.
         table: The jobs.
         store: Where they are kept.
-        scheduler: Says what waits.
+        scheduler: Knows the waiting jobs.
         pool: The workers.
         admission: Decides whether there is room.
-        metrics: Where things are counted.
+        metrics: The metrics.
         tracing: Where spans of jobs go.
     """
 
@@ -75,14 +75,14 @@ class Dispatcher(JobViews):
         return not table.draining and self._pool.any_ready and not table.fault and not self._store.trouble
 
     def check_admission(self, request_id: str, digest: str, owner: str = "") -> Job | None:
-        """Say before the expensive part of a request whether it can be taken.
+        """Check before the expensive part of a request whether it can be accepted.
 
         Returns:
-            The job that a repeated request means, or None for a new one.
+            The existing job for a repeated request, or None for a new request.
 
         Raises:
-            ServiceError: If the id stands for another request, the server drains or has no worker, the queue is full, or the
-                client has what it may have.
+            ServiceError: If the id was used for another request, the server drains or has no ready worker, the queue is full,
+                or the client has reached its quota.
         """
         known = self._store.by_request(owner, request_id) if request_id else None
         if known is not None:
@@ -90,7 +90,7 @@ class Dispatcher(JobViews):
                 raise invalid(("request_id", f"{request_id!r} was used for another request"))
             return known
         if self._table.draining:
-            raise ServiceError("DRAINING", "the server is shutting down; try another", retry_s=5.0)
+            raise ServiceError("DRAINING", "the server is shutting down; use another server", retry_s=5.0)
         if self._table.fault:
             raise ServiceError("SERVER_FAULT", f"the server has a fault: {self._table.fault}", retry_s=30.0)
         if not self._pool.any_ready:
@@ -99,7 +99,7 @@ class Dispatcher(JobViews):
         return None
 
     async def validate(self, spec: JobSpec, owner: str = "") -> Job:
-        """Return the job that a spec would become if it were handed in now, and hand nothing in.
+        """Return the job that a spec would become, without submitting it.
 
         Raises:
             ServiceError: As :meth:`submit`.
@@ -108,10 +108,10 @@ class Dispatcher(JobViews):
         return Job("", 0, "", "", False, spec, created=time.time(), owner=owner)
 
     async def submit(self, spec: JobSpec, request_id: str, digest: str, *, detached: bool, owner: str = "") -> Job:
-        """Accept a job; it is safe when this returns. What :meth:`check_admission` said is checked again: time has passed.
+        """Accept a job; it is committed when this returns. :meth:`check_admission` is repeated, because time has passed.
 
         Raises:
-            ServiceError: As :meth:`check_admission`; or the job could run nowhere; or it cannot be kept.
+            ServiceError: As :meth:`check_admission`; or no device can run the job; or it cannot be stored.
         """
         known = self.check_admission(request_id, digest, owner)
         if known is not None:
@@ -142,7 +142,7 @@ class Dispatcher(JobViews):
         try:
             await asyncio.shield(admitting)
         except asyncio.CancelledError:
-            # The caller is gone; the job is on its way to the disk all the same, and must not be left half accepted.
+            # The caller is gone, but the job is already being committed and must not be left half accepted.
             admitting.add_done_callback(lambda task: self._abandon(job, task))
             raise
         return self._table.known(job.job_id)
@@ -163,24 +163,24 @@ class Dispatcher(JobViews):
         self._metrics.accepted.inc()
         self._table.runtimes[job.job_id].admitted = True
         self._table.set_alarm(job)
-        if current.state is JobState.QUEUED:  # nobody paused it meanwhile
+        if current.state is JobState.QUEUED:  # not paused meanwhile
             self._scheduler.submit(ticket)
             spec, text = job.spec, "job %s accepted: %d x %d, %d steps"
             logger.info(text, job.job_id, spec.width, spec.height, spec.parameters.steps, extra=about(job))
             self._table.dispatch()
 
     def _abandon(self, job: Job, admitting: asyncio.Task[None]) -> None:
-        """Cancel a job whose only caller went away while it was accepted; one that was submitted goes on."""
+        """Cancel a job whose only caller left while it was being accepted; a detached job continues."""
         kept = not admitting.cancelled() and admitting.exception() is None
         current = self._store.get(job.job_id) if kept else None
         if current is not None and not current.detached and not self._table.runtimes[job.job_id].waiters:
             self._change(job.job_id, lifecycle.Cancelled())
 
     async def join(self, job: Job, *, detached: bool) -> Job:
-        """Let another request share a job. If one of them does not wait, the job goes on without the others.
+        """Attach another request to a job. If one of them is detached, the job becomes detached.
 
         Raises:
-            ServiceError: If the job turns out not to be kept.
+            ServiceError: If the job could not be stored.
         """
         await self._store.committed(job.job_id)
         job = self._table.known(job.job_id)
@@ -189,28 +189,28 @@ class Dispatcher(JobViews):
         return self._table.known(job.job_id)
 
     def cancel(self, job_id: str) -> Job:
-        """Stop a job: a waiting one at once, a running one at its next step. One that has ended stays as it is.
+        """Cancel a job: a waiting one at once, a running one at its next step. An ended job does not change.
 
         Raises:
-            ServiceError: If it is not there.
+            ServiceError: If it does not exist.
         """
         self.get(job_id)
         return self._change(job_id, lifecycle.Cancelled())
 
     def pause(self, job_id: str) -> Job:
-        """Pause a job: a waiting one at once, a running one at its next step. One that has ended, or is about to, stays so.
+        """Pause a job: a waiting one at once, a running one at its next step. An ended or ending job does not change.
 
         Raises:
-            ServiceError: If it is not there.
+            ServiceError: If it does not exist.
         """
         self.get(job_id)
         return self._change(job_id, lifecycle.PauseRequested())
 
     def resume(self, job_id: str) -> Job:
-        """Let a paused job wait again, at its old place. Any other stays as it is.
+        """Return a paused job to the queue, at its old place. Any other job does not change.
 
         Raises:
-            ServiceError: If it is not there.
+            ServiceError: If it does not exist.
         """
         self.get(job_id)
         return self._change(job_id, lifecycle.ResumeRequested())
@@ -221,10 +221,10 @@ class Dispatcher(JobViews):
         return self._table.known(job_id)
 
     def delete(self, job_id: str) -> None:
-        """Cancel a job if it has not ended, and forget it.
+        """Cancel a job if it has not ended, and remove it.
 
         Raises:
-            ServiceError: If it is not there.
+            ServiceError: If it does not exist.
         """
         self.get(job_id)
         self._change(job_id, lifecycle.Cancelled())
@@ -233,10 +233,10 @@ class Dispatcher(JobViews):
 
     @contextlib.contextmanager
     def wanted(self, job: Job) -> Iterator[None]:
-        """Count a caller as waiting for a job's picture while the block lasts.
+        """Count a caller as waiting for a job's picture during the block.
 
-        When the last one leaves, the job is cancelled unless it is detached. Enter it before anything else is awaited: a caller
-        may be gone by then.
+        When the last caller leaves, the job is cancelled unless it is detached. Enter the block before awaiting
+        anything else: the caller may be gone by then.
         """
         runtime = self._table.runtimes.get(job.job_id)
         if runtime is None:
@@ -252,7 +252,7 @@ class Dispatcher(JobViews):
                 self._change(job.job_id, lifecycle.Cancelled())
 
     async def wait(self, job: Job) -> Job:
-        """Wait for a job's end, and want it meanwhile.
+        """Wait for a job to end, and count the caller as waiting for it.
 
         Raises:
             ServiceError: If it is deleted meanwhile.
@@ -262,15 +262,15 @@ class Dispatcher(JobViews):
         return self.get(job.job_id)
 
     async def inspect(self, command: Inspect, owner: str) -> Inspected:
-        """Let a worker tell how filters see a picture.
+        """Let a worker compute how filters respond to a picture.
 
         Raises:
-            ServiceError: If there is no room for it beside the jobs, or as :meth:`WorkerPool.inspect`.
+            ServiceError: If there is no memory for it beside the jobs, or as :meth:`WorkerPool.inspect`.
         """
         picture = command.picture
         demand = self._pool.inspection_demand(picture.width * picture.height, command.network)
         if not self._scheduler.fits_now(Ticket("", picture.width * picture.height, 0.0, demand=demand)):
-            text = "the device has no memory for the question beside its jobs; try later, or ask for a smaller size"
+            text = "the device has no memory for the inspection beside its jobs; retry later, or use a smaller size"
             metadata = {"queued": str(self.queued), "running": str(self.running), "limit": ""}
             raise ServiceError("QUEUE_FULL", text, metadata=metadata, retry_s=5.0)
         return await self._pool.inspect(command, owner)

@@ -1,4 +1,4 @@
-"""Sets the metrics that say how things are at a moment. It only reads."""
+"""Sets the gauges of the metrics from the current state, which it only reads."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Gauges:
 
     Args:
         config: The limits.
-        metrics: Where the figures go.
+        metrics: The metrics to set.
         table: The jobs.
-        store: What is on the disk.
-        scheduler: What waits and what runs.
+        store: Knows the disk usage.
+        scheduler: Knows waiting and running jobs.
         pool: The workers.
         admission: Estimates waiting work.
     """
@@ -41,7 +41,7 @@ class Gauges:
         self._scheduler, self._pool, self._admission = scheduler, pool, admission
 
     def measure(self) -> None:
-        """Set them."""
+        """Set the gauges."""
         now, metrics = time.monotonic(), self._metrics
         for status in self._pool.workers:
             metrics.running.labels(status.handle.name).set(self._scheduler.runs_on(status.handle.name))

@@ -12,11 +12,11 @@ from impasto_server.domain.events import Ended, Event, Stepped
 class Journal:
     """Events numbered from 1. Only the newest preview is kept: a slow reader loses old previews, never an event.
 
-    An event is added when it happens and shown when it is safe: a watcher must not hear what a restart would forget.
+    An event is added when it happens and shown when it is committed: watchers must not see what a restart would lose.
 
     Args:
-        events: What happened before this process.
-        sealed: Number of events of a job that has ended, which are kept elsewhere; None for one that has not.
+        events: Events from an earlier process.
+        sealed: Number of events of an ended job, which are kept elsewhere; None if the job has not ended.
     """
 
     def __init__(self, events: Iterable[Event] = (), sealed: int | None = None) -> None:
@@ -28,12 +28,12 @@ class Journal:
 
     @property
     def sequence(self) -> int:
-        """Number of the newest event that is shown; 0 before the first."""
+        """Number of the newest visible event; 0 before the first."""
         return self._shown
 
     @property
     def closed(self) -> bool:
-        """Whether the newest event that is shown is the end."""
+        """Whether the newest visible event is the end."""
         return self._sealed or (self._shown > 0 and isinstance(self._events[self._shown - 1], Ended))
 
     @property
@@ -47,12 +47,12 @@ class Journal:
         return self._events
 
     def seal(self) -> None:
-        """Hold the events no longer: the job has ended, and they are kept elsewhere."""
+        """Release the events: the job has ended, and they are kept elsewhere."""
         self._sealed = True
         self._events = []
 
     def add(self, event: Event) -> int:
-        """Add an event; returns its number."""
+        """Add an event; return its number."""
         if isinstance(event, Stepped) and event.preview is not None:
             self._drop_old_preview()
             self._preview_at = len(self._events)
@@ -66,7 +66,7 @@ class Journal:
         self._grown = asyncio.Event()
 
     def after(self, sequence: int) -> list[tuple[int, Event]]:
-        """Return the events after that number, each with its own."""
+        """Return the visible events after a number, each with its own number."""
         return list(enumerate(self._events[sequence : self._shown], start=sequence + 1))
 
     async def wait(self, timeout_s: float) -> bool:

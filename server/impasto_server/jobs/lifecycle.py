@@ -1,4 +1,4 @@
-"""A job's life as a table: which event takes it from which state to which, and what has to be done about it. Pure.
+"""The lifecycle of a job as a transition table: which event changes which state, and which effects follow. Pure.
 
 `apply` is the only place that changes a job's state. The caller stores the new job and carries
 out the effects (:class:`impasto_server.jobs.table.JobTable`).
@@ -18,27 +18,27 @@ from impasto_server.domain.events import Ended, Event, Paused, PauseReason, Star
 from impasto_server.domain.job import Job, JobError, JobState, JobWarning, NetworkDescription, StopReason
 
 MAX_LOSSES = 3
-"""A job whose worker is lost so often under it fails."""
+"""A job fails when its worker was lost this often while it ran."""
 
 
 class Intent(Enum):
-    """What a running job is about to do, once its worker answers."""
+    """What a running job will do once its worker answers."""
 
     NONE = "none"
     PAUSE = "pause"
     FINISH = "finish"
-    """End with the canvas as it is: its time limit has come."""
+    """End with the current canvas: its time limit is reached."""
     ENCODE = "encode"
     """End: it has left its worker, and its picture is being encoded."""
 
 
 @dataclass(frozen=True)
 class Life:
-    """What decides how a job goes on.
+    """Everything that decides a job's next transition.
 
     Attributes:
         job: Its record.
-        intent: What it is about to do.
+        intent: What it will do next.
         resuming: Whether its next start resumes it, which does not count as an attempt.
     """
 
@@ -59,18 +59,19 @@ class Dispatched:
 
 @dataclass(frozen=True)
 class Began:
-    """Its worker is about to take the next step; ``step`` steps are done already."""
+    """Its worker is about to run its next step; ``step`` steps are already done."""
 
     arithmetic: Arithmetic
     step: int
     network: NetworkDescription | None
     note: str
     queue_s: float
+    threads: int = 0
 
 
 @dataclass(frozen=True)
 class StepDone:
-    """Its worker took a step."""
+    """Its worker finished a step."""
 
     step: int
     losses: Losses
@@ -84,8 +85,8 @@ class Parked:
     """It left its worker with its state saved.
 
     Attributes:
-        step: Steps that are done.
-        shutting_down: Whether it left because the server stops, which is no preemption.
+        step: Steps done.
+        shutting_down: Whether it left because the server stops, which does not count as a preemption.
     """
 
     step: int
@@ -108,7 +109,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Failed:
-    """It cannot go on."""
+    """It cannot continue."""
 
     error: JobError
 
@@ -142,7 +143,7 @@ class Cancelled:
 
 @dataclass(frozen=True)
 class TimeLimitReached:
-    """Its time limit has come."""
+    """Its time limit is reached."""
 
 
 LifeEvent = (
@@ -174,14 +175,14 @@ class Order:
 
 @dataclass(frozen=True)
 class Enqueue:
-    """Let it wait: at its old place, or before all others."""
+    """Put it in the queue: at its old place, or before all others."""
 
     at_once: bool = False
 
 
 @dataclass(frozen=True)
 class Dequeue:
-    """Take it away from the scheduler."""
+    """Remove it from the scheduler."""
 
 
 @dataclass(frozen=True)
@@ -197,21 +198,21 @@ _Transition = Callable[[Life, Any, float], Change]
 
 
 def apply(life: Life, event: LifeEvent, now: float) -> Change:
-    """Return the life after an event, and what has to be done.
+    """Return the life after an event, and the effects to carry out.
 
-    A job that has ended stays as it is, and one that has left its worker hears nothing more of it.
+    An ended job does not change, and a job that has left its worker ignores that worker's events.
 
     Args:
-        life: Before the event.
-        event: What happened, or is wanted.
+        life: The life before the event.
+        event: What happened or was requested.
         now: Seconds since the epoch, for the record.
     """
-    if life.job.state.ended or (life.intent is Intent.ENCODE and isinstance(event, _OF_WORKER)):
+    if life.job.state.ended or (life.intent is Intent.ENCODE and isinstance(event, _WORKER_EVENTS)):
         return life, ()
     return TRANSITIONS[life.job.state, type(event)](life, event, now)
 
 
-_OF_WORKER = (Began, StepDone, Parked, Painted, WorkerLost)
+_WORKER_EVENTS = (Began, StepDone, Parked, Painted, WorkerLost)
 
 
 def _ignore(life: Life, event: LifeEvent, now: float) -> Change:
@@ -237,19 +238,19 @@ def _began(life: Life, event: Began, now: float) -> Change:
         job = replace(job, started=now, queue_s=event.queue_s)
     losses = job.losses if event.step else None
     job = replace(job, arithmetic=event.arithmetic, step=event.step, losses=losses, network=event.network or life.job.network)
-    told = Tell(Started(job.device, job.attempts, event.step, event.note))
-    # Before the first step the canvas is not a picture yet: it is finished after that step.
+    shown = Tell(Started(job.device, job.attempts, event.step, event.note))
+    # Before the first step the canvas is not a picture yet: the job finishes after that step.
     finish: tuple[Effect, ...] = (Order("finish"),) if life.intent is Intent.FINISH and event.step else ()
-    return replace(life, job=job), (told, *finish)
+    return replace(life, job=job), (shown, *finish)
 
 
 def _stepped(life: Life, event: StepDone, now: float) -> Change:
     steps = life.job.spec.parameters.steps
     job = replace(life.job, step=event.step, losses=event.losses, optimize_s=event.elapsed_s)
-    told = Tell(Stepped(event.step, steps, event.losses, event.elapsed_s, event.remaining_s, event.preview))
-    # The worker that was told to finish it may be lost, and this be another one.
+    shown = Tell(Stepped(event.step, steps, event.losses, event.elapsed_s, event.remaining_s, event.preview))
+    # The worker that got the order to finish may be lost; this may be another one.
     finish: tuple[Effect, ...] = (Order("finish"),) if life.intent is Intent.FINISH else ()
-    return replace(life, job=job), (told, *finish)
+    return replace(life, job=job), (shown, *finish)
 
 
 def _parked(life: Life, event: Parked, now: float) -> Change:
@@ -292,7 +293,7 @@ def _lost(life: Life, event: WorkerLost, now: float) -> Change:
 
 def _restored(life: Life, event: Restored, now: float) -> Change:
     state = JobState.PAUSED if life.job.state is JobState.PAUSED else JobState.QUEUED
-    # Whoever waited for it is gone with the process: it goes on without them.
+    # The callers that waited for it are gone with the process: it continues without them.
     job = replace(life.job, state=state, device="", detached=True)
     waits: tuple[Effect, ...] = (Enqueue(),) if state is JobState.QUEUED else ()
     return Life(job, resuming=state is JobState.PAUSED), waits
@@ -327,11 +328,11 @@ def _limit(life: Life, event: TimeLimitReached, now: float) -> Change:
     if job.spec.return_best and job.step:
         if job.state is JobState.RUNNING:
             return replace(life, intent=Intent.FINISH), (Order("finish"),)
-        # Its canvas is in its checkpoint, which the next worker with room turns into a picture.
+        # Its canvas is in its checkpoint; the next worker with room makes the picture from it.
         waiting = replace(job, state=JobState.QUEUED)
         return replace(life, job=waiting, intent=Intent.FINISH), (Dequeue(), Enqueue(at_once=True))
     begun = f"after {job.step} of {job.spec.parameters.steps} steps" if job.step else "before its first step"
-    error = JobError("DEADLINE_EXCEEDED", f"its time limit of {job.spec.time_limit_s:g} s came {begun}")
+    error = JobError("DEADLINE_EXCEEDED", f"its time limit of {job.spec.time_limit_s:g} s was reached {begun}")
     return _end(life, JobState.FAILED, StopReason.DEADLINE, now, error), (*_order(life, "cancel"), *_ENDING)
 
 
@@ -370,7 +371,7 @@ _PAUSED: Mapping[type[LifeEvent], _Transition] = {
 EVENTS: tuple[type[LifeEvent], ...] = LifeEvent.__args__
 TRANSITIONS: Mapping[tuple[JobState, type[LifeEvent]], _Transition] = MappingProxyType(
     {
-        (state, event): row.get(event, _ignore)  # what is not in a row comes too late, and changes nothing
+        (state, event): row.get(event, _ignore)  # an event that is not in a row came too late and is ignored
         for state, row in ((JobState.QUEUED, _QUEUED), (JobState.RUNNING, _RUNNING), (JobState.PAUSED, _PAUSED))
         for event in EVENTS
     }

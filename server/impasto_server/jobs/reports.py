@@ -1,4 +1,4 @@
-"""What the workers report: turned into changes of jobs, metrics, and what is learned about the time that steps take."""
+"""Turns the workers' reports into changes of jobs, metrics and estimates of step times."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from impasto_server.workers.pool import WorkerPool
 logger = logging.getLogger(__name__)
 
 ENCODERS = 2
-"""Finished pictures that are encoded at a time."""
+"""Maximum number of pictures encoded at a time."""
 
 
 class WorkerReports:
-    """Listens to the workers.
+    """Handles the workers' reports.
 
     Args:
-        table: Where jobs are changed.
+        table: Changes the jobs.
         store: Where finished pictures go.
-        scheduler: Told which workers can take jobs.
-        pool: Knows what they can take.
-        pace: Learns from steps.
-        metrics: Where things are counted.
+        scheduler: Notified of ready and lost workers.
+        pool: Knows the workers' capacity.
+        pace: Learns step times.
+        metrics: The metrics.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class WorkerReports:
     ) -> None:
         self._table, self._store, self._scheduler, self._pool = table, store, scheduler, pool
         self._pace, self._metrics = pace, metrics
-        self._encoding = ThreadPoolExecutor(ENCODERS, "encoding")  # of its own: nothing else delays a finished job
+        self._encoding = ThreadPoolExecutor(ENCODERS, "encoding")  # a separate pool, so that nothing else delays a finished job
 
     def on_ready(self, name: str) -> None:
-        """A worker can take jobs."""
+        """A worker is ready."""
         self._metrics.ready.labels(name).set(1)
         seconds = self._pool.seconds_per_pixel(name)
         if seconds:
@@ -57,7 +57,7 @@ class WorkerReports:
         self._table.dispatch()
 
     def on_memory(self, name: str) -> None:
-        """The device of an idle worker has more or less memory than before."""
+        """The free memory of an idle worker's device has changed."""
         self._scheduler.resize(name, self._pool.capacity(name))
         self._table.dispatch()
 
@@ -73,12 +73,12 @@ class WorkerReports:
         self._table.dispatch()
 
     def on_report(self, name: str, report: JobReport) -> None:
-        """A worker says something of a job."""
+        """A worker reported on a job."""
         job = self._store.get(report.job_id)
         if job is None or job.state is not JobState.RUNNING or job.device != name:
             if isinstance(report, JobParked):
                 self._table.drop_checkpoint(report.job_id)
-            return  # cancelled meanwhile, or given to another worker
+            return  # cancelled meanwhile, or assigned to another worker
         if isinstance(report, JobStarted):
             self._on_started(job, report)
         elif isinstance(report, JobStepped):
@@ -107,7 +107,7 @@ class WorkerReports:
         self._metrics.cache.labels("miss").inc(report.cache_misses)
         logger.info("job %s starts on %s after %d steps", job.job_id, job.device, report.step, extra=about(job))
         queue_s = now - runtime.accepted
-        began = lifecycle.Began(report.arithmetic, report.step, report.network, report.note, queue_s)
+        began = lifecycle.Began(report.arithmetic, report.step, report.network, report.note, queue_s, report.threads)
         self._table.change(job.job_id, began)
 
     def _on_step(self, job: Job, report: JobStepped) -> None:
@@ -116,7 +116,7 @@ class WorkerReports:
         self._table.change(job.job_id, done)
 
     def _count_step(self, job: Job, report: JobStepped) -> None:
-        """Count a step, and learn from it how long steps take."""
+        """Count a step, and learn its time."""
         runtime, metrics, device = self._table.runtimes[job.job_id], self._metrics, job.device
         together = max(1, self._scheduler.runs_on(device))
         seconds = max(0.0, report.elapsed_s - runtime.elapsed_s)
@@ -165,5 +165,5 @@ class WorkerReports:
         self._table.dispatch()
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._encoding.shutdown(wait=False)

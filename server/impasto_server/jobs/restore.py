@@ -1,4 +1,4 @@
-"""What an earlier process left: ended jobs can be asked for, the others wait again, in their old order."""
+"""Restores the jobs of an earlier process: ended jobs can be queried, the others are queued again in their old order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def restore(table: JobTable, store: JobStore, admission: Admission) -> list[Job]:
-    """Put every stored job into the table, and remove checkpoints that belong to none. Returns the jobs."""
+    """Put every stored job into the table, and remove stray checkpoints. Return the jobs."""
     jobs = list(_restore_all(table, store, admission))
     table.drop_stray_checkpoints()
     return jobs
@@ -33,7 +33,7 @@ def _restore_all(table: JobTable, store: JobStore, admission: Admission) -> Iter
     own_numbers: Counter[str] = Counter()
     for restored in store.restore():
         job = restored.job
-        if not job.own_number:  # of a version that did not count them
+        if not job.own_number:  # stored by a version without own numbers
             job = replace(job, own_number=own_numbers[job.owner] + 1)
             store.put(job)
         own_numbers[job.owner] = max(own_numbers[job.owner], job.own_number)
@@ -43,6 +43,8 @@ def _restore_all(table: JobTable, store: JobStore, admission: Admission) -> Iter
         table.add(job.job_id, runtime)
         if job.state.ended:
             _close(table, job, restored, runtime)
+        elif restored.lost is not None:
+            job = table.change(job.job_id, lifecycle.Failed(restored.lost))
         else:
             admission.book(job, -math.inf)
             job = table.change(job.job_id, lifecycle.Restored())

@@ -1,4 +1,4 @@
-"""What a job has besides its record while somebody may care."""
+"""In-memory state of a job besides its record."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from impasto_server.jobs.lifecycle import Intent
 
 @dataclass
 class Runtime:
-    """A job's clocks and events, and who waits. Times are those of ``time.monotonic()``.
+    """A job's clocks, events and waiting callers. Times are from ``time.monotonic()``.
 
     Attributes:
         accepted: When it was accepted.
         journal: Its events.
-        ended: Set when its end has been told.
-        left: Set when it has left its worker for good, or ended.
-        waiters: Calls that want its picture.
+        ended: Set when its end is visible to watchers.
+        left: Set when it has left its worker during the shutdown, or ended.
+        waiters: Number of calls that wait for its picture.
         admitted: Whether it is committed, and known to the scheduler.
         intent: See :class:`~impasto_server.jobs.lifecycle.Life`.
-        resuming: Likewise.
-        paused: When it was paused; 0 while it is not.
-        overdue_since: When it was told to finish as it is; 0 if it was not.
-        dispatched: When it was given to a worker last.
-        hopeless_since: Since when no device has the memory for it; 0 if one has.
-        alarm: Rings at the time limit.
-        stepped: When its last step was reported, or it began; 0 while it does not run.
-        elapsed_s: What its steps took by then.
-        remaining_s: What its worker estimated was left by then; 0 while it does not run.
-        checkpointed: When its state was written last, or it began.
+        resuming: See :class:`~impasto_server.jobs.lifecycle.Life`.
+        paused: When it was paused; 0 if it is not.
+        overdue_since: When it was ordered to finish early; 0 if it was not.
+        dispatched: When it was last assigned to a worker.
+        hopeless_since: Since when no device has enough memory for it; 0 if one has.
+        alarm: Timer of its time limit.
+        stepped: When its last step was reported, or it started; 0 while it does not run.
+        elapsed_s: Time that its steps had taken by then.
+        remaining_s: Remaining time that its worker estimated then; 0 while it does not run.
+        checkpointed: When its last checkpoint was written, or it started.
     """
 
     accepted: float
@@ -52,11 +52,11 @@ class Runtime:
     checkpointed: float = 0.0
 
     def stop(self) -> None:
-        """Note that it does not run for now."""
+        """Record that it does not run."""
         self.remaining_s = self.stepped = 0.0
 
     def close(self) -> None:
-        """Note that it has ended."""
+        """Record that it has ended."""
         self.stop()
         self.paused = 0.0
         self.left.set()

@@ -1,4 +1,4 @@
-"""The server's stop: running jobs have a grace time, then their states are saved for the next server, or they are cancelled."""
+"""Shutdown: running jobs get a grace time; then their states are saved for the next server, or they are cancelled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Shutdown:
         table: The jobs.
         store: Where they are kept.
         pool: The workers.
-        reports: Whose threads end.
+        reports: Its threads are stopped.
     """
 
     def __init__(
@@ -41,18 +41,18 @@ class Shutdown:
         self._hurry = asyncio.Event()
 
     async def drain(self) -> bool:
-        """Take no new jobs and let the running ones end for the grace time.
+        """Accept no new jobs, and let running jobs finish within the grace time.
 
-        What is left then is kept for the next process, with its state, where the store is durable; else it is cancelled.
+        Jobs that remain are kept with their state for the next process if the store is durable; else they are cancelled.
 
         Returns:
-            Whether somebody may still fetch what ended meanwhile: jobs did, and nobody is in a hurry.
+            Whether callers may still fetch results: there were jobs to wait for, and the grace time was not cut.
         """
         self._table.draining = True
         keeps = self._store.durable
         waited_for = [job.job_id for job, _ in self._table.unended() if not keeps or job.state is JobState.RUNNING]
         if waited_for:
-            logger.info("draining: %d jobs have %.0f s to end", len(waited_for), self._config.grace_s)
+            logger.info("draining: %d jobs have %.0f s to finish", len(waited_for), self._config.grace_s)
             left = await self._wait_for(waited_for)
             if keeps:
                 await self._park_all(left)
@@ -60,14 +60,14 @@ class Shutdown:
                 logger.info("drained: %d jobs ended, %d resume with the next server", len(waited_for) - len(left), kept)
             else:
                 for job_id in left:
-                    text = "job %s is cancelled: the server shuts down"
+                    text = "job %s is cancelled: the server is shutting down"
                     logger.warning(text, job_id, extra=about(self._table.known(job_id)))
                     self._table.change(job_id, lifecycle.Cancelled())
         await self._store.settled()
         return bool(waited_for) and not self._hurry.is_set()
 
     async def _wait_for(self, job_ids: list[str]) -> list[str]:
-        """Wait for jobs' ends, to the end of the grace time; return those that have not ended."""
+        """Wait for jobs to end, at most for the grace time; return those that have not ended."""
         ends: asyncio.Future[Any] = asyncio.gather(*(self._table.runtimes[job_id].ended.wait() for job_id in job_ids))
         hurry: asyncio.Future[Any] = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait({ends, hurry}, timeout=self._config.grace_s, return_when=asyncio.FIRST_COMPLETED)
@@ -93,7 +93,7 @@ class Shutdown:
         self._hurry.set()
 
     async def stop(self) -> None:
-        """End the workers, and the store when everything is in it."""
+        """Stop the workers, then the store once everything is written."""
         self._table.draining = True
         await self._pool.stop()
         self._table.close()

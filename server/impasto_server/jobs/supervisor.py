@@ -1,4 +1,4 @@
-"""Looks after jobs and workers now and then: hanging workers, time limits that nobody keeps, expiry, and the books."""
+"""Periodic checks of jobs and workers: hung workers, missed time limits, expiry, and consistency."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from impasto_server.workers.pool import WorkerPool
 logger = logging.getLogger(__name__)
 
 HOPELESS_S = 3600.0
-"""How long a job waits for a device with memory for it, where there was one when it was accepted."""
+"""How long a job waits for a device with enough memory, if there was one when it was accepted."""
 OVERDUE_S = 30.0
-"""How long a worker may take to finish a job whose time limit has come, at least."""
+"""Minimum time that a worker may take to finish a job whose time limit is reached."""
 
 
 class Supervisor:
-    """Called twice a second.
+    """Runs twice a second.
 
     Args:
         config: How long ended and paused jobs are kept.
         table: The jobs.
         store: Where they are kept.
-        scheduler: Knows what waits and what runs.
+        scheduler: Knows waiting and running jobs.
         pool: The workers.
-        pace: Knows how long a step should take.
+        pace: Estimates step times.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Supervisor:
         self._scheduler, self._pool, self._pace = scheduler, pool, pace
 
     def look(self) -> None:
-        """See that no worker hangs, and that no job outlives its time limit in one that does."""
+        """Kill hung workers, and workers that do not finish a job whose time limit is reached."""
         self._pool.look(self._turn_s)
         now = time.monotonic()
         self._look_for_hopeless(now)
@@ -50,21 +50,21 @@ class Supervisor:
             if runtime.intent is Intent.FINISH and job.state is JobState.RUNNING:
                 longest = max(OVERDUE_S, 5 * (self._turn_s(job.device) or 0.0))
                 if now - max(runtime.overdue_since, runtime.dispatched) > longest:
-                    self._pool.kill(job.device, f"does not finish job {job.job_id}, whose time limit has come")
+                    self._pool.kill(job.device, f"does not finish job {job.job_id}, whose time limit is reached")
                     runtime.overdue_since = now
 
     def _look_for_hopeless(self, now: float) -> None:
-        """Fail the jobs that no device has had the memory for, for very long: a moment of little memory is no reason."""
+        """Fail jobs that no device has had memory for over a long time; a short lack of memory is not enough."""
         hopeless = set(self._scheduler.hopeless()) if self._pool.all_ready else set()
         for job_id in self._scheduler.waiting():
             runtime = self._table.runtimes[job_id]
             runtime.hopeless_since = (runtime.hopeless_since or now) if job_id in hopeless else 0.0
             if runtime.hopeless_since and now - runtime.hopeless_since > HOPELESS_S:
-                text = f"no device has had the memory for it for {HOPELESS_S / 60:.0f} minutes"
+                text = f"no device has had enough memory for it for {HOPELESS_S / 60:.0f} minutes"
                 self._table.change(job_id, lifecycle.Failed(JobError("OUT_OF_MEMORY", text)))
 
     def _turn_s(self, worker: str) -> float | None:
-        """Return how long a turn of a worker is likely to take: a step of each of its jobs."""
+        """Return the expected time of one round of a worker: a step of each of its jobs."""
         seconds = 0.0
         for job, _ in self._table.unended():
             if job.state is not JobState.RUNNING or job.device != worker:
@@ -77,7 +77,7 @@ class Supervisor:
         return seconds
 
     def expire(self) -> None:
-        """Forget the ended jobs that were kept long enough, and cancel those that were paused so long."""
+        """Remove ended jobs after their retention time, and cancel jobs that were paused for that long."""
         oldest = time.monotonic() - self._config.retention_s
         for job, runtime in self._table.unended():
             if job.state is JobState.PAUSED and runtime.paused and runtime.paused < oldest:
@@ -87,7 +87,7 @@ class Supervisor:
             self._table.drop(job_id)
 
     def audit(self) -> list[str]:
-        """Return what does not hold though it always must: each job that has not ended is in exactly one place."""
+        """Return violated invariants: each job that has not ended must be in exactly one place."""
         wrong = []
         for job, runtime in self._table.unended():
             if not runtime.admitted or runtime.intent is Intent.ENCODE:

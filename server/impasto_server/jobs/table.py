@@ -1,4 +1,4 @@
-"""The table of live jobs: the one way to change a job, and what follows from a change.
+"""The table of jobs: the only way to change a job, and the effects of a change.
 
 Everything here runs on the event loop and returns at once.
 """
@@ -35,20 +35,20 @@ _COMMANDS: Mapping[str, type[Cancel | Park | Finish]] = {"cancel": Cancel, "park
 
 
 class JobTable:
-    """Records, runtimes and places of all jobs that are not forgotten.
+    """Records, runtimes and places of all known jobs.
 
     Args:
         store: Where jobs are kept.
-        scheduler: Decides who starts where.
+        scheduler: Decides which job runs where.
         pool: The workers.
-        admission: Told when a job's account closes.
-        runtimes: What jobs have besides their records; admission reads it too.
-        metrics: Where things are counted.
+        admission: Notified when a job ends.
+        runtimes: Runtime state of jobs; admission reads it too.
+        metrics: The metrics.
         tracing: Where spans of jobs go.
 
     Attributes:
-        draining: Whether the server stops.
-        fault: Why no job starts any more; empty if the scheduler works.
+        draining: Whether the server is shutting down.
+        fault: Why no more jobs start; empty while the scheduler works.
     """
 
     def __init__(
@@ -70,24 +70,24 @@ class JobTable:
 
     @property
     def runtimes(self) -> Mapping[str, Runtime]:
-        """What jobs have besides their records."""
+        """Runtime state of jobs."""
         return self._runtimes
 
     @property
     def keeps_waiting(self) -> bool:
-        """Whether the server stops and the next one resumes what waits."""
+        """Whether the server is shutting down and the next one resumes the waiting jobs."""
         return self.draining and self._store.durable
 
     @property
     def tasks(self) -> Collection[asyncio.Task[None]]:
-        """Work under way for jobs."""
+        """Background tasks of jobs."""
         return self._tasks
 
     def known(self, job_id: str) -> Job:
         """Return a job's newest record, committed or not: for decisions, not for callers.
 
         Raises:
-            ServiceError: If it is not there.
+            ServiceError: If it does not exist.
         """
         job = self._store.get(job_id)
         if job is None:
@@ -106,17 +106,17 @@ class JobTable:
         self._runtimes[job_id] = runtime
 
     def drop(self, job_id: str) -> None:
-        """Forget a job's runtime."""
+        """Remove a job's runtime."""
         self._runtimes.pop(job_id, None)
 
     def change(self, job_id: str, event: LifeEvent) -> Job:
-        """Let an event change a job, store the new record and do what follows. The only place that changes a job's state.
+        """Apply an event to a job, store the new record and carry out the effects. The only place that changes a job's state.
 
         Returns:
             The new record.
 
         Raises:
-            ServiceError: If the job is not there.
+            ServiceError: If the job does not exist.
         """
         before, runtime = self.known(job_id), self._runtimes[job_id]
         life, effects = lifecycle.apply(Life(before, runtime.intent, runtime.resuming), event, time.time())
@@ -130,7 +130,7 @@ class JobTable:
         return life.job
 
     def _follow(self, runtime: Runtime, before: Job, life: Life) -> None:
-        """Let the clocks follow a change."""
+        """Update the runtime after a change."""
         now, state = time.monotonic(), life.job.state
         if life.intent is lifecycle.Intent.FINISH and runtime.intent is not lifecycle.Intent.FINISH:
             runtime.overdue_since = now
@@ -168,15 +168,15 @@ class JobTable:
     # Places.
 
     def enqueue(self, job: Job, *, at_once: bool = False) -> None:
-        """Let a job that was accepted earlier wait at its old place, or before all others, however full the queue is."""
+        """Queue a job that was accepted earlier, at its old place or before all others, even if the queue is full."""
         if not self._pool.any_ready:
-            self._unmeasured.add(job.job_id)  # what it takes is known when a worker is
+            self._unmeasured.add(job.job_id)  # its memory demand is known once a worker is ready
         arrived = 0.0 if at_once else self._runtimes[job.job_id].accepted
         ticket = replace(self._pool.ticket(job.spec), job_id=job.job_id, arrived=arrived)
         self._scheduler.submit(replace(ticket, alone=job.losses_of_worker > 0))
 
     def measured(self) -> None:
-        """Note that a worker is ready: what waiting jobs take of its memory can be told now."""
+        """Compute the memory demand of waiting jobs that were queued before a worker was ready."""
         unmeasured, self._unmeasured = self._unmeasured, set()
         for job_id in unmeasured:
             job = self._store.get(job_id)
@@ -185,13 +185,13 @@ class JobTable:
                 self.enqueue(job)
 
     def dispatch(self) -> None:
-        """Do what the scheduler decides."""
+        """Carry out the scheduler's decisions."""
         if self.fault or self.keeps_waiting:
             return
         try:
             decisions = self._scheduler.decide()
         except Exception as error:
-            # A scheduler that raised once raises at every call: no job would ever start, so none may be submitted.
+            # A scheduler that failed once fails at every call: no job would ever start, so none may be submitted.
             logger.exception("the scheduler failed: no job starts until the server is restarted")
             self.fault = f"its scheduler failed ({type(error).__name__})"
             self._metrics.faults.labels("scheduler").inc()
@@ -203,14 +203,14 @@ class JobTable:
                 self._pool.send(decision.worker, Park(decision.job_id))
 
     def set_alarm(self, job: Job) -> None:
-        """Let a job's time limit ring; it counts from acceptance."""
+        """Set the timer of a job's time limit, which counts from acceptance."""
         limit = job.spec.time_limit_s
         if limit is not None:
             runtime = self._runtimes[job.job_id]
             left = limit - (time.monotonic() - runtime.accepted)
-            runtime.alarm = asyncio.get_running_loop().call_later(max(0.0, left), self._ring, job.job_id)
+            runtime.alarm = asyncio.get_running_loop().call_later(max(0.0, left), self._on_time_limit, job.job_id)
 
-    def _ring(self, job_id: str) -> None:
+    def _on_time_limit(self, job_id: str) -> None:
         if self._store.get(job_id) is not None:
             self.change(job_id, lifecycle.TimeLimitReached())
             self.dispatch()
@@ -235,7 +235,7 @@ class JobTable:
         journal.seal()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something for a job beside everything else; it ends with the server."""
+        """Run a background task for a job; it is cancelled when the server stops."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -246,19 +246,19 @@ class JobTable:
         return self._store.checkpoints / f"{job_id}.checkpoint"
 
     def drop_checkpoint(self, job_id: str) -> None:
-        """Remove a job's state from the disk."""
+        """Remove a job's checkpoint from the disk."""
         for path in checkpoint_files(self._checkpoint(job_id)):
             path.unlink(missing_ok=True)
 
     def drop_stray_checkpoints(self) -> None:
-        """Remove the states of jobs that are not there, or have ended."""
+        """Remove checkpoints of jobs that do not exist or have ended."""
         known = {self._checkpoint(job.job_id).name for job, _ in self.unended()}
         for path in self._store.checkpoints.glob("*.checkpoint*"):
             if path.name.split(".checkpoint")[0] + ".checkpoint" not in known:
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """End the work under way."""
+        """Cancel the background tasks and the timers."""
         for task in list(self._tasks):
             task.cancel()
         for runtime in self._runtimes.values():

@@ -1,4 +1,4 @@
-"""What callers may see of jobs: nothing that is not committed."""
+"""What callers may see of jobs: only committed changes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from impasto_server.scheduling.scheduler import Scheduler
 from impasto_server.store.base import JobStore
 
 HEARTBEATS_PER_S = 500
-"""Heartbeats that all watchers together get in a second, at most."""
+"""Maximum rate of heartbeats to all watchers together."""
 LONGEST_HEARTBEAT_S = 20.0
-"""But no watcher waits longer than this: clients give up a server that is silent for half a minute."""
+"""Longest heartbeat interval of a watcher: clients give up on a server that is silent for half a minute."""
 
 
 class JobViews:
@@ -39,32 +39,32 @@ class JobViews:
 
     @property
     def queued(self) -> int:
-        """Jobs that wait."""
+        """Number of waiting jobs."""
         return self._scheduler.queued
 
     @property
     def running(self) -> int:
-        """Jobs that run."""
+        """Number of running jobs."""
         return self._scheduler.running
 
     @property
     def watchers(self) -> int:
-        """Callers that watch a job."""
+        """Number of callers that watch a job."""
         return self._watchers
 
     def bytes_kept(self, owner: str | None = None) -> int:
-        """Return what pictures take on the disk: all, or what an owner's would take alone."""
+        """Return the disk usage of pictures: of all, or of one owner's alone."""
         return self._store.bytes_kept if owner is None else self._store.bytes_of(owner)
 
     def estimate(self, job: Job) -> tuple[float, float] | None:
-        """Return in how many seconds a job is estimated to start and to end; None if nobody knows yet, or it has ended."""
+        """Return the estimated seconds until a job starts and ends; None if unknown, or if it has ended."""
         return self._admission.estimate(job)
 
     def get(self, job_id: str) -> Job:
-        """Return a job as callers may know it: what is not safe yet has not happened.
+        """Return a job as callers may see it: without changes that are not committed yet.
 
         Raises:
-            ServiceError: If it is not there.
+            ServiceError: If it does not exist.
         """
         job = self._store.seen(job_id)
         if job is None:
@@ -72,7 +72,7 @@ class JobViews:
         return job
 
     def by_request(self, owner: str, request_id: str) -> Job:
-        """Return the job that a client named so.
+        """Return the job that a client submitted under a request id.
 
         Raises:
             ServiceError: If there is none.
@@ -83,14 +83,14 @@ class JobViews:
         return job
 
     async def flushed(self) -> None:
-        """Wait until everything that was done so far is safe."""
+        """Wait until all changes so far are committed."""
         await self._store.settled()
 
     async def settled(self, job_id: str) -> Job:
-        """Return a job as it is once everything that was done to it so far is safe.
+        """Return a job once all changes to it so far are committed.
 
         Raises:
-            ServiceError: If it is not there.
+            ServiceError: If it does not exist.
         """
         await self._store.settled()
         return self.get(job_id)
@@ -118,7 +118,7 @@ class JobViews:
         return picture
 
     async def watch(self, job: Job, sequence: int | None) -> AsyncGenerator[tuple[int, Job | Event | Heartbeat]]:
-        """Yield the job, then its events after a sequence number (None for the newest), then nothing after its end."""
+        """Yield the job, then its events after a sequence number (None for the newest), until its end."""
         runtime = self._table.runtimes.get(job.job_id)
         if runtime is None:
             raise not_found(job.job_id)
@@ -129,13 +129,13 @@ class JobViews:
             raise invalid(("resume_after_sequence", message))
         current = self.get(job.job_id)
         if journal.closed:
-            # The end is told again to whoever asks after it.
+            # A watcher that resumes after the end gets the end again.
             at = min(at, journal.sequence - 1)
         self._watchers += 1
         try:
             yield at, current
             while True:
-                for number, event in await self._told(job.job_id, journal, at):
+                for number, event in await self._events_after(job.job_id, journal, at):
                     at = number
                     yield number, event
                     if isinstance(event, Ended):
@@ -145,15 +145,15 @@ class JobViews:
         finally:
             self._watchers -= 1
 
-    async def _told(self, job_id: str, journal: Journal, after: int) -> list[tuple[int, Event]]:
-        """Return the events after a number that may be told."""
+    async def _events_after(self, job_id: str, journal: Journal, after: int) -> list[tuple[int, Event]]:
+        """Return the visible events after a number."""
         if not journal.sealed:
             return journal.after(after)
         found = list(enumerate(await self._store.events(job_id), start=1))[after:]
         if not found:
-            raise not_found(job_id)  # it was forgotten meanwhile
+            raise not_found(job_id)  # it was removed meanwhile
         return found
 
     def _heartbeat_s(self) -> float:
-        """Return the silence after which a watcher gets a heartbeat: longer when so many watch that it would cost too much."""
+        """Return the silence after which a watcher gets a heartbeat; longer with many watchers, to limit the cost."""
         return max(self._config.heartbeat_s, min(LONGEST_HEARTBEAT_S, self._watchers / HEARTBEATS_PER_S))

@@ -1,4 +1,4 @@
-"""What operators ask over HTTP, on an address of its own: /metrics, /healthz (it lives) and /readyz (it takes jobs)."""
+"""HTTP endpoints for operators, on a separate address: /metrics, /healthz (it is alive) and /readyz (it accepts jobs)."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 MAX_CONNECTIONS = 16
-"""At a time; each has a thread."""
+"""Maximum number of open connections; each has a thread."""
 CONNECTION_S = 5.0
-"""How long a connection may be silent."""
+"""How long a connection may be idle."""
 STUCK_S = 30.0
-"""A server whose event loop has not turned for so long does not live."""
+"""A server whose event loop has not run for this long is not alive."""
 _WORDS = {200: "200 OK", 404: "404 Not Found", 503: "503 Service Unavailable"}
 
 
 class Pulse:
-    """How the server stands, told by its event loop and read by other threads."""
+    """The server's health, set by its event loop and read by other threads."""
 
     def __init__(self) -> None:
         self.serving = False
         self._beat = time.monotonic()
 
     def beat(self) -> None:
-        """Say that the event loop turns."""
+        """Record that the event loop runs."""
         self._beat = time.monotonic()
 
     @property
     def lives(self) -> bool:
-        """Whether the event loop has turned lately."""
+        """Whether the event loop has run recently."""
         return time.monotonic() - self._beat < STUCK_S
 
 
@@ -43,22 +43,22 @@ class _Server(ThreadingMixIn, WSGIServer):
     request_queue_size = 32
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__(*arguments, **named)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer on a thread, or hang up where too many connections are open: they share the server's descriptors."""
-        if self._places.acquire(blocking=False):
+        """Answer on a thread, or close the connection if too many are open: they share the server's file descriptors."""
+        if self._slots.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, and give the place back."""
+        """Answer, then release the slot."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._places.release()
+            self._slots.release()
 
     def server_bind(self) -> None:
         """Bind without asking a name server for this machine's name, which may take seconds to fail."""
@@ -75,7 +75,7 @@ class _Quiet(WSGIRequestHandler):
     timeout = CONNECTION_S
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing: somebody asks every few seconds."""
+        """Log nothing: probes arrive every few seconds."""
 
 
 class Operations:
@@ -83,12 +83,12 @@ class Operations:
 
     Args:
         host: Where to listen.
-        port: 0 takes a free one.
+        port: 0 picks a free one.
         registry: The metrics.
-        pulse: How the server stands.
+        pulse: The server's health.
 
     Raises:
-        OSError: If the address cannot be had.
+        OSError: If the address is unavailable.
     """
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry, pulse: Pulse) -> None:
@@ -108,7 +108,7 @@ class Operations:
         path = environ["PATH_INFO"]
         if path == "/metrics":
             return self._metrics(environ, respond)
-        status, text = 404, "there are /metrics, /healthz and /readyz"
+        status, text = 404, "not found; use /metrics, /healthz or /readyz"
         if path == "/healthz":
             status, text = (200, "alive") if self._pulse.lives else (503, "the event loop is stuck")
         elif path == "/readyz":

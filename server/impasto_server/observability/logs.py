@@ -1,4 +1,4 @@
-"""The log: for people on a console, or a JSON object a line for machines. Never pictures, never tokens."""
+"""The log: text for a console, or one JSON object per line. It never contains pictures or tokens."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from impasto_server.domain.job import Job
 
 QUIET = ("PIL", "asyncio", "grpc", "urllib3")
-"""Libraries whose debug messages nobody asked for."""
+"""Libraries whose debug messages are suppressed."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object for each event: time, level, logger, message, and whatever the caller gave as ``extra``."""
+    """One JSON object for each event: time, level, logger, message, and the caller's ``extra``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -32,7 +32,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def about(job: Job) -> dict[str, str]:
-    """Return what each event of a job carries beside its message."""
+    """Return the fields that each log event of a job has besides its message."""
     facts = {"job_id": job.job_id, "request_id": job.request_id, "owner": job.owner, "device": job.device}
     if job.stop_reason is not None:
         facts["stop_reason"] = job.stop_reason.value
@@ -40,7 +40,7 @@ def about(job: Job) -> dict[str, str]:
 
 
 def set_up(level: str, log_format: str) -> None:
-    """Let the process log to stderr."""
+    """Configure logging to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     console = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if log_format == "json" else console)

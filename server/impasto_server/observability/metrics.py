@@ -1,7 +1,7 @@
-"""What operators see at /metrics: the ecosystem's names for calls (``grpc_server_*``), ours for jobs (``impasto_*``).
+"""Metrics at /metrics: the common names for calls (``grpc_server_*``), our own for jobs (``impasto_*``).
 
-Every name and label value that can be known beforehand is there from the start with a zero, so that a rate over it is right
-from the first event on. Figures of the machine (processes, GPUs) are read when somebody asks.
+Every name and label value that is known in advance is exported from the start as zero, so that a rate is right from the
+first event. Process and GPU metrics are read at each scrape.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from prometheus_client.registry import Collector
 from impasto_server.domain.job import Job, JobState, StopReason
 
 logger = logging.getLogger(__name__)
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of the page, which nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of the page, and unused
 
 JOB_BUCKETS = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
-"""Seconds, as vLLM's for requests that last from a moment to hours."""
+"""Seconds; vLLM's buckets for requests that last from below a second to hours."""
 STEP_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 60)
 CALL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 OCCUPANCY_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 LOSS_BUCKETS = tuple(m * 10.0**e for e in range(-5, 7) for m in (1, 3))
 LAG_PERIOD_S = 0.25
 REJECTIONS = ("QUEUE_FULL", "QUOTA_EXCEEDED", "STORAGE_FULL", "STORAGE_FAILED", "DRAINING", "STARTING", "INVALID_FIELD")
-"""Reasons for which a job is not accepted, which are there from the start."""
+"""Reasons for rejected jobs that are exported from the start."""
 FAULTS = ("scheduler", "watcher", "unseen", "audit")
-"""Kinds of faults of the server's own, which are there from the start, so that a first one is an increase."""
+"""Kinds of internal faults that are exported from the start, so that the first one is an increase."""
 KINDS = ("unary", "client_stream", "server_stream", "bidi_stream")
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the contract as the ecosystem labels it."""
+    """A method of the contract, with the common labels."""
 
     kind: str
     service: str
@@ -56,7 +56,7 @@ class Method:
 
 
 class Metrics:
-    """All that is counted. One for each server; tests may have as many as they like."""
+    """All metrics of one server. Tests may create several."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -69,60 +69,64 @@ class Metrics:
 
     def _make_calls(self) -> None:
         calls = ("grpc_type", "grpc_service", "grpc_method")
-        self.started = self._counter("grpc_server_started", "Calls that began.", *calls)
-        self.handled = self._counter("grpc_server_handled", "Calls that ended, by status.", *calls, "grpc_code")
+        self.started = self._counter("grpc_server_started", "Calls started.", *calls)
+        self.handled = self._counter("grpc_server_handled", "Calls completed, by status.", *calls, "grpc_code")
         self.received = self._counter("grpc_server_msg_received", "Messages received.", *calls)
         self.sent = self._counter("grpc_server_msg_sent", "Messages sent.", *calls)
-        text = "From a call's beginning to its end."
+        text = "Time from the start of a call to its end."
         self.handling = self._histogram("grpc_server_handling_seconds", text, CALL_BUCKETS, *calls)
 
     def _make_jobs(self) -> None:
-        self.queue_depth = self._gauge("impasto_queue_depth", "Jobs that wait.")
-        self.queue_age = self._gauge("impasto_queue_age_seconds", "How long the job that waits longest has waited.")
-        self.queue_work = self._gauge("impasto_queue_work_seconds", "Estimated time of the steps of all that wait.")
-        self.running = self._gauge("impasto_jobs_running", "Jobs that are painted, by device.", "device")
+        self.queue_depth = self._gauge("impasto_queue_depth", "Waiting jobs.")
+        self.queue_age = self._gauge("impasto_queue_age_seconds", "Time since the oldest waiting job was accepted.")
+        self.queue_work = self._gauge("impasto_queue_work_seconds", "Estimated time of the steps of all waiting jobs.")
+        self.running = self._gauge("impasto_jobs_running", "Running jobs, by device.", "device")
         self.accepted = self._counter("impasto_jobs_accepted", "Jobs accepted.")
-        self.rejected = self._counter("impasto_jobs_rejected", "Jobs not accepted, by reason.", "reason")
-        self.ended = self._counter("impasto_jobs_ended", "Jobs that ended.", "state", "stop_reason")
-        self.deadlines = self._counter("impasto_deadline_misses", "Jobs that their time limit ended.", "outcome")
-        self.queue_s = self._histogram("impasto_queue_seconds", "From acceptance to the first step's beginning.", JOB_BUCKETS)
-        text = "From acceptance to the first step's end."
+        self.rejected = self._counter("impasto_jobs_rejected", "Jobs rejected, by reason.", "reason")
+        self.ended = self._counter("impasto_jobs_ended", "Jobs ended, by state and stop reason.", "state", "stop_reason")
+        self.deadlines = self._counter("impasto_deadline_misses", "Jobs ended by their time limit.", "outcome")
+        self.queue_s = self._histogram("impasto_queue_seconds", "Time from acceptance to the first step.", JOB_BUCKETS)
+        text = "Time from acceptance to the end of the first step."
         self.first_step_s = self._histogram("impasto_time_to_first_step_seconds", text, JOB_BUCKETS)
-        text = "From the first step's beginning to the last's end."
+        text = "Time from the start of the first step to the end of the last."
         self.optimize_s = self._histogram("impasto_optimize_seconds", text, JOB_BUCKETS)
-        self.encode_s = self._histogram("impasto_encode_seconds", "Encoding a picture.", STEP_BUCKETS)
-        text = "From acceptance to the end, of jobs that succeeded."
+        self.encode_s = self._histogram("impasto_encode_seconds", "Time to encode a picture.", STEP_BUCKETS)
+        text = "Time from acceptance to the end, of succeeded jobs."
         self.job_s = self._histogram("impasto_job_seconds", text, JOB_BUCKETS)
-        self.step_s = self._histogram("impasto_step_seconds", "One step of a job.", STEP_BUCKETS, "device")
-        text = "Longest that a running job has been without a step."
+        self.step_s = self._histogram("impasto_step_seconds", "Time of one step of a job.", STEP_BUCKETS, "device")
+        text = "Longest time that a running job has gone without a step."
         self.last_step = self._gauge("impasto_running_without_step_seconds", text)
-        self.occupancy = self._histogram("impasto_batch_occupancy", "Jobs on a step's device.", OCCUPANCY_BUCKETS, "device")
-        self.steps = self._counter("impasto_evaluations", "Steps, each of one evaluation.", "device")
-        self.losses = self._histogram("impasto_final_loss", "Loss of a finished picture.", LOSS_BUCKETS)
+        self.occupancy = self._histogram(
+            "impasto_batch_occupancy", "Jobs on the device at a step.", OCCUPANCY_BUCKETS, "device"
+        )
+        self.steps = self._counter("impasto_evaluations", "Steps; each is one evaluation.", "device")
+        self.losses = self._histogram("impasto_final_loss", "Final loss of a finished picture.", LOSS_BUCKETS)
 
     def _make_server(self) -> None:
-        self.preemptions = self._counter("impasto_preemptions", "Jobs that made room.")
-        self.resumes = self._counter("impasto_resumes", "Jobs gone on with after a loss, a pause or a restart.")
-        self.cache = self._counter("impasto_style_cache", "Styles looked up in a worker's cache.", "result")
-        self.checkpoints = self._counter("impasto_checkpoints", "States of jobs written.")
-        self.checkpoint_bytes = self._counter("impasto_checkpoint_bytes", "Bytes of those.")
-        text = "Oldest newest state among the running jobs."
+        self.preemptions = self._counter("impasto_preemptions", "Jobs preempted.")
+        self.resumes = self._counter("impasto_resumes", "Jobs resumed after a lost worker, a pause or a restart.")
+        self.cache = self._counter("impasto_style_cache", "Style lookups in a worker's cache, by result.", "result")
+        self.checkpoints = self._counter("impasto_checkpoints", "Checkpoints written.")
+        self.checkpoint_bytes = self._counter("impasto_checkpoint_bytes", "Bytes of checkpoints written.")
+        text = "Longest time since the last checkpoint of a running job."
         self.checkpoint_age = self._gauge("impasto_checkpoint_age_seconds", text)
-        self.restarts = self._counter("impasto_worker_restarts", "Workers started again.", "device")
-        self.ready = self._gauge("impasto_worker_ready", "Whether a worker takes jobs.", "device")
-        self.streams = self._gauge("impasto_progress_streams", "Watchers.")
-        self.storage = self._gauge("impasto_storage_bytes", "What the jobs' pictures take on the disk.")
-        self.storage_limit = self._gauge("impasto_storage_limit_bytes", "What they may take.")
-        self.lag = self._histogram("impasto_event_loop_lag_seconds", "How late the event loop is.", CALL_BUCKETS[:12])
-        text = "Turns of the event loop that took longer than 100 ms; the log has their stacks."
+        self.restarts = self._counter("impasto_worker_restarts", "Workers restarted.", "device")
+        self.ready = self._gauge("impasto_worker_ready", "Whether a worker is ready.", "device")
+        self.streams = self._gauge("impasto_progress_streams", "Open Progress streams.")
+        self.storage = self._gauge("impasto_storage_bytes", "Size of the jobs' pictures on disk.")
+        self.storage_limit = self._gauge("impasto_storage_limit_bytes", "Size limit of the jobs' pictures on disk.")
+        self.lag = self._histogram("impasto_event_loop_lag_seconds", "Delay of the event loop.", CALL_BUCKETS[:12])
+        text = "Event loop iterations that took longer than 100 ms; the log has their stacks."
         self.blocked = self._counter("impasto_event_loop_blocked", text)
-        text = "Internal faults: of the scheduler or a watcher, exceptions never retrieved, jobs in no place or in two."
+        text = "Internal faults: scheduler or housekeeping failures, unhandled exceptions, inconsistent jobs."
         self.faults = self._counter("impasto_faults", text, "kind")
-        text = "Whether the token file can be used; what is taken out of one that cannot is still let in."
+        text = "Whether the token file is usable; if not, the previous tokens stay valid."
         self.tokens_good = self._gauge("impasto_token_file_good", text)
-        text = "When the certificate that is served expires, in seconds since the epoch; 0 without TLS."
+        text = "When the served certificate expires, in seconds since the epoch; 0 without TLS."
         self.certificate_expiry = self._gauge("impasto_tls_certificate_expiry_timestamp_seconds", text)
-        self.info = self._gauge("impasto_build_info", "Always 1; says what runs.", "version", "network")
+        self.info = self._gauge(
+            "impasto_build_info", "Always 1; the labels give the version and the network.", "version", "network"
+        )
         self.tokens_good.set(1)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -148,7 +152,7 @@ class Metrics:
             self.cache.labels(result)
 
     def expect(self, methods: Iterable[Method], devices: Iterable[str]) -> None:
-        """Begin the figures of all methods, with all codes, and of all devices at zero."""
+        """Export the metrics of all methods, with all codes, and of all devices as zero."""
         for method in methods:
             for family in (self.started, self.received, self.sent, self.handling):
                 family.labels(*method.labels)
@@ -174,13 +178,13 @@ class Metrics:
 
 
 def _camel(code: grpc.StatusCode) -> str:
-    """Return a status code as Go, and with it the ecosystem's dashboards, spells it."""
+    """Return a status code in Go's spelling, which common dashboards use."""
     special = {grpc.StatusCode.OK: "OK", grpc.StatusCode.CANCELLED: "Canceled"}
     return special.get(code) or "".join(part.title() for part in code.name.split("_"))
 
 
 def code_label(code: Any) -> str:
-    """Return the label of a status code as a context holds it: a number, a code, or nothing for OK."""
+    """Return the label of a context's status code: a number, a code, or None for OK."""
     if code in (None, 0):
         return "OK"
     if isinstance(code, int):
@@ -193,7 +197,7 @@ CODES = {_camel(code): int(code.value[0]) for code in grpc.StatusCode}
 
 
 async def watch_lag(metrics: Metrics, period_s: float = LAG_PERIOD_S) -> None:
-    """Measure for ever how much later than asked for the event loop wakes a sleeper."""
+    """Measure forever how late the event loop wakes a sleeping task."""
     while True:
         before = time.monotonic()
         await asyncio.sleep(period_s)
@@ -201,10 +205,10 @@ async def watch_lag(metrics: Metrics, period_s: float = LAG_PERIOD_S) -> None:
 
 
 class Machine(Collector):
-    """Reads the workers' processes and the GPUs when somebody asks.
+    """Reads the workers' processes and the GPUs at each scrape.
 
     Args:
-        workers: Returns the device and process id of each worker that runs.
+        workers: Returns the device and process id of each running worker.
     """
 
     def __init__(self, workers: Callable[[], Iterable[tuple[str, int]]]) -> None:
@@ -212,7 +216,7 @@ class Machine(Collector):
         self._nvml = _nvml()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the figures of the moment."""
+        """Yield the current values."""
         yield from self._processes()
         up = GaugeMetricFamily("impasto_gpu_metrics_up", "Whether the GPUs can be read.")
         if self._nvml is None:
@@ -230,7 +234,7 @@ class Machine(Collector):
         yield from families
 
     def _processes(self) -> Iterator[Metric]:
-        cpu = CounterMetricFamily("impasto_worker_cpu_seconds", "Processor time of a worker's process.", labels=["device"])
+        cpu = CounterMetricFamily("impasto_worker_cpu_seconds", "CPU time of a worker's process.", labels=["device"])
         memory = GaugeMetricFamily("impasto_worker_resident_bytes", "Resident memory of a worker's process.", labels=["device"])
         for device, pid in self._workers():
             try:
@@ -238,14 +242,14 @@ class Machine(Collector):
                 times = process.cpu_times()
                 cpu.add_metric([device], times.user + times.system)
                 memory.add_metric([device], process.memory_info().rss)
-            except psutil.Error:  # it died between two looks
+            except psutil.Error:  # it exited in the meantime
                 continue
         yield cpu
         yield memory
 
 
 def _nvml() -> Any:
-    """Return NVIDIA's library, or None where there is no driver for it."""
+    """Return NVIDIA's library, or None without a driver."""
     try:
         import pynvml  # noqa: PLC0415
 
@@ -268,11 +272,11 @@ def _ecc(nvml: Any, handle: Any) -> float:
 _GPU_FIGURES: tuple[tuple[str, str, Callable[[Any, Any], float]], ...] = (
     (
         "utilization_ratio",
-        "Share of the last moments in which a kernel ran.",
+        "Share of the last sample period in which a kernel ran.",
         lambda nvml, gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100,
     ),
     ("memory_used_bytes", "Memory in use.", lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used),
-    ("memory_total_bytes", "Memory there is.", lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).total),
+    ("memory_total_bytes", "Total memory.", lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).total),
     ("power_watts", "Power drawn.", lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000),
     ("temperature_celsius", "Temperature.", lambda nvml, gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)),
     (
@@ -280,8 +284,8 @@ _GPU_FIGURES: tuple[tuple[str, str, Callable[[Any, Any], float]], ...] = (
         "Clock of the multiprocessors.",
         lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM) * 1e6,
     ),
-    ("throttled", "Bits of NVML's reasons for clocks below the highest, but for idling.", _throttled),
-    ("ecc_errors", "Memory errors that could not be corrected, since the driver's start.", _ecc),
+    ("throttled", "NVML's bits of clock throttle reasons, except idle.", _throttled),
+    ("ecc_errors", "Uncorrected memory errors since the driver started.", _ecc),
 )
 
 
@@ -292,6 +296,6 @@ def _gpus(nvml: Any) -> Iterator[Metric]:
         for index, handle in handles:
             try:
                 family.add_metric([index], float(read(nvml, handle)))
-            except nvml.NVMLError:  # a figure that this model has not
+            except nvml.NVMLError:  # this model does not have the value
                 continue
         yield family

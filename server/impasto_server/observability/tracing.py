@@ -1,8 +1,8 @@
-"""Traces by OpenTelemetry, where ``impasto[otel]`` is installed and an endpoint is given: a span for each call and each job.
+"""OpenTelemetry traces, if ``impasto[otel]`` is installed and an endpoint is set: a span for each call and each job.
 
-A caller's ``traceparent`` is gone on with, so that the server's spans stand in the caller's trace. A job's spans (the whole,
-and in it queue, optimize and encode) are made when it ends, below the call that handed it in: a job outlives that call, and a
-server that dies under it.
+The server continues a caller's ``traceparent``, so that its spans are part of the caller's trace. A job's spans (the job, with
+queue, optimize and encode in it) are created when it ends, under the call that submitted it: a job may outlive that call and
+the server process.
 """
 
 from __future__ import annotations
@@ -13,46 +13,46 @@ from typing import Any, Protocol
 from impasto_server.domain.job import Job, JobState
 
 FAULTS = frozenset({"Unknown", "DeadlineExceeded", "Unimplemented", "Internal", "Unavailable", "DataLoss"})
-"""With these a server's span counts as failed; the others are the caller's fault (OpenTelemetry's conventions)."""
+"""A server span with one of these codes counts as failed; other errors are the caller's fault (OpenTelemetry's conventions)."""
 EXPORT_S = 3
-"""How long spans are tried to be sent; a server that stops waits as long for a collector that is gone."""
+"""Timeout for sending spans; a stopping server waits this long for an unreachable collector."""
 _NANO = 1e9
 
 
 class TracingError(Exception):
-    """Traces are asked for and cannot be made; the message says what to install."""
+    """Tracing is configured but unavailable; the message says what to install."""
 
 
 class Span(Protocol):
-    """A call that lasts."""
+    """The span of a call."""
 
     def end(self, code: str, number: int) -> None:
-        """Say that it is over, with a status code's name and number."""
+        """End the span with a status code's name and number."""
         ...
 
 
 class Tracing(Protocol):
-    """What spans are given to."""
+    """Receives spans."""
 
     def call(self, service: str, method: str, metadata: Mapping[str, str]) -> Span:
-        """Begin a call's span; it is the current one of this task from now on."""
+        """Start a call's span; it is the current span of this task from now on."""
         ...
 
     def current(self) -> str:
-        """Return the current span as a ``traceparent``, or nothing."""
+        """Return the current span as a ``traceparent``, or an empty string."""
         ...
 
     def job(self, job: Job) -> None:
-        """Tell of a job that has ended."""
+        """Record a job that has ended."""
         ...
 
     def stop(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         ...
 
 
 class NoTracing:
-    """Where no traces are wanted."""
+    """Tracing that does nothing."""
 
     def call(self, service: str, method: str, metadata: Mapping[str, str]) -> Span:
         """See :class:`Tracing`."""
@@ -72,7 +72,7 @@ class NoTracing:
 
 class _NoSpan:
     def end(self, code: str, number: int) -> None:
-        """Nobody looks."""
+        """Do nothing."""
 
 
 _NO_SPAN = _NoSpan()
@@ -82,8 +82,8 @@ class OpenTelemetry:
     """Spans through OpenTelemetry.
 
     Args:
-        exporter: Where they go; OTLP's or one in memory.
-        batched: Whether they are gathered before they go.
+        exporter: Where spans go: OTLP, or memory.
+        batched: Whether spans are sent in batches.
     """
 
     def __init__(self, exporter: Any, *, batched: bool = True) -> None:
@@ -174,7 +174,7 @@ def tracing_to(endpoint: str) -> Tracing:
     """Return tracing to an OTLP endpoint, or none for an empty one.
 
     Raises:
-        TracingError: If the libraries are not there.
+        TracingError: If the libraries are not installed.
     """
     if not endpoint:
         return NoTracing()

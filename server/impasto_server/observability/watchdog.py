@@ -1,4 +1,4 @@
-"""Sees to it that nothing holds the event loop up, or fails on it, without being told."""
+"""Reports what blocks the event loop or fails on it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from impasto_server.observability.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 BLOCKED_S = 0.1
-"""The loop must turn at least this often; longer is a fault of the server's, or a machine without time for it."""
+"""The loop must run at least this often; a longer gap is a fault of the server, or a lack of CPU time."""
 BEAT_S = 0.02
 TELL_AGAIN_S = 10.0
-"""A stack is logged no more often than this; every time is counted."""
+"""Minimum time between logged stacks; every block is counted."""
 
 
 class Watchdog:
-    """A thread that looks whether the loop turns, and logs where it stands when it does not.
+    """A thread that checks whether the loop runs, and logs its stack when it does not.
 
     Args:
-        metrics: Where the times are counted.
-        blocked_s: How long the loop may take for a turn.
+        metrics: Counts the blocks.
+        blocked_s: Longest time that one iteration of the loop may take.
     """
 
     def __init__(self, metrics: Metrics, blocked_s: float = BLOCKED_S) -> None:
@@ -37,17 +37,17 @@ class Watchdog:
         self._blocked_s = blocked_s
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
-        self._beaten = time.monotonic()
-        self._told = -TELL_AGAIN_S
+        self._last_beat = time.monotonic()
+        self._logged = -TELL_AGAIN_S
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     async def beat(self) -> None:
-        """Tell that the loop turns, for ever."""
+        """Record forever that the loop runs."""
         self._thread.start()
         try:
             while True:
-                self._beaten = time.monotonic()
+                self._last_beat = time.monotonic()
                 await asyncio.sleep(BEAT_S)
         finally:
             self._stopped.set()
@@ -55,31 +55,31 @@ class Watchdog:
     def _watch(self) -> None:
         counted = 0.0
         while not self._stopped.wait(self._blocked_s / 2):
-            beaten = self._beaten
+            beaten = self._last_beat
             late = time.monotonic() - beaten
             if late > self._blocked_s and beaten != counted:
-                counted = beaten  # each turn once, however long it takes
+                counted = beaten  # each iteration once, however long it takes
                 self._metrics.blocked.inc()
-                self._tell(sys._current_frames().get(self._thread_id), late)
+                self._log_stack(sys._current_frames().get(self._thread_id), late)
 
-    def _tell(self, frame: FrameType | None, late: float) -> None:
+    def _log_stack(self, frame: FrameType | None, late: float) -> None:
         now = time.monotonic()
-        if frame is None or now - self._told < TELL_AGAIN_S:
+        if frame is None or now - self._logged < TELL_AGAIN_S:
             return
-        self._told = now
+        self._logged = now
         stack = "".join(traceback.format_stack(frame, limit=12))
-        logger.warning("the event loop has been held up for %.0f ms, here:\n%s", late * 1e3, stack)
+        logger.warning("the event loop was blocked for %.0f ms, here:\n%s", late * 1e3, stack)
 
 
 @contextlib.contextmanager
 def counted_faults(metrics: Metrics) -> Iterator[None]:
-    """Count and log the exceptions that nobody awaits: of callbacks and of tasks."""
+    """Count and log unhandled exceptions of callbacks and tasks."""
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         metrics.faults.labels("unseen").inc()
-        logger.error("an exception on the event loop: %s", context.get("message", ""), exc_info=context.get("exception"))
+        logger.error("unhandled exception on the event loop: %s", context.get("message", ""), exc_info=context.get("exception"))
 
     loop.set_exception_handler(handle)
     try:

@@ -1,7 +1,7 @@
-"""Opens pictures in processes of their own: files from strangers, whose decoding may take minutes, gigabytes, or a crash.
+"""Decodes pictures in separate processes: the files are untrusted, and decoding may take minutes or gigabytes, or crash.
 
-A decoder opens one request's pictures at a time. It is killed when it takes too much processor time or when nobody waits for it
-any more, and a new one takes its place. Nothing else runs there, and the server's own threads never decode.
+A decoder opens one request's pictures at a time. It is killed when it takes too much CPU time or when no caller waits for it
+any more, and a new one replaces it. Nothing else runs there, and the server's own threads never decode.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ logger = logging.getLogger(__name__)
 
 DECODERS = 2
 CPU_S = 8.0
-"""Processor time that one picture may take: the largest allowed takes two or three seconds."""
+"""CPU time that one picture may take: the largest allowed picture takes two or three seconds."""
 WALL_S = 120.0
-"""Time that a whole request may take, on a machine that has little to give."""
+"""Wall clock time that a whole request may take, on a loaded machine."""
 MEMORY_BYTES = 3 << 30
-"""Address space that a decoder may have beyond what it starts with."""
+"""Address space that a decoder may use beyond its size at start."""
 LEFT_CPU_S = 0.25
-"""Processor time that a picture may still take once nobody waits for it: less than a new decoder's start takes."""
+"""CPU time that a picture may still take once no caller waits for it: less than the start of a new decoder takes."""
 LEFT_WALL_S = 3.0
 LOOK_S = 0.1
-"""How often a decoder at work is looked at."""
+"""How often a working decoder is checked."""
 _START = "from impasto_server.pictures.decoders import serve; import sys; serve(int(sys.argv[1]), sys.argv[2])"
 
 
 class _GoneError(Exception):
-    """A decoder died before it began."""
+    """A decoder died before it started the work."""
 
 
 @dataclass
 class _Decoder:
-    """One process, seen from the server."""
+    """One decoder process, as the server sees it."""
 
     process: subprocess.Popen[bytes]
     connection: Connection
@@ -79,10 +79,10 @@ class _Decoder:
         self.connection.close()
 
     def call(self, work: _Work) -> Any:
-        """Let it do its work; blocks.
+        """Let it do the work; blocks.
 
         Raises:
-            ServiceError: What the function raises; or INVALID_ARGUMENT that names the picture over which it was killed or died.
+            ServiceError: The function's error; or INVALID_ARGUMENT with the picture at which it was killed or died.
         """
         field, begun = "request", False
         try:
@@ -101,7 +101,7 @@ class _Decoder:
                 elif kind == "invalid":
                     raise invalid(*value)
                 elif kind == "failed":
-                    logger.error("a picture could not be decoded, by a fault of the server's or Pillow's:\n%s", value)
+                    logger.error("a picture could not be decoded, because of a fault in the server or in Pillow:\n%s", value)
                     raise invalid((field, "cannot be decoded"))
                 else:
                     return value
@@ -109,44 +109,44 @@ class _Decoder:
             self.killed = True
             if not begun:
                 raise _GoneError from None
-            raise invalid((field, "cannot be decoded: the process that tried it died")) from None
+            raise invalid((field, "cannot be decoded: the decoder process died")) from None
 
     def _cpu_s(self) -> float:
         try:
             with open(f"/proc/{self.process.pid}/stat", "rb") as file:
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
-            return 0.0  # no Linux, or it is gone: the wall clock bounds it
+            return 0.0  # not Linux, or the process is gone: the wall clock limits it
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
 class _Work:
-    """What a decoder is to do."""
+    """Work for a decoder."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     decoder: _Decoder | None
     preload: str
     left: bool = False
-    """Nobody waits for it any more."""
+    """No caller waits for it any more."""
 
     def do(self) -> Any:
-        """Let a decoder do it; starts one if there is none. Blocks."""
+        """Let a decoder do it; start one if there is none. Blocks."""
         if self.decoder is not None:
             try:
                 return self.decoder.call(self)
-            except _GoneError:  # it died while it was idle, which is nobody's picture's fault
+            except _GoneError:  # it died while it was idle: no picture is the cause
                 self.decoder.close()
         self.decoder = _Decoder.start(self.preload)
         try:
             return self.decoder.call(self)
         except _GoneError:
-            raise invalid(("request", "cannot be decoded: the process that tried it died")) from None
+            raise invalid(("request", "cannot be decoded: the decoder process died")) from None
 
 
 _idle: list[_Decoder] = []
-"""Decoders that wait for the next server of this process, so that tests need not start theirs."""
+"""Decoders kept for the next server of this process, so that tests need not start their own."""
 
 
 @atexit.register
@@ -159,8 +159,8 @@ class Decoders:
     """The decoders of one server. Start and close it on the event loop.
 
     Args:
-        count: How many work at a time.
-        preload: Module that a decoder imports when it starts, so that the first request does not wait for that.
+        count: Number of decoders.
+        preload: Module that a decoder imports at its start, so that the first request does not wait for it.
     """
 
     def __init__(self, count: int = DECODERS, preload: str = "") -> None:
@@ -174,10 +174,10 @@ class Decoders:
 
     @contextlib.asynccontextmanager
     async def turn(self, owner: str) -> AsyncIterator[None]:
-        """Wait for an owner's turn: one request of each is taken in at a time, so that no owner's keep the others' waiting.
+        """Wait for an owner's turn: one request per owner is decoded at a time, so that no owner delays the others.
 
         Args:
-            owner: Who asks; where owners are not told apart, as many at a time as there are decoders.
+            owner: The caller; anonymous callers have as many turns as there are decoders.
         """
         turns, users = self._turns.get(owner, (asyncio.Semaphore(1 if owner else self._count), 0))
         self._turns[owner] = turns, users + 1
@@ -190,14 +190,14 @@ class Decoders:
                 self._turns[owner] = turns, users - 1
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Let a decoder do something and return what it returns. Who leaves takes the decoder's work with him.
+        """Run a function in a decoder and return its result. If the caller leaves, the decoder soon stops the work.
 
         Args:
-            function: Importable; its last argument is called with the field that is worked on.
-            *arguments: That can be pickled.
+            function: Importable; its last argument is called with the field that is being decoded.
+            *arguments: Picklable arguments.
 
         Raises:
-            ServiceError: What the function raises; or INVALID_ARGUMENT for a picture that takes too much.
+            ServiceError: The function's error; or INVALID_ARGUMENT for a picture that takes too much time or memory.
         """
         await self._places.acquire()
         work = _Work(function, arguments, self._take(), self._preload)
@@ -234,18 +234,18 @@ class Decoders:
         return None
 
     def close(self) -> None:
-        """Let the decoders go."""
+        """Release the decoders."""
         self._closed = True
         _idle.extend(self._free)
         self._free.clear()
         self._threads.shutdown(wait=False)
 
 
-# What follows runs in the decoder.
+# The code below runs in the decoder process.
 
 
 def serve(descriptor: int, preload: str) -> None:
-    """Do what is asked over a connection until it closes. The entry point of the process."""
+    """Run the requested functions until the connection closes. The entry point of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _bound_memory()
@@ -266,7 +266,7 @@ def _answer(connection: Connection, function: Callable[..., Any], arguments: tup
     except ServiceError as error:
         return "invalid", error.violations
     except MemoryError:
-        return "invalid", (("request", "a picture of it needs too much memory to decode"),)
+        return "invalid", (("request", "one of its pictures needs too much memory to decode"),)
     except Exception:
         import traceback  # noqa: PLC0415
 
@@ -286,7 +286,7 @@ def _bound_memory() -> None:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Keep other decoders of this user from opening a large picture too; released by the system if this one is killed."""
+    """Keep other decoders of this user from opening a large picture; the system releases the lock if this one is killed."""
     path = os.path.join(tempfile.gettempdir(), f"impasto-decoding-{os.getuid()}.lock")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:

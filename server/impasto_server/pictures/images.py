@@ -1,7 +1,7 @@
-"""Pictures in and out. Nothing is decoded before its header has been believed, and nothing but PNG, JPEG and WebP.
+"""Decodes and encodes pictures: PNG, JPEG and WebP only. The header is checked before anything is decoded.
 
-The stated policy: EXIF orientation is applied; an embedded colour profile is converted to sRGB; transparency is laid on
-white; CMYK, palette, grey and 16-bit pictures become 8-bit RGB; of an animation the first frame is used.
+Policy: EXIF orientation is applied; an embedded colour profile is converted to sRGB; transparent pictures are put on white;
+CMYK, palette, grey and 16-bit pictures become 8-bit RGB; only the first frame of an animation is used.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import warnings
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageMath, ImageOps, UnidentifiedImageError
 
 from impasto_server.domain.pictures import ImageFormat, Plane, Raster, content_of
+from impasto_server.pictures import containers
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
 MIN_SIDE_PX: Final = 2
@@ -31,44 +32,55 @@ class ImageError(ValueError):
     """A picture that cannot be used; the message says why."""
 
 
-def open_image(data: bytes, max_pixels: int) -> Image.Image:
+def open_image(data: bytes, max_pixels: int, background: str = "white") -> Image.Image:
     """Return an 8-bit RGB picture.
 
     Args:
         data: The encoded file.
-        max_pixels: Larger pictures are refused by their header, before anything is decoded.
+        max_pixels: Larger pictures are rejected by their header, before anything is decoded.
+        background: Color that replaces transparency.
 
     Raises:
-        ImageError: If it is no PNG, JPEG or WebP, is damaged or cut off, or is too large.
+        ImageError: If it is not a PNG, JPEG or WebP file, is damaged or truncated, or is too large.
     """
     if not data:
         raise ImageError("is empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of metadata too
             _check_parts(data)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            plain, profile, exif = data, None, None
+            if data.startswith(containers.PNG):
+                if data[12:16] == b"IHDR":
+                    _check_size(*_png_size(data), max_pixels)
+                plain, profile, exif = containers.plain_png(data)
+            containers.check_webp(data)
+            image = Image.open(io.BytesIO(plain), formats=FORMATS)
             _check_size(image.width, image.height, max_pixels)
-            _check_end(data, image.format or "")
+            if image.format == "JPEG":
+                containers.check_jpeg(data)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            profile = profile or image.info.get("icc_profile")
+            return _upright(_to_rgb(image, profile, background), _orientation(image, exif))
     except ImageError:
         raise
+    except containers.TruncatedError as error:
+        raise ImageError(f"is truncated: {error}") from None
     except UnidentifiedImageError:
         raise ImageError("is not a PNG, JPEG or WebP picture") from None
     except Image.DecompressionBombError:
         raise ImageError(f"has more than {max_pixels} pixels") from None
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, KeyError, IndexError, TypeError) as error:
         # Pillow's decoders raise all of these for damaged files.
-        raise ImageError(f"is damaged or cut off ({error})") from error
+        raise ImageError(f"is damaged or truncated ({error})") from error
 
 
 def pixels_of(data: bytes | Path) -> int:
-    """Return how many pixels a file has by its header; 0 if that cannot be told."""
+    """Return the number of pixels in a file's header; 0 if unknown."""
     file: BinaryIO
     try:
         with contextlib.ExitStack() as closing:
-            if isinstance(data, Path):  # only its beginning is needed: not read, but mapped
+            if isinstance(data, Path):  # only its start is needed: the file is mapped, not read
                 file = closing.enter_context(data.open("rb"))
                 mapped = closing.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
                 _check_parts(mapped)
@@ -76,15 +88,15 @@ def pixels_of(data: bytes | Path) -> int:
                 file = io.BytesIO(data)
                 _check_parts(data)
             closing.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of metadata too
             image = closing.enter_context(Image.open(file, formats=FORMATS))
             return image.width * image.height
-    except Exception:  # whatever is wrong with it is told when it is opened
+    except Exception:  # any problem is reported when the file is opened
         return 0
 
 
 def fit(image: Image.Image, width: int, height: int) -> Raster:
-    """Return the picture resized to exactly this size (Lanczos); what does not fit its aspect is cut off on both sides."""
+    """Return the picture resized to exactly this size (Lanczos); what exceeds its aspect ratio is cropped on both sides."""
     resized = image
     if image.size != (width, height):
         resized = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
@@ -92,7 +104,7 @@ def fit(image: Image.Image, width: int, height: int) -> Raster:
 
 
 def fit_mask(image: Image.Image, width: int, height: int) -> Plane:
-    """Return a picture's brightness stretched to exactly this size.
+    """Return a picture's brightness, stretched to exactly this size.
 
     Raises:
         ImageError: If it is black everywhere.
@@ -104,13 +116,13 @@ def fit_mask(image: Image.Image, width: int, height: int) -> Plane:
 
 
 def canvas_size(image: Image.Image, size_px: int) -> tuple[int, int]:
-    """Return width and height with the picture's aspect and ``size_px`` as the longer side."""
+    """Return width and height with the picture's aspect ratio and ``size_px`` as the longer side."""
     scale = size_px / max(image.size)
     return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
 
 def exact_size(image: Image.Image, width: int, height: int) -> tuple[int, int]:
-    """Return width and height where one or both are given; the one that is 0 follows the picture's aspect."""
+    """Return width and height if one or both are given; a 0 follows from the picture's aspect ratio."""
     return (
         width or max(1, round(height * image.width / image.height)),
         height or max(1, round(width * image.height / image.width)),
@@ -122,9 +134,9 @@ def encode(picture: Raster, image_format: ImageFormat, quality: int, made_by: st
 
     Args:
         picture: What to encode.
-        image_format: As what.
-        quality: Of JPEG and WebP; WebP at 100 is without loss.
-        made_by: What the file tells in its EXIF user comment, ASCII only. Without it the file holds pixels only.
+        image_format: File format.
+        quality: Quality of JPEG and WebP; WebP at 100 is lossless.
+        made_by: Text of the EXIF user comment, ASCII only. Without it the file holds pixels only.
     """
     image = Image.frombytes("RGB", (picture.width, picture.height), content_of(picture.rgb, picture.size))
     out = io.BytesIO()
@@ -141,13 +153,23 @@ def encode(picture: Raster, image_format: ImageFormat, quality: int, made_by: st
 
 
 def encode_grey(picture: Plane) -> bytes:
-    """Return one byte a pixel as a grey PNG."""
+    """Return a plane as a grey PNG, one byte per pixel."""
     out = io.BytesIO()
     Image.frombytes("L", (picture.width, picture.height), content_of(picture.values, picture.size)).save(out, "PNG")
     return out.getvalue()
 
 
-_SOFTWARE, _EXIF_IFD, _USER_COMMENT = 0x0131, 0x8769, 0x9286
+_SOFTWARE, _EXIF_IFD, _USER_COMMENT, _ORIENTATION = 0x0131, 0x8769, 0x9286, 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""The operation that undoes each EXIF orientation."""
 
 
 def _exif(comment: str) -> Image.Exif:
@@ -159,7 +181,7 @@ def _exif(comment: str) -> Image.Exif:
 
 @functools.cache
 def _srgb_profile() -> bytes:
-    """Return sRGB's profile, without the time it was made at: the same picture shall be the same file every time."""
+    """Return the sRGB profile without its creation time, so that the same picture always gives the same file."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     profile[24:36] = bytes(12)
     return bytes(profile)
@@ -167,7 +189,7 @@ def _srgb_profile() -> bytes:
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise ImageError(f"has {width} x {height} pixels; at most {max_pixels} in all are read")
+        raise ImageError(f"has {width} x {height} pixels; at most {max_pixels} in all are accepted")
     if min(width, height) < MIN_SIDE_PX:
         raise ImageError(f"has {width} x {height} pixels; each side needs at least {MIN_SIDE_PX}")
     if max(width, height) > MAX_ASPECT * min(width, height):
@@ -175,7 +197,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _check_parts(data: bytes | mmap.mmap) -> None:
-    """Refuse files of so many chunks or segments that Pillow, which looks at each, would be busy for long."""
+    """Reject files with so many chunks or segments that Pillow, which reads each, would take too long."""
     count, at = 0, 8 if data[:4] == b"\x89PNG" else 2
     if data[:4] == b"\x89PNG":
         while count <= MAX_PARTS and at + 8 <= len(data):
@@ -189,32 +211,55 @@ def _check_parts(data: bytes | mmap.mmap) -> None:
         raise ImageError(f"has more than {MAX_PARTS} parts; save it again with another program")
 
 
-def _check_end(data: bytes, image_format: str) -> None:
-    """Refuse files that lack their end, which Pillow decodes without a word."""
-    whole = {
-        "PNG": data.rfind(b"IEND") > 0,
-        "JPEG": data.rfind(b"\xff\xd9") > 0,
-        "WEBP": len(data) >= 8 + int.from_bytes(data[4:8], "little"),
-    }
-    if not whole.get(image_format, True):
-        raise ImageError("is cut off: its end is missing")
+def _png_size(data: bytes) -> tuple[int, int]:
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image, block: bytes | None) -> int:
+    """Return a picture's orientation, from an EXIF block or its own metadata; 1, upright, if it cannot be read."""
+    try:
+        exif = image.getexif()
+        if block is not None:
+            exif = Image.Exif()
+            exif.load(block)
+        return int(exif.get(_ORIENTATION, 1))
+    except Exception:  # untrusted metadata; Pillow raises many kinds of errors for it
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image, profile: object, background: str) -> Image.Image:
+    """Return 8-bit RGB in sRGB, with transparent pictures put on a background."""
     if image.mode in ("I", "I;16", "I;16B", "I;16L"):
-        image = image.convert("I").point(lambda value: value / 257).convert("L")
-    profile = image.info.get("icc_profile")
+        image = _eight_bits(image)
     if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
         rgba = image.convert("RGBA")
-        image = Image.new("RGB", image.size, "white")
+        image = Image.new("RGB", image.size, background)
         image.paste(rgba, mask=rgba.getchannel("A"))
-    if profile:
+    elif image.mode in ("P", "1"):
+        image = image.convert("RGB")  # a profile applies to colours, not to palette indices
+    if isinstance(profile, bytes):
         image = _to_srgb(image, profile)
     return image.convert("RGB")
 
 
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return a 16-bit grey picture in 8 bits, with its transparent value if it has one."""
+    clear = image.info.get("transparency")
+    deep = image.convert("I")
+    grey = deep.point(lambda value: value / 257).convert("L")
+    if not isinstance(clear, int):
+        return grey
+    opaque = ImageMath.lambda_eval(lambda names: names["convert"]((names["deep"] != clear) * 255, "L"), deep=deep)
+    return Image.merge("LA", (grey, opaque))
+
+
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Convert from an embedded profile; one that does not fit the picture is left alone, as browsers do."""
+    """Convert from an embedded profile; a profile that does not fit the picture is ignored, as browsers do."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")

@@ -1,6 +1,6 @@
-"""What made a picture, as it stands in the picture's file: enough to make it again, the same byte for byte.
+"""The provenance of a picture, stored in its file: enough to reproduce the file byte for byte.
 
-So no time, no job id, no device; a picture that is made again is the same file.
+It therefore has no time, no job id and no device.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from impasto_server.domain.job import Job, StopReason
 MAX_LENGTH = 60_000
 """JPEG holds 65,533 bytes of EXIF."""
 FORMAT = 1
-"""Of what is written here; read by ``impasto redo``."""
+"""Version of this format; read by ``impasto redo``."""
 
 
 def provenance(job: Job, stop_reason: StopReason) -> str:
-    """Return JSON in ASCII about a job that has been painted.
+    """Return JSON in ASCII about a painted job.
 
-    Precision and network are those that were used, whatever ``auto`` stood for. Files' names are left out where all of it
-    would not fit.
+    Precision and network are those that were used, whatever ``auto`` meant. File names are left out if the whole would not
+    fit.
     """
     text = _written(job, stop_reason, names=True)
     return text if len(text) <= MAX_LENGTH else _written(job, stop_reason, names=False)
@@ -43,6 +43,8 @@ def _written(job: Job, stop_reason: StopReason, *, names: bool) -> str:
     }
     if job.network is not None:
         values["weights_sha256"] = job.network.weights_sha256
+    if job.threads:
+        values["threads"] = job.threads
     if stop_reason is StopReason.DEADLINE:
         values["ended_after_steps"] = job.step
     return json.dumps(values, sort_keys=True, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""How much one client may ask for at a time. Pure: time is passed in."""
+"""Quotas of clients. Pure: time is passed in."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ MINUTE_S = 60.0
 
 @dataclass(frozen=True)
 class Quota:
-    """What a client may have; 0 for no limit.
+    """Limits of a client; 0 for no limit.
 
     Attributes:
-        jobs: Jobs that have not ended.
+        jobs: Unfinished jobs.
         jobs_per_minute: Jobs accepted within a minute.
-        pixels: Canvas pixels of the jobs that have not ended.
+        pixels: Canvas pixels of unfinished jobs.
     """
 
     jobs: int = 0
@@ -32,18 +32,18 @@ class _Account:
 
 
 class Quotas:
-    """Keeps a client's account: checks before a job is accepted, books it, and lets it go when it ends."""
+    """Tracks each client's usage: checks it before a job is accepted, books the job, and releases it when it ends."""
 
     def __init__(self, quota: Quota) -> None:
         self._quota = quota
         self._accounts: dict[str, _Account] = {}
 
     def check(self, owner: str, pixels: int, now: float) -> None:
-        """Say whether a client may have one more job.
+        """Check whether a client may submit another job.
 
         Raises:
-            ServiceError: INVALID_ARGUMENT if it is larger than all that the client may have at a time; else RESOURCE_EXHAUSTED
-                with the limit, what of it is used, and when to try again if that is known.
+            ServiceError: INVALID_ARGUMENT if the job alone exceeds the client's quota; else RESOURCE_EXHAUSTED with the limit,
+                the usage, and the retry delay if known.
         """
         quota, account = self._quota, self._accounts.get(owner, _Account())
         while account.accepted and account.accepted[0] <= now - MINUTE_S:
@@ -52,22 +52,22 @@ class Quotas:
             raise invalid(("parameters.size_px", f"the canvas has {pixels} pixels, and your quota is {quota.pixels} at a time"))
         jobs, used = len(account.pixels), sum(account.pixels.values())
         if quota.jobs and jobs >= quota.jobs:
-            raise _exceeded("jobs", "jobs that have not ended", quota.jobs, jobs, None)
+            raise _exceeded("jobs", "unfinished jobs", quota.jobs, jobs, None)
         if quota.pixels and used + pixels > quota.pixels:
-            text = f"canvas pixels in jobs that have not ended, and this one has {pixels}"
+            text = f"canvas pixels in unfinished jobs, and this one has {pixels}"
             raise _exceeded("pixels", text, quota.pixels, used, None)
         if quota.jobs_per_minute and len(account.accepted) >= quota.jobs_per_minute:
             wait_s = account.accepted[0] + MINUTE_S - now
-            raise _exceeded("jobs_per_minute", "jobs within a minute", quota.jobs_per_minute, len(account.accepted), wait_s)
+            raise _exceeded("jobs_per_minute", "jobs per minute", quota.jobs_per_minute, len(account.accepted), wait_s)
 
     def book(self, owner: str, job_id: str, pixels: int, now: float) -> None:
-        """Note a job that was accepted."""
+        """Record an accepted job."""
         account = self._accounts.setdefault(owner, _Account())
         account.pixels[job_id] = pixels
         account.accepted.append(now)
 
     def release(self, owner: str, job_id: str) -> None:
-        """Note that a job ended; one that is not there is no error."""
+        """Record that a job ended; an unknown job is ignored."""
         account = self._accounts.get(owner)
         if account is None:
             return

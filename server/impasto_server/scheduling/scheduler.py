@@ -1,15 +1,15 @@
-"""Which job runs where, next. Pure: no torch, no clock of its own, no asyncio; it is simulated by the million steps.
+"""Decides which job runs where. Pure: no torch, no clock of its own, no asyncio; it is simulated over millions of steps.
 
-- **Order**: priority, then age, in one number: a level of priority is worth so many seconds of age. The number never changes
-  while a job waits, so whoever waits long enough is first, and nobody starves.
-- **Room**: a worker takes a job if it has a slot and its memory budget holds what its jobs keep plus what its largest pass
-  takes (:func:`memory`).
-- **No overtaking of large jobs**: the first job that finds no room anywhere has one worker kept free for it; later jobs go
-  to the other workers only.
-- **Preemption**: for a job of higher priority, running ones of lower priority that would stand behind it in the queue are
-  asked to leave. They wait again at their old place, with their state kept by the caller.
-- **Suspects**: whoever ran on a worker that was lost runs alone from then on, so that a job that kills its workers does not
-  take others with it again and again.
+- **Order**: priority, then age, in one number: a level of priority is worth a number of seconds of age. The number never
+  changes while a job waits, so a job that waits long enough comes first, and no job starves.
+- **Room**: a worker accepts a job if it has a free slot and its memory budget holds what its jobs keep plus what its largest
+  pass needs (:func:`memory`).
+- **No overtaking of large jobs**: one worker is kept free for the first job that fits nowhere; later jobs go to the other
+  workers only.
+- **Preemption**: for a job of higher priority, running jobs of lower priority that come after it in the order are asked to
+  leave. They wait again at their old place; the caller keeps their state.
+- **Suspects**: a job that ran on a lost worker runs alone from then on, so that a job that kills its workers does not
+  repeatedly interrupt others.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 AGING_S = 60.0
-"""How many seconds of age a level of priority is worth."""
+"""Seconds of age that a level of priority is worth."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a job takes of a device's memory, in bytes.
+    """Memory that a job needs on a device, in bytes.
 
     Attributes:
-        held: As long as it runs: optimizer's state and targets.
-        passing: While its canvas goes through the network.
+        held: While it runs: optimizer state and targets.
+        passing: While its canvas passes through the network.
     """
 
     held: int = 0
@@ -38,15 +38,15 @@ class Demand:
 
 @dataclass(frozen=True)
 class Ticket:
-    """What the scheduler knows of a job.
+    """What the scheduler knows about a job.
 
     Attributes:
-        job_id: Names it.
+        job_id: Id of the job.
         pixels: Size of its canvas: the measure of its work per step.
-        arrived: When it was accepted, in the caller's seconds.
-        priority: Higher goes first.
+        arrived: When it was accepted, in seconds of the caller's clock.
+        priority: Higher runs first.
         shape: Jobs of equal shape share their passes.
-        demand: What it takes of a device's memory.
+        demand: Memory that it needs.
         alone: Whether it must not share a worker.
     """
 
@@ -61,12 +61,12 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a worker can take.
+    """Capacity of a worker.
 
     Attributes:
-        slots: Jobs at once.
-        memory: Bytes that jobs may take together; None for no limit.
-        group: Canvases of one shape that go through the network in one pass.
+        slots: Maximum number of jobs.
+        memory: Bytes that jobs may use together; None for no limit.
+        group: Canvases of one shape that are evaluated in one pass.
     """
 
     slots: int
@@ -76,7 +76,7 @@ class Capacity:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A job shall start, or go on, on a worker."""
+    """A job must start, or resume, on a worker."""
 
     job_id: str
     worker: str
@@ -84,7 +84,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Preemption:
-    """A job shall leave its worker; the caller says :meth:`Scheduler.parked` when it has."""
+    """A job must leave its worker; the caller calls :meth:`Scheduler.parked` when it has."""
 
     job_id: str
     worker: str
@@ -112,7 +112,7 @@ class _Worker:
         return sum(entry.ticket.pixels for entry in self.running.values())
 
     def takes(self, ticket: Ticket, without: Iterable[str] = ()) -> bool:
-        """Whether there is room, were those others gone."""
+        """Whether there is room, assuming that some jobs are gone."""
         gone = set(without)
         others = [entry.ticket for job_id, entry in self.running.items() if job_id not in gone]
         if len(others) >= self.capacity.slots or (others and (ticket.alone or any(other.alone for other in others))):
@@ -127,9 +127,9 @@ class _Worker:
 
 
 def memory(tickets: Iterable[Ticket], group: int) -> int:
-    """Return the bytes that jobs take together on one device: what all hold, and the largest pass.
+    """Return the bytes that jobs need together on one device: what all hold, and the largest pass.
 
-    Batches of different shapes are evaluated one after the other, so only the most demanding counts, with at most ``group``
+    Batches of different shapes are evaluated one after another, so only the most demanding one counts, with at most ``group``
     canvases in a pass.
     """
     held = 0
@@ -144,7 +144,7 @@ class Scheduler:
     """Order, placement and preemption.
 
     Args:
-        aging_s: How many seconds of age a level of priority is worth.
+        aging_s: Seconds of age that a level of priority is worth.
     """
 
     def __init__(self, aging_s: float = AGING_S) -> None:
@@ -153,17 +153,17 @@ class Scheduler:
         self._order: list[tuple[_Place, str]] = []
         self._waiting: dict[str, _Entry] = {}
         self._workers: dict[str, _Worker] = {}
-        self._most: dict[str, int | None] = {}
-        """Memory that each worker had at most, which is what its device could have again; None for all it is asked for."""
+        self._max_memory: dict[str, int | None] = {}
+        """Most memory that each worker has had, which its device could have again; None for no limit."""
 
     @property
     def queued(self) -> int:
-        """Jobs that wait."""
+        """Number of waiting jobs."""
         return len(self._waiting)
 
     @property
     def running(self) -> int:
-        """Jobs that run."""
+        """Number of running jobs."""
         return sum(len(worker.running) for worker in self._workers.values())
 
     def __contains__(self, job_id: str) -> bool:
@@ -179,7 +179,7 @@ class Scheduler:
         return job_id in self._waiting
 
     def waiting(self) -> list[str]:
-        """Return the jobs that wait, in the order in which they will start."""
+        """Return the waiting jobs, in the order in which they will start."""
         return [job_id for _, job_id in self._order]
 
     def running_on(self) -> dict[str, int]:
@@ -187,24 +187,24 @@ class Scheduler:
         return {name: len(worker.running) for name, worker in self._workers.items()}
 
     def submit(self, ticket: Ticket) -> None:
-        """Let a job wait. One that waits or runs already stays where it is."""
+        """Queue a job. A job that already waits or runs does not change."""
         if ticket.job_id not in self:
             self._submitted += 1
             self._wait(_Entry(ticket, (ticket.arrived - ticket.priority * self._aging_s, self._submitted)))
 
     def could_hold(self, ticket: Ticket) -> bool:
-        """Whether one of the present workers could hold a job, were it empty and its device as free as it ever was.
+        """Whether a current worker could hold a job if it were empty and its device as free as it ever was.
 
-        True if no worker is there.
+        True if there is no worker.
         """
         for worker in self._workers.values():
-            most = self._most[worker.name]
+            most = self._max_memory[worker.name]
             if most is None or memory([ticket], worker.capacity.group) <= most:
                 return True
         return not self._workers
 
     def fits_now(self, ticket: Ticket) -> bool:
-        """Whether a worker's memory has room beside its jobs for something that takes no slot; True if none is there."""
+        """Whether a worker's memory has room beside its jobs for work without a slot; True if there is no worker."""
         workers = self._workers.values()
         return not workers or any(
             worker.capacity.memory is None
@@ -214,7 +214,7 @@ class Scheduler:
         )
 
     def hopeless(self) -> tuple[str, ...]:
-        """Return the waiting jobs that none of the present workers could hold, were it empty."""
+        """Return the waiting jobs that no current worker could hold, even if it were empty."""
         workers = self._workers.values()
         return tuple(
             job_id
@@ -223,30 +223,30 @@ class Scheduler:
         )
 
     def position(self, job_id: str) -> int:
-        """Return how many waiting jobs stand before this one; 0 if it does not wait."""
+        """Return how many waiting jobs come before this one; 0 if it does not wait."""
         entry = self._waiting.get(job_id)
         return bisect.bisect_left(self._order, (entry.place, job_id)) if entry else 0
 
     def remove(self, job_id: str) -> None:
-        """Forget a job: it ended, or need not start. Unknown ones are fine."""
+        """Remove a job: it ended, or need not start. Unknown jobs are ignored."""
         self._take(job_id)
         for worker in self._workers.values():
             worker.running.pop(job_id, None)
 
     def worker_ready(self, name: str, capacity: Capacity) -> None:
-        """A worker can take jobs."""
+        """Add a worker that is ready."""
         self._workers[name] = _Worker(name, capacity)
         self._remember(name, capacity)
 
     def resize(self, name: str, capacity: Capacity) -> None:
-        """A worker can take more or less than before; its jobs stay. Unknown ones are fine."""
+        """Change the capacity of a worker; its jobs stay. Unknown workers are ignored."""
         if name in self._workers:
             self._workers[name].capacity = capacity
             self._remember(name, capacity)
 
     def _remember(self, name: str, capacity: Capacity) -> None:
-        known = self._most.get(name, 0)
-        self._most[name] = None if capacity.memory is None or known is None else max(known, capacity.memory)
+        known = self._max_memory.get(name, 0)
+        self._max_memory[name] = None if capacity.memory is None or known is None else max(known, capacity.memory)
 
     def runs_on(self, name: str) -> int:
         """Return how many jobs run on a worker."""
@@ -254,7 +254,7 @@ class Scheduler:
         return len(worker.running) if worker else 0
 
     def worker_lost(self, name: str) -> tuple[str, ...]:
-        """A worker is gone: its jobs wait again at their old places, and run alone from now on. Returns which."""
+        """Remove a lost worker: its jobs wait again at their old places, and run alone from now on. Return them."""
         worker = self._workers.pop(name, None)
         if worker is None:
             return ()
@@ -263,7 +263,7 @@ class Scheduler:
         return tuple(worker.running)
 
     def parked(self, job_id: str) -> bool:
-        """A job has left its worker and waits again at its old place; False if it did not run."""
+        """Queue a job that has left its worker at its old place again; return False if it did not run."""
         for worker in self._workers.values():
             if job_id in worker.running:
                 entry = worker.running.pop(job_id)
@@ -272,9 +272,9 @@ class Scheduler:
         return False
 
     def decide(self) -> list[Decision]:
-        """Return which waiting jobs start now, and where, and which running ones shall make room for others.
+        """Return which waiting jobs start now, and where, and which running jobs must make room for others.
 
-        A job that is assigned counts as running from here on, one that shall leave until :meth:`parked` or :meth:`remove`.
+        An assigned job counts as running from here on, a preempted one until :meth:`parked` or :meth:`remove`.
         """
         decisions: list[Decision] = []
         open_workers = {name: worker for name, worker in self._workers.items() if worker.capacity.slots}
@@ -297,12 +297,12 @@ class Scheduler:
         return decisions
 
     def _roomiest(self, ticket: Ticket, workers: Iterable[_Worker]) -> _Worker | None:
-        """Return the least loaded worker with room. One that runs canvases of this shape may carry this one's work more."""
+        """Return the least loaded worker with room. A worker that already runs this shape may have this much more load."""
         fitting = [worker for worker in workers if worker.takes(ticket)]
         return min(fitting, key=lambda w: (w.pixels - (ticket.pixels if w.shares(ticket) else 0), w.name), default=None)
 
     def _reserve(self, entry: _Entry, workers: Iterable[_Worker]) -> tuple[_Worker | None, list[str]]:
-        """Return the worker that shall be kept free for a job without room, and who must leave it."""
+        """Return the worker to keep free for a job without room, and the jobs that must leave it."""
         able = [worker for worker in workers if worker.takes(entry.ticket, without=worker.running)]
         for worker in able:
             if worker.takes(entry.ticket, without=worker.leaving()):
@@ -314,7 +314,7 @@ class Scheduler:
         return min(able, key=lambda worker: (worker.pixels, worker.name), default=None), []
 
     def _victims(self, entry: _Entry, worker: _Worker) -> list[str]:
-        """Return the fewest jobs whose leaving makes room, last in line first; none if that is not possible."""
+        """Return the fewest jobs whose leaving makes room, last in order first; none if that is impossible."""
         lower = [
             (other.place, job_id)
             for job_id, other in worker.running.items()
@@ -329,7 +329,7 @@ class Scheduler:
 
     @staticmethod
     def _needed(ticket: Ticket, worker: _Worker, victims: list[str]) -> Iterator[str]:
-        """Yield the victims without whom there would be no room; an early small one may turn out to be spared."""
+        """Yield the victims that are needed to make room; an early small one may turn out to be unnecessary."""
         kept = list(victims)
         for victim in victims:
             others = [job_id for job_id in kept if job_id != victim]

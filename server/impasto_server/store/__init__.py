@@ -1,1 +1,1 @@
-"""What is kept: jobs, events, pictures, uploads."""
+"""Storage of jobs, events, pictures and uploads."""

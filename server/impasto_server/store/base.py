@@ -1,4 +1,4 @@
-"""Where jobs are kept: in memory here, on a disk in :mod:`impasto_server.store.sqlite`, behind the same protocol."""
+"""Protocol of job stores: in memory (:mod:`impasto_server.store.memory`), on disk (:mod:`impasto_server.store.sqlite`)."""
 
 from __future__ import annotations
 
@@ -8,96 +8,98 @@ from pathlib import Path
 from typing import Protocol
 
 from impasto_server.domain.events import Event
-from impasto_server.domain.job import Job, JobState
+from impasto_server.domain.job import Job, JobError, JobState
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A job that an earlier process had, and what its watchers were told.
+    """A job of an earlier process, and what its watchers have seen.
 
     Attributes:
         job: The job.
-        events: Of one that has not ended.
-        told: How many events there are, whether or not they are given here.
+        events: Its events, if it has not ended.
+        told: Number of its events, whether or not they are given here.
         closed: Whether the last of them is the end.
+        lost: Why it cannot be resumed; None if it can, or has ended.
     """
 
     job: Job
     events: list[Event]
     told: int
     closed: bool
+    lost: JobError | None = None
 
 
 class JobStore(Protocol):
-    """A table of jobs, their events and their pictures.
+    """Stores jobs, their events and their pictures.
 
     Attributes:
-        durable: Whether what is kept survives the process.
+        durable: Whether stored data survives the process.
     """
 
     durable: bool
 
     @property
     def checkpoints(self) -> Path:
-        """Where the states of running jobs lie."""
+        """Folder of the checkpoints of running jobs."""
         ...
 
     @property
     def bytes_kept(self) -> int:
-        """What pictures take on the disk."""
+        """Size of the stored pictures on disk."""
         ...
 
     def bytes_of(self, owner: str) -> int:
-        """Return what the pictures of an owner's jobs take, whoever else has the same ones."""
+        """Return the size of the pictures of an owner's jobs, including those shared with other jobs."""
         ...
 
     @property
     def trouble(self) -> str:
-        """Why nothing can be kept at present; empty if it can."""
+        """Why nothing can be stored at present; empty if it can."""
         ...
 
     def check(self) -> None:
-        """Say whether a new job can be kept.
+        """Check whether a new job can be stored.
 
         Raises:
-            ServiceError: If not, and why.
+            ServiceError: If it cannot, with the cause.
         """
         ...
 
     def add(self, job: Job) -> None:
-        """Keep a new job; it is safe when :meth:`committed` returns."""
+        """Store a new job; it is committed when :meth:`committed` returns."""
         ...
 
     async def committed(self, job_id: str) -> None:
-        """Wait until a job that was added is safe.
+        """Wait until an added job is committed.
 
         Raises:
-            ServiceError: If it cannot be kept; it is forgotten then.
+            ServiceError: If it cannot be stored; the job is discarded then.
         """
         ...
 
     def append(self, job_id: str, sequence: int, event: Event, visible: Callable[[], None]) -> None:
-        """Keep an event, and call back on the event loop when watchers may see it."""
+        """Store an event, and call back on the event loop when watchers may see it."""
         ...
 
     async def seal(self, job_id: str, events: list[Event]) -> None:
-        """Take the events of a job that has ended, so that nobody else need hold them."""
+        """Take over the events of an ended job, so that nothing else needs to hold them."""
         ...
 
     async def events(self, job_id: str) -> list[Event]:
-        """Return the events of a job that has ended; none if it was forgotten."""
+        """Return the events of an ended job; none if it was removed."""
         ...
 
     def restore(self) -> list[Restored]:
-        """Return what an earlier process kept."""
+        """Return the jobs of an earlier process."""
         ...
 
     def forget(self, job_ids: Iterable[str]) -> None:
-        """Forget jobs and everything of theirs."""
+        """Remove jobs and all their data."""
         ...
 
     async def close(self) -> None:
-        """Finish what is under way."""
+        """Finish pending writes."""
         ...
 
     def put(self, job: Job) -> None:
@@ -105,34 +107,34 @@ class JobStore(Protocol):
         ...
 
     async def settled(self) -> None:
-        """Wait until everything that was written so far can be seen."""
+        """Wait until everything written so far is visible."""
         ...
 
     def get(self, job_id: str) -> Job | None:
-        """Return a job's newest record, whether or not it is safe yet: for decisions, not for callers."""
+        """Return a job's newest record, committed or not: for decisions, not for callers."""
         ...
 
     def seen(self, job_id: str) -> Job | None:
-        """Return a job's newest record that is safe: what callers may be told."""
+        """Return a job's newest committed record, which callers may see."""
         ...
 
     def by_request(self, owner: str, request_id: str) -> Job | None:
-        """Return the job that a client named so."""
+        """Return the job that a client submitted under a request id."""
         ...
 
     def page(self, before: int | None, limit: int, states: Collection[JobState], owner: str | None = None) -> list[Job]:
-        """Return jobs as they are seen, newest first.
+        """Return jobs as callers see them, newest first.
 
         Args:
-            before: Only jobs with smaller numbers, those of the owner if there is one; None for all.
-            limit: How many at most.
-            states: Only jobs in one of these; none for all.
-            owner: Whose jobs; None for everybody's.
+            before: Only jobs with smaller numbers, own numbers if there is an owner; None for all.
+            limit: Maximum number of jobs.
+            states: Only jobs in one of these states; empty for all.
+            owner: Owner of the jobs; None for all owners.
         """
         ...
 
     def put_result(self, job_id: str, picture: bytes) -> None:
-        """Keep a job's encoded picture."""
+        """Store a job's encoded picture."""
         ...
 
     def result(self, job_id: str) -> bytes | None:
@@ -140,5 +142,5 @@ class JobStore(Protocol):
         ...
 
     def expire(self, now: float) -> list[str]:
-        """Forget ended jobs that are kept long enough; returns which."""
+        """Remove ended jobs whose retention time is over; return their ids."""
         ...

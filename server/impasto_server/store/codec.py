@@ -1,4 +1,4 @@
-"""Jobs and events as JSON, for the store. Pictures are named by their hash and lie beside it."""
+"""Jobs and events as JSON, for the store. Pictures are named by their hash and stored beside it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def digest(data: bytes) -> str:
 
 
 def pictures(spec: JobSpec) -> dict[str, bytes]:
-    """Return a job's pictures by name, those that are held in memory."""
+    """Return a job's pictures that are in memory, by name."""
     return {digest(blob): blob for blob in _values(spec) if isinstance(blob, bytes)}
 
 
@@ -46,7 +46,7 @@ def names(spec: JobSpec) -> set[str]:
 
 
 def files(spec: JobSpec) -> set[str]:
-    """Return the names of those of a job's pictures that lie on the disk."""
+    """Return the names of a job's pictures that are on disk."""
     return {blob.name for blob in _values(spec) if isinstance(blob, Path)}
 
 
@@ -61,7 +61,7 @@ def _name(values: bytes | Path) -> str:
 
 
 def laid_down(spec: JobSpec, folder: Path) -> JobSpec:
-    """Return a spec whose pictures lie in a folder, by their names, instead of in memory."""
+    """Return a spec whose pictures are files in a folder, by name, instead of in memory."""
 
     def raster(picture: Raster | None) -> Any:
         return None if picture is None else replace(picture, rgb=folder / _name(picture.rgb))
@@ -77,23 +77,23 @@ def laid_down(spec: JobSpec, folder: Path) -> JobSpec:
 
 
 def missing(spec: JobSpec) -> str:
-    """Return what is wrong with the files of a spec that is laid down, by their sizes; empty if nothing is."""
+    """Return what is wrong with a spec's picture files, by their sizes; empty if nothing is."""
     rasters = [spec.content, spec.init_image, *(style.picture for style in spec.styles)]
     planes = [spec.mask, *(plane for style in spec.styles for plane in (style.mask, style.region))]
     files = [(raster.rgb, raster.size) for raster in rasters if raster] + [(p.values, p.size) for p in planes if p]
     for file, size in files:
         if isinstance(file, Path):
             try:
-                there = file.stat().st_size
+                found = file.stat().st_size
             except OSError as error:
                 return f"the file {file.name[:12]} cannot be read: {error.strerror}"
-            if there != size:
-                return f"the file {file.name[:12]} is damaged: it has {there} bytes, not {size}"
+            if found != size:
+                return f"the file {file.name[:12]} is damaged: it has {found} bytes, not {size}"
     return ""
 
 
 def encode_job(job: Job) -> str:
-    """Return the record of everything about a job that changes: all but its spec."""
+    """Return the record of everything about a job that can change: all but its spec."""
     values = {name: getattr(job, name) for name in job.__dataclass_fields__ if name not in _CODED}
     return json.dumps(
         {
@@ -112,10 +112,10 @@ _CODED = frozenset({"spec", "state", "losses", "network", "stop_reason", "error"
 
 
 def decode_job(text: str, spec: JobSpec) -> Job:
-    """Return a job out of its record.
+    """Return a job from its record.
 
     Raises:
-        KeyError, ValueError, TypeError: If the record cannot be understood.
+        KeyError, ValueError, TypeError: If the record is invalid.
     """
     values = json.loads(text)
     network, error = values.pop("network"), values.pop("error")
@@ -135,7 +135,7 @@ def decode_job(text: str, spec: JobSpec) -> Job:
 
 
 def encode_spec(spec: JobSpec) -> str:
-    """Return what a job is made of; its pictures are named only."""
+    """Return a job's spec as JSON; its pictures are given by name."""
     values = {
         "width": spec.width,
         "height": spec.height,
@@ -163,14 +163,14 @@ def encode_spec(spec: JobSpec) -> str:
 
 
 def decode_spec(text: str, folder: Path | None) -> JobSpec:
-    """Return what a job is made of.
+    """Return a job's spec from JSON.
 
     Args:
-        text: As encoded.
-        folder: Where its pictures lie; None leaves them out.
+        text: The encoded spec.
+        folder: Folder of its pictures; None leaves them out.
 
     Raises:
-        KeyError, ValueError, TypeError: If it cannot be understood.
+        KeyError, ValueError, TypeError: If it is invalid.
     """
     values = json.loads(text)
     spec = JobSpec(
@@ -226,25 +226,25 @@ def _decode_raster(values: dict[str, Any], folder: Path) -> Raster:
 
 
 def size(spec: JobSpec) -> int:
-    """Return the bytes of a job's pictures."""
+    """Return the size of a job's pictures, in bytes."""
     rasters = [spec.content, spec.init_image, *(style.picture for style in spec.styles)]
     planes = [spec.mask, *(plane for style in spec.styles for plane in (style.mask, style.region))]
     return sum(raster.size for raster in rasters if raster) + sum(plane.size for plane in planes if plane)
 
 
 def pack_events(events: Iterable[Event]) -> bytes:
-    """Return events compressed: a step takes some forty bytes."""
+    """Return events compressed; a step takes about forty bytes."""
     return zlib.compress("\n".join(encode_event(event) for event in events).encode(), 6)
 
 
 def unpack_events(packed: bytes) -> list[Event]:
-    """Return events that were packed."""
+    """Return compressed events."""
     text = zlib.decompress(packed).decode()
     return [decode_event(line) for line in text.split("\n")] if text else []
 
 
 def encode_event(event: Event) -> str:
-    """Return an event's record; previews are not kept."""
+    """Return an event's record; previews are not stored."""
     if isinstance(event, Started):
         return json.dumps({"kind": "started", **asdict(event)})
     if isinstance(event, Paused):
@@ -255,7 +255,7 @@ def encode_event(event: Event) -> str:
 
 
 def decode_event(text: str) -> Event:
-    """Return an event out of its record."""
+    """Return an event from its record."""
     values = json.loads(text)
     kind = values.pop("kind")
     if kind == "started":

@@ -1,4 +1,4 @@
-"""Jobs of this process's life."""
+"""Stores jobs in memory, for the life of the process."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from impasto_server.store.base import Restored
 
 
 class MemoryStore:
-    """Jobs of this process's life.
+    """Stores jobs in memory, for the life of the process.
 
     Args:
         retention_s: How long an ended job is kept.
-        max_ended: How many ended jobs are kept at most; the oldest go first.
-        checkpoints: Where the states of running jobs lie.
-        pictures: Where the pictures of jobs that have not ended lie; None to hold them in memory.
+        max_ended: Maximum number of ended jobs; the oldest are removed first.
+        checkpoints: Folder of the checkpoints of running jobs.
+        pictures: Folder of the pictures of jobs that have not ended; None to hold them in memory.
     """
 
     durable = False
@@ -32,9 +32,9 @@ class MemoryStore:
         self._checkpoints = checkpoints
         self._pictures = pictures
         self._uses: Counter[str] = Counter()
-        self._told: dict[str, bytes] = {}
-        """Events of ended jobs."""
-        self._laying: dict[str, asyncio.Task[None]] = {}
+        self._packed_events: dict[str, bytes] = {}
+        """Compressed events of ended jobs."""
+        self._writing: dict[str, asyncio.Task[None]] = {}
         self._retention_s = retention_s
         self._max_ended = max_ended
         self._jobs: dict[str, Job] = {}
@@ -50,7 +50,7 @@ class MemoryStore:
 
     @property
     def bytes_kept(self) -> int:
-        """See :class:`JobStore`. Nothing is on a disk."""
+        """See :class:`JobStore`. Always 0."""
         return 0
 
     def bytes_of(self, owner: str) -> int:
@@ -60,19 +60,19 @@ class MemoryStore:
 
     @property
     def trouble(self) -> str:
-        """See :class:`JobStore`. Nothing can go wrong."""
+        """See :class:`JobStore`. Always empty."""
         return ""
 
     def check(self) -> None:
         """See :class:`JobStore`. There is always room."""
 
     async def committed(self, job_id: str) -> None:
-        """See :class:`JobStore`. Safe when its pictures are out of the way, as long as the process lives."""
-        if (laying := self._laying.get(job_id)) is not None:
-            await asyncio.shield(laying)
+        """See :class:`JobStore`. Returns when its pictures are written."""
+        if (writing := self._writing.get(job_id)) is not None:
+            await asyncio.shield(writing)
 
-    async def _lay_down(self, job: Job, folder: Path) -> None:
-        """Write a job's pictures to files, and hold them in memory no longer."""
+    async def _write_pictures(self, job: Job, folder: Path) -> None:
+        """Write a job's pictures to files, and release them from memory."""
         pictures = records.pictures(job.spec)
         self._uses.update(pictures.keys())
         try:
@@ -85,10 +85,10 @@ class MemoryStore:
         except OSError as error:
             self._drop(pictures)
             self.forget([job.job_id])
-            text = f"the server could not keep the job's pictures: {error.strerror or error}"
+            text = f"the server could not store the job's pictures: {error.strerror or error}"
             raise ServiceError("STORAGE_FAILED", text, retry_s=30.0) from None
         finally:
-            del self._laying[job.job_id]
+            del self._writing[job.job_id]
 
     def _drop(self, names: Iterable[str]) -> None:
         """Delete the files of pictures that no job uses any more."""
@@ -105,18 +105,18 @@ class MemoryStore:
         visible()
 
     async def seal(self, job_id: str, events: list[Event]) -> None:
-        """See :class:`JobStore`. They are held compressed."""
+        """See :class:`JobStore`. The events are compressed."""
         packed = await asyncio.to_thread(records.pack_events, events)
         if job_id in self._jobs:
-            self._told[job_id] = packed
+            self._packed_events[job_id] = packed
 
     async def events(self, job_id: str) -> list[Event]:
         """See :class:`JobStore`."""
-        packed = self._told.get(job_id)
+        packed = self._packed_events.get(job_id)
         return await asyncio.to_thread(records.unpack_events, packed) if packed is not None else []
 
     def restore(self) -> list[Restored]:
-        """See :class:`JobStore`. Nothing was kept."""
+        """See :class:`JobStore`. Always empty."""
         return []
 
     async def close(self) -> None:
@@ -127,27 +127,27 @@ class MemoryStore:
         self._jobs[job.job_id] = job
         if self._pictures is not None:
             self._pictures.mkdir(exist_ok=True)
-            self._laying[job.job_id] = asyncio.get_running_loop().create_task(self._lay_down(job, self._pictures))
+            self._writing[job.job_id] = asyncio.get_running_loop().create_task(self._write_pictures(job, self._pictures))
         if job.request_id:
             self._requests[job.owner, job.request_id] = job.job_id
 
     def put(self, job: Job) -> None:
-        """See :class:`JobStore`. The pictures of an ended job are let go: only its result is still of use."""
+        """See :class:`JobStore`. The pictures of an ended job are released: only its result is still needed."""
         if job.state.ended:
-            if self._pictures is not None and job.job_id not in self._laying:
+            if self._pictures is not None and job.job_id not in self._writing:
                 self._drop(records.files(job.spec))
             job = replace(job, spec=replace(job.spec, content=None, styles=(), mask=None, init_image=None))
         self._jobs[job.job_id] = job
 
     async def settled(self) -> None:
-        """See :class:`JobStore`. It always is."""
+        """See :class:`JobStore`. Returns at once."""
 
     def get(self, job_id: str) -> Job | None:
         """See :class:`JobStore`."""
         return self._jobs.get(job_id)
 
     def seen(self, job_id: str) -> Job | None:
-        """See :class:`JobStore`. Everything is safe at once."""
+        """See :class:`JobStore`. Every record is visible at once."""
         return self._jobs.get(job_id)
 
     def by_request(self, owner: str, request_id: str) -> Job | None:
@@ -195,8 +195,8 @@ class MemoryStore:
             job = self._jobs.pop(job_id, None)
             self._results.pop(job_id, None)
             self._sizes.pop(job_id, None)
-            self._told.pop(job_id, None)
-            if job is not None and self._pictures is not None and job_id not in self._laying:
+            self._packed_events.pop(job_id, None)
+            if job is not None and self._pictures is not None and job_id not in self._writing:
                 self._drop(records.files(job.spec))
             if job is not None and self._requests.get((job.owner, job.request_id)) == job_id:
                 del self._requests[job.owner, job.request_id]

@@ -1,9 +1,9 @@
-"""Jobs that survive the process: SQLite for records and events, a folder of pictures named by their hash.
+"""Stores jobs durably: SQLite for records and events, a folder of pictures named by their hash.
 
-Reads are answered from memory, as in :class:`~impasto_server.store.base.MemoryStore`. Writes go in order to one thread, which
-commits whatever has gathered in one transaction, synced to the disk; an acknowledgement waits for its commit, and watchers
-see an event only once it is committed. When the disk does not take a commit, new jobs are refused, running ones go on, their
-events are shown, and the thread tries again until the disk is well.
+Reads are answered from memory, as in :class:`~impasto_server.store.memory.MemoryStore`. Writes go in order to one thread, which
+commits all queued writes in one transaction, synced to disk; an acknowledgement waits for its commit, and watchers see an event
+only once it is committed. When a commit fails because of the disk, new jobs are rejected, running jobs continue, their events
+are shown, and the thread retries until the disk is writable again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import os
 import queue
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from pathlib import Path
 
 from impasto_server.domain.errors import ServiceError
 from impasto_server.domain.events import Ended, Event
-from impasto_server.domain.job import Job, JobError, JobState, StopReason
+from impasto_server.domain.job import Job, JobError
 from impasto_server.failpoints import hit
 from impasto_server.files import written_whole
 from impasto_server.store import codec as records
@@ -36,9 +35,9 @@ logger = logging.getLogger(__name__)
 DATABASE, BLOBS, CHECKPOINTS, LOCK = "jobs.sqlite", "blobs", "checkpoints", "lock"
 RETRY_S = 1.0
 _MAGIC = {DATABASE: (b"SQLite format 3\0",), f"{DATABASE}-wal": (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")}
-"""What the database's files begin with; a write-ahead log may be empty."""
-_OF_THE_DISK = (OSError, MemoryError, sqlite3.OperationalError, sqlite3.DatabaseError)
-"""Errors that may pass; sqlite3's IntegrityError and ProgrammingError are no such."""
+"""First bytes of the database's files; a write-ahead log may be empty."""
+_DISK_ERRORS = (OSError, MemoryError, sqlite3.OperationalError, sqlite3.DatabaseError)
+"""Errors that may be temporary; sqlite3's IntegrityError and ProgrammingError are not."""
 MIGRATIONS: Sequence[str] = (
     """
     CREATE TABLE jobs (
@@ -73,10 +72,10 @@ class _Write:
     """One change, in order with the others.
 
     Attributes:
-        work: Does it, inside a transaction.
+        work: Makes the change, inside a transaction.
         kind: Names its failpoints.
-        blobs: Pictures that must lie in the folder before.
-        done: Told when it is committed, or why not; such a change is not tried again.
+        blobs: Pictures that must be in the folder first.
+        done: Completed when it is committed, or with the error; such a change is not retried.
         visible: Called on the event loop when it is committed, or while the disk is full or broken.
         committed: Called on the event loop only when it is committed.
     """
@@ -90,23 +89,23 @@ class _Write:
 
 
 class DurableStore(MemoryStore):
-    """See the module. Open it on a running event loop; close it when the last write is in.
+    """See the module. Open it on a running event loop; close it after the last write.
 
     Args:
-        folder: Where everything lies; made if it is not there.
+        folder: Folder of all files; created if missing.
         retention_s: How long an ended job is kept.
-        max_ended: How many ended jobs are kept at most; the oldest go first.
-        max_bytes: More pictures than that are not kept.
+        max_ended: Maximum number of ended jobs; the oldest are removed first.
+        max_bytes: Maximum size of the pictures; new jobs are rejected beyond it.
 
     Raises:
-        DataError: If the folder cannot be written, another server has it, or its database is damaged or newer.
+        DataError: If the folder is not writable, another server uses it, or its database is damaged or newer.
     """
 
     durable = True
 
     def __init__(self, folder: Path, retention_s: float, max_ended: int, max_bytes: int) -> None:
         super().__init__(retention_s, max_ended)
-        self._folder = folder = folder.absolute()  # workers read what lies there
+        self._folder = folder = folder.absolute()  # workers read files in it
         self._blobs = folder / BLOBS
         self._max_bytes = max_bytes
         self._names: dict[str, str] = {}
@@ -115,7 +114,7 @@ class DurableStore(MemoryStore):
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._trouble = ""
-        self._doomed: set[str] = set()
+        self._unreferenced: set[str] = set()
         self._files: dict[str, tuple[int, int]] = {}
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures may be private
@@ -148,14 +147,14 @@ class DurableStore(MemoryStore):
     def check(self) -> None:
         """See :class:`~impasto_server.store.base.JobStore`."""
         if self._trouble:
-            text = f"the server cannot keep new jobs: {self._trouble}"
+            text = f"the server cannot store new jobs: {self._trouble}"
             raise ServiceError("STORAGE_FAILED", text, retry_s=30.0)
         if self._bytes >= self._max_bytes:
-            text = f"{self._bytes} bytes of pictures are kept, which is the limit"
+            text = f"{self._bytes} bytes of pictures are stored, which is the limit"
             raise ServiceError("STORAGE_FULL", text, retry_s=60.0)
 
     def add(self, job: Job) -> None:
-        """See :class:`~impasto_server.store.base.JobStore`. :meth:`committed` says when it is safe."""
+        """See :class:`~impasto_server.store.base.JobStore`. It is committed when :meth:`committed` returns."""
         super().add(job)
         spec, record, pictures = job.spec, records.encode_job(job), job.spec
 
@@ -165,17 +164,17 @@ class DurableStore(MemoryStore):
             _refer(connection, job.job_id, records.pictures(pictures))
 
         done: Future[None] = Future()
-        done.set_running_or_notify_cancel()  # from here on a caller that goes away cannot cancel it under the writer's hands
+        done.set_running_or_notify_cancel()  # from here on a caller that leaves cannot cancel it while it is written
         self._admissions[job.job_id] = done
         self._queue.put(
             _Write(insert, "admit", lambda: records.pictures(pictures), done, committed=lambda: self._admitted(job))
         )
 
     async def committed(self, job_id: str) -> None:
-        """Wait until a job that was added is safe.
+        """Wait until an added job is committed.
 
         Raises:
-            ServiceError: If it cannot be kept; it is forgotten then.
+            ServiceError: If it cannot be stored; the job is discarded then.
         """
         done = self._admissions.get(job_id)
         if done is None:
@@ -184,7 +183,7 @@ class DurableStore(MemoryStore):
             await asyncio.wrap_future(done)
         except Exception as error:
             self.forget([job_id])
-            text = f"the server could not keep the job: {error or type(error).__name__}"
+            text = f"the server could not store the job: {error or type(error).__name__}"
             raise ServiceError("STORAGE_FAILED", text, retry_s=30.0) from None
         finally:
             self._admissions.pop(job_id, None)
@@ -197,7 +196,7 @@ class DurableStore(MemoryStore):
 
         def update(connection: sqlite3.Connection) -> None:
             connection.execute("UPDATE jobs SET record = ? WHERE job_id = ?", (record, job.job_id))
-            if ended:  # only the result is still of use
+            if ended:  # only the result is still needed
                 self._release(
                     connection, [job.job_id], "AND name IS NOT (SELECT result FROM jobs WHERE job_id = ?)", job.job_id
                 )
@@ -205,14 +204,14 @@ class DurableStore(MemoryStore):
         self._queue.put(_Write(update, visible=lambda: self._see(kept)))
 
     def _admitted(self, job: Job) -> None:
-        """Let a new job be seen; its pictures are on the disk, and nobody needs them in memory before it starts."""
+        """Make a new job visible; its pictures are on disk, and are not needed in memory before it starts."""
         job = replace(job, spec=records.laid_down(job.spec, self._blobs))
         if job.job_id in self._jobs:
             self._jobs[job.job_id] = replace(self._jobs[job.job_id], spec=job.spec)
         self._see(job)
 
     def _see(self, job: Job) -> None:
-        """Let a record be seen, unless its job was forgotten meanwhile."""
+        """Make a record visible, unless its job was removed meanwhile."""
         if job.job_id in self._jobs:
             self._seen[job.job_id] = job
 
@@ -231,7 +230,7 @@ class DurableStore(MemoryStore):
         row = (job_id, sequence, records.encode_event(event), job_id)
 
         def insert(connection: sqlite3.Connection) -> None:
-            values = "SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM jobs WHERE job_id = ?)"  # it may be forgotten by now
+            values = "SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM jobs WHERE job_id = ?)"  # it may be removed by now
             connection.execute(f"INSERT OR REPLACE INTO events (job_id, sequence, event) {values}", row)
 
         self._queue.put(_Write(insert, visible=visible))
@@ -245,10 +244,10 @@ class DurableStore(MemoryStore):
             if connection.execute("UPDATE jobs SET result = ? WHERE job_id = ?", (name, job_id)).rowcount:
                 _refer(connection, job_id, [name])
 
-        self._queue.put(_Write(insert, "result", lambda: {name: picture}, visible=lambda: self._lighten(job_id, name)))
+        self._queue.put(_Write(insert, "result", lambda: {name: picture}, visible=lambda: self._release_result(job_id, name)))
 
     def result(self, job_id: str) -> bytes | None:
-        """See :class:`~impasto_server.store.base.JobStore`. Read from the disk, once it is there."""
+        """See :class:`~impasto_server.store.base.JobStore`. Read from disk, once it is stored."""
         name = self._names.get(job_id)
         if name is None:
             return super().result(job_id)
@@ -273,34 +272,34 @@ class DurableStore(MemoryStore):
             self._queue.put(_Write(delete))
 
     def restore(self) -> list[Restored]:
-        """Return every job that was kept, and its events. Call it once, before anything is written."""
+        """Return every stored job, and its events. Call it once, before anything is written."""
         found = []
         rows = self._connection.execute("SELECT job_id, spec, record, result FROM jobs ORDER BY number").fetchall()
         for job_id, spec_text, record, result in rows:
-            job = self._decode(job_id, spec_text, record)
+            job, lost = self._decode(job_id, spec_text, record)
             super().add(job)
             self._see(job)
             if result:
                 self._names[job_id] = result
                 self._sizes[job_id] = self._size_of(result)
             last = "SELECT sequence, event FROM events WHERE job_id = ? ORDER BY sequence DESC LIMIT 1"
-            told, newest = self._connection.execute(last, (job_id,)).fetchone() or (0, "")
+            count, newest = self._connection.execute(last, (job_id,)).fetchone() or (0, "")
             closed = bool(newest) and isinstance(records.decode_event(newest), Ended)
             events = [] if closed else _events(self._connection, job_id)
-            found.append(Restored(job, events, told, closed))
+            found.append(Restored(job, events, count, closed, lost))
         return found
 
     def _size_of(self, name: str) -> int:
         try:
             return (self._blobs / name).stat().st_size
         except OSError:
-            return 0  # told when it is asked for
+            return 0  # reported when it is requested
 
     async def seal(self, job_id: str, events: list[Event]) -> None:
-        """See :class:`~impasto_server.store.base.JobStore`. They are on the disk."""
+        """See :class:`~impasto_server.store.base.JobStore`. The events are on disk already."""
 
     async def events(self, job_id: str) -> list[Event]:
-        """See :class:`~impasto_server.store.base.JobStore`. Read from the disk."""
+        """See :class:`~impasto_server.store.base.JobStore`. Read from disk."""
 
         def read() -> list[Event]:
             with contextlib.closing(sqlite3.connect(f"file:{self._folder / DATABASE}?mode=ro", uri=True)) as connection:
@@ -312,13 +311,13 @@ class DurableStore(MemoryStore):
             raise ServiceError("RESULT_LOST", f"the events of job {job_id} are lost: {error}") from None
 
     async def close(self) -> None:
-        """Finish what is queued and let the folder go."""
+        """Finish queued writes and release the folder."""
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         self._connection.close()
         os.close(self._lock)
 
-    # What follows runs before the thread starts, or in it.
+    # The methods below run before the thread starts, or in it.
 
     def _open(self) -> sqlite3.Connection:
         path = self._folder / DATABASE
@@ -332,7 +331,7 @@ class DurableStore(MemoryStore):
                 raise DataError(f"the database {path} is damaged: {problems[0]}; move it away to start without its jobs")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version > len(MIGRATIONS):
-                raise DataError(f"the database {path} is of a newer impasto (version {version} of its tables)")
+                raise DataError(f"the database {path} was written by a newer impasto (schema version {version})")
             for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
                 connection.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
         except sqlite3.OperationalError as error:
@@ -342,22 +341,22 @@ class DurableStore(MemoryStore):
         return connection
 
     def _sweep(self) -> None:
-        """Delete what a crash left behind: files that nobody refers to."""
+        """Delete files without references, which a crash left."""
         known = {name for (name,) in self._connection.execute("SELECT DISTINCT name FROM blobs")}
         for path in self._blobs.iterdir():
             if path.name not in known:
                 path.unlink()
 
-    def _decode(self, job_id: str, spec: str, record: str) -> Job:
+    def _decode(self, job_id: str, spec: str, record: str) -> tuple[Job, JobError | None]:
+        """Return a stored job, and why it cannot be resumed if it cannot."""
         job = records.decode_job(record, records.decode_spec(spec, None))
         if job.state.ended:
-            return job
+            return job, None
         whole = records.decode_spec(spec, self._blobs)
         if not (wrong := records.missing(whole)):
-            return replace(job, spec=whole)
-        logger.error("job %s cannot go on: %s", job_id, wrong)
-        lost = JobError("DATA_LOST", f"its pictures are lost: {wrong}")
-        return replace(job, state=JobState.FAILED, stop_reason=StopReason.FAILED, error=lost, ended=time.time())
+            return replace(job, spec=whole), None
+        logger.error("job %s cannot be resumed: %s", job_id, wrong)
+        return job, JobError("DATA_LOST", f"its pictures are lost: {wrong}")
 
     def _fetch(self, name: str) -> bytes:
         data = (self._blobs / name).read_bytes()
@@ -365,8 +364,8 @@ class DurableStore(MemoryStore):
             raise ValueError(f"the file {name[:12]} is damaged: its hash does not match")
         return data
 
-    def _lighten(self, job_id: str, name: str) -> None:
-        """Let a result's bytes go: they are on the disk."""
+    def _release_result(self, job_id: str, name: str) -> None:
+        """Release a result's bytes from memory: they are on disk."""
         if not self._trouble and self.get(job_id) is not None:
             self._names[job_id] = name
             super().put_result(job_id, b"")
@@ -379,11 +378,11 @@ class DurableStore(MemoryStore):
             backlog += gathered
             backlog = self._commit(backlog)
             if backlog and closing:
-                logger.error("%d changes could not be kept", len(backlog))
+                logger.error("%d changes could not be stored", len(backlog))
                 return
 
     def _gather(self, *, wait: bool, closing: bool) -> tuple[list[_Write], bool]:
-        """Return what has come, and whether nothing more will."""
+        """Return the queued writes, and whether the store is closing."""
         gathered = []
         with contextlib.suppress(queue.Empty):
             item = self._queue.get(timeout=None if wait else RETRY_S) if not closing else self._queue.get_nowait()
@@ -396,7 +395,7 @@ class DurableStore(MemoryStore):
         return gathered, closing
 
     def _commit(self, writes: list[_Write]) -> list[_Write]:
-        """Put changes on the disk in one transaction; returns those to be tried again."""
+        """Commit changes in one transaction; return those to retry."""
         if not writes:
             return []
         try:
@@ -411,19 +410,19 @@ class DurableStore(MemoryStore):
             _pass(kinds, "before_commit")
             self._connection.execute("COMMIT")
             _pass(kinds, "after_commit")
-            self._delete_doomed()
-        except Exception as error:  # whatever it is: without this thread no job is ever answered
+            self._delete_unreferenced()
+        except Exception as error:  # any error: without this thread no job is ever acknowledged
             with contextlib.suppress(sqlite3.Error):
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-            self._doomed.clear()
-            if isinstance(error, _OF_THE_DISK) and not isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
-                return self._bear(writes, error)
+            self._unreferenced.clear()
+            if isinstance(error, _DISK_ERRORS) and not isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
+                return self._on_disk_error(writes, error)
             return self._isolate(writes, error)
         if self._trouble:
-            logger.info("the disk is well again; %d changes are kept", len(writes))
+            logger.info("the disk is writable again; %d changes were stored", len(writes))
             self._trouble = ""
-        # Shown before its caller is told: whoever knows of a job can ask for it.
+        # Visible before the caller is notified: a caller that knows a job can query it.
         self._show([call for write in writes for call in (write.committed, write.visible) if call])
         for write in writes:
             if write.done is not None:
@@ -431,20 +430,20 @@ class DurableStore(MemoryStore):
         return []
 
     def _isolate(self, writes: list[_Write], error: Exception) -> list[_Write]:
-        """Find the change that cannot be made, whatever the disk, and drop it; the others are kept."""
+        """Find the change that fails regardless of the disk, and discard it; the others are stored."""
         if len(writes) > 1:
             return [kept for write in writes for kept in self._commit([write])]
-        logger.error("a change of kind %r cannot be kept and is dropped", writes[0].kind, exc_info=error)
+        logger.error("a change of kind %r cannot be stored and is discarded", writes[0].kind, exc_info=error)
         self._show([call for call in (writes[0].visible,) if call])
         if writes[0].done is not None:
             writes[0].done.set_exception(error)
         return []
 
     def _check_files(self) -> None:
-        """See that the database is still the one that was opened: SQLite itself goes on with files that are gone.
+        """Check that the database is still the one that was opened: SQLite itself continues with deleted files.
 
         Raises:
-            OSError: If one of its files was deleted, replaced, cut or overwritten.
+            OSError: If one of its files was deleted, replaced, truncated or overwritten.
         """
         for name, magic in _MAGIC.items():
             path = self._folder / name
@@ -456,10 +455,10 @@ class DurableStore(MemoryStore):
                 raise OSError(f"the database file {path} was replaced or damaged while the server ran; restart the server")
             self._files[name] = stat.st_ino, stat.st_size
 
-    def _bear(self, writes: list[_Write], error: Exception) -> list[_Write]:
-        """Refuse the new jobs, let the events of the others be seen, and keep the rest for another try."""
+    def _on_disk_error(self, writes: list[_Write], error: Exception) -> list[_Write]:
+        """Reject the new jobs, show the events of the others, and keep the rest for a retry."""
         if not self._trouble:
-            logger.error("the disk does not take jobs, new ones are refused: %s", error)
+            logger.error("cannot write to the disk; new jobs are rejected: %s", error)
         self._trouble = str(error)
         self._show([write.visible for write in writes if write.visible])
         kept = []
@@ -467,7 +466,7 @@ class DurableStore(MemoryStore):
             if write.done is not None:
                 write.done.set_exception(error)
             else:
-                kept.append(replace(write, visible=None))  # it is seen by now
+                kept.append(replace(write, visible=None))  # it is visible by now
         return kept
 
     def _show(self, calls: list[Callable[[], None]]) -> None:
@@ -484,22 +483,22 @@ class DurableStore(MemoryStore):
         self._bytes += len(data)
 
     def _release(self, connection: sqlite3.Connection, job_ids: list[str], condition: str = "", *values: str) -> None:
-        """Forget what jobs refer to."""
+        """Remove the references of jobs to pictures."""
         for job_id in job_ids:
             where = f"job_id = ? {condition}"
-            query = f"DELETE FROM blobs WHERE {where} RETURNING name"  # noqa: S608 - no value is in it
-            self._doomed.update(name for (name,) in connection.execute(query, (job_id, *values)).fetchall())
+            query = f"DELETE FROM blobs WHERE {where} RETURNING name"  # noqa: S608 - it contains no values
+            self._unreferenced.update(name for (name,) in connection.execute(query, (job_id, *values)).fetchall())
 
-    def _delete_doomed(self) -> None:
-        """Delete the files of forgotten pictures that nobody else refers to; only after the commit that forgot them."""
-        for name in self._doomed:
+    def _delete_unreferenced(self) -> None:
+        """Delete the files of released pictures without other references; only after the commit that released them."""
+        for name in self._unreferenced:
             if self._connection.execute("SELECT 1 FROM blobs WHERE name = ?", (name,)).fetchone() is None:
                 path = self._blobs / name
                 with contextlib.suppress(OSError):
                     size = path.stat().st_size
                     path.unlink()
                     self._bytes -= size
-        self._doomed.clear()
+        self._unreferenced.clear()
 
 
 def _pass(kinds: Iterable[str], where: str) -> None:
@@ -517,10 +516,10 @@ def _events(connection: sqlite3.Connection, job_id: str) -> list[Event]:
 
 
 def _lock(path: Path) -> int:
-    """Hold a folder for this process alone; released by the system when it dies, however.
+    """Lock a folder for this process; the system releases the lock when the process dies.
 
     Raises:
-        DataError: If another process holds it.
+        DataError: If another process has locked it.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -1,1 +1,1 @@
-"""The processes that paint, and the server's side of them."""
+"""The worker processes, and the server's side of them."""

@@ -1,8 +1,8 @@
-"""A canvas's state in a file: complete or not there, checked by hash, never code.
+"""Stores a canvas's state in a file: complete or absent, verified by hash, and without code.
 
-A file is a magic word with the version, the SHA-256 of the rest, and a safetensors block whose metadata say what it belongs
-to. It is written beside its name, synced and renamed, so that a crash leaves the old one or the new one; the one before is
-kept, in case the disk loses the newest.
+A file has a magic string with the version, the SHA-256 of the rest, and a safetensors block whose metadata name its owner. It
+is written under a temporary name, synced and renamed, so that a crash leaves the old file or the new one; the previous
+checkpoint is kept, in case the disk loses the newest.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 
 
 class CheckpointError(Exception):
-    """A file that cannot be gone on from; the message says why."""
+    """An unusable checkpoint; the message says why."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A sample's state and what it belongs to.
+    """A sample's state and its owner.
 
     Attributes:
-        owner: Names the job, its network and its arithmetic: whoever goes on must be the same.
+        owner: Names the job, its network and its arithmetic, which must all be the same to resume.
         state: Everything the sample needs.
-        elapsed_s: What its steps took.
+        elapsed_s: Time that its steps took.
     """
 
     owner: str
@@ -50,10 +50,10 @@ class Checkpoint:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> int:
-    """Put a checkpoint in place of the one before, which is kept beside it; returns its bytes.
+    """Write a checkpoint, and keep the previous one beside it; return its size in bytes.
 
     Raises:
-        OSError: If the disk does not take it; the one before is kept then.
+        OSError: If it cannot be written; the previous one is kept then.
     """
     state = checkpoint.state
     about = {
@@ -79,7 +79,7 @@ def write(path: Path, checkpoint: Checkpoint) -> int:
 
 
 def _keep(before: Path, newest: Path) -> Callable[[], None]:
-    """Return what keeps the checkpoint that is about to be replaced."""
+    """Return a function that keeps the checkpoint that is about to be replaced."""
 
     def keep() -> None:
         hit("checkpoint.before_rename")
@@ -90,7 +90,7 @@ def _keep(before: Path, newest: Path) -> Callable[[], None]:
 
 
 def _pieces(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors block without a copy of the whole: its own writer would make two."""
+    """Yield a safetensors block without copying the whole: the library's writer would make two copies."""
     header: dict[str, Any] = {"__metadata__": about}
     buffers = []
     offset = 0
@@ -107,7 +107,7 @@ def _pieces(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> Iterator
 
 
 def latest(path: Path, owner: str) -> tuple[Checkpoint | None, str]:
-    """Return the newest state that can be gone on from, and what is to be said of those that cannot."""
+    """Return the newest usable checkpoint, and notes on the unusable ones."""
     notes: list[str] = []
     for candidate in checkpoint_files(path):
         if candidate.exists():
@@ -122,7 +122,7 @@ def read(path: Path, owner: str) -> Checkpoint:
     """Return the checkpoint in a file.
 
     Raises:
-        CheckpointError: If it is missing, damaged, of another version or of somebody else.
+        CheckpointError: If it is missing, damaged, of another version or of another owner.
     """
     try:
         data = path.read_bytes()
@@ -139,11 +139,11 @@ def read(path: Path, owner: str) -> Checkpoint:
         optimizer, step, elapsed = about["optimizer"], int(about["step"]), float(about["elapsed_s"])
         tensors = load(block)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path.name} cannot be understood: {error}") from None
+        raise CheckpointError(f"{path.name} cannot be parsed: {error}") from None
     if about.get("owner") != owner:
         raise CheckpointError(f"{path.name} belongs to {about.get('owner')}, not to {owner}")
     if optimizer not in get_args(OptimizerName):
-        raise CheckpointError(f"{path.name} is of an unknown optimizer {optimizer!r}")
+        raise CheckpointError(f"{path.name} has an unknown optimizer {optimizer!r}")
     return Checkpoint(owner, SampleState(optimizer, step, tensors), elapsed)  # type: ignore[arg-type]
 
 

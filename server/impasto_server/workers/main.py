@@ -1,4 +1,4 @@
-"""The process around a worker: loads the network, measures the device, and carries commands and reports over the pipe."""
+"""The worker process: loads the network, measures the device, and passes commands and reports over the pipe."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from impasto_server.workers.worker import Worker
 logger = logging.getLogger(__name__)
 
 ALIVE_S = 1.0
-"""How often the server is told that this process runs."""
+"""How often the server is notified that this process runs."""
 WARM_UP_SIDE_PX = 256
 WARM_UP_ROUNDS = 4
-"""The first pays for what the libraries keep; of the others the least counts, since stray allocations raise some."""
+"""The first round includes what the libraries keep; the lowest of the others counts, because stray allocations raise some."""
 PREPARING_ROUNDS = 2
-"""Likewise for the targets, whose passes have no gradient: they take less memory, and as long."""
+"""The same for the targets, whose passes have no gradient: they take less memory, and as long."""
 _OTHER_ARITHMETIC: dict[Arithmetic, tuple[Arithmetic, float]] = {"bfloat16": ("float32", 2.0), "float32": ("bfloat16", 0.5)}
 
 
@@ -49,7 +49,7 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
     try:
         network = load_network(settings.weights, device)
         ready = warm_up(network)
-    except Exception as error:  # what keeps it from starting once would do so at every restart
+    except Exception as error:  # an error at the start would repeat at every restart
         if not isinstance(error, WeightsError):
             logger.exception("the worker cannot start")
         connection.send(CannotStart(str(error) or type(error).__name__))
@@ -69,7 +69,7 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
     writer = ThreadPoolExecutor(1, "writer")
     worker = Worker(network, send, writer.submit, settings.checkpoint_interval_s, graphs=settings.cuda_graphs)
     turn = _Turn()
-    threading.Thread(target=_tell_alive, args=(turn, worker, send), name="alive", daemon=True).start()
+    threading.Thread(target=_send_alive, args=(turn, worker, send), name="alive", daemon=True).start()
     while True:
         turn.end()
         for command in _drain(commands, wait=worker.idle):
@@ -80,7 +80,7 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
 
 
 class _Turn:
-    """How long the main thread has been at what it does."""
+    """Measures how long the main thread has been busy with its current work."""
 
     def __init__(self) -> None:
         self._began: float | None = None
@@ -98,7 +98,7 @@ class _Turn:
         return 0.0 if began is None else time.monotonic() - began
 
 
-def _tell_alive(turn: _Turn, worker: Worker, send: Callable[[Report], None]) -> None:
+def _send_alive(turn: _Turn, worker: Worker, send: Callable[[Report], None]) -> None:
     while True:
         send(Alive(turn.lasts_s, free_memory(worker.device) if worker.idle else None))
         time.sleep(ALIVE_S)
@@ -109,7 +109,7 @@ def _receive(connection: Connection, commands: queue.SimpleQueue[Command]) -> No
         while True:
             commands.put(connection.recv())
     except (EOFError, OSError):
-        # The server is gone or wants us gone; whatever is being computed is of no use to anybody.
+        # The server is gone, or stops this worker; its results are no longer needed.
         os._exit(0)
 
 
@@ -123,7 +123,7 @@ def _drain(commands: queue.SimpleQueue[Command], *, wait: bool) -> Iterator[Comm
 
 
 def warm_up(network: Network) -> Ready:
-    """Evaluate a canvas, so that the first job does not pay for the libraries' first calls, and measure what it takes."""
+    """Evaluate a canvas, so that the first job does not pay for the libraries' setup, and measure its time and memory."""
     device = network.device
     arithmetic = auto_precision(device)
     side = WARM_UP_SIDE_PX
@@ -149,5 +149,5 @@ def warm_up(network: Network) -> Ready:
         memory = MemoryModel({**figures, "tf32": figures["float32"]})
     group = default_group_size(device)
     names = available()
-    pace = seconds / side**2
-    return Ready(describe(device), described(network), arithmetic, group, memory, free_memory(device), names, pace)
+    seconds_per_pixel = seconds / side**2
+    return Ready(describe(device), described(network), arithmetic, group, memory, free_memory(device), names, seconds_per_pixel)

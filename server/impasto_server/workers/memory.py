@@ -1,4 +1,4 @@
-"""How much of a device's memory a job takes: what is known is computed, what is not is measured. Pure."""
+"""Estimates how much device memory a job needs: known parts are computed, the others are measured. Pure."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from impasto_server.scheduling.scheduler import Demand
 
 FLOAT, CHANNELS = 4, 3
 CANVASES = {"lbfgs": 6, "adam": 6}
-"""Canvas-sized tensors of an optimizer besides its history: canvas, trial, gradients, directions and what an update needs."""
+"""Canvas-sized tensors of an optimizer besides its history: canvas, trial, gradients, directions and temporaries."""
 FORWARD_SHARE = 0.5
-"""What a pass without a gradient takes over one with it, about."""
+"""Approximate memory of a pass without a gradient, relative to one with a gradient."""
 NETWORK_BYTES = 120 << 20
-"""What a network takes that is loaded for a job: VGG19's filters in both arithmetics."""
+"""Memory of a network that is loaded for a job: VGG19's filters in both arithmetics."""
 OVERHEAD_BYTES = 24 << 20
-"""What the libraries set up for a canvas size besides, measured on a CPU from 128 to 768 px."""
+"""Additional memory that the libraries allocate for a canvas size, measured on a CPU from 128 to 768 px."""
 FIXED_BYTES = 64 << 20
-"""What any pass may take whatever its size: working space of the convolutions, blocks that the allocator keeps."""
+"""Memory that any pass may need whatever its size: workspace of the convolutions, blocks that the allocator keeps."""
 LEAST_LEARNED_PIXELS = 128 * 128
-"""Smaller passes are mostly what is fixed: nothing is learned from them of what a pixel takes."""
+"""Smaller passes are dominated by the fixed memory and are not used to learn the memory per pixel."""
 MOST_RAISED = 1.6
-"""No pass raises what a pixel takes above so many times what the worker's start measured; more is not the pass's."""
+"""A pass raises the memory per pixel at most to this multiple of the start's measurement; more has other causes."""
 FORGOTTEN = 0.95
-"""A pass that took less lets what was learned come down by this part of the way, but not below what the start measured."""
+"""Weight of the learned value after a pass that took less; it does not fall below the start's measurement."""
 
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """What a pass through the network takes: something fixed, and something for each pixel of the canvas.
+    """Memory of a pass through the network: a fixed part, and a part per pixel of the canvas.
 
     Attributes:
-        bytes_per_pixel: By arithmetic, as learned so far: features, their gradients and the convolutions' working space.
-        measured: The same as the worker's start measured it; empty for the defaults.
+        bytes_per_pixel: By arithmetic, as learned so far: features, their gradients and the convolutions' workspace.
+        measured: The same, as measured at the worker's start; empty for the defaults.
     """
 
     bytes_per_pixel: Mapping[Arithmetic, float] = field(
@@ -44,11 +44,11 @@ class MemoryModel:
     measured: Mapping[Arithmetic, float] = field(default_factory=dict)
 
     def pass_bytes(self, arithmetic: Arithmetic, pixels: int) -> float:
-        """Return what a pass of so many pixels takes with a gradient."""
+        """Return the memory of a pass over this many pixels with a gradient."""
         return self.bytes_per_pixel[arithmetic] * pixels
 
     def demand(self, spec: JobSpec, arithmetic: Arithmetic) -> Demand:
-        """Return what a job is going to take."""
+        """Return the memory that a job will need."""
         pixels = spec.width * spec.height
         parameters = spec.parameters
         canvases = CANVASES[parameters.optimizer] + (2 * parameters.history if parameters.optimizer == "lbfgs" else 0)
@@ -63,16 +63,16 @@ class MemoryModel:
         return Demand(held, round(max(passing, preparing) * architecture.memory))
 
     def learn(self, arithmetic: Arithmetic, pixels: int, taken: int, share: float = 1.0) -> MemoryModel:
-        """Return the model after a pass was seen.
+        """Return the model updated by a measured pass.
 
-        What is fixed is taken off first, small passes tell nothing, and no pass raises the figure far above what the worker's
-        start measured: a stray allocation must not make every later job look too large. Passes that take less let it come down.
+        The fixed part is subtracted first, small passes are ignored, and no pass raises the value far above the measurement at
+        the worker's start: a stray allocation must not make every later job look too large. Passes that take less lower it.
 
         Args:
-            arithmetic: Of the pass.
-            pixels: Of all canvases in it.
-            taken: Bytes.
-            share: What the pass's network takes over what VGG16's takes.
+            arithmetic: Arithmetic of the pass.
+            pixels: Pixels of all its canvases.
+            taken: Bytes that it took.
+            share: Memory of the pass's network relative to VGG16's.
         """
         if pixels < LEAST_LEARNED_PIXELS:
             return self

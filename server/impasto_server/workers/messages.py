@@ -1,4 +1,4 @@
-"""What the server and its worker processes say to each other. Plain frozen dataclasses, pickled over a pipe."""
+"""Messages between the server and its worker processes: plain frozen dataclasses, pickled over a pipe."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from impasto_server.workers.memory import MemoryModel
 
 
 def checkpoint_files(path: Path) -> tuple[Path, Path]:
-    """Return where a job's newest state lies and where the one before it."""
+    """Return the paths of a job's newest checkpoint and of the previous one."""
     return path, path.with_name(path.name + ".previous")
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker is told at its birth."""
+    """Settings of a worker."""
 
     device: str
     weights: str
@@ -29,10 +29,10 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class Start:
-    """Let a job join the running batch at the next step.
+    """Add a job to the running batch at the next step.
 
     Attributes:
-        checkpoint: File to go on from if it is there, and to write the job's state to now and then; empty for neither.
+        checkpoint: File to resume from if it exists, and to write the job's state to regularly; empty for neither.
     """
 
     job_id: str
@@ -42,32 +42,32 @@ class Start:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Take a job out before the next step; a job that is not there is no error."""
+    """Remove a job before the next step; an unknown job is ignored."""
 
     job_id: str
 
 
 @dataclass(frozen=True)
 class Park:
-    """Write a job's state to its checkpoint and take it out; a job that is not there is no error."""
+    """Write a job's state to its checkpoint and remove the job; an unknown job is ignored."""
 
     job_id: str
 
 
 @dataclass(frozen=True)
 class Finish:
-    """Let a job end with its canvas as it stands; a job that is not there is no error."""
+    """End a job with its current canvas; an unknown job is ignored."""
 
     job_id: str
 
 
 @dataclass(frozen=True)
 class Inspect:
-    """Tell how filters of a layer see a picture; the answer carries the number.
+    """Compute how filters of a layer respond to a picture; the answer has the same number.
 
     Attributes:
-        filters: Which; none for those that answer most.
-        count: How many of those.
+        filters: Numbers of the filters; empty for the strongest.
+        count: Number of the strongest filters to return.
     """
 
     number: int
@@ -84,17 +84,17 @@ Command = Start | Cancel | Park | Finish | Inspect
 
 @dataclass(frozen=True)
 class Ready:
-    """The network is resident and warm.
+    """The network is loaded and warm.
 
     Attributes:
-        description: The device's name by its maker.
-        network: What is resident.
-        arithmetic: What precision ``auto`` stands for here.
-        group: Canvases of one shape that go through the network in one pass.
-        memory: What the network was measured to take for each canvas.
-        free_bytes: Memory that jobs may take together; None if unknown.
+        description: The device's name, from its maker.
+        network: The loaded network.
+        arithmetic: What precision ``auto`` means here.
+        group: Canvases of one shape that are evaluated in one pass.
+        memory: Measured memory of the network's passes.
+        free_bytes: Memory that jobs may use together; None if unknown.
         available: Other networks that can be loaded by name, ``ARCHITECTURE:WEIGHTS``.
-        seconds_per_pixel: What a step takes for each pixel of the canvas, by a first look; 0 if nobody looked.
+        seconds_per_pixel: Time of a step per pixel of the canvas, from a first measurement; 0 if not measured.
     """
 
     description: str
@@ -109,20 +109,21 @@ class Ready:
 
 @dataclass(frozen=True)
 class CannotStart:
-    """The worker will never be ready, and why."""
+    """The worker cannot start, and why."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class JobStarted:
-    """A job's targets are ready and its next step begins; ``step`` steps are done already.
+    """A job's targets are ready and its next step starts; ``step`` steps are already done.
 
     Attributes:
-        note: What is worth knowing, such as that a checkpoint was damaged.
-        network: What paints it.
-        cache_hits: Styles whose statistics were there already.
-        cache_misses: Styles that had to be put through the network.
+        note: A note for the owner, such as that a checkpoint was damaged.
+        network: The network that paints it.
+        cache_hits: Styles whose statistics were cached.
+        cache_misses: Styles that were evaluated by the network.
+        threads: Threads that the worker computes with; they affect sums.
     """
 
     job_id: str
@@ -132,11 +133,12 @@ class JobStarted:
     network: NetworkDescription | None = None
     cache_hits: int = 0
     cache_misses: int = 0
+    threads: int = 0
 
 
 @dataclass(frozen=True)
 class JobStepped:
-    """A job did a step; the preview is an encoded JPEG."""
+    """A job finished a step; the preview is an encoded JPEG."""
 
     job_id: str
     step: int
@@ -148,7 +150,7 @@ class JobStepped:
 
 @dataclass(frozen=True)
 class PassMeasured:
-    """What a pass through the network took of the device's memory, for canvases of so many pixels together."""
+    """Measured device memory of a pass, for canvases with this many pixels together."""
 
     arithmetic: Arithmetic
     pixels: int
@@ -158,11 +160,11 @@ class PassMeasured:
 
 @dataclass(frozen=True)
 class Alive:
-    """A worker's process runs. Sent every second by a thread of its own.
+    """A worker's process runs. Sent every second by a separate thread.
 
     Attributes:
-        busy_s: How long its main thread has been in its present turn: a step of every batch, or a question.
-        idle_bytes: What its device has free while it has no jobs; None if it has some, or nobody knows.
+        busy_s: How long its main thread has been in its current round: a step of every batch, or an inspection.
+        idle_bytes: Free memory of its device while it has no jobs; None if it has some, or if unknown.
     """
 
     busy_s: float
@@ -171,7 +173,7 @@ class Alive:
 
 @dataclass(frozen=True)
 class JobParked:
-    """A job left with its state in its checkpoint."""
+    """A job left, with its state in its checkpoint."""
 
     job_id: str
     step: int
@@ -179,7 +181,7 @@ class JobParked:
 
 @dataclass(frozen=True)
 class Checkpointed:
-    """A job's state was written, of so many bytes."""
+    """A job's state was written, with its size in bytes."""
 
     job_id: str
     size: int
@@ -197,7 +199,7 @@ class JobPainted:
 
 @dataclass(frozen=True)
 class JobFailed:
-    """A job cannot go on; the worker and its other jobs can."""
+    """A job cannot continue; the worker and its other jobs can."""
 
     job_id: str
     reason: str
@@ -206,7 +208,7 @@ class JobFailed:
 
 @dataclass(frozen=True)
 class FilterResponse:
-    """How one filter sees a picture: its response at each position as a grey PNG, and figures."""
+    """Response of one filter to a picture: its value at each position as a grey PNG, and statistics."""
 
     filter: int
     picture: bytes = field(repr=False)
@@ -218,7 +220,7 @@ class FilterResponse:
 
 @dataclass(frozen=True)
 class Inspected:
-    """How filters see a picture, or why that cannot be told."""
+    """Responses of filters to a picture, or an error."""
 
     number: int
     responses: tuple[FilterResponse, ...] = ()

@@ -1,4 +1,4 @@
-"""Networks that a worker holds on its device, and how their filters see a picture."""
+"""Networks that a worker holds on its device, and inspection of their filters."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from impasto_server.workers.messages import FilterResponse, Inspect, Inspected
 
 logger = logging.getLogger(__name__)
 MAX_IDLE_NETWORKS = 3
-"""Networks kept that no job uses, beside the default."""
+"""Maximum number of unused networks that are kept, besides the default."""
 
 
 class Residents:
     """The networks on one device.
 
     Args:
-        default: Used by whoever names none; never leaves.
+        default: Used if no network is named; never removed.
     """
 
     def __init__(self, default: Network) -> None:
@@ -34,11 +34,11 @@ class Residents:
         self._networks = OrderedDict({described(default).id: default})
 
     def get(self, name: str, used: Collection[Network]) -> Network:
-        """Return a network by its name, loaded if it is not here; those that nobody uses make room in order of last use.
+        """Return a network by name, loaded if needed; unused networks are removed in order of last use.
 
         Args:
-            name: As jobs call it; empty for the default.
-            used: What must stay.
+            name: Name as jobs give it; empty for the default.
+            used: Networks that must stay.
 
         Raises:
             WeightsError: If it cannot be loaded.
@@ -56,7 +56,7 @@ class Residents:
         return self._networks[name]
 
     def inspect(self, command: Inspect, used: Collection[Network]) -> Inspected:
-        """Answer a question about features; whatever goes wrong is an answer too."""
+        """Answer an inspection; a failure is an answer too."""
         try:
             network = self.get(command.network, used)
             canvas = to_canvas(tensors.pixels(command.picture), network.device)
@@ -65,14 +65,14 @@ class Residents:
             strongest = spread.argsort(descending=True, stable=True)[: command.count].tolist()
             responses = tuple(_response(seen[index], index) for index in command.filters or strongest)
         except Exception as error:
-            # Whatever it is, the jobs here have nothing to do with it.
-            logger.exception("a question about features could not be answered")
+            # No failure here may affect the jobs.
+            logger.exception("an inspection of features failed")
             return Inspected(command.number, error=str(error).partition("\n")[0] or type(error).__name__)
         return Inspected(command.number, responses, described(network))
 
 
 def described(network: Network) -> NetworkDescription:
-    """Return what jobs are told of a network."""
+    """Return the description of a network."""
     return NetworkDescription(network.name, network.weights.name, network.weights.sha256, network.layers)
 
 

@@ -1,4 +1,4 @@
-"""The workers as one: brought to life, kept alive, and what they can take."""
+"""The pool of workers: starts them, restarts them, and knows their capacity."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ logger = logging.getLogger(__name__)
 
 GPU_SLOTS = 16
 MAX_QUESTIONS = 4
-"""Questions about features that are answered at a time: each holds the steps of a worker up for a moment."""
+"""Inspections that are answered at a time: each delays the steps of a worker briefly."""
 MEMORY_SHARE = 0.8
-"""How much of what is free on a device its jobs may take."""
+"""Share of a device's free memory that its jobs may use."""
 MEMORY_CHANGE = 1.1
-"""By how much an idle device's free memory must have changed to be taken in."""
+"""Factor by which an idle device's free memory must change to be recorded."""
 SILENCE_S = 15.0
-"""A worker that says nothing for so long, not even that it lives, is killed; it says so every second."""
+"""A worker that sends nothing for this long is killed; it sends a sign of life every second."""
 ASLEEP_S = 5.0
-"""A look that comes so late says that this process stood still: stopped, or its machine asleep."""
+"""A check that comes this late means that this process was suspended: stopped, or its machine asleep."""
 START_S = 300.0
-"""A worker that is not ready after so long is killed."""
+"""A worker that is not ready after this long is killed."""
 SLOWEST_TURN_S, TURN_FACTOR = 20.0, 20.0
-"""A turn of a worker may take the first, or so many times what its jobs' steps are likely to take, whichever is more."""
+"""Limit of a worker's round: the first, or the second times the expected time of its jobs' steps, whichever is more."""
 RESTART_DELAYS_S = (0.1, 1.0, 5.0)
-"""A worker that dies is started again after the first delay; one that dies again before it was ready, after the next."""
+"""A lost worker is restarted after the first delay; if it is lost again before it was ready, after the next."""
 
 
 class Listener(Protocol):
-    """Hears what the workers report."""
+    """Receives the workers' reports."""
 
     def on_ready(self, name: str) -> None:
-        """A worker can take jobs."""
+        """A worker is ready."""
         ...
 
     def on_report(self, name: str, report: JobReport) -> None:
-        """A worker says something of a job."""
+        """A worker reported on a job."""
         ...
 
     def on_lost(self, name: str, cause: str) -> None:
@@ -65,13 +65,13 @@ class Listener(Protocol):
         ...
 
     def on_memory(self, name: str) -> None:
-        """The device of an idle worker has more or less memory than before."""
+        """The free memory of an idle worker's device has changed."""
         ...
 
 
 @dataclass
 class WorkerStatus:
-    """One worker as GetServerInfo tells it."""
+    """One worker as GetServerInfo reports it."""
 
     handle: WorkerHandle
     ready: Ready | None = None
@@ -83,7 +83,7 @@ class WorkerStatus:
 
 
 def described(network_id: str) -> NetworkDescription:
-    """Return what is known of a network that no worker has loaded: everything but the hash of its filters."""
+    """Return the description of a network that no worker has loaded: everything but the hash of its filters."""
     architecture, weights = split(network_id)
     return NetworkDescription(architecture, weights, "", ARCHITECTURES[architecture].layer_names)
 
@@ -106,7 +106,7 @@ class WorkerPool:
         self._listener: Listener | None = None
         self._restarts: set[asyncio.Task[None]] = set()
         self._stopping = False
-        self._looked = time.monotonic()
+        self._last_look = time.monotonic()
         self._inspections = 0
         self._asking: set[str] = set()
         self._inspected: dict[int, tuple[str, asyncio.Future[Inspected]]] = {}
@@ -114,11 +114,11 @@ class WorkerPool:
         self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def listen(self, listener: Listener) -> None:
-        """Let somebody hear what the workers report; call it before :meth:`start`."""
+        """Set the receiver of the workers' reports; call it before :meth:`start`."""
         self._listener = listener
 
     @property
-    def _heard_by(self) -> Listener:
+    def _receiver(self) -> Listener:
         assert self._listener is not None  # noqa: S101 - see listen
         return self._listener
 
@@ -129,21 +129,21 @@ class WorkerPool:
 
     @property
     def any_ready(self) -> bool:
-        """Whether a worker can take jobs."""
+        """Whether a worker is ready."""
         return any(status.ready for status in self.workers)
 
     @property
     def all_ready(self) -> bool:
-        """Whether every worker can take jobs."""
+        """Whether every worker is ready."""
         return all(status.ready for status in self.workers)
 
     @property
     def network(self) -> NetworkDescription | None:
-        """The network that is resident, the default of jobs; every worker has the same."""
+        """The loaded network, the default of jobs; every worker has the same."""
         return next((status.ready.network for status in self.workers if status.ready), None)
 
     def seconds_per_pixel(self, name: str) -> float:
-        """Return what a step of a worker takes for each pixel, by its first look; 0 if it is not known."""
+        """Return the time of a worker's step per pixel, from its first measurement; 0 if unknown."""
         ready = self._workers[name].ready
         return ready.seconds_per_pixel if ready else 0.0
 
@@ -153,7 +153,7 @@ class WorkerPool:
         return [(name, pid) for name, pid in pids if pid is not None]
 
     def networks(self) -> list[NetworkDescription]:
-        """Return every network that jobs can name, the default first; of random ones only that there are."""
+        """Return every network that jobs can name, the default first; random networks as a pattern."""
         default = self.network
         if default is None:
             return []
@@ -166,12 +166,12 @@ class WorkerPool:
         """Return the full name of a network that a job names, ``ARCHITECTURE:WEIGHTS``; empty means the default.
 
         Raises:
-            ValueError: If there is none of that name; the message says which there are.
+            ValueError: If no network has that name; the message lists the networks.
         """
         known = [network.id for network in self.networks()]
         if not known:
             if name:
-                raise ValueError("no network is ready yet; try again")
+                raise ValueError("no network is ready yet; retry")
             return ""
         if not name or name in known:
             return name or known[0]
@@ -184,23 +184,23 @@ class WorkerPool:
         of_it = [item for item in known if split(item)[0] == architecture and not item.endswith("-SEED")]
         if not weights and of_it:
             return of_it[0]
-        raise ValueError(f"there is no network {name!r}; there are {', '.join(known)}")
+        raise ValueError(f"there is no network {name!r}; the networks are {', '.join(known)}")
 
     async def inspect(self, command: Inspect, owner: str = "") -> Inspected:
-        """Let a worker tell how filters see a picture; one question of an owner at a time, where owners are told apart.
+        """Let a worker compute how filters respond to a picture; one inspection per owner at a time, unless anonymous.
 
         Raises:
-            ServiceError: If there is no worker, it dies over it, it cannot tell, or the owner has asked already.
+            ServiceError: If no worker is ready, it is lost or fails meanwhile, or the owner has an inspection running.
         """
         if owner and owner in self._asking:
             metadata = {"quota": "questions", "limit": "1", "used": "1"}
-            text = "one question about features is answered for a client at a time"
+            text = "only one feature inspection per client is answered at a time"
             raise ServiceError("QUOTA_EXCEEDED", text, metadata=metadata, retry_s=1.0)
         name = next((name for name, status in self._workers.items() if status.ready), None)
         if name is None:
             raise ServiceError("STARTING", "no worker is ready yet", retry_s=1.0)
         if len(self._inspected) >= MAX_QUESTIONS:
-            text = f"{MAX_QUESTIONS} questions about features are being answered, which is the limit"
+            text = f"{MAX_QUESTIONS} feature inspections are running, which is the limit"
             metadata = {"queued": str(MAX_QUESTIONS), "running": "", "limit": str(MAX_QUESTIONS)}
             raise ServiceError("QUEUE_FULL", text, metadata=metadata, retry_s=2.0)
         self._inspections += 1
@@ -219,7 +219,7 @@ class WorkerPool:
         return found
 
     def capacity(self, name: str) -> Capacity:
-        """Return what a ready worker can take."""
+        """Return the capacity of a ready worker."""
         ready = self._workers[name].ready
         slots = self._config.max_running_jobs or (1 if name == "cpu" else GPU_SLOTS)
         memory = int(ready.free_bytes * MEMORY_SHARE) if ready and ready.free_bytes is not None else None
@@ -228,7 +228,7 @@ class WorkerPool:
         return Capacity(slots, memory, ready.group if ready else 1)
 
     def ticket(self, spec: JobSpec) -> Ticket:
-        """Return what the scheduler needs to know of a job, except who and when."""
+        """Return what the scheduler needs to know about a job, except its id and its arrival."""
         parameters = spec.parameters
         shape = (spec.height, spec.width, parameters.network, parameters.pooling, parameters.precision)
         demands = []
@@ -242,7 +242,7 @@ class WorkerPool:
         return Ticket("", spec.width * spec.height, 0.0, spec.priority, shape, demand)
 
     def inspection_demand(self, pixels: int, network: str) -> Demand:
-        """Return what a question about features takes of a device's memory."""
+        """Return the memory that an inspection needs on a device."""
         ready = next((status.ready for status in self.workers if status.ready), None)
         if ready is None:
             return Demand()
@@ -250,22 +250,22 @@ class WorkerPool:
         return Demand(other, round(FORWARD_SHARE * ready.memory.pass_bytes("float32", pixels)))
 
     def send(self, name: str, command: Command) -> None:
-        """Give a worker a command; to one that is not there it is dropped."""
+        """Send a worker a command; it is dropped if there is no such worker."""
         if name in self._workers:
             self._workers[name].handle.send(command)
 
     def look(self, turn_s: Callable[[str], float | None]) -> None:
-        """Kill the workers that hang: they are started again, and their jobs resume.
+        """Kill hung workers: they are restarted, and their jobs resume.
 
         Args:
-            turn_s: Returns how long a turn of a worker is likely to take; None if nobody knows.
+            turn_s: Returns the expected time of a worker's round; None if unknown.
         """
         now = time.monotonic()
-        if now - self._looked > ASLEEP_S:  # this process stood still: what the workers said meanwhile is not read yet
+        if now - self._last_look > ASLEEP_S:  # this process was suspended: reports sent meanwhile are not read yet
             for status in self.workers:
                 status.heard = status.started = now
                 status.busy_s = 0.0
-        self._looked = now
+        self._last_look = now
         for status in self.workers:
             name, silent = status.handle.name, now - status.heard
             if status.ready is None:
@@ -275,25 +275,25 @@ class WorkerPool:
             expected = turn_s(name)
             longest = START_S if expected is None else max(SLOWEST_TURN_S, TURN_FACTOR * expected)
             if silent > SILENCE_S:
-                self.kill(name, f"has said nothing for {silent:.0f} s")
+                self.kill(name, f"has sent nothing for {silent:.0f} s")
             elif status.busy_s > longest:
-                self.kill(name, f"has been at one step for {status.busy_s:.0f} s, where {expected or 0:.2g} s are usual")
+                self.kill(name, f"has been in one step for {status.busy_s:.0f} s; {expected or 0:.2g} s were expected")
 
     def kill(self, name: str, why: str) -> None:
-        """End a worker that hangs; it is started again."""
+        """Kill a hung worker; it is restarted."""
         status = self._workers[name]
-        logger.error("worker %s %s: it is killed and started again", name, why, extra={"device": name})
-        status.started = status.heard = time.monotonic()  # once, however long its death takes
+        logger.error("worker %s %s: it is killed and restarted", name, why, extra={"device": name})
+        status.started = status.heard = time.monotonic()  # only once, however long its exit takes
         status.busy_s = 0.0
         status.handle.kill()
 
     def start(self) -> None:
-        """Bring the workers to life."""
+        """Start the workers."""
         for status in self.workers:
             self._start(status)
 
     async def stop(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         self._stopping = True
         for task in list(self._restarts):
             task.cancel()
@@ -317,7 +317,7 @@ class WorkerPool:
             status.ready, status.failures = report, 0
             logger.info("worker %s ready: %s with %s weights", name, report.network.name, report.network.weights)
             self.ready.set()
-            self._heard_by.on_ready(name)
+            self._receiver.on_ready(name)
         elif isinstance(report, CannotStart):
             if not self.broken.done():
                 self.broken.set_result(f"worker {name}: {report.message}")
@@ -330,16 +330,16 @@ class WorkerPool:
             if future is not None and not future.done():
                 future.set_result(report)
         else:
-            self._heard_by.on_report(name, report)
+            self._receiver.on_report(name, report)
 
     def _note_memory(self, name: str, status: WorkerStatus, idle_bytes: int | None) -> None:
-        """Take in what an idle worker's device has free, where that is much more or less than is known."""
+        """Record the free memory of an idle worker's device if it differs much from the known value."""
         ready = status.ready
         if ready is None or ready.free_bytes is None or idle_bytes is None:
             return
         if not ready.free_bytes / MEMORY_CHANGE < idle_bytes < ready.free_bytes * MEMORY_CHANGE:
             status.ready = replace(ready, free_bytes=idle_bytes)
-            self._heard_by.on_memory(name)
+            self._receiver.on_memory(name)
 
     def _restart_later(self, name: str, cause: str) -> None:
         if self._stopping:
@@ -354,12 +354,12 @@ class WorkerPool:
         logger.error("worker %s %s", name, cause, extra={"device": name})
         for worker, future in self._inspected.values():
             if worker == name and not future.done():
-                text = "the worker was lost meanwhile; try again"
+                text = "the worker was lost meanwhile; retry"
                 future.set_exception(ServiceError("WORKER_GONE", text, retry_s=1.0))
         task = asyncio.create_task(self._restart(status, delay))
         self._restarts.add(task)
         task.add_done_callback(self._restarts.discard)
-        self._heard_by.on_lost(name, cause)
+        self._receiver.on_lost(name, cause)
 
     async def _restart(self, status: WorkerStatus, delay_s: float) -> None:
         await asyncio.sleep(delay_s)

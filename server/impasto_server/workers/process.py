@@ -1,4 +1,4 @@
-"""The server's end of its worker processes: start, talk, notice their death, start again."""
+"""The server's side of its worker processes: starts them, communicates, and detects their exit."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerHandle(Protocol):
-    """One worker as the dispatcher sees it; whether it is a process here or an actor elsewhere is not its concern."""
+    """One worker as the dispatcher sees it: a process here, or an actor elsewhere."""
 
     name: str
 
     def start(self, on_report: Callable[[Report], None], on_exit: Callable[[str], None]) -> None:
-        """Bring the worker to life. Both callbacks run on the event loop; ``on_exit`` gets the cause of death."""
+        """Start the worker. Both callbacks run on the event loop; ``on_exit`` gets the cause of its exit."""
         ...
 
     def send(self, command: Command) -> None:
-        """Give the worker a command; never blocks. Commands to a dead worker are dropped."""
+        """Send the worker a command; never blocks. Commands to a dead worker are dropped."""
         ...
 
     def kill(self) -> None:
-        """End the worker, whatever it does; ``on_exit`` is called as if it had died by itself."""
+        """Kill the worker, whatever it does; ``on_exit`` is called as for any other exit."""
         ...
 
     async def stop(self) -> None:
-        """End the worker for good, whatever it does."""
+        """Stop the worker permanently, whatever it does."""
         ...
 
 
 class ProcessWorker:
-    """A worker in a process of its own, started by spawn.
+    """A worker in a separate process, started by spawn.
 
     Two threads keep the pipe's blocking calls off the event loop.
     """
@@ -104,7 +104,7 @@ def _write(
         except (BrokenPipeError, OSError):
             return
         except Exception:
-            # Nothing was sent, and the worker would wait for ever: let it start afresh, which its jobs survive or report.
+            # Nothing was sent, and the worker would wait forever: it is killed and restarted, and its jobs resume or fail.
             logger.exception("a command could not be sent")
             process.kill()
             return

@@ -1,4 +1,4 @@
-"""Jobs and pictures as they cross from messages of plain bytes to the engine's tensors, and back."""
+"""Converts jobs and pictures between messages of plain bytes and the engine's tensors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from impasto_server.domain.pictures import Plane, Raster, content_of
 
 
 def to_engine(spec: JobSpec) -> painting.Job:
-    """Return a job as the engine takes it.
+    """Return a job in the engine's form.
 
     Raises:
-        PictureLost: If a file that holds a picture cannot be used.
+        PictureLost: If the file of a picture is unusable.
     """
     return painting.Job(
         spec.height,
@@ -28,7 +28,7 @@ def to_engine(spec: JobSpec) -> painting.Job:
 
 
 def _style(style: StylePicture) -> painting.Style:
-    # Statistics of a part of a picture are not worth keeping: masks seldom come twice.
+    # Statistics of a masked picture are not cached: masks are seldom used twice.
     digest = "" if style.mask else style.digest
     return painting.Style(pixels(style.picture), style.weight, digest, _mask(style.mask), _mask(style.region))
 

@@ -45,14 +45,14 @@ from impasto_server.workers.networks import Residents, described
 logger = logging.getLogger(__name__)
 PREVIEW_QUALITY = 85
 HARDLY_PAINTED = 4.0
-"""Root mean square of a picture's change in 8-bit levels below which it is told; painted pictures change by 20 to 70."""
+"""A warning is given if the root mean square of a picture's change, in 8-bit levels, is below; usual are 20 to 70."""
 FEW_STEPS = 30
 COST_SHARE = 50
-"""A job's state is kept no more often than after so many times what that costs, however short the interval."""
+"""Minimum time between checkpoints of a job, as a multiple of the cost of one, however short the interval."""
 QUESTION_SHARE = 3
-"""After a question about features the jobs have so many times its duration to themselves."""
+"""After an inspection, the jobs run alone for this multiple of its duration."""
 CPU_CONTENTION = 1.5
-"""How much longer than its own time a second's work on another thread holds up steps on a CPU, about (measured)."""
+"""Approximate delay of steps on a CPU by work on another thread, relative to that work's own time (measured)."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class _Running:
         return self.levels[self.index]
 
     def remaining_s(self, step: int, elapsed_s: float) -> float:
-        """Estimate the time to the last step: a step's time goes with its pixels."""
+        """Estimate the time to the last step: the time of a step is proportional to its pixels."""
         done = work = 0.0
         for level in self.levels:
             pixels = level.job.height * level.job.width
@@ -82,12 +82,12 @@ class _Running:
 
 
 class Worker:
-    """Steps the batches on one device. Owns no thread and no pipe, so that tests can drive it by hand.
+    """Steps the batches on one device. It owns no thread and no pipe, so that tests can drive it directly.
 
     Args:
-        network: Resident on the device.
-        send: Takes each report; must bear being called from the thread that ``later`` uses.
-        later: Runs what would hold the device up, such as writing a file; at once by default.
+        network: Loaded on the device.
+        send: Receives each report; must be safe to call from the thread that ``later`` uses.
+        later: Runs work that would block the device, such as writing a file; immediately by default.
         checkpoint_interval_s: How often each job's state is written.
         graphs: Whether evaluations are recorded as CUDA graphs.
     """
@@ -102,7 +102,7 @@ class Worker:
         graphs: bool = False,
     ) -> None:
         self._network = network
-        self._residents = Residents(network)
+        self._networks = Residents(network)
         self._graphs = graphs
         self._send = send
         self._later = later
@@ -117,16 +117,16 @@ class Worker:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that it computes on."""
         return self._network.device
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to step or to tell."""
+        """Whether there is nothing to step or to answer."""
         return not self._jobs and not self._questions
 
     def handle(self, command: Command) -> None:
-        """Let a job join or leave; takes effect before the next step."""
+        """Handle a command; it takes effect before the next step."""
         if isinstance(command, Start):
             with self._failures((command.job_id,)):
                 self._join(command)
@@ -145,7 +145,7 @@ class Worker:
                     self._park(command.job_id)
 
     def step(self) -> None:
-        """Move every job by one step, batch by batch, and report."""
+        """Advance every job by one step, batch by batch, and report."""
         for batch in list(self._batches.values()):
             names = tuple(name for name, running in self._jobs.items() if running.batch is batch)
             reports: list[tuple[str, Step]] = []
@@ -153,13 +153,13 @@ class Worker:
                 reports = self._measure(batch)
             for job_id, step in reports:
                 running = self._jobs.get(job_id)
-                # A report may be of a step that was done before the job left for its next level.
+                # The report may be for a step that was done before the job moved to its next level.
                 if running is not None and running.batch is batch:
                     with self._failures((job_id,)):
                         self._report(job_id, step)
         if self._questions and (not self._jobs or time.monotonic() >= self._next_question):
             began = time.monotonic()
-            self._send(self._residents.inspect(self._questions.popleft(), self._used()))
+            self._send(self._networks.inspect(self._questions.popleft(), self._used()))
             ended = time.monotonic()
             self._next_question = ended + QUESTION_SHARE * (ended - began)
         for job_id, running in self._jobs.items():
@@ -167,7 +167,7 @@ class Worker:
                 self._save(job_id, running, running.checkpoint)
 
     def _measure(self, batch: RunningBatch) -> list[tuple[str, Step]]:
-        """Step a batch; where its pass is larger than any before, tell what that took."""
+        """Step a batch; if its pass is larger than any before, report its memory."""
         canvases = batch.largest_pass
         key = _batch_key(batch)
         if canvases <= self._measured.get(key, 0):
@@ -182,7 +182,7 @@ class Worker:
 
     def _join(self, command: Start) -> None:
         job = tensors.to_engine(command.spec)
-        network = self._residents.get(command.spec.parameters.network, self._used())
+        network = self._networks.get(command.spec.parameters.network, self._used())
         key = job.key(network.device)
         owner = f"{command.job_id} {network.weights.sha256} {key.precision}"
         path = Path(command.checkpoint) if command.checkpoint else None
@@ -205,7 +205,9 @@ class Worker:
         due = now + self._interval_s
         self._jobs[command.job_id] = _Running(command.spec, owner, plan, index, batch, began, path, due)
         hits, misses = self._styles.take_counts()
-        self._send(JobStarted(command.job_id, key.precision, done, note, described(network), hits, misses))
+        self._send(
+            JobStarted(command.job_id, key.precision, done, note, described(network), hits, misses, torch.get_num_threads())
+        )
 
     def _used(self) -> list[Network]:
         return [running.batch.network for running in self._jobs.values()]
@@ -215,7 +217,7 @@ class Worker:
         return self._batches.setdefault(_batch_key(batch), batch)
 
     def _climb(self, job_id: str) -> None:
-        """Let a job go on at its next level, from an enlarged canvas."""
+        """Move a job to its next level, with an enlarged canvas."""
         running = self._jobs[job_id]
         before, level = running.batch, running.level
         running.index += 1
@@ -224,10 +226,10 @@ class Worker:
         self._drop_empty(before)
 
     def _save(self, job_id: str, running: _Running, path: Path) -> None:
-        """Copy a job's state and let it be written meanwhile.
+        """Copy a job's state and write it in the background.
 
-        On a CPU the writing costs the steps too, more than its own time, since they want every core and their threads wait
-        for one another. The next time comes no sooner than after :data:`COST_SHARE` times what this one costs.
+        On a CPU the write also slows the steps, by more than its own time, because both use every core and their threads wait
+        for one another. The next write starts no sooner than :data:`COST_SHARE` times the cost of this one later.
         """
         began = time.monotonic()
         checkpoint = Checkpoint(running.owner, running.batch.export(job_id), began - running.began)
@@ -240,12 +242,12 @@ class Worker:
                 size = checkpoints.write(path, checkpoint)
                 self._send(Checkpointed(job_id, size))
             except OSError as error:
-                logger.warning("no checkpoint of job %s: %s", job_id, error)
+                logger.warning("cannot write the checkpoint of job %s: %s", job_id, error)
             contention = CPU_CONTENTION if self._network.device.type == "cpu" else 0.0
             cost_s = copying_s + contention * (time.thread_time() - before)
             running.due = time.monotonic() + max(self._interval_s, COST_SHARE * cost_s)
             running.writing = False
-            if self._jobs.get(job_id) is not running:  # it ended meanwhile, and its files are of no use to anybody
+            if self._jobs.get(job_id) is not running:  # it ended meanwhile: its files are not needed
                 for file in checkpoint_files(path):
                     file.unlink(missing_ok=True)
 
@@ -261,7 +263,7 @@ class Worker:
             try:
                 checkpoints.write(running.checkpoint or Path(), checkpoint)
             except OSError as error:
-                logger.warning("job %s is parked in memory, for there is no room on disk: %s", job_id, error)
+                logger.warning("job %s is parked in memory, because its checkpoint cannot be written: %s", job_id, error)
                 self._kept[job_id] = checkpoint
             self._send(JobParked(job_id, state.step))
 
@@ -288,7 +290,7 @@ class Worker:
         self._finish(job_id, StopReason.STEPS if step.step >= steps else early)
 
     def _finish(self, job_id: str, reason: StopReason) -> None:
-        """Hand a job's canvas out, enlarged where it has not come to its full size."""
+        """Report a job's finished canvas, enlarged if it has not reached its full size."""
         running = self._jobs[job_id]
         canvas = running.batch.canvas(job_id)[None]
         for before, after in itertools.pairwise(running.levels[running.index :]):
@@ -325,11 +327,11 @@ class Worker:
         return _Failures(self, job_ids)
 
     def fail(self, job_ids: tuple[str, ...], error: Exception) -> None:
-        """Take jobs out that cannot go on, and say why."""
+        """Remove failed jobs, and report why."""
         lost = isinstance(error, PictureLost)
         memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
         reason = "DATA_LOST" if lost else "OUT_OF_MEMORY" if memory else "ENGINE_ERROR"
-        # A picture is gone when its job was deleted at this moment; the server tells if it was not.
+        # A picture is missing if its job was just deleted; otherwise the server reports it.
         logger.log(
             logging.INFO if lost else logging.ERROR,
             "jobs %s failed: %s",
@@ -341,16 +343,16 @@ class Worker:
             if job_id in self._jobs:
                 self._leave(job_id)
             self._send(JobFailed(job_id, reason, str(error).splitlines()[0] if str(error) else type(error).__name__))
-        # One that was made for a job which then could not join is of no use.
+        # A batch that was created for a job that could not join is not needed.
         self._batches = {key: batch for key, batch in self._batches.items() if len(batch)}
 
 
 def _hardly_painted(change: float, steps: int) -> tuple[JobWarning, ...]:
-    """Warn of a picture that is nearly what it started from, which no loss and no stop reason tells."""
+    """Warn about a picture that is nearly what it started from, which no loss and no stop reason shows."""
     if change >= HARDLY_PAINTED:
         return ()
-    more = ", or do more steps" if steps < FEW_STEPS else ""
-    text = f"the canvas changed by {change:.1f} of 255 levels only; give the style more weight or the content less{more}"
+    more = ", or use more steps" if steps < FEW_STEPS else ""
+    text = f"the canvas changed by only {change:.1f} of 255 levels; raise the style weight or lower the content weight{more}"
     return (JobWarning("HARDLY_PAINTED", text),)
 
 

@@ -259,7 +259,7 @@ async def test_metrics_are_served_on_an_address_of_their_own(service: Any, caplo
     """In Prometheus's text; without a GPU its figures say so; the address is free again afterwards."""
     with caplog.at_level("INFO"):
         async with service(metrics="127.0.0.1:0"):
-            url = next(part for part in caplog.text.split() if part.startswith("http://"))
+            url = next(part for part in caplog.text.split() if part.startswith("http://")).rstrip(",;.")
             text = (await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read())).decode()
     assert "# TYPE grpc_server_started_total counter" in text
     assert "impasto_gpu_metrics_up 0.0" in text
@@ -526,7 +526,7 @@ async def test_uploads_of_owners_who_stay_away_expire_and_count(tmp_path: Path) 
     from impasto_server.store.uploads import Uploads
 
     uploads = Uploads(tmp_path / "files", 0.2, 1000, 1500)
-    with pytest.raises(ServiceError, match="no room"):
+    with pytest.raises(ServiceError, match="no space"):
         Uploads(tmp_path / "small", 0.2, 1000, 1200).of("ann").begin("0" * 64, 1000, 0)
     data = bytes(1000)
     image_id = hashlib.sha256(data).hexdigest()
@@ -534,7 +534,7 @@ async def test_uploads_of_owners_who_stay_away_expire_and_count(tmp_path: Path) 
     ann.begin(image_id, 1000, 0)
     ann.put(image_id, 0, data, 1000)
     assert ann.complete(image_id, 1000)
-    with pytest.raises(ServiceError, match="no room"):
+    with pytest.raises(ServiceError, match="no space"):
         bob.begin(image_id, 1000, 0)
     await asyncio.sleep(0.3)
     uploads.expire()
@@ -551,5 +551,5 @@ def test_credentials_take_what_is_left_out_from_the_environment(monkeypatch: pyt
     assert (found.token, found.tls) == ("mine", True)
     assert found.channel_credentials() is not None
     assert "mine" not in repr(found)
-    with pytest.raises(impasto.InvalidRequest, match="go together"):
+    with pytest.raises(impasto.InvalidRequest, match="given together"):
         impasto.Credentials(tls_cert="a.pem").channel_credentials()

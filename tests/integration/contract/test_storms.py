@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+import pytest
 
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
@@ -132,8 +133,10 @@ for message in streams[0]:
 """
 
 
-async def test_a_frozen_client_is_noticed_within_ten_seconds(service: Any, spec: Any) -> None:
+async def test_a_frozen_client_is_noticed(service: Any, spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGSTOP: its twenty streams are given up by the server's pings, not by TCP's patience."""
+    monkeypatch.setattr("impasto_server.app.PING_S", 5.0)
+    monkeypatch.setattr("impasto_server.app.PING_TIMEOUT_S", 4.0)
     async with service(FakeWorker(hang=True), heartbeat_s=1.0) as running:
         job = (await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()))).job
         client = await asyncio.create_subprocess_exec(

@@ -73,8 +73,8 @@ async def test_clients_speak_tls_and_are_told_apart_by_their_certificates(servic
             with pytest.raises(impasto.NotFound):
                 await bob.job(job.job_id).info()
         for wrong, text in (
-            (impasto.Credentials(), "does it want TLS"),
-            (impasto.Credentials(tls_ca=tls["ca"]), "does it want a client's certificate"),
+            (impasto.Credentials(), "does it require TLS"),
+            (impasto.Credentials(tls_ca=tls["ca"]), "does it require a"),
             (impasto.Credentials(tls_ca=tls["ann"]), "is not trusted"),
         ):
             async with impasto.AsyncClient(address, credentials=wrong, patience_s=0) as nobody:
@@ -116,9 +116,9 @@ async def test_certificates_are_renewed_without_a_restart(service: Any, tls: dic
     ("given", "text"),
     [
         ({"tls_key": "ann_key"}, "tls_key does not belong to the first certificate in tls_cert"),
-        ({"tls_key": "ca"}, "tls_key: is no private key in PEM"),
-        ({"tls_cert": "server_key"}, "tls_cert: holds no certificate in PEM"),
-        ({"tls_client_ca": "picture"}, "tls_client_ca: holds no certificate in PEM"),
+        ({"tls_key": "ca"}, "tls_key: is not a PEM private key"),
+        ({"tls_cert": "server_key"}, "tls_cert: has no PEM certificate"),
+        ({"tls_client_ca": "picture"}, "tls_client_ca: has no PEM certificate"),
         ({"tls_cert": "nowhere"}, "tls_cert: .*nowhere: No such file or directory"),
     ],
 )

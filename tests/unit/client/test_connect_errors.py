@@ -26,8 +26,8 @@ SSL = "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007
             "no impasto server answers at a:1",
         ),
         ("Socket closed", False, AWAY, "no impasto server answers at a:1 (Socket closed)"),
-        (FAILED + "Socket closed", False, AWAY, "closes the connection: does it want TLS"),
-        (FAILED + "Socket closed", True, AWAY, "does it want a client's certificate"),
+        (FAILED + "Socket closed", False, AWAY, "closed the connection; does it require TLS"),
+        (FAILED + "Socket closed", True, AWAY, "does it require a (different) client certificate"),
         (
             FAILED + SSL + UNTRUSTED + "certificate has expired: OK",
             True,
@@ -38,19 +38,19 @@ SSL = "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007
             FAILED + SSL + UNTRUSTED + "unable to get local issuer certificate: OK",
             True,
             TLS,
-            "give the CA",
+            "pass the CA",
         ),
         (
             FAILED + SSL + "WRONG_VERSION_NUMBER: Invalid certificate verification context: OK",
             True,
             TLS,
-            "does not speak TLS",
+            "does not use TLS",
         ),
         (
             FAILED + "Custom: UNAUTHENTICATED: Hostname Verification Check failed.",
             True,
             TLS,
-            "for another name than a",
+            "is not valid for the name a",
         ),
     ],
 )
@@ -80,8 +80,8 @@ def test_grpcs_own_forms_of_an_address_pass() -> None:
     [
         ("token", "credentials: must be Credentials, got str"),
         (Credentials(token=5), "credentials.token: must be text, got int"),  # type: ignore[arg-type]
-        (Credentials(token="two\nlines"), "credentials.token: has characters that no token has"),
-        (Credentials(token="wröng"), "credentials.token: has characters that no token has"),
+        (Credentials(token="two\nlines"), "credentials.token: contains characters that are not allowed in a token"),
+        (Credentials(token="wröng"), "credentials.token: contains characters that are not allowed in a token"),
     ],
 )
 def test_credentials_that_cannot_be_sent_are_refused(credentials: Credentials, text: str) -> None:
@@ -97,9 +97,9 @@ def test_files_that_hold_no_certificate_are_refused(tmp_path: object) -> None:
 
     path = Path(str(tmp_path)) / "picture.png"
     path.write_bytes(b"\x89PNG")
-    with pytest.raises(impasto.InvalidRequest, match="tls_ca: .*picture.png: holds no certificate in PEM"):
+    with pytest.raises(impasto.InvalidRequest, match="tls_ca: .*picture.png: is not a PEM certificate"):
         impasto.Client("localhost:1", credentials=Credentials(tls_ca=str(path)))
-    with pytest.raises(impasto.InvalidRequest, match="tls_cert: .*picture.png: is no certificate in PEM"):
+    with pytest.raises(impasto.InvalidRequest, match="tls_cert: .*picture.png: is not a PEM certificate"):
         impasto.Client("localhost:1", credentials=Credentials(tls_cert=str(path), tls_key=str(path)))
     with pytest.raises(impasto.InvalidRequest, match="tls_ca: nowhere: cannot be read: No such file") as caught:
         impasto.Client("localhost:1", credentials=Credentials(tls_ca="nowhere"))

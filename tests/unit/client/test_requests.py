@@ -98,9 +98,9 @@ def test_all_options_of_the_wrong_kind_are_named() -> None:
 
 def test_unknown_options_are_a_type_error_that_lists_the_known() -> None:
     """As for any keyword argument; one that is spelt nearly right is proposed."""
-    with pytest.raises(TypeError, match=r"unknown option stesp, do you mean steps\?; there are preset, .*size_px"):
+    with pytest.raises(TypeError, match=r"unknown option stesp, did you mean steps\?; valid options: preset, .*size_px"):
         job_spec(b"c", b"s", {"stesp": 3})
-    with pytest.raises(TypeError, match=r"^unknown option qqq; there are"):
+    with pytest.raises(TypeError, match=r"^unknown option qqq; valid options: "):
         job_spec(b"c", b"s", {"qqq": 3})
 
 
@@ -133,7 +133,7 @@ def test_the_servers_address_comes_from_three_places(monkeypatch: pytest.MonkeyP
 def test_states_are_words() -> None:
     """And a word that is none lists those that are."""
     assert job_states(["queued", "failed"]) == [pb.JOB_STATE_QUEUED, pb.JOB_STATE_FAILED]
-    with pytest.raises(impasto.InvalidRequest, match="no state 'sleeping'; there are queued, running"):
+    with pytest.raises(impasto.InvalidRequest, match="unknown state 'sleeping'; valid states: queued, running"):
         job_states(["sleeping"])
 
 

@@ -1,4 +1,4 @@
-"""The built-in network, and one table of tolerances."""
+"""Fixtures: the built-in network and a seeded random generator."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def alone(network: Network, job: Job, steps: int = 6) -> torch.Tensor:
 
 
 def test_a_job_is_the_same_bit_for_bit_whoever_shares_its_batch(network: Network) -> None:
-    """On a CPU: other optimizers, objectives, late arrivals and early leavers change no bit of any canvas."""
+    """On a CPU, members with other optimizers or objectives that join late or leave early do not change any bit of a canvas."""
     batch = RunningBatch(network, KEY)
     names = list(JOBS)
     for step in range(10):
@@ -61,7 +61,7 @@ def test_a_job_is_the_same_bit_for_bit_whoever_shares_its_batch(network: Network
 
 
 def test_one_pass_for_all_gives_the_same_pictures_within_rounding(network: Network) -> None:
-    """As on a GPU: five canvases in one pass, two optimizers, other layers each; sums are rounded in another order."""
+    """As on a GPU: five canvases in one pass, two optimizers, different layers each; only the summation order differs."""
     batch = RunningBatch(network, KEY, group_size=8)
     for name, job in JOBS.items():
         painting.join(batch, name, only(job))
@@ -72,7 +72,7 @@ def test_one_pass_for_all_gives_the_same_pictures_within_rounding(network: Netwo
 
 
 def test_a_pass_without_memory_is_done_in_halves(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Down to one canvas at a time; every canvas does every step once, and only one that is too large alone fails."""
+    """Down to one canvas at a time. Every canvas takes every step once; only a canvas that is too large by itself fails."""
     evaluate = StackedObjectives.evaluate
     limit = 2
 
@@ -96,7 +96,7 @@ def test_a_pass_without_memory_is_done_in_halves(network: Network, monkeypatch: 
 
 
 def test_late_reports_tell_the_same(network: Network) -> None:
-    """As on a GPU, where the host reads a step while the device does the next: the last is in time, leavers are silent."""
+    """As on a GPU, where reports lag by one step: the last report is on time, and removed canvases send no more reports."""
 
     def run(lag: int) -> list[tuple[str, Step]]:
         batch = RunningBatch(network, KEY, lag=lag)
@@ -117,7 +117,7 @@ def test_late_reports_tell_the_same(network: Network) -> None:
 
 @pytest.mark.parametrize("name", ["plain", "adam", "noise"])
 def test_going_on_from_an_exported_state_is_going_on(network: Network, name: str) -> None:
-    """A canvas that moves to another batch in the middle ends bit for bit like one that stayed."""
+    """A canvas that moves to another batch halfway gives a bit-identical result to one that stayed."""
     job = JOBS[name]
     first = RunningBatch(network, KEY)
     painting.join(first, "job", only(job))
@@ -133,7 +133,7 @@ def test_going_on_from_an_exported_state_is_going_on(network: Network, name: str
 
 
 def test_an_exported_state_is_a_copy(network: Network) -> None:
-    """Stepping on does not change what was exported."""
+    """Further steps do not change an exported state."""
     batch = RunningBatch(network, KEY)
     painting.join(batch, "job", only(JOBS["plain"]))
     batch.step()
@@ -144,7 +144,7 @@ def test_an_exported_state_is_a_copy(network: Network) -> None:
 
 
 def test_reported_losses_are_those_of_the_canvas(network: Network) -> None:
-    """The losses of a step belong to the canvas that would be handed out then, and never rise under L-BFGS."""
+    """The losses of a step belong to the canvas that is returned after it, and never increase under L-BFGS."""
     from impasto_engine.objective import StackedObjectives
 
     batch, job = RunningBatch(network, KEY), JOBS["plain"]
@@ -161,10 +161,10 @@ def test_reported_losses_are_those_of_the_canvas(network: Network) -> None:
 
 
 def test_wrong_shapes_and_taken_names_are_refused(network: Network) -> None:
-    """Both errors say what was given and leave the batch as it was."""
+    """Both errors name the given value and leave the batch unchanged."""
     batch = RunningBatch(network, KEY)
     painting.join(batch, "job", only(JOBS["plain"]))
-    with pytest.raises(ValueError, match="in the batch already"):
+    with pytest.raises(ValueError, match="already in the batch"):
         painting.join(batch, "job", only(JOBS["plain"]))
     wide = Job(16, 64, pixels(1, 16, 64), [], PLAIN)
     with pytest.raises(ValueError, match=r"\(16, 64\) cannot join a batch of \(32, 48\)"):
@@ -173,7 +173,7 @@ def test_wrong_shapes_and_taken_names_are_refused(network: Network) -> None:
 
 
 def test_painting_lowers_the_loss_and_keeps_the_seed(network: Network) -> None:
-    """The same seed gives the same picture; another seed another; the loss falls by half in 20 steps from noise."""
+    """The same seed gives the same picture, another seed a different one. From noise, the loss halves within 20 steps."""
     losses: list[float] = []
     job = replace(JOBS["noise"], parameters=replace(JOBS["noise"].parameters, steps=20))
     first, _ = paint(network, job, lambda step: losses.append(step.losses.total))
@@ -192,7 +192,7 @@ def test_the_callback_can_stop_the_painting(network: Network) -> None:
 
 
 def test_a_job_that_asks_for_bfloat16_is_scored_nearly_like_float32(network: Network) -> None:
-    """The loss that a half-width network reports differs by a few per cent at most."""
+    """The loss reported with bfloat16 features differs by a few per cent at most."""
     _, full = paint(network, JOBS["plain"])
     half_job = replace(JOBS["plain"], parameters=replace(PLAIN, precision="bfloat16"))
     _, half = paint(network, half_job)
@@ -200,7 +200,7 @@ def test_a_job_that_asks_for_bfloat16_is_scored_nearly_like_float32(network: Net
 
 
 def test_a_style_goes_through_the_network_once(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache answers for the same pixels, layers and pooling, and for nothing else."""
+    """The cache hits for the same pixels, layers and pooling, and misses otherwise."""
     passes = []
     original = Network.features
     monkeypatch.setattr(Network, "features", lambda self, *args, **kw: passes.append(1) or original(self, *args, **kw))
@@ -222,7 +222,7 @@ def test_noise_is_the_same_on_every_device_and_centred() -> None:
 
 @pytest.mark.gpu
 def test_a_gpu_paints_what_the_cpu_paints(network: Network) -> None:
-    """A few steps on CUDA come out within rounding of the CPU's, also in one pass for all."""
+    """A few steps on CUDA agree with the CPU within rounding, also with all canvases in one pass."""
     from impasto_engine.weights import load_network
 
     device = torch.device("cuda")
@@ -237,7 +237,7 @@ def test_a_gpu_paints_what_the_cpu_paints(network: Network) -> None:
 
 @pytest.mark.parametrize("name", ["plain", "texture"])
 def test_a_job_climbs_from_level_to_level(network: Network, name: str) -> None:
-    """Steps are counted through, each level starts near where the last one ended, and the picture has the full size."""
+    """Step numbers continue, each level starts near the end of the previous one, and the picture has the full size."""
     job = replace(JOBS[name], parameters=replace(JOBS[name].parameters, steps=30, levels=2))
     coarse, fine = levels(job)
     assert (coarse.job.height, coarse.job.width, coarse.last, fine.last) == (HEIGHT // 2, WIDTH // 2, 12, 30)
@@ -248,13 +248,13 @@ def test_a_job_climbs_from_level_to_level(network: Network, name: str) -> None:
     from_start = replace(job, parameters=replace(job.parameters, levels=1))
     first: list[Step] = []
     paint(network, from_start, lambda step: first.append(step) is None and step.step == 1)
-    # By the style: a canvas that is the content has no content loss yet, whatever its weight.
+    # Compare the style loss: a canvas equal to the content has no content loss, whatever its weight.
     assert steps[12].losses.style < first[0].losses.style / 2
     assert last.losses.total < steps[12].losses.total
 
 
 def test_detail_of_the_content_comes_back_at_the_next_level(network: Network) -> None:
-    """A coarse canvas that did not move is the content again, bit for bit as a first canvas."""
+    """A coarse canvas that did not change becomes the full-size content, bit-identical to a first canvas."""
     job = replace(JOBS["plain"], parameters=replace(PLAIN, levels=2))
     coarse, fine = levels(job)
     still = first_canvas(coarse.job, network.device)[0]
@@ -263,7 +263,7 @@ def test_detail_of_the_content_comes_back_at_the_next_level(network: Network) ->
 
 
 def test_stopping_at_a_coarse_level_still_gives_a_picture(network: Network) -> None:
-    """Of that level's size: the caller had enough."""
+    """The picture has the size of the level at which the caller stopped."""
     job = replace(JOBS["plain"], parameters=replace(PLAIN, levels=2, steps=10))
     picture, last = paint(network, job, lambda step: step.step == 2)
     assert last.step == 2

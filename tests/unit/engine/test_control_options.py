@@ -1,4 +1,4 @@
-"""Colours, masks, starts, schedules and statistics, through whole small paintings."""
+"""Colours, masks, initial canvases, schedules and statistics, tested with small complete jobs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLAIN = Parameters(size_px=SIDE, steps=12, precision="float32", levels=1)
 
 
 def pixels(seed: int, height: int = SIDE, width: int = SIDE) -> torch.Tensor:
-    """Return a smooth picture with colours of its own."""
+    """Return a smooth picture with random colours."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 6, 6, generator=generator) * torch.tensor([1.0, 0.6, 0.3]).roll(seed).view(1, 3, 1, 1)
     smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
@@ -54,7 +54,7 @@ def chroma(picture: torch.Tensor) -> torch.Tensor:
 
 
 def test_what_the_mask_leaves_out_stays_the_content(network: Network) -> None:
-    """Outside within rounding of the content, far above 30 dB; inside it is painted."""
+    """Outside the mask the picture equals the content within rounding, far above 30 dB; inside it is painted."""
     masked = job(mask=half())
     found, _ = paint(network, masked)
     content = pixels(1)
@@ -69,7 +69,7 @@ def test_a_half_grey_mask_paints_half(network: Network) -> None:
 
 
 def test_luminance_keeps_the_contents_hue(network: Network) -> None:
-    """To 8 degrees, measured in colour differences where there is colour to speak of; brightness is the style's."""
+    """Within 8 degrees, measured in colour differences where the chroma is large enough; the brightness is the style's."""
     strong_style = replace(PLAIN, content_weight=0.01, steps=25)
     found, _ = paint(network, job(parameters=replace(strong_style, color="luminance")))
     own, wanted = chroma(found), chroma(pixels(1))
@@ -86,7 +86,7 @@ def test_luminance_keeps_the_contents_hue(network: Network) -> None:
 
 
 def test_colours_that_cannot_be_that_bright_are_drawn_to_grey() -> None:
-    """Within [0, 1], with the brightness asked for, and the hue of before."""
+    """The result is within [0, 1], has the requested brightness, and keeps its hue."""
     content = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
     found = colors.with_brightness(content, torch.full((3, 1, 1), 0.9))
     assert float((found.flatten() * torch.tensor(colors.LUMA)).sum()) == pytest.approx(0.9, abs=1e-6)
@@ -95,7 +95,7 @@ def test_colours_that_cannot_be_that_bright_are_drawn_to_grey() -> None:
 
 
 def test_matched_colours_have_the_contents_mean_and_covariance() -> None:
-    """As far as 8 bits and the ends of the scale allow."""
+    """As far as 8-bit rounding and clipping allow."""
     content = (pixels(1).float() * 0.5 + 60).to(torch.uint8)
     found = colors.colored_like((pixels(2).float() * 0.5 + 60).to(torch.uint8), content)
     own, wanted = (picture.double().reshape(-1, 3) for picture in (found, content))
@@ -104,7 +104,7 @@ def test_matched_colours_have_the_contents_mean_and_covariance() -> None:
 
 
 def test_matched_job_is_judged_by_the_recoloured_style(network: Network) -> None:
-    """The content repainted in its own colours lies closer to the target than the style's colours do."""
+    """The style in the content's colours is closer to the target than the style in its own colours."""
     found, _ = paint(network, job(parameters=replace(PLAIN, color="matched", content_weight=0.02, steps=25)))
     plain, _ = paint(network, job(parameters=replace(PLAIN, content_weight=0.02, steps=25)))
     mean = pixels(1).double().mean(dim=(0, 1))
@@ -112,7 +112,7 @@ def test_matched_job_is_judged_by_the_recoloured_style(network: Network) -> None
 
 
 def test_two_styles_make_neither_alone(network: Network) -> None:
-    """Half and half differs from either, visibly."""
+    """An equal mix differs visibly from either style alone."""
     one, two = Style(pixels(2)), Style(pixels(3))
     mixed, only_one, only_two = (paint(network, job(styles=styles))[0] for styles in ([one, two], [one], [two]))
     assert psnr(mixed, only_one) < 40
@@ -120,7 +120,7 @@ def test_two_styles_make_neither_alone(network: Network) -> None:
 
 
 def test_each_region_takes_its_own_style(network: Network) -> None:
-    """Two styles left and right: each half is nearer to its own style's colours than the other half is."""
+    """Two styles, left and right: each half is closer to its own style's colours than the other half is."""
     left, right = half(), 255 - half()
     styles = [Style(pixels(2), region=left), Style(pixels(3), region=right)]
     parameters = replace(PLAIN, content_weight=0.0, steps=40, init="noise")
@@ -133,7 +133,7 @@ def test_each_region_takes_its_own_style(network: Network) -> None:
 
 
 def test_a_styles_mask_takes_a_part_of_it(network: Network) -> None:
-    """Statistics of the left half only: as those of that half cut out, but for what the network sees beyond the edge."""
+    """The statistics equal those of the cropped left half, apart from receptive fields that cross the edge."""
     whole = torch.cat([pixels(2, SIDE, SIDE // 2), pixels(3, SIDE, SIDE // 2)], dim=1)
     masked = objective(network, job(styles=[Style(whole, mask=half())])).style[0]["relu1_1"].value
     cut = objective(network, job(styles=[Style(pixels(2, SIDE, SIDE // 2))])).style[0]["relu1_1"].value
@@ -143,7 +143,7 @@ def test_a_styles_mask_takes_a_part_of_it(network: Network) -> None:
 
 @pytest.mark.parametrize("name", ["covariance", "moments", "sliced", "histogram"])
 def test_every_style_loss_paints(network: Network, name: StyleLossName) -> None:
-    """The loss falls to less than half, and the picture differs from the Gram matrices'."""
+    """The loss falls by more than half, and the picture differs from the one with Gram matrices."""
     losses: list[float] = []
     found, step = paint(network, job(parameters=replace(PLAIN, style_loss=name)), lambda step: losses.append(step.losses.style))
     assert step.losses.style < 0.5 * losses[0]
@@ -151,7 +151,7 @@ def test_every_style_loss_paints(network: Network, name: StyleLossName) -> None:
 
 
 def test_jobs_with_other_controls_share_a_batch_and_do_not_disturb_each_other(network: Network) -> None:
-    """Masks, regions and other statistics in one pass give what each gives alone."""
+    """Masks, regions and different statistics in one pass give the same results as each job alone."""
     jobs = {
         "plain": job(),
         "masked": job(mask=half()),
@@ -167,20 +167,20 @@ def test_jobs_with_other_controls_share_a_batch_and_do_not_disturb_each_other(ne
         one = canvases[index : index + 1]
         alone = StackedObjectives([each], network).evaluate(network, one, "average", "float32")
         torch.testing.assert_close(together.terms[index : index + 1], alone.terms, rtol=1e-4, atol=1e-7)
-        apart = together.gradient[index : index + 1] - alone.gradient  # sorting turns rounding into other neighbours
+        apart = together.gradient[index : index + 1] - alone.gradient  # rounding can change the sort order
         assert float(apart.norm() / alone.gradient.norm()) < 1e-3
 
 
 @pytest.mark.parametrize("init", ["style", "image"])
 def test_a_canvas_can_start_from_a_style_or_an_image(init: Any) -> None:
-    """From exactly that picture."""
+    """The first canvas is exactly that picture."""
     start = pixels(5)
     made = job(styles=[Style(start)], init_image=start, parameters=replace(PLAIN, init=init))
     torch.testing.assert_close(first_canvas(made, CPU), to_canvas(start, CPU), rtol=0, atol=2 / 255)
 
 
 def test_a_tolerance_ends_a_job_that_hardly_gets_better(network: Network) -> None:
-    """With a coarse one soon, and with none at all it does all its steps."""
+    """A loose tolerance stops the job early; without one it takes all its steps."""
     steps: list[Step] = []
     _, last = paint(network, job(parameters=replace(PLAIN, steps=60, tolerance=0.5)), steps.append)
     assert last.converged
@@ -190,7 +190,7 @@ def test_a_tolerance_ends_a_job_that_hardly_gets_better(network: Network) -> Non
 
 
 def test_a_schedule_says_sizes_and_steps() -> None:
-    """Instead of levels; what follows from it is settled."""
+    """A schedule replaces the levels, and the derived parameters are filled in."""
     parameters = settled(replace(PLAIN, schedule=((24, 3), (36, 2), (48, 4))))
     assert (parameters.size_px, parameters.steps) == (48, 9)
     assert level_sizes(parameters) == (24, 36, 48)
@@ -201,7 +201,7 @@ def test_a_schedule_says_sizes_and_steps() -> None:
 
 
 def test_adam_goes_on_with_its_moments_on_the_larger_canvas(network: Network) -> None:
-    """Enlarged, not begun anew; its count of updates goes on."""
+    """Adam's moments are upsampled instead of reset, and its update count continues."""
     made = job(parameters=replace(settled(replace(PLAIN, schedule=((24, 4), (48, 4)))), optimizer="adam", learning_rate=0.02))
     coarse, fine = levels(made)
     before = RunningBatch(network, coarse.job.key(CPU))
@@ -220,7 +220,7 @@ def test_adam_goes_on_with_its_moments_on_the_larger_canvas(network: Network) ->
 
 @pytest.mark.parametrize("name", ["alexnet:random-1", "squeezenet1_1:random-1", "vgg19:random-1"])
 def test_other_networks_paint(name: str) -> None:
-    """Layers that nobody chose follow the network; the loss falls."""
+    """Layers that the caller did not set follow the network, and the loss falls."""
     other = load_network(name, CPU)
     parameters = fitted(replace(PLAIN, size_px=96, steps=6, network=name), name, "default", ())
     assert set(parameters.style_layers) <= set(other.layers)
@@ -231,14 +231,14 @@ def test_other_networks_paint(name: str) -> None:
 
 
 def test_layers_that_were_chosen_stay() -> None:
-    """Whether the network has them is for the validation to say."""
+    """Validation reports layers that the network does not have."""
     chosen = replace(PLAIN, content_layers={"relu4_2": 1.0}, style_layers={"relu1_1": 1.0})
     assert fitted(chosen, "alexnet:random-1", "default", {"content_layers", "style_layers"}) == chosen
     assert fitted(PLAIN, "vgg19:imagenet-v1", "default", ()) == PLAIN
 
 
 def test_names_of_networks() -> None:
-    """An architecture before the colon, or weights alone; paths may have colons; seeds are numbers."""
+    """An architecture before the colon, or weights alone. Paths may contain colons; seeds are numbers."""
     assert split("vgg19:imagenet-v1") == ("vgg19", "imagenet-v1")
     assert split("builtin") == ("vgg16", "builtin")
     assert split("alexnet") == ("alexnet", "")
@@ -247,6 +247,6 @@ def test_names_of_networks() -> None:
 
 
 def test_random_filters_are_those_of_their_seed() -> None:
-    """The same seed gives the same filters, and their hash says so."""
+    """The same seed gives the same filters and the same hash."""
     first, again, other = (load_network(f"alexnet:random-{seed}", CPU).weights.sha256 for seed in (1, 1, 2))
     assert first == again != other

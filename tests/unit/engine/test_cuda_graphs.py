@@ -1,4 +1,4 @@
-"""Recorded evaluations, with a recorder of our own: no CUDA device is needed to see when a recording is used."""
+"""Recorded evaluations, tested with a fake recorder and without a CUDA device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def evaluate(canvas: torch.Tensor) -> Evaluation:
 
 
 def test_a_recording_that_agrees_is_used() -> None:
-    """And nothing else from then on."""
+    """Every later evaluation uses the recording."""
 
     def replay(canvas: torch.Tensor) -> Evaluation:
         return evaluate(canvas)
@@ -28,7 +28,7 @@ def test_a_recording_that_agrees_is_used() -> None:
 
 @pytest.mark.parametrize("part", ["terms", "gradient"])
 def test_a_recording_that_does_not_agree_is_dropped(part: str, caplog: pytest.LogCaptureFixture) -> None:
-    """One per cent off is too much; not a number too. It is told."""
+    """An error of one per cent or a NaN is too much. A warning is logged."""
     for wrong in (1.01, float("nan")):
 
         def replay(canvas: torch.Tensor, wrong: float = wrong) -> Evaluation:
@@ -41,15 +41,15 @@ def test_a_recording_that_does_not_agree_is_dropped(part: str, caplog: pytest.Lo
 
 
 def test_a_device_that_cannot_record_goes_on_without(caplog: pytest.LogCaptureFixture) -> None:
-    """Short of memory, or an operation that cannot be recorded."""
+    """After running out of memory, or with an operation that cannot be captured, no recording is used."""
 
     def record(evaluate: Evaluate, canvas: torch.Tensor) -> Evaluate:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     assert recorded(evaluate, CANVAS, record) is evaluate
-    assert "no CUDA graph is used" in caplog.text
+    assert "CUDA graph not used" in caplog.text
 
 
 def test_a_cpu_records_nothing(network: Network) -> None:
-    """Asked for or not."""
+    """Whether or not graphs are enabled."""
     assert not RunningBatch(network, BatchKey(32, 32, "average", "float32"), graphs=True)._records

@@ -1,4 +1,4 @@
-"""Filters from state dicts, ONNX and HDF5, whatever made them; and files that are none or mean harm."""
+"""Filters from state dicts, ONNX and HDF5 files of different origins; invalid and malicious files."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ CAFFE = Given("bgr", 255)
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give every test a cache of its own."""
+    """Give every test its own cache."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("IMPASTO_CACHE", str(folder))
     return folder
 
 
 def pairs(architecture: str = "vgg16", seed: int = 3) -> list[Pair]:
-    """Return kernels and biases of a random network, output channels first."""
+    """Return kernels (output channels first) and biases of a random network."""
     generator = np.random.default_rng(seed)
     found = []
     for shape in expected(architecture):
@@ -53,12 +53,12 @@ def vgg() -> list[Pair]:
 
 
 def keras_names(architecture: str = "vgg16") -> list[str]:
-    """Return Keras' names of the convolutions."""
+    """Return Keras' names for the convolutions."""
     return [f"block{block}_conv{item}" for block, count in enumerate(BLOCKS[architecture], 1) for item in range(1, count + 1)]
 
 
 def to_onnx(path: Path, found: list[Pair], names: list[str], change: Callable[[Any], None] = lambda _model: None) -> Path:
-    """Write convolutions as an ONNX model, with a node for each and its activations between."""
+    """Write convolutions as an ONNX model: one node per convolution, with activations in between."""
     nodes, tensors, at = [], [], "input"
     for name, (kernel, bias) in zip(names, found, strict=True):
         tensors += [numpy_helper.from_array(kernel, f"{name}/kernel:0"), numpy_helper.from_array(bias, f"{name}/bias:0")]
@@ -70,7 +70,7 @@ def to_onnx(path: Path, found: list[Pair], names: list[str], change: Callable[[A
         "g",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, None)],
         [helper.make_tensor_value_info(at, TensorProto.FLOAT, None)],
-        tensors[::-1],  # initializers come in any order: the nodes tell it
+        tensors[::-1],  # initializers are unordered; the nodes define the order
     )
     model = helper.make_model(graph)
     change(model)
@@ -79,7 +79,7 @@ def to_onnx(path: Path, found: list[Pair], names: list[str], change: Callable[[A
 
 
 def to_keras3(path: Path, found: list[Pair]) -> Path:
-    """Write convolutions as Keras 3 writes weights: numbered variables, numbered layers."""
+    """Write convolutions in the Keras 3 weights format: numbered variables in numbered layers."""
     with h5py.File(path, "w") as file:
         for index, (kernel, bias) in enumerate(found):
             layer = file.create_group(f"layers/conv2d{f'_{index}' if index else ''}/vars")
@@ -89,7 +89,7 @@ def to_keras3(path: Path, found: list[Pair]) -> Path:
 
 
 def to_keras2(path: Path, found: list[Pair], names: list[str]) -> Path:
-    """Write convolutions as Keras 2 did: a group for each layer, names within."""
+    """Write convolutions in the Keras 2 format: a group for each layer, with named arrays."""
     with h5py.File(path, "w") as file:
         for name, (kernel, bias) in zip(names, found, strict=True):
             file[f"model_weights/{name}/{name}/kernel:0"] = kernel.transpose(2, 3, 1, 0)
@@ -98,7 +98,7 @@ def to_keras2(path: Path, found: list[Pair], names: list[str]) -> Path:
 
 
 def to_state(found: list[Pair], architecture: str = "vgg16", prefix: str = "features.") -> dict[str, torch.Tensor]:
-    """Return convolutions in torchvision's naming."""
+    """Return convolutions as a state dict with torchvision's keys."""
     trunk = random_trunk(architecture, 0)
     kernels = [key for key in trunk.state_dict() if key.endswith("weight")]
     state = {}
@@ -108,7 +108,7 @@ def to_state(found: list[Pair], architecture: str = "vgg16", prefix: str = "feat
 
 
 def check_features(network: Network, found: list[Pair], channels: str, value_range: int, mean: tuple[float, ...]) -> None:
-    """Compare a network's features with those of plain convolutions on what the file's own documentation would feed them."""
+    """Compare a network's features with those of plain convolutions on input in the file's documented format."""
     picture = torch.rand(1, 3, 32, 24, generator=torch.Generator().manual_seed(5))
     seen = network.features(picture, ("conv1_2", "relu5_1"))
     x = (picture if channels == "rgb" else picture.flip(1)) * value_range
@@ -128,7 +128,7 @@ BGR_MEAN = (103.939, 116.779, 123.68)
 
 @pytest.mark.parametrize("kind", ["onnx", "keras3", "keras2", "pth", "safetensors"])
 def test_every_kind_of_file_gives_the_same_network(kind: str, tmp_path: Path, vgg: list[Pair]) -> None:
-    """One VGG16 for BGR pixels up to 255, in each format: the same filters, the same features, source and hash kept."""
+    """A VGG16 for BGR pixels up to 255, in each format: same filters, same features, source and hash recorded."""
     path = tmp_path / f"mine.{'h5' if kind.startswith('keras') else kind}"
     if kind == "onnx":
         to_onnx(path, vgg, [f"layer{index}" for index in range(13)])
@@ -160,7 +160,7 @@ def test_every_kind_of_file_gives_the_same_network(kind: str, tmp_path: Path, vg
     ],
 )
 def test_order_and_range_are_taken_as_given(given: Given, mean: tuple[float, ...], tmp_path: Path, vgg: list[Pair]) -> None:
-    """In every combination the network sees what the file's documentation says, means in the order of its channels."""
+    """In every combination the network gets its documented input format, with means in the file's channel order."""
     path = to_onnx(tmp_path / "mine.onnx", vgg, [f"layer{index}" for index in range(13)])
     weights.import_file(path, "mine", given)
     assert given.channels
@@ -169,7 +169,7 @@ def test_order_and_range_are_taken_as_given(given: Given, mean: tuple[float, ...
 
 
 def test_order_and_range_are_told_by_fingerprint_then_by_names(tmp_path: Path, vgg: list[Pair]) -> None:
-    """Trained further from the authors' filters in either order, from torchvision's, or only named as a library names them."""
+    """Fine-tuned from the authors' filters in either order, from torchvision's, or recognised only by the layer names."""
     authors = [(kernel.copy(), bias.copy()) for kernel, bias in vgg]
     authors[0][1][:8] = np.array(_CAFFE_BIASES) * 1.05
     for filter_, sums in _CAFFE_COLORS.items():
@@ -180,18 +180,18 @@ def test_order_and_range_are_told_by_fingerprint_then_by_names(tmp_path: Path, v
     for name, found, wanted in (
         ("rgb", authors, "RGB, 0 to 255: its first filters resemble those of VGG's authors"),
         ("bgr", flipped, "BGR, 0 to 255: its first filters resemble those of VGG's authors"),
-        ("own", own, "RGB, 0 to 1: its first filters resemble torchvision's training"),
+        ("own", own, "RGB, 0 to 1: its first filters resemble torchvision's"),
     ):
         save_file(to_state(found), tmp_path / f"{name}.safetensors")
         assert weights.import_file(tmp_path / f"{name}.safetensors").input == wanted
     save_file(to_state(vgg), tmp_path / "named.safetensors")
-    assert weights.import_file(tmp_path / "named.safetensors").input == "RGB, 0 to 1: its layers have torchvision's names"
+    assert weights.import_file(tmp_path / "named.safetensors").input == "RGB, 0 to 1: it uses torchvision's layer names"
     to_keras2(tmp_path / "named.h5", vgg, keras_names())
-    assert weights.import_file(tmp_path / "named.h5", "keras").input == "BGR, 0 to 255: its layers have Keras' names"
+    assert weights.import_file(tmp_path / "named.h5", "keras").input == "BGR, 0 to 255: it uses Keras' layer names"
 
 
 def test_a_file_that_does_not_tell_is_refused_not_guessed(tmp_path: Path, vgg: list[Pair]) -> None:
-    """The error names both options; with one of both given, the other."""
+    """The error names both options, or the missing one if the other is given."""
     path = to_onnx(tmp_path / "mine.onnx", vgg, [f"layer{index}" for index in range(13)])
     with pytest.raises(WeightsError, match=r"give --input rgb\|bgr and --range 1\|255"):
         weights.import_file(path)
@@ -200,7 +200,7 @@ def test_a_file_that_does_not_tell_is_refused_not_guessed(tmp_path: Path, vgg: l
 
 
 def test_vgg19_is_found_and_told_from_vgg16(tmp_path: Path) -> None:
-    """Both by their shapes alone; other networks with more layers around it too."""
+    """Both are recognised by shapes alone, also inside a network with additional layers."""
     found = pairs("vgg19")
     names = [f"conv{index}" for index in range(len(found) + 2)]
     head = [(np.zeros((1, 512, 1, 1), np.float32), np.zeros(1, np.float32))]
@@ -209,20 +209,20 @@ def test_vgg19_is_found_and_told_from_vgg16(tmp_path: Path) -> None:
     assert (record.id, record.as_published) == ("vgg19:nineteen", None)
     check_features(load_network("vgg19:nineteen", CPU), found, "bgr", 255, BGR_MEAN)
     torch.save(to_state(found, "vgg19"), tmp_path / "v.pth")
-    with pytest.raises(WeightsError, match="is a vgg19; write vgg19:"):
+    with pytest.raises(WeightsError, match="contains vgg19; use vgg19:"):
         load_network(str(tmp_path / "v.pth"), CPU)
 
 
 def test_names_sort_as_people_count() -> None:
-    """Numbers by value, and a layer without a number before the numbered ones."""
+    """Numbers sort by value, and a layer without a number comes before the numbered ones."""
     names = ["conv2d_10/vars/0", "conv2d_2/vars/0", "conv2d/vars/0", "block10/x", "block2/x"]
     assert sorted(names, key=natural) == ["block2/x", "block10/x", "conv2d/vars/0", "conv2d_2/vars/0", "conv2d_10/vars/0"]
 
 
 def test_another_network_is_refused_with_what_was_found(tmp_path: Path, vgg: list[Pair]) -> None:
-    """Its convolutions are listed; batch normalization, two networks in one file and a graph's own preprocessing are named."""
+    """The error lists the convolutions, or names batch normalization, two networks in one file, or a graph's preprocessing."""
     few = to_onnx(tmp_path / "few.onnx", vgg[:4], list("abcd"))
-    with pytest.raises(WeightsError, match=r"an ONNX model, but no VGG16 or VGG19: it holds 4 convolutions .*3-64 \(3 x 3\)"):
+    with pytest.raises(WeightsError, match=r"ONNX model without a VGG16 or VGG19: it contains 4 convolutions .*3-64 \(3 x 3\)"):
         weights.import_file(few, given=CAFFE)
     state = to_state(vgg)
     for index, (kernel, _) in enumerate(vgg):
@@ -233,7 +233,7 @@ def test_another_network_is_refused_with_what_was_found(tmp_path: Path, vgg: lis
     two = {**to_state(vgg, prefix="a."), **to_state(pairs(seed=4), prefix="b.")}
     save_file(two, tmp_path / "two.safetensors")
     with pytest.raises(
-        WeightsError, match=r"holds vgg16 2 times with other values, beginning at 'a\.0\.weight', 'b\.0\.weight'"
+        WeightsError, match=r"contains vgg16 2 times with different values, starting at 'a\.0\.weight', 'b\.0\.weight'"
     ):
         weights.import_file(tmp_path / "two.safetensors", given=CAFFE)
 
@@ -249,7 +249,7 @@ def test_another_network_is_refused_with_what_was_found(tmp_path: Path, vgg: lis
 
 
 def test_hostile_onnx_is_refused(tmp_path: Path, vgg: list[Pair]) -> None:
-    """Values in other files, inside or outside the folder, absurd shapes and cut files: one clear error, nothing is read."""
+    """External data inside or outside the folder, absurd shapes and truncated files: one clear error, and nothing is read."""
 
     def elsewhere(location: str) -> Callable[[Any], None]:
         def change(model: Any) -> None:
@@ -263,15 +263,13 @@ def test_hostile_onnx_is_refused(tmp_path: Path, vgg: list[Pair]) -> None:
 
     for number, location in enumerate(("weights.bin", "../../etc/passwd", "/etc/passwd")):
         path = to_onnx(tmp_path / f"outside{number}.onnx", vgg, keras_names(), elsewhere(location))
-        with pytest.raises(
-            WeightsError, match="'block1_conv1/kernel:0' keeps its values in another file, which is not followed"
-        ):
+        with pytest.raises(WeightsError, match="'block1_conv1/kernel:0' stores its values in another file, which is not read"):
             weights.import_file(path)
 
     def huge(model: Any) -> None:
         model.graph.initializer[-1].dims[0] = 1 << 40
 
-    with pytest.raises(WeightsError, match="values, which no VGG has"):
+    with pytest.raises(WeightsError, match="values, more than any VGG"):
         weights.import_file(to_onnx(tmp_path / "huge.onnx", vgg, keras_names(), huge))
 
     def short(model: Any) -> None:
@@ -287,26 +285,26 @@ def test_hostile_onnx_is_refused(tmp_path: Path, vgg: list[Pair]) -> None:
 
 
 def test_hostile_hdf5_is_refused(tmp_path: Path, vgg: list[Pair]) -> None:
-    """Links and data in other files, kernels of absurd size (which compress to nothing), mirrored kernels and cut files."""
+    """Links, external data, kernels of absurd size (which compress well), mirrored kernels and truncated files."""
     to_keras2(tmp_path / "other.h5", vgg[:1], ["block1_conv1"])
     with h5py.File(tmp_path / "link.h5", "w") as file:
         file["layer"] = h5py.ExternalLink("other.h5", "/model_weights")
-    with pytest.raises(WeightsError, match="'layer' is a link to elsewhere, which is not followed"):
+    with pytest.raises(WeightsError, match="'layer' is a link, which is not followed"):
         weights.import_file(tmp_path / "link.h5")
     with h5py.File(tmp_path / "raw.h5", "w") as file:
         file.create_dataset("k", (3, 3, 3, 64), "f4", external=[(str(tmp_path / "other.h5"), 0, h5py.h5f.UNLIMITED)])
-    with pytest.raises(WeightsError, match="keeps its values in another file, which is not followed"):
+    with pytest.raises(WeightsError, match="stores its values in another file, which is not read"):
         weights.import_file(tmp_path / "raw.h5")
     with h5py.File(tmp_path / "bomb.h5", "w") as file:
         for index in range(20):
             file.create_dataset(f"k{index}", (3, 3, 1 << 20, 1 << 20), "f4", chunks=(3, 3, 64, 64), compression="gzip")
             file.create_dataset(f"b{index}", (1 << 50,), "f4", chunks=(1 << 10,), compression="gzip")
-    with pytest.raises(WeightsError, match="no VGG16 or VGG19: it holds 20 convolutions"):
+    with pytest.raises(WeightsError, match="without a VGG16 or VGG19: it contains 20 convolutions"):
         weights.import_file(tmp_path / "bomb.h5")
     with h5py.File(tmp_path / "many.h5", "w") as file:
         for index in range(40):
             file.create_dataset(f"k{index}", (3, 3, 1 << 10, 1 << 10), "f4", chunks=(3, 3, 64, 64), compression="gzip")
-    with pytest.raises(WeightsError, match="which no VGG's have"):
+    with pytest.raises(WeightsError, match="more than any VGG$"):
         weights.import_file(tmp_path / "many.h5")
     with h5py.File(tmp_path / "theano.h5", "w") as file:
         file["conv/kernel"] = vgg[0][0]
@@ -318,7 +316,7 @@ def test_hostile_hdf5_is_refused(tmp_path: Path, vgg: list[Pair]) -> None:
         with pytest.raises(WeightsError, match="not a readable HDF5 file"):
             weights.import_file(tmp_path / "cut.h5")
     (tmp_path / "text.h5").write_text("hello")
-    with pytest.raises(WeightsError, match="is no HDF5 file"):
+    with pytest.raises(WeightsError, match="not an HDF5 file"):
         weights.import_file(tmp_path / "text.h5")
     assert weights.available() == ("vgg16:builtin",)
 
@@ -329,7 +327,7 @@ class _Evil:
 
 
 def test_a_pickle_with_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither as torch's own archive nor as a bare pickle."""
+    """Neither in torch's archive format nor as a bare pickle."""
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": _Evil()}, "evil.pth")
     Path("bare.pth").write_bytes(pickle.dumps(_Evil()))
@@ -340,12 +338,12 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_names_are_checked_and_kept(tmp_path: Path, vgg: list[Pair]) -> None:
-    """Reserved, published, taken and impossible names are refused; --replace replaces; a name follows from the file's."""
+    """Reserved, published, existing and invalid names are rejected; --replace replaces; the default name is the file's."""
     path = tmp_path / "my net (2).safetensors"
     save_file(to_state(vgg), path)
     record = weights.import_file(path)
     assert record.name == "my-net-2"
-    with pytest.raises(WeightsError, match=r"there are filters named 'my-net-2' already .*--replace"):
+    with pytest.raises(WeightsError, match=r"filters named 'my-net-2' already exist .*--replace"):
         weights.import_file(path)
     before = weights.verify("my-net-2").sha256
     save_file(to_state(pairs(seed=9)), path)
@@ -353,7 +351,7 @@ def test_names_are_checked_and_kept(tmp_path: Path, vgg: list[Pair]) -> None:
     for name in ("auto", "builtin", "random-3", "vgg16", "../up", "a b", "x" * 65, ".hidden"):
         with pytest.raises(WeightsError, match="--name"):
             weights.import_file(path, name)
-    with pytest.raises(WeightsError, match="stands for published filters"):
+    with pytest.raises(WeightsError, match="refers to published filters"):
         weights.import_file(path, "imagenet-wheel")
     for given in (Given(mean=(1.0, float("nan"), 2.0)), Given(std=(1.0, 0.0, 1.0))):
         with pytest.raises(WeightsError, match=r"--mean|--std"):
@@ -361,24 +359,24 @@ def test_names_are_checked_and_kept(tmp_path: Path, vgg: list[Pair]) -> None:
 
 
 def test_an_archive_says_what_to_do(tmp_path: Path) -> None:
-    """A wheel that is not a known one names the files in it that could be imported."""
+    """For an unknown wheel, the error names the files in it that could be imported."""
     with zipfile.ZipFile(tmp_path / "x.whl", "w") as archive:
         archive.writestr("x/model.onnx", b"")
         archive.writestr("x/readme.txt", b"")
-    with pytest.raises(WeightsError, match=r"is an archive; unpack it and import the file of filters in it \(x/model\.onnx\)"):
+    with pytest.raises(WeightsError, match=r"an archive; unpack it and import the weights file in it \(x/model\.onnx\)"):
         weights.import_file(tmp_path / "x.whl")
 
 
 def test_missing_libraries_are_named(tmp_path: Path, vgg: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra, ONNX and HDF5 say which package reads them and how it is installed."""
+    """Without the extra, the errors for ONNX and HDF5 name the required package and how to install it."""
     import sys
 
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.setitem(sys.modules, "h5py", None)
     path = tmp_path / "a.onnx"
     path.write_bytes(b"")
-    with pytest.raises(WeightsError, match=r"read by the package onnx: pip install 'impasto\[weights\]'"):
+    with pytest.raises(WeightsError, match=r"reading ONNX needs the package onnx: pip install 'impasto\[weights\]'"):
         weights.import_file(path)
     path.write_bytes(b"\x89HDF\r\n\x1a\n")
-    with pytest.raises(WeightsError, match=r"read by the package h5py: pip install 'impasto\[weights\]'"):
+    with pytest.raises(WeightsError, match=r"reading HDF5 needs the package h5py: pip install 'impasto\[weights\]'"):
         weights.import_file(path)

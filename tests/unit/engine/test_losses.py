@@ -12,7 +12,7 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = DOUBLE) -> torch.Tenso
 
 
 def test_gram_is_the_mean_product_of_channel_pairs() -> None:
-    """Gatys 2016 eq. 3 over the number of positions, written as the sum it is."""
+    """Gatys 2016 eq. 3 divided by the number of positions, computed as an explicit sum."""
     features = draw(2, 3, 4, 5)
     found = gram(features)
     for sample in range(2):
@@ -46,7 +46,7 @@ def test_style_loss_has_the_gradient_it_claims() -> None:
 
 
 def test_losses_without_deeper_layers_have_the_same_gradient() -> None:
-    """The deepest tap gets no gradient from below and still returns its own."""
+    """The deepest tap receives no gradient from deeper layers and still returns its own."""
     features = draw(1, 3, 4, 4).requires_grad_()
     target = gram(draw(1, 3, 4, 4, seed=1))
     _, own = StyleLoss.apply(features, target, torch.ones(1, dtype=DOUBLE), torch.zeros(1, dtype=DOUBLE))
@@ -56,7 +56,7 @@ def test_losses_without_deeper_layers_have_the_same_gradient() -> None:
 
 
 def test_a_sample_that_does_not_read_a_layer_has_no_loss_there() -> None:
-    """A coefficient of zero gives a loss and a gradient of exactly zero to that sample alone."""
+    """A coefficient of zero gives exactly zero loss and gradient, for that sample only."""
     features = draw(2, 3, 4, 4).requires_grad_()
     _, own = ContentLoss.apply(features, draw(2, 3, 4, 4, seed=1), torch.tensor([0.0, 1.0], dtype=DOUBLE))
     gradient = torch.autograd.grad(own.sum(), features)[0]
@@ -67,7 +67,7 @@ def test_a_sample_that_does_not_read_a_layer_has_no_loss_there() -> None:
 
 
 def test_total_variation_and_its_written_out_gradient_agree() -> None:
-    """The gradient equals automatic differentiation of the definition."""
+    """The explicit gradient equals automatic differentiation of the definition."""
     canvas = draw(2, 3, 5, 6).requires_grad_()
     value, gradient = total_variation(canvas)
     down, right = canvas.diff(dim=2).square().sum(dim=(1, 2, 3)), canvas.diff(dim=3).square().sum(dim=(1, 2, 3))
@@ -77,7 +77,7 @@ def test_total_variation_and_its_written_out_gradient_agree() -> None:
 
 
 def test_bfloat16_features_keep_small_gram_errors() -> None:
-    """Near the target the error of bfloat16 features is small against the error itself, not against the Gram matrix."""
+    """Near the target, rounding of bfloat16 features is small relative to the Gram error, not only to the Gram matrix."""
     features = draw(1, 16, 32, 32, dtype=torch.bfloat16).abs()
     exact = gram(features.double())
     target = (exact * (1 + 1e-4)).float()

@@ -14,7 +14,7 @@ CANVAS = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(3))
 
 
 def test_layers_carry_the_papers_names() -> None:
-    """Thirteen convolutions in five blocks, each with its rectifier, five poolings."""
+    """Thirteen convolutions in five blocks, each followed by a ReLU, and five pooling layers."""
     names = ARCHITECTURES["vgg16"].layer_names
     assert names[:5] == ("conv1_1", "relu1_1", "conv1_2", "relu1_2", "pool1")
     assert names[-3:] == ("conv5_3", "relu5_3", "pool5")
@@ -23,7 +23,7 @@ def test_layers_carry_the_papers_names() -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_network_answers_as_torchvisions_does(name: str) -> None:
-    """With the same random filters: every layer's values, channels and stride, and the smallest canvas still has positions."""
+    """Same values, channels and stride at every layer with the same random filters; the smallest canvas gives positions."""
     architecture, seed = ARCHITECTURES[name], 3
     weights = WeightsInfo("random-3", "", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     network = Network(random_trunk(name, seed), weights, torch.device("cpu"), name)
@@ -43,7 +43,7 @@ def test_every_network_answers_as_torchvisions_does(name: str) -> None:
 
 
 def test_features_are_torchvisions(network: Network) -> None:
-    """With the same filters, every layer answers as torchvision's VGG16 does to the normalized picture."""
+    """With the same filters, every layer equals that of torchvision's VGG16 on the normalized picture."""
     torch.manual_seed(0)
     model = vgg16(weights=None).features.eval()
     ours = Network(model, WeightsInfo("random", ""), torch.device("cpu"))
@@ -59,7 +59,7 @@ def test_features_are_torchvisions(network: Network) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_channels_may_lie_last_in_memory(network: Network, precision: Arithmetic) -> None:
-    """As on a GPU: the losses and the gradient are the same within rounding, and no gradient leaves in another layout."""
+    """As on a GPU: losses and gradient agree within rounding, and the gradient is contiguous."""
     last = Network(builtin_stack(), network.weights, torch.device("cpu"), channels_last=True)
     first = Network(builtin_stack(), network.weights, torch.device("cpu"))
     pixels = (CANVAS[0].permute(1, 2, 0) * 255).to(torch.uint8)
@@ -80,7 +80,7 @@ def builtin_stack() -> nn.Sequential:
 
 
 def test_a_tapped_convolution_is_not_overwritten_by_its_rectifier(network: Network) -> None:
-    """The features before the non-linearity still have their negative values after the pass."""
+    """The features before the non-linearity keep their negative values after the pass."""
     found = network.features(CANVAS, ("conv2_1", "relu2_1"))
     assert (found["conv2_1"] < 0).any()
     torch.testing.assert_close(found["conv2_1"].relu(), found["relu2_1"])
@@ -104,7 +104,7 @@ def test_filters_for_0_to_255_pixels_are_reported_in_common_units() -> None:
 
 
 def test_pooling_changes_only_what_lies_after_it(network: Network) -> None:
-    """Max and average pooling agree before the first pooling layer and differ after."""
+    """Max and average pooling agree before the first pooling layer and differ after it."""
     layers = ("relu1_2", "relu2_1")
     maximum, average = (network.features(CANVAS, layers, pooling) for pooling in ("max", "average"))
     assert torch.equal(maximum["relu1_2"], average["relu1_2"])
@@ -112,7 +112,7 @@ def test_pooling_changes_only_what_lies_after_it(network: Network) -> None:
 
 
 def test_bfloat16_is_close_to_float32(network: Network) -> None:
-    """Half-width features differ by a few per cent at the deepest layer."""
+    """bfloat16 features differ by a few per cent at the deepest layer."""
     layer = ("relu5_1",)
     full = network.features(CANVAS, layer)["relu5_1"]
     half = network.features(CANVAS, layer, precision="bfloat16")["relu5_1"]
@@ -126,7 +126,7 @@ def test_an_unknown_layer_is_named_with_those_that_are(network: Network) -> None
 
 
 def test_an_empty_objective_costs_no_pass(network: Network) -> None:
-    """Without layers nothing is carried through the network and the gradient is zero."""
+    """Without layers the network is not evaluated and the gradient is zero."""
     from impasto_engine.objective import Objective
 
     evaluation = StackedObjectives([Objective({})] * 2, network).evaluate(network, CANVAS, "max", "float32")

@@ -52,7 +52,7 @@ def test_gatys_losses_are_the_papers_equations(network: Network) -> None:
     seen = network.features(CANVAS, (layer,))[layer]
     channels, positions = seen.shape[1], seen[0, 0].numel()
     flat, target = seen[0].flatten(1).double(), style[layer][0].flatten(1).double()
-    # The paper's G is summed over the canvas's M positions; a style of another size is scaled to as many.
+    # The paper's G is a sum over the canvas's M positions; a style of another size is rescaled to M.
     found_gram, wanted_gram = flat @ flat.T, target @ target.T * (positions / target.shape[1])
     style_loss = (found_gram - wanted_gram).square().sum() / (4 * channels**2 * positions**2)
     content_loss = (seen - content[layer]).square().sum() / 2
@@ -63,7 +63,7 @@ def test_gatys_losses_are_the_papers_equations(network: Network) -> None:
 
 @pytest.mark.parametrize("normalization", ["target", "gatys", "mean"])
 def test_several_styles_cost_what_one_does_and_sum_as_they_should(network: Network, normalization: str) -> None:
-    """The folded target's loss equals the weighted sum of the styles' own losses."""
+    """The loss of the folded target equals the weighted sum of the styles' losses."""
     values = [grams(network.features(style, tuple(LAYERS))) for style in STYLES]
     shares = [0.75, 0.25]
     mixed = terms(network, Objective({}, [style_targets(values, shares, LAYERS, 2.0, normalization)]))[1]
@@ -72,7 +72,7 @@ def test_several_styles_cost_what_one_does_and_sum_as_they_should(network: Netwo
 
 
 def test_samples_of_a_batch_do_not_mix(network: Network) -> None:
-    """Two objectives over other layers, evaluated together, score as they do alone; each gradient is its own."""
+    """Two objectives with different layers give the same losses and gradients together as alone."""
     content = Objective(content_targets(network.features(CONTENT, ("relu3_2",)), {"relu3_2": 1.0}, 1.0, "target"), (), 0.5)
     values = [grams(network.features(STYLES[0], tuple(LAYERS)))]
     style = Objective({}, [style_targets(values, [1.0], LAYERS, 1.0, "target")])
@@ -86,7 +86,7 @@ def test_samples_of_a_batch_do_not_mix(network: Network) -> None:
 
 
 def test_pixels_survive_the_way_to_the_canvas_and_back() -> None:
-    """All 256 values come back; values outside are clipped, not wrapped."""
+    """All 256 values survive the round trip; values outside [0, 1] are clipped, not wrapped."""
     pixels = torch.arange(256, dtype=torch.uint8).view(16, 16, 1).expand(16, 16, 3).contiguous()
     assert torch.equal(to_pixels(to_canvas(pixels, torch.device("cpu"))[0]), pixels)
     outside = torch.tensor([-0.5, 1.5, 0.5]).view(3, 1, 1)
@@ -94,7 +94,7 @@ def test_pixels_survive_the_way_to_the_canvas_and_back() -> None:
 
 
 def test_a_flat_content_or_style_weighs_no_more_than_others(network: Network) -> None:
-    """The normalizer has a floor: so a grey card is not all content, nor a flat style all style."""
+    """The normalizer has a floor, so that a grey card or a flat style does not dominate the loss."""
     grey = torch.full((1, 3, 32, 32), 0.5)
     features = network.features(grey, ("relu2_1",))
     weights = {"relu2_1": 1.0}
@@ -112,7 +112,7 @@ def test_a_flat_content_or_style_weighs_no_more_than_others(network: Network) ->
 
 
 def test_a_natural_picture_is_the_same_every_time_and_answered_to() -> None:
-    """Photographs' contrast and spectrum; the engine's floor lies well below."""
+    """It has the contrast and spectrum of photographs, and the engine's floor is well below its power."""
     picture = reference.picture().float()
     assert picture.shape == (128, 128, 3)
     assert 100 < float(picture.mean()) < 130
@@ -123,7 +123,7 @@ def test_a_natural_picture_is_the_same_every_time_and_answered_to() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_grey_card_is_painted(network: Network, precision: str) -> None:
-    """From a content without any structure the canvas still takes on the style."""
+    """Starting from a content without structure, the canvas still takes on the style."""
     card = torch.full((64, 64, 3), 136, dtype=torch.uint8)
     style = to_pixels(torch.nn.functional.interpolate(STYLES[0], (64, 64), mode="bicubic")[0])
     parameters = fitted(Parameters(size_px=64, steps=30, precision=precision), "vgg16:builtin", "default", ())  # type: ignore[arg-type]

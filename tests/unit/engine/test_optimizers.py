@@ -54,14 +54,14 @@ def loss_of(state: State) -> list[float]:
 
 
 def test_lbfgs_finds_the_bottom_of_a_quadratic() -> None:
-    """Forty evaluations bring the loss down by five orders of magnitude."""
+    """Forty evaluations reduce the loss by five orders of magnitude."""
     state = start("lbfgs")
     first = float(quadratic(1)(state["trial"])[0])
     assert loss_of(run("lbfgs", state, [quadratic(1)], 40))[0] < first * 1e-5
 
 
 def test_lbfgs_beats_adam_for_the_same_evaluations() -> None:
-    """The report's finding, on a problem that both can solve."""
+    """The report's finding, on a problem that both optimizers can solve."""
     by_lbfgs = loss_of(run("lbfgs", start("lbfgs"), [quadratic(2, conditioning=300)], 60))[0]
     rates = [0.01, 0.03, 0.1]
     by_adam = min(
@@ -71,7 +71,7 @@ def test_lbfgs_beats_adam_for_the_same_evaluations() -> None:
 
 
 def test_the_direction_is_that_of_the_two_loop_recursion() -> None:
-    """The compact form equals Nocedal's two loops over the same pairs, also after the history has wrapped round."""
+    """The compact form equals Nocedal's two-loop recursion over the same pairs, also after the history has wrapped around."""
     state = start("lbfgs", history=5)
     run("lbfgs", state, [quadratic(3, conditioning=100)], 9)
     count, head, slots = int(state["count"]), int(state["next"]), 5
@@ -93,14 +93,14 @@ def test_the_direction_is_that_of_the_two_loop_recursion() -> None:
 
 @pytest.mark.parametrize("scale", [1e-8, 1e8])
 def test_scaling_the_loss_changes_nothing(scale: float) -> None:
-    """torch.optim.LBFGS stops moving on a small loss; here the same canvases come out."""
+    """torch.optim.LBFGS stops moving on a small loss; this implementation gives the same canvases at any scale."""
     plain = run("lbfgs", start("lbfgs"), [quadratic(4)], 15)
     scaled = run("lbfgs", start("lbfgs"), [quadratic(4, scale)], 15)
     torch.testing.assert_close(scaled["canvas"], plain["canvas"], rtol=1e-2, atol=1e-3)
 
 
 def test_adam_is_torchs() -> None:
-    """The same canvases as torch.optim.Adam."""
+    """It gives the same canvases as torch.optim.Adam."""
     loss = quadratic(5)
     state = start("adam", learning_rate=0.03)
     theirs = state["trial"].clone().requires_grad_()
@@ -113,7 +113,7 @@ def test_adam_is_torchs() -> None:
 
 
 def test_lbfgs_never_accepts_a_higher_loss_or_too_long_a_step() -> None:
-    """On a surface with a wall the accepted losses fall monotonically and no step exceeds the cap."""
+    """On a loss surface with a wall, accepted losses decrease monotonically and no step exceeds the cap."""
 
     def wall(canvas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         leaf = canvas.detach().double().requires_grad_()
@@ -132,7 +132,7 @@ def test_lbfgs_never_accepts_a_higher_loss_or_too_long_a_step() -> None:
 
 @pytest.mark.parametrize("name", ["lbfgs", "adam"])
 def test_an_evaluation_that_is_not_finite_is_taken_back(name: str) -> None:
-    """NaN in the loss or the gradient leaves the canvas where it was, and the sample recovers."""
+    """A NaN in the loss or the gradient leaves the canvas unchanged, and the sample recovers."""
     loss = quadratic(6)
     state = run(name, start(name, learning_rate=1.0 if name == "lbfgs" else 0.05), [loss], 5)
     kept, value = state["canvas"].clone(), loss_of(state)[0]
@@ -145,7 +145,7 @@ def test_an_evaluation_that_is_not_finite_is_taken_back(name: str) -> None:
 
 
 def test_a_sample_at_the_bottom_is_stalled() -> None:
-    """When no step lowers the loss any more, the sample says so instead of running for ever."""
+    """When no step lowers the loss any further, the sample reports a stall instead of running forever."""
     state, loss = start("lbfgs"), [quadratic(7, conditioning=1.5)]
     steps = 0
     while not bool(stalled(run("lbfgs", state, loss, 1))[0]):
@@ -163,7 +163,7 @@ def test_a_sample_at_the_bottom_is_stalled() -> None:
     steps=st.integers(1, 12),
 )
 def test_a_batch_equals_one_by_one(name: str, seeds: list[int], histories: list[int], steps: int) -> None:
-    """Samples with their own losses, scales and history lengths come out as they do alone."""
+    """Samples with different losses, scales and history lengths give the same results as alone."""
     losses = [quadratic(seed, scale=10.0 ** (seed % 5 - 2)) for seed in seeds]
     rate = 1.0 if name == "lbfgs" else 0.02
     states = [start(name, seed, rate, histories[index]) for index, seed in enumerate(seeds)]
@@ -176,7 +176,7 @@ def test_a_batch_equals_one_by_one(name: str, seeds: list[int], histories: list[
 @settings(max_examples=25, deadline=None)
 @given(name=st.sampled_from(["lbfgs", "adam"]), before=st.integers(0, 10), after=st.integers(1, 10))
 def test_leaving_and_coming_back_changes_nothing(name: str, before: int, after: int) -> None:
-    """A row taken out of a batch and put into another goes on bit for bit as if nothing had happened."""
+    """A row moved from one batch to another resumes with bit-identical results."""
     loss = quadratic(8)
     rate = 1.0 if name == "lbfgs" else 0.02
     moved = run(name, stack([start(name, 1, rate), start(name, 2, rate)]), [quadratic(9), loss], before)
@@ -186,7 +186,7 @@ def test_leaving_and_coming_back_changes_nothing(name: str, before: int, after: 
 
 
 def test_a_shorter_history_is_padded_and_keeps_its_own_length() -> None:
-    """Stacking pads; the ring still wraps at the sample's own length."""
+    """Stacking pads the history; the ring buffer still wraps at the sample's own length."""
     joined = stack([start("lbfgs", 1, history=3), start("lbfgs", 2, history=7)])
     assert joined["steps"].shape[1] == 7
     run("lbfgs", joined, [quadratic(1), quadratic(2)], 12)

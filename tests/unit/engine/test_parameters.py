@@ -53,19 +53,19 @@ def test_the_seed_preset_is_the_reports() -> None:
     ],
 )
 def test_each_field_is_named_when_it_is_wrong(field: str, value: object) -> None:
-    """One field wrong, one violation, and it carries the field's name."""
+    """One invalid field gives one violation with the field's name."""
     assert list(wrong(replace(Parameters(), **{field: value}))) == [field]
 
 
 def test_a_wrong_layer_weight_names_the_layer() -> None:
-    """NaN at one layer of several."""
+    """A NaN weight at one of several layers."""
     assert list(wrong(replace(Parameters(), style_layers={"relu1_1": math.nan, "relu2_1": 1.0}))) == [
         "style_layers[relu1_1].weight"
     ]
 
 
 def test_all_violations_are_told_at_once() -> None:
-    """Not only the first."""
+    """Not only the first violation."""
     assert set(wrong(replace(Parameters(), steps=0, size_px=1, seed=-1))) == {"steps", "size_px", "seed"}
 
 
@@ -79,12 +79,20 @@ def test_all_violations_are_told_at_once() -> None:
     ],
 )
 def test_a_job_with_nothing_to_optimize_is_refused(parameters: Parameters, has_content: bool, styles: int) -> None:
-    """Weights of zero, or a picture that is missing, may leave nothing over."""
-    assert "style_weight" in wrong(parameters, has_content=has_content, styles=styles)
+    """Zero weights or missing pictures can leave nothing to optimize."""
+    assert {"style_weight", "style_layers"} & wrong(parameters, has_content=has_content, styles=styles).keys()
+
+
+@pytest.mark.parametrize("layers", [{}, {"relu1_1": 0.0, "relu2_1": 0.0}])
+def test_styles_that_no_layer_weighs_are_refused(layers: dict[str, float]) -> None:
+    """A style without any layer weight is an error. A style_weight of zero disables styles explicitly."""
+    parameters = Parameters(style_layers=layers)
+    assert set(wrong(parameters)) == {"style_layers"}
+    assert wrong(replace(parameters, style_weight=0.0)) == {}
 
 
 def test_a_texture_cannot_start_from_its_content() -> None:
-    """There is none."""
+    """A texture has no content."""
     assert list(wrong(Parameters(), has_content=False)) == ["init"]
 
 
@@ -105,14 +113,14 @@ def test_a_texture_cannot_start_from_its_content() -> None:
 def test_a_canvas_is_painted_from_coarse_to_fine(
     size_px: int, levels: int, steps: int, sizes: tuple[int, ...], shares: tuple[int, ...]
 ) -> None:
-    """The steps are shared out whole, every level has one, the last size is the one that was asked for."""
+    """All steps are distributed, every level has at least one, and the last size is the requested one."""
     parameters = Parameters(size_px=size_px, levels=levels, steps=steps)
     assert level_sizes(parameters) == sizes
     assert level_steps(parameters) == shares
 
 
 def test_presets_follow_the_filters_and_the_authors_do_not() -> None:
-    """The default has numbers of its own for the built-in filters; what was chosen stays; presets of others never change."""
+    """The default has its own values for the built-in filters; fields that were set are kept; authors' presets never change."""
     default = PRESETS["default"]
     assert fitted(default, "vgg16:imagenet-wheel", "default", ()) == default
     built_in = fitted(default, "vgg16:builtin", "default", ())
@@ -125,7 +133,7 @@ def test_presets_follow_the_filters_and_the_authors_do_not() -> None:
 
 
 def test_a_normalization_alone_brings_the_weights_that_go_with_it() -> None:
-    """Those of the preset that has it, unless they are chosen too; the preset's own normalization changes nothing."""
+    """Those of the preset with that normalization, unless set explicitly; the preset's own normalization changes nothing."""
     for normalization, source in (("mean", "neural-style"), ("gatys", "gatys")):
         chosen = replace(PRESETS["default"], normalization=normalization)
         for network in ("vgg16:imagenet", "vgg16:builtin"):

@@ -15,7 +15,7 @@ def canvases(height: int, width: int, count: int = 2) -> torch.Tensor:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_the_bands_share_out_the_whole(height: int, width: int) -> None:
-    """They sum to one at every frequency, and their energies to the canvas's."""
+    """The bands sum to one at every frequency, and their energies to the canvas's energy."""
     bands = spectrum(height, width, CPU)
     torch.testing.assert_close(bands.bands.sum(dim=0), torch.ones_like(bands.bands[0]))
     canvas = canvases(height, width)
@@ -26,7 +26,7 @@ def test_the_bands_share_out_the_whole(height: int, width: int) -> None:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_scaling_is_symmetric_positive_and_one_for_ones(height: int, width: int) -> None:
-    """What L-BFGS asks of its first guess; canvases of a batch have scales of their own."""
+    """L-BFGS requires this of its initial inverse Hessian. Each canvas of a batch has its own scales."""
     bands = spectrum(height, width, CPU)
     one, other = canvases(height, width), canvases(height, width).flip(3)
     gains = torch.logspace(-2, 2, 3 * bands.count).view(1, 3, bands.count).expand(2, -1, -1).clone()
@@ -40,7 +40,7 @@ def test_scaling_is_symmetric_positive_and_one_for_ones(height: int, width: int)
 
 
 def test_a_part_is_scaled_by_what_steps_and_changes_were_there() -> None:
-    """A curvature of 4 in one colour and of 1/4 in another is found out, up to the limits."""
+    """Curvatures of 4 in one colour and 1/4 in another are recovered, up to the limits."""
     bands = spectrum(32, 32, CPU)
     step = canvases(32, 32, 1)
     curvature = torch.tensor([4.0, 1.0, 0.25]).view(1, 3, 1).expand(1, 3, bands.count)
@@ -52,7 +52,7 @@ def test_a_part_is_scaled_by_what_steps_and_changes_were_there() -> None:
 
 
 def test_without_knowledge_every_scale_is_usable() -> None:
-    """No pair seen, or one that never moved a part: finite, positive."""
+    """Without a pair, or with pairs that never moved a part, scales are finite and positive."""
     nothing = scales(torch.zeros(1, 2, 3, 4))
     assert bool((nothing.isfinite() & (nothing > 0)).all())
     moments = torch.ones(1, 2, 3, 4)

@@ -37,7 +37,7 @@ def test_guided_statistics_have_the_gradient_they_claim(name: StyleLossName) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_where_things_are_does_not_matter(name: StyleLossName) -> None:
-    """A style is what a picture is made of, not where: positions in another order have the same statistic."""
+    """A style does not depend on location: permuting the positions does not change the statistic."""
     features = draw(1, 3, 6, 5)
     moved = features.flatten(2)[:, :, torch.randperm(30, generator=torch.Generator().manual_seed(2))].view(1, 3, 6, 5)
     torch.testing.assert_close(statistic(name, moved), statistic(name, features))
@@ -45,15 +45,15 @@ def test_where_things_are_does_not_matter(name: StyleLossName) -> None:
 
 @pytest.mark.parametrize("name", GUIDED)
 def test_a_guide_of_ones_and_zeros_cuts_a_part_out(name: StyleLossName) -> None:
-    """The guided statistic of the whole is the plain one of the part."""
+    """The guided statistic of the whole equals the unguided statistic of the part."""
     features = draw(1, 3, 6, 8)
     weights = torch.zeros(1, 1, 6, 8, dtype=torch.float64)
-    weights[..., :4] = 2**0.5  # half of the positions, so that the square is 1 in the mean
+    weights[..., :4] = 2**0.5  # half of the positions, so that the mean square is 1
     torch.testing.assert_close(statistic(name, features, weights), statistic(name, features[..., :4]))
 
 
 def test_covariance_is_the_gram_matrix_of_shifted_features_and_their_mean() -> None:
-    """Side by side."""
+    """They are concatenated."""
     features = draw(1, 3, 6, 5)
     mean = features.mean(dim=(2, 3))
     found = statistic("covariance", features)
@@ -62,7 +62,7 @@ def test_covariance_is_the_gram_matrix_of_shifted_features_and_their_mean() -> N
 
 
 def test_moments_are_mean_and_deviation() -> None:
-    """Of each channel."""
+    """For each channel."""
     features = draw(1, 3, 16, 15)
     found = statistic("moments", features)
     torch.testing.assert_close(found[0, :, 0], features[0].mean(dim=(1, 2)))
@@ -70,7 +70,7 @@ def test_moments_are_mean_and_deviation() -> None:
 
 
 def test_histograms_are_the_distance_between_distributions() -> None:
-    """A channel moved by d is d away in Wasserstein's distance, whatever its distribution and the pictures' sizes."""
+    """A channel shifted by d is at Wasserstein distance d, whatever its distribution and the pictures' sizes."""
     features = draw(1, 1, 40, 40)
     apart = statistic("histogram", features + 0.7) - statistic("histogram", features)
     assert float(apart.square().sum()) == pytest.approx(0.7**2, rel=1e-9)
@@ -78,7 +78,7 @@ def test_histograms_are_the_distance_between_distributions() -> None:
 
 
 def test_sliced_sees_what_channels_do_together() -> None:
-    """Two channels that go together or against each other have the same histograms, and other slices."""
+    """Two channels that are correlated or anticorrelated have the same histograms but different slices."""
     one = draw(1, 1, 20, 20)
     together, against = torch.cat([one, one], dim=1), torch.cat([one, one.flip(3)], dim=1)
     torch.testing.assert_close(statistic("histogram", together), statistic("histogram", against))
@@ -86,6 +86,6 @@ def test_sliced_sees_what_channels_do_together() -> None:
 
 
 def test_a_distribution_cannot_be_guided() -> None:
-    """It is said, not done wrongly."""
+    """It raises an error instead of returning a wrong result."""
     with pytest.raises(ValueError, match="cannot be guided"):
         statistic("sliced", draw(1, 2, 4, 4), guide(1, 1, 4, 4))

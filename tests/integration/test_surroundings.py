@@ -1,0 +1,354 @@
+"""The command line and the client where people run them: CI logs, containers, slow links, full disks, odd names."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import impasto
+from impasto.transport import proxy_of
+from tests.conftest import ServerProcess, encoded
+
+COMMAND = [sys.executable, "-c", "from impasto.cli import main; main()"]
+FAST = ["--size", "48", "--steps", "3", "--levels", "1", "-q"]
+
+
+@pytest.fixture
+def files(tmp_path: Path, png: Callable[..., bytes]) -> Path:
+    (tmp_path / "p.png").write_bytes(png())
+    (tmp_path / "s.png").write_bytes(png(seed=1))
+    return tmp_path
+
+
+def run(server: ServerProcess | None, where: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    given = {**os.environ, "IMPASTO_SERVER": server.address if server else "127.0.0.1:1", "COLUMNS": "200", **environment}
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=90, cwd=where, env=given, check=False)
+
+
+def shell(server: ServerProcess, where: Path, line: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of shell in which $IMPASTO is the command."""
+    given = {**os.environ, "IMPASTO_SERVER": server.address}
+    script = line.replace("$IMPASTO", shlex.join(COMMAND))
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=90, cwd=where, env=given, check=False)
+
+
+def jobs_of(server: ServerProcess, *states: str) -> list[impasto.JobInfo]:
+    with impasto.Client(server.address) as client:
+        return list(client.jobs(states))
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """See that a failed command said one line and no traceback."""
+    assert done.returncode not in (0, None), done
+    assert "Traceback" not in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+def test_a_log_file_gets_no_cursor_movements(real_server: ServerProcess, files: Path) -> None:
+    """CI sets FORCE_COLOR."""
+    done = run(real_server, files, "stylize", "p.png", "s.png", "-o", "o.png", "--size", "48", "--steps", "5", FORCE_COLOR="1")
+    assert done.returncode == 0
+    assert not any(code in done.stderr for code in ("\x1b[2K", "\x1b[?25l", "\r"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["stylize", "p.png", "s.png", "-o", "nowhere/o.png"], "FAILED"),
+        (["stylize", "p.png", "-o", "o.png"], "USAGE"),
+        (["stylize", "p.png", "s.png", "-o", "o.png", "--steps", "many"], "USAGE"),
+        (["stylize", "nope.png", "s.png", "-o", "o.png"], "UNREADABLE"),
+        (["jobs", "show", "nosuch"], "JOB_NOT_FOUND"),
+        (["health", "--server", "127.0.0.1:1"], "FAILED"),
+        (["nonsense"], "USAGE"),
+    ],
+)
+def test_errors_are_json_where_json_is_asked_for(
+    real_server: ServerProcess, files: Path, arguments: list[str], reason: str
+) -> None:
+    done = run(real_server, files, *arguments, "--json")
+    assert done.returncode in (1, 2)
+    assert json.loads(done.stderr)["error"]["reason"] == reason
+    assert json.loads(done.stderr)["error"]["message"]
+
+
+def test_outputs_that_cannot_be_written_are_told_before_painting(real_server: ServerProcess, files: Path) -> None:
+    (files / "dir.png").mkdir()
+    before = len(jobs_of(real_server))
+    for out in ("dir.png", "/proc/o.png", "nowhere/o.png", "o.bmp"):
+        assert out in one_line(run(real_server, files, "stylize", "p.png", "s.png", "-o", out, *FAST))
+    assert "previews" in one_line(
+        run(real_server, files, "stylize", "p.png", "s.png", "-o", "o.png", "--preview-dir", "/proc/previews", *FAST)
+    )
+    assert len(jobs_of(real_server)) == before
+
+
+def test_a_disk_that_is_full_keeps_the_old_picture(real_server: ServerProcess, files: Path) -> None:
+    """Files of at most 2 blocks, as if there were no more room."""
+    (files / "keep.png").write_bytes(b"old" * 10_000)
+    done = shell(real_server, files, f"ulimit -f 1; $IMPASTO stylize p.png s.png -o keep.png {' '.join(FAST)}")
+    assert "keep.png" in one_line(done)
+    assert (files / "keep.png").read_bytes() == b"old" * 10_000
+    assert sorted(path.name for path in files.iterdir()) == ["keep.png", "p.png", "s.png"]
+    assert "No space left" in one_line(
+        shell(real_server, files, f"$IMPASTO stylize p.png s.png -o - {' '.join(FAST)} >/dev/full")
+    )
+    assert "No space left" in one_line(shell(real_server, files, "$IMPASTO info >/dev/full"))
+
+
+def test_a_picture_is_replaced_in_its_place_with_its_mode_and_through_a_link(real_server: ServerProcess, files: Path) -> None:
+    (files / "real.png").write_bytes(b"old")
+    (files / "real.png").chmod(0o640)
+    (files / "link.png").symlink_to("real.png")
+    assert run(real_server, files, "stylize", "p.png", "s.png", "-o", "link.png", *FAST).returncode == 0
+    assert (files / "link.png").is_symlink()
+    assert (files / "real.png").stat().st_mode & 0o777 == 0o640
+    assert (files / "real.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_previews_that_cannot_be_saved_any_more_cost_the_previews_only(real_server: ServerProcess, files: Path) -> None:
+    """The stick was pulled."""
+    options = ["--size", "96", "--steps", "60", "--optimizer", "adam", "-q", "--preview-dir", "pv", "--preview-every", "1"]
+    process = subprocess.Popen(
+        [*COMMAND, "stylize", "p.png", "s.png", "-o", "o.png", *options],
+        cwd=files,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "IMPASTO_SERVER": real_server.address},
+    )
+    with process:
+        while not (files / "pv").exists() or not list((files / "pv").iterdir()):
+            time.sleep(0.02)
+        (files / "pv").rename(files / "gone")
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert error.count("no more previews are saved") == 1
+    assert (files / "o.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("$IMPASTO stylize - s.png -o o.png -q <&-", "stdin"),
+        ("$IMPASTO stylize p.png s.png -o - -q >&-", "stdout"),
+        ("$IMPASTO info >&-", ""),
+    ],
+)
+def test_closed_streams_are_one_line(real_server: ServerProcess, files: Path, line: str, said: str) -> None:
+    """Started by a daemon."""
+    done = shell(real_server, files, line)
+    assert "Traceback" not in done.stderr
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_stopped_leaves_no_job(real_server: ServerProcess, files: Path, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "stylize", "p.png", "s.png", "-o", "o.png", "--size", "128", "--steps", "5000", "--optimizer", "adam", "-q"],
+        cwd=files,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "IMPASTO_SERVER": real_server.address},
+    )
+    with process:
+        deadline = time.monotonic() + 60
+        while not jobs_of(real_server, "running", "queued") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=30)
+    assert (process.returncode, error.strip()) == (130, "Interrupted.")
+    while jobs_of(real_server, "running", "queued") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not jobs_of(real_server, "running", "queued")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["9.41.00\u202fAM.png", "obrazovka\u00a01.png", "family \U0001f468\u200d\U0001f469.png", "a\tb.png", "x" * 240 + ".png"],
+)
+def test_files_are_painted_whatever_their_name(real_server: ServerProcess, files: Path, name: str) -> None:
+    """And made again from what the picture says."""
+    (files / "p.png").rename(files / name)
+    assert run(real_server, files, "stylize", name, "s.png", "-o", "o.png", *FAST).returncode == 0
+    assert run(real_server, files, "redo", "o.png", "-o", "again.png", "-q").returncode == 0
+    assert (files / "o.png").read_bytes() == (files / "again.png").read_bytes()
+
+
+def test_a_name_that_is_no_text_is_painted(real_server: ServerProcess, files: Path) -> None:
+    """Of an old file system, or another country's."""
+    name = os.fsdecode(b"caf\xe9.png")
+    (files / "p.png").rename(files / name)
+    assert run(real_server, files, "stylize", name, "s.png", "-o", "o.png", *FAST).returncode == 0
+
+
+def test_a_result_that_is_fetched_later_says_what_made_it(real_server: ServerProcess, files: Path) -> None:
+    """Converted to JPEG, like one that is waited for; and redo takes it."""
+    job = run(real_server, files, "stylize", "p.png", "s.png", "--detach", *FAST).stdout.strip()
+    assert run(real_server, files, "jobs", "result", job, "--wait", "-o", "fetched.jpg", "-q").returncode == 0
+    with Image.open(files / "fetched.jpg") as image:
+        assert image.getexif()
+        assert image.info.get("icc_profile")
+    assert run(real_server, files, "redo", "fetched.jpg", "-o", "again.png", "-q").returncode == 0
+
+
+def test_health_ends_with_0_or_1(real_server: ServerProcess, tmp_path: Path) -> None:
+    """A container's health check knows nothing else."""
+    assert run(real_server, tmp_path, "health").returncode == 0
+    assert "no impasto server" in one_line(run(None, tmp_path, "health"))
+    assert run(None, tmp_path, "health").returncode == 1
+
+
+@pytest.mark.parametrize("schedule", ["6\u00b2:3", "64", "64:", "a:b", "64:-3"])
+def test_a_schedule_that_is_none_is_wrong_usage(real_server: ServerProcess, files: Path, schedule: str) -> None:
+    done = run(real_server, files, "stylize", "p.png", "s.png", "-o", "o.png", "--schedule", schedule)
+    assert done.returncode == 2
+    assert "--schedule" in one_line(done)
+
+
+def test_styles_that_no_layer_weighs_are_refused(real_server: ServerProcess, files: Path) -> None:
+    for layers in ("", "relu1_1=0,relu2_1=0"):
+        done = run(real_server, files, "stylize", "p.png", "s.png", "-o", "o.png", *FAST, "--style-layers", layers)
+        assert "style_layers" in one_line(done)
+
+
+def test_what_a_mask_leaves_out_stays_to_the_pixel(real_server: ServerProcess, png: Callable[..., bytes]) -> None:
+    mask = Image.new("RGBA", (48, 40), (255, 255, 255, 0))
+    mask.paste((255, 255, 255, 255), (10, 10, 30, 30))
+    outside = np.asarray(mask)[..., 3] == 0
+    with impasto.Client(real_server.address) as client:
+        for color in ("style", "luminance", "matched"):
+            options = {"size_px": 48, "steps": 3, "levels": 1, "color": color}
+            made = client.stylize(png(), png(seed=1), mask=encoded(mask), **options).image
+            given = Image.open(io.BytesIO(png())).convert("RGB")
+            apart = np.abs(np.asarray(made.convert("RGB")).astype(int) - np.asarray(given).astype(int))
+            assert apart[outside].max() == 0
+            assert apart[~outside].max() > 0
+
+
+def test_an_async_client_works_on_one_event_loop_after_another(real_server: ServerProcess) -> None:
+    """As notebooks and test suites use it."""
+    client = impasto.AsyncClient(real_server.address)
+
+    async def ask() -> str:
+        return (await client.server_info()).version
+
+    assert asyncio.run(ask()) == asyncio.run(ask())
+
+
+@pytest.fixture
+def slow_link(real_server: ServerProcess) -> Iterator[Callable[[float], str]]:
+    """Return a function that relays to the server at so many bytes a second either way, with 64 kB on the way at most."""
+    listeners: list[socket.socket] = []
+    host, _, port = real_server.address.rpartition(":")
+
+    def pump(source: socket.socket, sink: socket.socket, rate: float) -> None:
+        try:
+            while data := source.recv(4096):
+                time.sleep(len(data) / rate)
+                sink.sendall(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            end.close()
+
+    def relay(rate: float) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        listeners.append(listener)
+
+        def accept() -> None:
+            while True:
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    return
+                server = socket.create_connection((host, int(port)))
+                threading.Thread(target=pump, args=(client, server, rate), daemon=True).start()
+                threading.Thread(target=pump, args=(server, client, rate), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+    yield relay
+    for listener in listeners:
+        listener.close()
+
+
+def test_a_slow_link_is_alive(slow_link: Callable[[float], str]) -> None:
+    """A megabyte at 100 kB/s, up with the job and in pieces: longer than any ping takes on a fast link."""
+    noise = np.random.default_rng(0).integers(0, 255, (560, 600, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise))
+    assert len(data) > 1_000_000
+    with impasto.Client(slow_link(100e3)) as client:
+        began = time.monotonic()
+        assert client.stylize(data, encoded(Image.fromarray(noise[:40, :48])), size_px=48, steps=1, levels=1).data
+        assert time.monotonic() - began > 9
+        assert client.download(client.upload(data[:300_000])) == data[:300_000]
+
+
+@pytest.mark.parametrize(
+    ("server", "environment", "proxy"),
+    [
+        ("painter:50051", {"http_proxy": "http://proxy:3128"}, "http_proxy=http://proxy:3128"),
+        ("painter:50051", {"https_proxy": "http://one:1", "http_proxy": "http://two:2"}, "https_proxy=http://one:1"),
+        ("dns:///painter.example.org:50051", {"grpc_proxy": "http://p:1"}, "grpc_proxy=http://p:1"),
+        ("painter.example.org:50051", {"http_proxy": "http://p:1", "no_proxy": "localhost,.example.org"}, ""),
+        ("painter:50051", {"http_proxy": "http://p:1", "no_grpc_proxy": "painter"}, ""),
+        ("127.0.0.1:50051", {"http_proxy": "http://p:1"}, ""),
+        ("ipv4:127.0.0.1:50051", {"http_proxy": "http://p:1"}, ""),
+        ("dns:///localhost:50051", {"http_proxy": "http://p:1"}, ""),
+        ("unix:/run/impasto", {"http_proxy": "http://p:1"}, ""),
+        ("painter:50051", {}, ""),
+    ],
+)
+def test_a_proxy_is_named_where_one_is_used(
+    monkeypatch: pytest.MonkeyPatch, server: str, environment: dict[str, str], proxy: str
+) -> None:
+    for name in ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_of(server) == proxy
+
+
+def test_a_proxy_that_refuses_is_told(tmp_path: Path) -> None:
+    done = run(None, tmp_path, "info", "--server", "painter.invalid:50051", http_proxy="http://127.0.0.1:9", no_proxy="")
+    assert "http_proxy=http://127.0.0.1:9" in one_line(done)
+
+
+def test_a_machine_without_a_home_says_what_to_set(tmp_path: Path) -> None:
+    """A container's random user: what needs no home works."""
+    bare = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME")}
+    try:
+        subprocess.run(["unshare", "--user", "--map-user=54321", "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no user namespaces here")
+    outside = ["unshare", "--user", "--map-user=54321", *COMMAND]
+    quick = [*outside, "serve", "--listen", "127.0.0.1:0", "--device", "cpu", "--weights", "builtin"]
+    for more, said in (([], "data_dir"), (["--data-dir", "~nobody-here/x"], "data_dir")):
+        done = subprocess.run([*quick, *more], capture_output=True, text=True, timeout=60, env=bare, cwd=tmp_path, check=False)
+        assert said in one_line(done)
+    listed = subprocess.run([*outside, "weights", "list"], capture_output=True, text=True, timeout=60, env=bare, check=False)
+    assert "Traceback" not in listed.stderr
+    with subprocess.Popen(
+        [*quick, "--data-dir", ":memory:"], stderr=subprocess.PIPE, text=True, env=bare, cwd=tmp_path
+    ) as server:
+        assert server.stderr
+        assert any("is serving" in line for line in server.stderr)
+        server.terminate()

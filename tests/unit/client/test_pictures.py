@@ -1,0 +1,81 @@
+"""PIL images are sent as the files that they would be, or refused by name."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from impasto import InvalidRequest
+from impasto.pictures import to_bytes
+from tests.conftest import encoded, picture
+
+DRAWN = picture(mode="L")
+GREY = np.asarray(DRAWN)
+DEEP = GREY.astype(np.uint16) * 257
+
+
+def seen(image: Image.Image) -> np.ndarray:
+    """Return how bright a server sees a picture."""
+    from impasto_server.pictures.images import open_image
+
+    return np.asarray(open_image(to_bytes(image, "content"), 1_000_000).convert("L")).astype(int)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Image.fromarray(DEEP),
+        lambda: Image.frombytes("I;16B", GREY.shape[::-1], DEEP.astype(">u2").tobytes()),
+        lambda: Image.fromarray(DEEP.astype(np.int32)),
+        lambda: Image.fromarray(GREY).convert("1"),
+        lambda: Image.fromarray(GREY).convert("LA"),
+        lambda: Image.fromarray(GREY).convert("LA").convert("La"),
+        lambda: DRAWN.convert("RGBA").convert("RGBa"),
+        lambda: DRAWN.convert("CMYK"),
+        lambda: DRAWN.convert("YCbCr"),
+        lambda: Image.fromarray(GREY).convert("P"),
+    ],
+    ids=["I;16", "I;16B", "I", "1", "LA", "La", "RGBa", "CMYK", "YCbCr", "P"],
+)
+def test_every_mode_looks_as_it_is(make: Callable[[], Image.Image]) -> None:
+    image = make()
+    wanted = np.asarray(image.convert("L")).astype(int) if image.mode == "1" else GREY.astype(int)
+    assert abs(seen(image) - wanted).mean() < 3
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_values_whose_scale_is_unknown_are_refused_by_name(mode: str) -> None:
+    """Nobody but their owner knows what is white."""
+    values = (GREY / 255).astype(np.float32) if mode == "F" else GREY.astype(np.int32) * 70_000
+    with pytest.raises(InvalidRequest, match=f"content: has mode {mode} with values from"):
+        to_bytes(Image.fromarray(values), "content")
+
+
+def test_a_phones_picture_is_upright_as_a_path_and_as_an_image(tmp_path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "phone.jpg"
+    path.write_bytes(encoded(picture(96, 72), "JPEG", exif=exif.tobytes()))
+    with Image.open(path) as image, Image.open(io.BytesIO(to_bytes(image, "content"))) as sent:
+        assert sent.size == (72, 96)
+        assert sent.getexif().get(0x0112, 1) == 1
+
+
+def test_a_broken_exif_block_is_no_reason_to_refuse_an_image() -> None:
+    with Image.open(io.BytesIO(encoded(picture(), "JPEG", exif=b"Exif\0\0garbage!"))) as image:
+        assert to_bytes(image, "content").startswith(b"\x89PNG")
+
+
+def test_a_profile_goes_along_where_it_fits() -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for mode, fits in (("RGB", True), ("L", False)):
+        image = picture(mode=mode)
+        image.info["icc_profile"] = profile
+        with Image.open(io.BytesIO(to_bytes(image, "content"))) as sent:
+            assert ("icc_profile" in sent.info) is fits
