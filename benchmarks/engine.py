@@ -208,14 +208,14 @@ def reach(trace: list[tuple[int, float, float]], goal: float) -> tuple[float, fl
     return None
 
 
-def about(network: Network) -> dict[str, Any]:
+def about(network: Network | None = None) -> dict[str, Any]:
     """Return the date, commit, device, settings and versions of a measurement."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False)  # noqa: S607
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit.stdout.strip(),
         "device": describe(CPU),
-        "filters": network.weights.name,
+        "filters": network.weights.name if network else "builtin",
         "threads": torch.get_num_threads(),
         "spinning": os.environ.get("GOMP_SPINCOUNT", ""),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

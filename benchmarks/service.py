@@ -169,10 +169,11 @@ from pathlib import Path
 from engine import CPU, make_job
 from impasto_engine.devices import prepare
 from impasto_engine.weights import load_network
-from impasto_server.worker import Worker
-from impasto_server.worker_process import warm_up
-from impasto_server.jobs import JobSpec, OutputOptions, Raster, StylePicture
-from impasto_server.protocol import Start
+from impasto_server.workers.worker import Worker
+from impasto_server.workers.main import warm_up
+from impasto_server.domain.job import JobSpec, OutputOptions, StylePicture
+from impasto_server.domain.pictures import Raster
+from impasto_server.workers.messages import Start
 size, steps = int(sys.argv[1]), int(sys.argv[2])
 prepare(CPU)
 job = make_job(size, steps=steps)
@@ -216,10 +217,11 @@ import json, sys
 from engine import CPU, make_job
 from impasto_engine.devices import PeakMemory, prepare
 from impasto_engine.weights import load_network
-from impasto_server.worker import Worker
-from impasto_server.worker_process import warm_up
-from impasto_server.jobs import JobSpec, OutputOptions, Raster, StylePicture
-from impasto_server.protocol import Start
+from impasto_server.workers.worker import Worker
+from impasto_server.workers.main import warm_up
+from impasto_server.domain.job import JobSpec, OutputOptions, StylePicture
+from impasto_server.domain.pictures import Raster
+from impasto_server.workers.messages import Start
 size, precision = int(sys.argv[1]), sys.argv[2]
 prepare(CPU)
 job = make_job(size, steps=5, precision=precision)

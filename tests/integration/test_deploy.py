@@ -75,7 +75,7 @@ def test_the_dashboard_is_what_its_script_writes() -> None:
     module = importlib.util.module_from_spec(source)
     source.loader.exec_module(module)
     board = json.loads((DEPLOY / "grafana/impasto.json").read_text())
-    assert board == module.dashboard(), "run make dashboard"
+    assert board == module.dashboard(), "run make generate"
     taken: set[tuple[int, int]] = set()
     for panel in board["panels"]:
         place = panel["gridPos"]

@@ -116,7 +116,7 @@ def test_cancelling_takes_effect_at_the_next_step(real_server: ServerProcess, pn
 def test_a_killed_worker_is_replaced_and_its_job_ends_the_same(png: Callable[..., bytes]) -> None:
     """SIGKILL in the middle: the job starts again and ends in the picture of an undisturbed one; SIGTERM then drains."""
     server = ServerProcess()
-    options = {"size_px": 96, "steps": 25}
+    options = {"size_px": 64, "steps": 15}
     with impasto.Client(server.address) as client:
         undisturbed = client.stylize(png(), png(seed=1), **options)
         job = client.submit(png(), png(seed=1), **options)

@@ -12,9 +12,9 @@ from tests.soak.crashes import KINDS, soak
 
 @pytest.mark.timeout(280)
 def test_nothing_is_lost_whatever_is_killed(png: Callable[..., bytes], tmp_path: Path) -> None:
-    """Six kills: three at failpoints, two of the server and one of its worker at random times."""
+    """Four kills: two at named places of the code, one of the server and one of its worker at random instants."""
     pictures = [png(64, 48, seed) for seed in range(KINDS)]
-    done, wrong = soak(pictures, 6, 1, tmp_path)
+    done, wrong = soak(pictures, 4, 1, tmp_path, in_flight=2)
     assert not wrong
-    assert done["jobs"] >= 3
-    assert done["lives of the server"] >= 5
+    assert done["jobs"] >= 2
+    assert done["lives of the server"] >= 4

@@ -46,6 +46,7 @@ def alone(network: Network, job: Job, steps: int = 6) -> torch.Tensor:
     return batch.canvas("job").clone()
 
 
+@pytest.mark.slow
 def test_a_job_is_the_same_bit_for_bit_whoever_shares_its_batch(network: Network) -> None:
     """On a CPU, members with other optimizers or objectives that join late or leave early do not change any bit of a canvas."""
     batch = RunningBatch(network, KEY)
@@ -60,6 +61,7 @@ def test_a_job_is_the_same_bit_for_bit_whoever_shares_its_batch(network: Network
     assert len(batch) == 0
 
 
+@pytest.mark.slow
 def test_one_pass_for_all_gives_the_same_pictures_within_rounding(network: Network) -> None:
     """As on a GPU: five canvases in one pass, two optimizers, different layers each; only the summation order differs."""
     batch = RunningBatch(network, KEY, group_size=8)
@@ -71,6 +73,7 @@ def test_one_pass_for_all_gives_the_same_pictures_within_rounding(network: Netwo
         torch.testing.assert_close(batch.canvas(name), alone(network, job, 4), rtol=0, atol=2e-3, msg=name)
 
 
+@pytest.mark.slow
 def test_a_pass_without_memory_is_done_in_halves(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Down to one canvas at a time. Every canvas takes every step once; only a canvas that is too large by itself fails."""
     evaluate = StackedObjectives.evaluate
@@ -95,6 +98,7 @@ def test_a_pass_without_memory_is_done_in_halves(network: Network, monkeypatch: 
         batch.step()
 
 
+@pytest.mark.slow
 def test_late_reports_tell_the_same(network: Network) -> None:
     """As on a GPU, where reports lag by one step: the last report is on time, and removed canvases send no more reports."""
 
@@ -172,6 +176,7 @@ def test_wrong_shapes_and_taken_names_are_refused(network: Network) -> None:
     assert len(batch) == 1
 
 
+@pytest.mark.slow
 def test_painting_lowers_the_loss_and_keeps_the_seed(network: Network) -> None:
     """The same seed gives the same picture, another seed a different one. From noise, the loss halves within 20 steps."""
     losses: list[float] = []
@@ -235,6 +240,7 @@ def test_a_gpu_paints_what_the_cpu_paints(network: Network) -> None:
         torch.testing.assert_close(batch.canvas(name).cpu(), alone(network, job, 4), rtol=0, atol=1e-2, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "texture"])
 def test_a_job_climbs_from_level_to_level(network: Network, name: str) -> None:
     """Step numbers continue, each level starts near the end of the previous one, and the picture has the full size."""

@@ -17,6 +17,8 @@ from impasto_engine.painting import Job, Style, first_canvas, join, levels, obje
 from impasto_engine.parameters import Parameters, StyleLossName, fitted, level_sizes, level_steps, settled
 from impasto_engine.weights import load_network
 
+pytestmark = pytest.mark.slow  # each paints
+
 CPU = torch.device("cpu")
 SIDE = 48
 PLAIN = Parameters(size_px=SIDE, steps=12, precision="float32", levels=1)

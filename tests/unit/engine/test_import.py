@@ -168,6 +168,7 @@ def test_order_and_range_are_taken_as_given(given: Given, mean: tuple[float, ...
     check_features(load_network("mine", CPU), vgg, given.channels, given.range, mean)
 
 
+@pytest.mark.slow
 def test_order_and_range_are_told_by_fingerprint_then_by_names(tmp_path: Path, vgg: list[Pair]) -> None:
     """Fine-tuned from the authors' filters in either order, from torchvision's, or recognised only by the layer names."""
     authors = [(kernel.copy(), bias.copy()) for kernel, bias in vgg]
@@ -199,6 +200,7 @@ def test_a_file_that_does_not_tell_is_refused_not_guessed(tmp_path: Path, vgg: l
         weights.import_file(path, given=Given(channels="rgb"))
 
 
+@pytest.mark.slow
 def test_vgg19_is_found_and_told_from_vgg16(tmp_path: Path) -> None:
     """Both are recognised by shapes alone, also inside a network with additional layers."""
     found = pairs("vgg19")
@@ -248,6 +250,7 @@ def test_another_network_is_refused_with_what_was_found(tmp_path: Path, vgg: lis
     weights.import_file(path, given=Given("bgr", 255, (0.0, 0.0, 0.0)))
 
 
+@pytest.mark.slow
 def test_hostile_onnx_is_refused(tmp_path: Path, vgg: list[Pair]) -> None:
     """External data inside or outside the folder, absurd shapes and truncated files: one clear error, and nothing is read."""
 
@@ -284,6 +287,7 @@ def test_hostile_onnx_is_refused(tmp_path: Path, vgg: list[Pair]) -> None:
     assert weights.available() == ("vgg16:builtin",)
 
 
+@pytest.mark.slow
 def test_hostile_hdf5_is_refused(tmp_path: Path, vgg: list[Pair]) -> None:
     """Links, external data, kernels of absurd size (which compress well), mirrored kernels and truncated files."""
     to_keras2(tmp_path / "other.h5", vgg[:1], ["block1_conv1"])

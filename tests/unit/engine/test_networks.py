@@ -21,6 +21,7 @@ def test_layers_carry_the_papers_names() -> None:
     assert len(names) == 31
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_network_answers_as_torchvisions_does(name: str) -> None:
     """Same values, channels and stride at every layer with the same random filters; the smallest canvas gives positions."""
@@ -57,6 +58,7 @@ def test_features_are_torchvisions(network: Network) -> None:
             torch.testing.assert_close(found[name], wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_channels_may_lie_last_in_memory(network: Network, precision: Arithmetic) -> None:
     """As on a GPU: losses and gradient agree within rounding, and the gradient is contiguous."""

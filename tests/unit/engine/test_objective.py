@@ -121,6 +121,7 @@ def test_a_natural_picture_is_the_same_every_time_and_answered_to() -> None:
     assert 0.02 < float(fine / picture.var()) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_grey_card_is_painted(network: Network, precision: str) -> None:
     """Starting from a content without structure, the canvas still takes on the style."""

@@ -19,6 +19,7 @@ FLEETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [0.7, 1.4], ids=["calm", "overloaded"])
 @pytest.mark.parametrize("fleet", FLEETS)
 def test_a_fleet_loses_no_job(fleet: str, load: float) -> None:

@@ -152,6 +152,7 @@ def test_a_parked_job_goes_on_at_its_step(network: Network, tmp_path: Path, monk
     assert pictures[0] == pictures[1]
 
 
+@pytest.mark.slow
 def test_the_state_of_a_running_job_is_written_now_and_then(network: Network, tmp_path: Path) -> None:
     """The newest and the one before; whoever goes on from either ends in the same picture; nothing is left at the end."""
     path = tmp_path / "a"
@@ -204,6 +205,7 @@ def test_a_job_can_be_finished_as_it_stands(network: Network) -> None:
     assert (painted.stop_reason, painted.picture.width, painted.picture.height) == (StopReason.DEADLINE, 32, 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parked_after", [None, 2, 4, 6])
 def test_a_job_is_painted_from_coarse_to_fine(network: Network, tmp_path: Path, parked_after: int | None) -> None:
     """Also when it is parked at any level, or at the step between two; time left counts pixels, not steps."""
