@@ -237,7 +237,14 @@ def _began(life: Life, event: Began, now: float) -> Change:
     if job.started is None:
         job = replace(job, started=now, queue_s=event.queue_s)
     losses = job.losses if event.step else None
-    job = replace(job, arithmetic=event.arithmetic, step=event.step, losses=losses, network=event.network or life.job.network)
+    job = replace(
+        job,
+        arithmetic=event.arithmetic,
+        step=event.step,
+        losses=losses,
+        network=event.network or life.job.network,
+        threads=event.threads,
+    )
     shown = Tell(Started(job.device, job.attempts, event.step, event.note))
     # Before the first step the canvas is not a picture yet: the job finishes after that step.
     finish: tuple[Effect, ...] = (Order("finish"),) if life.intent is Intent.FINISH and event.step else ()

@@ -140,6 +140,12 @@ def test_the_third_loss_of_a_worker_fails_a_job() -> None:
     assert effects == (lifecycle.Dequeue(), lifecycle.Tell(Ended()))
 
 
+def test_a_start_is_recorded_with_what_the_picture_depends_on() -> None:
+    after, _ = apply(life(), lifecycle.Began("bfloat16", 0, None, "", 1.5, threads=2), NOW)
+    job = after.job
+    assert (job.started, job.queue_s, job.arithmetic, job.threads) == (NOW, 1.5, "bfloat16", 2)
+
+
 def test_a_step_is_recorded_and_told() -> None:
     after, effects = apply(life(), DONE[lifecycle.StepDone], NOW)
     assert (after.job.step, after.job.losses, after.job.optimize_s) == (3, Losses(1.0, 2.0, 3.0), 0.5)
