@@ -117,7 +117,7 @@ def test_a_killed_worker_is_replaced_and_its_job_ends_the_same(png: Callable[...
     """SIGKILL in the middle: the job starts again and ends in the picture of an undisturbed one; SIGTERM then drains."""
     server = ServerProcess()
     options = {"size_px": 64, "steps": 15}
-    with impasto.Client(server.address) as client:
+    with impasto.Client(server.address, patience_s=2) as client:
         undisturbed = client.stylize(png(), png(seed=1), **options)
         job = client.submit(png(), png(seed=1), **options)
         killed = False

@@ -11,8 +11,10 @@ from impasto._client import Client, Job
 from impasto.cli.output import JSON, SECONDS, SERVER, ProgressBar, check_output, job_line, print_json, tell, write_picture
 from impasto.errors import NotReady, from_job
 from impasto.results import Finished, JobInfo, Paused, Result, Started, Step
+from impasto.v1 import style_transfer_pb2 as pb
+from impasto.words import words
 
-STATES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
+STATES = words(pb.JobState)
 
 
 @click.group()

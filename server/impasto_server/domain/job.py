@@ -23,7 +23,7 @@ class JobState(Enum):
     @property
     def ended(self) -> bool:
         """Whether the job is in a final state."""
-        return self not in (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
 class StopReason(Enum):

@@ -171,12 +171,12 @@ async def test_calls_of_every_kind_are_counted_to_their_end(service: Any, spec: 
         assert count("grpc_server_handled_total", "Progress", "server_stream", grpc_code="OK") == 0
         assert count("grpc_server_handled_total", "GetJob", grpc_code="NotFound") == 0
         await fails(stub.GetJob(pb.GetJobRequest(job_id="nothing")))
-        assert count("grpc_server_handled_total", "GetJob", grpc_code="NotFound") == 1
+        assert await settles(lambda: count("grpc_server_handled_total", "GetJob", grpc_code="NotFound") == 1)
         assert count("grpc_server_msg_sent_total", "GetJob") == 0
         job = (await stub.SubmitJob(pb.SubmitJobRequest(spec=spec(3)))).job
         events = [event async for event in stub.Progress(pb.ProgressRequest(job_id=job.job_id))]
-        assert count("grpc_server_msg_sent_total", "Progress", "server_stream") == len(events)
-        assert count("grpc_server_handled_total", "Progress", "server_stream", grpc_code="OK") == 1
+        assert await settles(lambda: count("grpc_server_msg_sent_total", "Progress", "server_stream") == len(events))
+        assert await settles(lambda: count("grpc_server_handled_total", "Progress", "server_stream", grpc_code="OK") == 1)
         assert count("grpc_server_handling_seconds_count", "Progress", "server_stream") == 1
         assert count("grpc_server_handling_seconds_sum", "Progress", "server_stream") > 0.02
         data = png()

@@ -1,13 +1,15 @@
+from typing import get_args
+
 import pytest
 import torch
 from torch.autograd import gradcheck
 
 from impasto_engine.losses import gram
-from impasto_engine.parameters import StyleLossName
+from impasto_engine.parameters import GUIDABLE, StyleLossName
 from impasto_engine.statistics import BINS, statistic
 
-NAMES: tuple[StyleLossName, ...] = ("gram", "covariance", "moments", "sliced", "histogram")
-GUIDED = NAMES[:3]
+NAMES = get_args(StyleLossName)
+GUIDED = GUIDABLE
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
