@@ -80,6 +80,7 @@ class WorkerStatus:
     started: float = 0.0
     heard: float = 0.0
     busy_s: float = 0.0
+    alive: bool = False
 
 
 def described(network_id: str) -> NetworkDescription:
@@ -303,6 +304,7 @@ class WorkerPool:
         name = status.handle.name
         status.started = status.heard = time.monotonic()
         status.busy_s = 0.0
+        status.alive = True
         status.handle.start(lambda report: self._receive(name, report), lambda cause: self._restart_later(name, cause))
 
     def _receive(self, name: str, report: Report) -> None:
@@ -345,6 +347,9 @@ class WorkerPool:
         if self._stopping:
             return
         status = self._workers[name]
+        if not status.alive:
+            return  # its end was reported before, and it is being restarted
+        status.alive = False
         delay = RESTART_DELAYS_S[min(status.failures, len(RESTART_DELAYS_S) - 1)]
         status.ready = None
         status.failures += 1

@@ -21,6 +21,7 @@ from impasto_server.jobs.dispatcher import Dispatcher
 from impasto_server.store.base import JobStore
 from impasto_server.workers.memory import MemoryModel
 from impasto_server.workers.messages import (
+    Alive,
     Command,
     FilterResponse,
     Finish,
@@ -104,6 +105,12 @@ class FakeWorker:
             del self._tasks[job_id]
             self._steps.pop(job_id, None)
             self._paths.pop(job_id, None)
+
+    async def live(self) -> None:
+        """Report every second that it is alive, as a real worker does."""
+        while True:
+            self._on_report(Alive(0.0))
+            await asyncio.sleep(1)
 
     def report(self, report: Report) -> None:
         self._on_report(report)

@@ -73,6 +73,19 @@ async def test_watching_tells_everything_once_and_in_order() -> None:
         assert [type(event) for event in late] == [Job, Ended]
 
 
+async def test_a_worker_whose_end_is_reported_twice_is_restarted_once() -> None:
+    """A second start would let the scheduler forget what the first one runs."""
+    worker = FakeWorker(step_s=0.01)
+    async with dispatching(worker) as dispatcher:
+        worker.die()
+        worker.die()
+        await asyncio.sleep(0.3)
+        job = await submit(dispatcher, steps=30)
+        assert (worker.births, dispatcher.get(job.job_id).state) == (2, JobState.RUNNING)
+        assert PARTS[dispatcher].supervisor.audit() == []
+        assert (await ended(dispatcher, job)).state is JobState.SUCCEEDED
+
+
 async def test_silence_is_filled_with_heartbeats() -> None:
     """They repeat the number before them."""
     async with dispatching(FakeWorker(hang=True)) as dispatcher:
