@@ -23,6 +23,10 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[t
             yield from commands(command, (*path, name))
 
 
+def _context(command: click.Command, name: str) -> click.Context:
+    return click.Context(command, info_name=name, terminal_width=110, max_content_width=110)
+
+
 def page() -> str:
     """Return the page."""
     lines = [
@@ -32,10 +36,11 @@ def page() -> str:
         "Exit codes: 0 success, 1 error, 2 wrong usage, 75 try again later, 130 interrupted.",
         "",
     ]
+    lines += ["## impasto", "", "```text", cli.get_help(_context(cli, "impasto")).rstrip(), "```", ""]
     for path, command in commands(cli):
-        if isinstance(command, click.Group):
+        if isinstance(command, click.Group) and not command.invoke_without_command:
             continue
-        context = click.Context(command, info_name=f"impasto {' '.join(path)}", terminal_width=110, max_content_width=110)
+        context = _context(command, f"impasto {' '.join(path)}")
         lines += [f"## impasto {' '.join(path)}", "", "```text", command.get_help(context).rstrip(), "```", ""]
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
 

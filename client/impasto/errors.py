@@ -145,7 +145,7 @@ def from_status(
     if kind is Unavailable and not info.reason:
         reason, message = why_not(target, message, secured=secured)
     if kind is DeadlineExceeded and not info.reason:
-        message = "the deadline passed"
+        message = "the call did not end within its timeout"
     if kind is Overloaded and not info.reason:
         # gRPC rejects messages above the size limit with this code, before any server code runs.
         kind = InvalidRequest

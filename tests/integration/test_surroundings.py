@@ -75,7 +75,7 @@ def test_a_log_file_gets_no_cursor_movements(real_server: ServerProcess, files: 
         (["stylize", "p.png", "s.png", "-o", "o.png", "--steps", "many"], "USAGE"),
         (["stylize", "nope.png", "s.png", "-o", "o.png"], "UNREADABLE"),
         (["jobs", "show", "nosuch"], "JOB_NOT_FOUND"),
-        (["health", "--server", "127.0.0.1:1"], "FAILED"),
+        (["health", "--server", "127.0.0.1:1"], "UNAVAILABLE"),
         (["nonsense"], "USAGE"),
     ],
 )

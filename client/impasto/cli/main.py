@@ -178,12 +178,17 @@ def _report(error: Exception) -> int:
     """Print an error and return the exit code."""
     code = 1
     values: dict[str, Any] = {"kind": type(error).__name__, "reason": "FAILED", "message": str(error)}
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        _show(error.format_message())
+        return error.exit_code
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "impasto"
         text, code = f"{error.format_message()} (see '{path} --help')", error.exit_code
         values |= {"reason": "USAGE", "message": error.format_message()}
     elif isinstance(error, click.ClickException):
         text, code = error.format_message(), error.exit_code
+        if isinstance(error.__cause__, ImpastoError):
+            values = as_values(error.__cause__)["error"]
         values["message"] = text
     elif isinstance(error, ImpastoError):
         text, values = told(error), as_values(error)["error"]

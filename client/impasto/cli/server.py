@@ -61,7 +61,7 @@ def health(timeout: float, http: str | None, server: str, as_json: bool) -> None
             with Client(server) as client:
                 status = client.health(timeout)
         except ImpastoError as error:  # container health checks allow only exit codes 0 and 1
-            raise click.ClickException(str(error)) from None
+            raise click.ClickException(str(error)) from error
     if as_json:
         print_json({"status": status})
     else:

@@ -279,7 +279,7 @@ def _styles(styles: Sequence[str], shares: str | None, masks: Sequence[str], reg
             raise click.UsageError(f"--style-shares {shares}: must be comma-separated numbers, such as 0.7,0.3") from None
     for flag, values in (("--style-shares", weights), ("--style-mask", masks), ("--style-region", regions)):
         if values and len(values) != len(styles):
-            raise click.UsageError(f"{flag} has {len(values)} values for {len(styles)} styles")
+            raise click.UsageError(f"{flag}: give one value for each of the {len(styles)} styles, not {len(values)}")
     return [
         Style(read_picture(style), weight, _optional(masks, index), _optional(regions, index))
         for index, (style, weight) in enumerate(zip(styles, weights, strict=True))
