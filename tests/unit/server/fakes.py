@@ -86,6 +86,9 @@ class FakeWorker:
             if not self.deaf:
                 asyncio.get_running_loop().call_soon(self._on_report, Inspected(command.number, (response,), NETWORK))
         elif isinstance(command, Start):
+            # Known at once: the job may be parked before its first step.
+            self._paths[command.job_id] = Path(command.checkpoint)
+            self._steps[command.job_id] = steps_in(command.checkpoint)
             self._tasks[command.job_id] = asyncio.get_running_loop().create_task(self._paint(command))
             self.most_at_once = max(self.most_at_once, sum(not task.done() for task in self._tasks.values()))
         elif command.job_id in self._tasks and not self.deaf:
@@ -128,9 +131,7 @@ class FakeWorker:
         self._on_exit(cause)
 
     async def _paint(self, command: Start) -> None:
-        self._paths[command.job_id] = Path(command.checkpoint)
-        done = steps_in(command.checkpoint)
-        self._steps[command.job_id] = done
+        done = self._steps[command.job_id]
         self._on_report(JobStarted(command.job_id, "float32", done, "", NETWORK))
         parameters, output = command.spec.parameters, command.spec.output
         if self.fail_with:
