@@ -152,7 +152,7 @@ def read_file(path: Path) -> dict[str, Any]:
         if name not in kinds:
             close = difflib.get_close_matches(name, kinds, 1)
             hint = f"; did you mean {close[0]}?" if close else f"; the settings are {', '.join(kinds)}"
-            raise ConfigError(f"{path}: there is no setting {name!r}{hint}")
+            raise ConfigError(f"{path}: unknown setting {name!r}{hint}")
         kind = kinds[name]
         fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
         if not fits and not (kind is float and isinstance(value, int) and not isinstance(value, bool)):

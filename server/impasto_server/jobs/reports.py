@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from impasto_server.domain.job import Job, JobError, JobState
 from impasto_server.jobs import lifecycle
+from impasto_server.jobs.lifecycle import Intent
 from impasto_server.jobs.table import JobTable
 from impasto_server.observability.logs import about
 from impasto_server.observability.metrics import Metrics
@@ -90,7 +91,7 @@ class WorkerReports:
         elif isinstance(report, JobParked):
             self._on_parked(job, report.step)
         elif isinstance(report, JobPainted):
-            self._table.spawn(self._finish(job, report))
+            self._on_painted(job, report)
         else:
             self._table.change(job.job_id, lifecycle.Failed(JobError(report.reason, report.message)))
             self._table.dispatch()
@@ -141,9 +142,13 @@ class WorkerReports:
             logger.info("job %s is paused after %d steps", job.job_id, step, extra=about(job))
         self._table.dispatch()
 
+    def _on_painted(self, job: Job, report: JobPainted) -> None:
+        if self._table.runtimes[job.job_id].intent is not Intent.ENCODE:  # else it was reported before
+            self._table.change(job.job_id, lifecycle.Painted())
+            self._table.dispatch()
+            self._table.spawn(self._finish(job, report))
+
     async def _finish(self, job: Job, report: JobPainted) -> None:
-        self._table.change(job.job_id, lifecycle.Painted())
-        self._table.dispatch()
         output, began = job.spec.output, time.monotonic()
         outcome: lifecycle.LifeEvent
         picture = None

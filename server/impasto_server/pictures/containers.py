@@ -141,13 +141,26 @@ def _check_rows(header: bytes, pixels: list[memoryview]) -> None:
     passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
     sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
     wanted = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if rows > 0 and columns > 0)
-    inflating, found = zlib.decompressobj(), 0
-    for piece in pixels:
-        data: bytes | memoryview = piece
-        while data and found < wanted:
-            found += len(inflating.decompress(data, 1 << 20))
-            data = inflating.unconsumed_tail
-    while found < wanted and (more := inflating.decompress(b"", 1 << 20)):
-        found += len(more)
+    found = _inflated(pixels, wanted)
     if found < wanted:
         raise TruncatedError(f"{100 * (wanted - found) / wanted:.0f} % of its pixels are missing")
+
+
+def _inflated(pixels: list[memoryview], most: int) -> int:
+    """Return how many bytes the chunks hold, counted up to a number.
+
+    Raises:
+        ValueError: If they cannot be decompressed.
+    """
+    inflating, found = zlib.decompressobj(), 0
+    try:
+        for piece in pixels:
+            data: bytes | memoryview = piece
+            while data and found < most:
+                found += len(inflating.decompress(data, 1 << 20))
+                data = inflating.unconsumed_tail
+        while found < most and (more := inflating.decompress(b"", 1 << 20)):
+            found += len(more)
+    except zlib.error as error:
+        raise ValueError(f"its pixels cannot be decompressed: {error}") from None
+    return found

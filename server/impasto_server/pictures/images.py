@@ -51,7 +51,7 @@ def open_image(data: bytes, max_pixels: int, background: str = "white") -> Image
             _check_parts(data)
             plain, profile, exif = data, None, None
             if data.startswith(containers.PNG):
-                if data[12:16] == b"IHDR":
+                if _has_png_size(data):
                     _check_size(*_png_size(data), max_pixels)
                 plain, profile, exif = containers.plain_png(data)
             containers.check_webp(data)
@@ -83,10 +83,15 @@ def pixels_of(data: bytes | Path) -> int:
             if isinstance(data, Path):  # only its start is needed: the file is mapped, not read
                 file = closing.enter_context(data.open("rb"))
                 mapped = closing.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                header = mapped[:24]
                 _check_parts(mapped)
             else:
                 file = io.BytesIO(data)
+                header = data[:24]
                 _check_parts(data)
+            if _has_png_size(header):  # Pillow would look at metadata too, which may be broken
+                width, height = _png_size(header)
+                return width * height
             closing.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # of metadata too
             image = closing.enter_context(Image.open(file, formats=FORMATS))
@@ -209,6 +214,10 @@ def _check_parts(data: bytes | mmap.mmap) -> None:
             count += 1
     if count > MAX_PARTS:
         raise ImageError(f"has more than {MAX_PARTS} parts; save it again with another program")
+
+
+def _has_png_size(data: bytes) -> bool:
+    return data.startswith(containers.PNG) and data[12:16] == b"IHDR"
 
 
 def _png_size(data: bytes) -> tuple[int, int]:

@@ -146,7 +146,8 @@ class FakeWorker:
             self._steps[command.job_id] = step
             self._on_report(JobStepped(command.job_id, step, losses, step * self.step_s, left, preview))
         picture = Raster(command.spec.width, command.spec.height, bytes(command.spec.width * command.spec.height * 3))
-        self._on_report(JobPainted(command.job_id, StopReason.STEPS, picture))
+        # After this task has ended: a worker reports a picture when the job has left it.
+        asyncio.get_running_loop().call_soon(self._on_report, JobPainted(command.job_id, StopReason.STEPS, picture))
 
 
 PARTS: WeakKeyDictionary[Dispatcher, Assembly] = WeakKeyDictionary()

@@ -34,8 +34,8 @@ def test_what_is_printed_is_what_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_style = 3", "there is no setting 'max_style'; did you mean max_styles?"),
-        ("qqq = 3", "there is no setting 'qqq'; the settings are listen"),
+        ("max_style = 3", "unknown setting 'max_style'; did you mean max_styles?"),
+        ("qqq = 3", "unknown setting 'qqq'; the settings are listen"),
         ('max_styles = "3"', "max_styles must be a whole number"),
         ("max_styles = true", "max_styles must be a whole number"),
         ("max_styles = 1.5", "max_styles must be a whole number"),

@@ -15,11 +15,12 @@ from impasto_server.config import ServerConfig
 from impasto_server.domain.errors import ServiceError
 from impasto_server.domain.events import Ended, Heartbeat, Paused, PauseReason, Started, Stepped
 from impasto_server.domain.job import Job, JobState, StopReason
+from impasto_server.domain.pictures import Raster
 from impasto_server.jobs.dispatcher import Dispatcher
 from impasto_server.jobs.lifecycle import MAX_LOSSES
 from impasto_server.store.memory import MemoryStore
 from impasto_server.workers.memory import FIXED_BYTES, MemoryModel
-from impasto_server.workers.messages import Alive, PassMeasured
+from impasto_server.workers.messages import Alive, JobPainted, PassMeasured
 from tests.unit.server.fakes import PARTS, FakeWorker, assembled, spec
 
 
@@ -84,6 +85,34 @@ async def test_a_worker_whose_end_is_reported_twice_is_restarted_once() -> None:
         assert (worker.births, dispatcher.get(job.job_id).state) == (2, JobState.RUNNING)
         assert PARTS[dispatcher].supervisor.audit() == []
         assert (await ended(dispatcher, job)).state is JobState.SUCCEEDED
+
+
+async def test_a_worker_that_dies_after_it_painted_loses_nothing() -> None:
+    """The picture is here; the job is not painted again, and is encoded once."""
+    worker = FakeWorker(hang=True)
+    async with dispatching(worker) as dispatcher:
+        job = await submit(dispatcher)
+        await asyncio.sleep(0)
+        painted = JobPainted(job.job_id, StopReason.STEPS, Raster(32, 24, bytes(32 * 24 * 3)))
+        worker.report(painted)
+        worker.report(painted)
+        worker.die()
+        job = await ended(dispatcher, job)
+        assert (job.state, job.attempts, job.losses_of_worker) == (JobState.SUCCEEDED, 1, 0)
+        assert PARTS[dispatcher].supervisor.audit() == []
+
+
+async def test_a_job_that_is_deleted_right_after_it_was_painted_is_gone() -> None:
+    """And its picture's task ends without an error."""
+    worker = FakeWorker(hang=True)
+    async with dispatching(worker) as dispatcher:
+        job = await submit(dispatcher)
+        worker.report(JobPainted(job.job_id, StopReason.STEPS, Raster(32, 24, bytes(32 * 24 * 3))))
+        tasks = list(PARTS[dispatcher].table.tasks)
+        dispatcher.delete(job.job_id)
+        assert await asyncio.gather(*tasks) == [None]
+        with pytest.raises(ServiceError):
+            dispatcher.get(job.job_id)
 
 
 async def test_silence_is_filled_with_heartbeats() -> None:

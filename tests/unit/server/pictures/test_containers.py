@@ -6,13 +6,14 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from impasto_server.pictures.images import ImageError, open_image
+from impasto_server.pictures.images import ImageError, open_image, pixels_of
 from tests.conftest import encoded, picture
 
 LIMIT = 64_000_000
@@ -121,6 +122,20 @@ def test_pixels_that_are_missing_are_told(make: Callable[[], bytes]) -> None:
     with pytest.raises(ImageError, match="truncated"):
         open_image(make(), LIMIT)
     assert open_image(interlaced(0), LIMIT).size == (8, 8)
+
+
+def test_pixels_that_cannot_be_decompressed_are_told() -> None:
+    head = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"x\x9cgarbage") + chunk(b"IEND", b"")
+    with pytest.raises(ImageError, match="cannot be decompressed"):
+        open_image(data, LIMIT)
+
+
+def test_metadata_do_not_hide_how_large_a_picture_is(tmp_path: Path) -> None:
+    """A request's pixels are bounded by its pictures' headers, whatever else is in them."""
+    data = with_chunks(chunk(b"zTXt", b"workflow\0\0" + zlib.compress(b"x" * 3_000_000)))
+    (tmp_path / "large.png").write_bytes(data)
+    assert pixels_of(data) == pixels_of(tmp_path / "large.png") == 48 * 40
 
 
 def test_a_wrong_checksum_of_pixels_is_told() -> None:
