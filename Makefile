@@ -14,7 +14,7 @@ PARALLEL ?= --numprocesses 2 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup weights demo serve proto lint format test test-fast test-gpu soak soak-attack bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate test-golden samples builtin-weights docker clean
+.PHONY: help setup weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -81,6 +81,9 @@ soak: setup ## Fuzz with 100,000 inputs, then kill the server and its worker 200
 soak-attack: setup ## Attack a real server as a single client could, then 20,000 random calls by three clients (half an hour)
 	$(BIN)/python -m tests.soak.attacks
 	$(BIN)/python -m tests.soak.walk
+
+soak-world: setup ## Send 5,000 small jobs with odd files, names and links (a quarter of an hour or more)
+	$(BIN)/python -m tests.soak.world
 
 bench: setup ## Measure the engine; writes benchmarks/results/
 	$(BIN)/python benchmarks/engine.py

@@ -19,6 +19,7 @@ OF_CLIENT = {
     "MESSAGE_TOO_LARGE": ("InvalidRequest", "The pictures exceed the server's message size limit; upload them first."),
     "NO_PROVENANCE": ("InvalidRequest", "The picture has no provenance metadata (redo)."),
     "UNAVAILABLE": ("Unavailable", "No server answers at the address."),
+    "CONNECTION_LOST": ("Unavailable", "The connection was lost, and retries for `patience_s` did not help."),
     "TLS_FAILED": ("Unavailable", "The server's certificate is untrusted or for another name, or it does not use TLS."),
     "SILENT": ("Unavailable", "The server has sent nothing on a progress stream for half a minute."),
     "DEADLINE_EXCEEDED": ("DeadlineExceeded", "The call did not finish within its timeout."),

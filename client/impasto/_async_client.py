@@ -21,6 +21,7 @@ from impasto._base import (
     Cursor,
     JobBase,
     check_succeeded,
+    download_request,
     result_of,
     stream_ended,
     stylize_request,
@@ -201,12 +202,19 @@ class AsyncClient(ClientBase):
 
     async def download(self, image: UploadedImage | str) -> bytes:
         """Return an uploaded file; see :meth:`impasto.Client.download`."""
-        image_id = image.image_id if isinstance(image, UploadedImage) else image
-        try:
-            call = self._stub.DownloadImage(pb.DownloadImageRequest(image_id=image_id), timeout=UPLOAD_TIMEOUT_S)
-            return b"".join([piece.chunk async for piece in call])
-        except grpc.aio.AioRpcError as error:
-            raise self._error(error) from None
+        retry = self._retry()
+        data = bytearray()
+        while True:
+            request = download_request(image, len(data))
+            try:
+                async for piece in self._stub.DownloadImage(request, timeout=UPLOAD_TIMEOUT_S):
+                    self._answered = True
+                    retry.reset()
+                    data += piece.chunk
+            except grpc.aio.AioRpcError as error:
+                await asyncio.sleep(retry.delay(self._error(error)))
+            else:
+                return bytes(data)
 
     def job(self, job_id: str) -> AsyncJob:
         """Return a handle to a job by its id."""

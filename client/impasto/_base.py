@@ -10,6 +10,7 @@ import grpc
 from impasto import errors, results
 from impasto.credentials import Credentials, checked
 from impasto.errors import ImpastoError
+from impasto.pictures import UploadedImage
 from impasto.requests import server_address
 from impasto.results import Event, JobInfo, Result
 from impasto.retry import Retry
@@ -29,7 +30,7 @@ class ClientBase:
 
     Attributes:
         server: HOST:PORT.
-        patience_s: How long a server that has answered before may be unavailable before a call fails.
+        patience_s: How long a server that was reached before may be unavailable before a call fails.
         secured: Whether the connection uses TLS.
     """
 
@@ -116,6 +117,12 @@ def stylize_request(spec: pb.JobSpec, request_id: str) -> pb.StylizeRequest:
 def submit_request(spec: pb.JobSpec, request_id: str) -> pb.SubmitJobRequest:
     """Return the request, with a new id if none is given."""
     return pb.SubmitJobRequest(spec=spec, request_id=request_id or str(uuid.uuid4()))
+
+
+def download_request(image: UploadedImage | str, offset_bytes: int) -> pb.DownloadImageRequest:
+    """Return the request for the rest of an uploaded file."""
+    image_id = image.image_id if isinstance(image, UploadedImage) else image
+    return pb.DownloadImageRequest(image_id=image_id, offset_bytes=offset_bytes)
 
 
 def result_of(response: pb.StylizeResponse | pb.GetResultResponse) -> Result:

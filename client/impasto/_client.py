@@ -20,6 +20,7 @@ from impasto._base import (
     Cursor,
     JobBase,
     check_succeeded,
+    download_request,
     result_of,
     stream_ended,
     stylize_request,
@@ -50,7 +51,7 @@ class Client(ClientBase):
 
     Args:
         server: HOST:PORT; by default ``$IMPASTO_SERVER``, else localhost:50051.
-        patience_s: How long to retry while a server that has answered before is unavailable (for example restarting); 0 to try
+        patience_s: How long to retry while a server that was reached before is unavailable (for example restarting); 0 to try
             once.
         credentials: Token and TLS; by default from the environment (:mod:`impasto.credentials`).
     """
@@ -239,17 +240,24 @@ class Client(ClientBase):
             ask_only, offset = False, answer.received_bytes
 
     def download(self, image: UploadedImage | str) -> bytes:
-        """Return an uploaded file.
+        """Return an uploaded file. After a lost connection the download continues where it stopped.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
-        image_id = image.image_id if isinstance(image, UploadedImage) else image
-        try:
-            pieces = self._stub.DownloadImage(pb.DownloadImageRequest(image_id=image_id), timeout=UPLOAD_TIMEOUT_S)
-            return b"".join(piece.chunk for piece in pieces)
-        except grpc.RpcError as error:
-            raise self._error(error) from None
+        retry = self._retry()
+        data = bytearray()
+        while True:
+            request = download_request(image, len(data))
+            try:
+                for piece in self._stub.DownloadImage(request, timeout=UPLOAD_TIMEOUT_S):
+                    self._answered = True
+                    retry.reset()
+                    data += piece.chunk
+            except grpc.RpcError as error:
+                time.sleep(retry.delay(self._error(error)))
+            else:
+                return bytes(data)
 
     def job(self, job_id: str) -> Job:
         """Return a handle to a job by its id. Whether the job exists is checked by the first call on it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 TLS_FAILED = "TLS_FAILED"
+CONNECTION_LOST = "CONNECTION_LOST"
+"""Reason of a call whose connection was established, and then lost."""
 _NOT_TRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([^:]+)")
 _HINTS = {
     "certificate has expired": "its operator must renew it",
@@ -13,6 +15,7 @@ _HINTS = {
     "self signed certificate": "pass it as the CA (tls_ca, --tls-ca)",
     "self-signed certificate": "pass it as the CA (tls_ca, --tls-ca)",
 }
+_LOST = re.compile(r"Stream removed|GOAWAY|goaway|ping timeout|^(recvmsg|sendmsg|Socket closed|Connection reset|Broken pipe)")
 _LAST = re.compile(r"last error: \w+: [^ ]+: (.+)", re.DOTALL)
 
 
@@ -33,6 +36,8 @@ def why_not(target: str, details: str, *, secured: bool) -> tuple[str, str]:
         return TLS_FAILED, f"the certificate of {target} is not valid for the name {host}"
     if "WRONG_VERSION_NUMBER" in details:
         return TLS_FAILED, f"{target} does not use TLS; remove tls, tls_ca and the other TLS options"
+    if _LOST.search(details) and not details.startswith("failed to connect"):
+        return CONNECTION_LOST, f"the connection to {target} was lost ({details})"
     last = _LAST.search(details)
     text = last[1].strip() if last else details
     if last and any(words in text for words in ("Socket closed", "Connection reset", "Broken pipe")):  # on the first bytes

@@ -1,8 +1,8 @@
 """When to retry, and for how long: shared by both clients.
 
 Every retried call is idempotent: reads change nothing, commands end in the same state, and a job has a ``request_id`` that
-makes the server join it instead of starting another. Calls to a server that has never answered this client are not retried:
-the address is probably wrong.
+makes the server join it instead of starting another. If no connection to the server was ever established, a call is not
+retried: the address is probably wrong.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 
+from impasto.connect_errors import CONNECTION_LOST
 from impasto.errors import ImpastoError, Unavailable
 
 DEFAULT_S = 60.0
@@ -21,7 +22,7 @@ class Retry:
 
     Args:
         limit_s: How long the server may be unavailable without interruption; 0 to try only once.
-        answered: Whether the server ever answered.
+        answered: Whether a connection was ever established.
         timeout_s: Bound on all attempts together, if given.
     """
 
@@ -50,6 +51,7 @@ class Retry:
             ImpastoError: The error itself, if it cannot be retried or the time is over.
         """
         now = time.monotonic()
+        self._ever_answered = self._ever_answered or error.reason == CONNECTION_LOST
         self._unavailable_since = self._unavailable_since if self._unavailable_since is not None else now
         late = self._deadline is not None and now + self._delay_s > self._deadline
         if (

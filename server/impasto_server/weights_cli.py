@@ -34,6 +34,8 @@ def download(name: str) -> None:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
+    if name not in store.NAMES:
+        raise click.ClickException(f"cannot download {name!r}: choose one of {', '.join(store.NAMES)}")
     with Progress(*columns, console=Console(stderr=True)) as bar, _one_line_errors():
         task = bar.add_task(name, total=None)
         record = store.download(name, lambda done, total: bar.update(task, completed=done, total=total or None))

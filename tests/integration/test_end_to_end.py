@@ -193,6 +193,10 @@ def test_detached_jobs_from_the_command_line(real_server: ServerProcess, files: 
     assert job_id in listed
     assert b"succeeded" in cli("jobs", "cancel", job_id, server=real_server).stdout
     assert cli("jobs", "watch", job_id, server=real_server).returncode == 0
+    watched = cli("jobs", "watch", job_id, "--json", server=real_server)
+    assert (watched.returncode, watched.stderr) == (0, b"")
+    assert json.loads(watched.stdout)["ended"] == "succeeded"
+    assert json.loads(watched.stdout)["job"]["job_id"] == job_id
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,12 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from PIL import Image
 import impasto
 from impasto.transport import proxy_of
 from tests.conftest import ServerProcess, encoded
+from tests.links import Link
 
 COMMAND = [sys.executable, "-c", "from impasto.cli import main; main()"]
 FAST = ["--size", "48", "--steps", "3", "--levels", "1", "-q"]
@@ -221,6 +221,13 @@ def test_a_schedule_that_is_none_is_wrong_usage(real_server: ServerProcess, file
     assert "--schedule" in one_line(done)
 
 
+def test_a_file_that_is_no_picture_is_named(real_server: ServerProcess, files: Path) -> None:
+    """styles[3] does not say which of many files it is."""
+    (files / "notes\u202e.txt").write_text("no picture")
+    said = one_line(run(real_server, files, "stylize", "p.png", "s.png", "notes\u202e.txt", "-o", "o.png", *FAST))
+    assert said == "Error: styles[1].image: is not a PNG, JPEG or WebP picture: notes.txt\n"
+
+
 def test_styles_that_no_layer_weighs_are_refused(real_server: ServerProcess, files: Path) -> None:
     for layers in ("", "relu1_1=0,relu2_1=0"):
         done = run(real_server, files, "stylize", "p.png", "s.png", "-o", "o.png", *FAST, "--style-layers", layers)
@@ -251,55 +258,48 @@ def test_an_async_client_works_on_one_event_loop_after_another(real_server: Serv
     assert asyncio.run(ask()) == asyncio.run(ask())
 
 
-@pytest.fixture
-def slow_link(real_server: ServerProcess) -> Iterator[Callable[[float], str]]:
-    """Return a function that relays to the server at so many bytes a second either way, with 64 kB on the way at most."""
-    listeners: list[socket.socket] = []
-    host, _, port = real_server.address.rpartition(":")
-
-    def pump(source: socket.socket, sink: socket.socket, rate: float) -> None:
-        try:
-            while data := source.recv(4096):
-                time.sleep(len(data) / rate)
-                sink.sendall(data)
-        except OSError:
-            pass
-        for end in (source, sink):
-            end.close()
-
-    def relay(rate: float) -> str:
-        listener = socket.create_server(("127.0.0.1", 0))
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-        listeners.append(listener)
-
-        def accept() -> None:
-            while True:
-                try:
-                    client, _ = listener.accept()
-                except OSError:
-                    return
-                server = socket.create_connection((host, int(port)))
-                threading.Thread(target=pump, args=(client, server, rate), daemon=True).start()
-                threading.Thread(target=pump, args=(server, client, rate), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        return f"127.0.0.1:{listener.getsockname()[1]}"
-
-    yield relay
-    for listener in listeners:
-        listener.close()
-
-
-def test_a_slow_link_is_alive(slow_link: Callable[[float], str]) -> None:
+def test_a_slow_link_is_alive(real_server: ServerProcess) -> None:
     """A megabyte at 100 kB/s, up with the job and in pieces: longer than any ping takes on a fast link."""
     noise = np.random.default_rng(0).integers(0, 255, (560, 600, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise))
     assert len(data) > 1_000_000
-    with impasto.Client(slow_link(100e3)) as client:
+    with Link(real_server.address, bytes_per_s=100e3) as link, impasto.Client(link.address) as client:
         began = time.monotonic()
         assert client.stylize(data, encoded(Image.fromarray(noise[:40, :48])), size_px=48, steps=1, levels=1).data
         assert time.monotonic() - began > 9
         assert client.download(client.upload(data[:300_000])) == data[:300_000]
+
+
+def test_a_connection_that_is_lost_costs_a_retry(real_server: ServerProcess) -> None:
+    """From the first call on: up, down, and while a job is watched. Without patience it is told."""
+    data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (180, 200, 3), dtype=np.uint8)))
+    assert len(data) > 100_000
+    options: dict[str, Any] = {"size_px": 48, "steps": 4, "levels": 1}
+    reached: dict[str, Any] = {"cuts": 1, "cut_within": (1500, 60_000)}
+    for seed in range(4):
+        with Link(real_server.address, **reached, seed=seed) as link, impasto.Client(link.address) as client:
+            assert client.stylize(data, data, **options).data
+            assert link.cut == 1
+        with Link(real_server.address, **reached, seed=seed) as link, impasto.Client(link.address) as client:
+            assert client.stylize(data, data, on_step=lambda _: None, **options).data
+            assert link.cut == 1
+        with impasto.Client(real_server.address) as client:
+            uploaded = client.upload(data)
+        with Link(real_server.address, **reached, seed=seed) as link, impasto.Client(link.address) as client:
+            assert client.download(uploaded) == data
+            assert link.cut == 1
+        with Link(real_server.address, **reached, seed=seed) as link:
+            assert asyncio.run(download(link.address, uploaded)) == data
+            assert link.cut == 1
+        with Link(real_server.address, **reached, seed=seed) as link, impasto.Client(link.address, patience_s=0) as client:
+            with pytest.raises(impasto.Unavailable, match=r"the connection to .* was lost") as caught:
+                client.stylize(data, data, **options)
+            assert caught.value.reason == "CONNECTION_LOST"
+
+
+async def download(address: str, image: impasto.UploadedImage) -> bytes:
+    async with impasto.AsyncClient(address) as client:
+        return await client.download(image)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,10 @@ def show(job_id: str, server: str, as_json: bool) -> None:
 @SERVER
 @JSON
 def watch(job_id: str, server: str, as_json: bool) -> None:
-    """Watch a job to its end; stopping the watch does not affect it. --json prints a line for every step, start and pause."""
+    """Watch a job to its end; stopping the watch does not affect it.
+
+    --json prints a line for every step, start and pause, and one for the end.
+    """
     with Client(server) as client, ProgressBar(quiet=as_json) as display:
         for event in client.job(job_id).progress():
             if as_json and isinstance(event, Step):
@@ -75,9 +78,12 @@ def watch(job_id: str, server: str, as_json: bool) -> None:
             display(event)
             if isinstance(event, Finished):
                 job = event.job
+    if as_json:
+        click.echo(json.dumps({"ended": job.state, "job": job.to_dict()}))
     if job.state != "succeeded":
         raise from_job(job.job_id, job.state, job.error_reason, job.error_message)
-    click.echo(job_line(job), err=as_json)
+    if not as_json:
+        click.echo(job_line(job))
 
 
 @jobs.command()

@@ -192,6 +192,8 @@ def _report(error: Exception) -> int:
         values["message"] = text
     elif isinstance(error, ImpastoError):
         text, values = told(error), as_values(error)["error"]
+        if error.reason.startswith("TOKEN_"):
+            text = f"{text}; see 'impasto --help' for --token-file and $IMPASTO_TOKEN"
         later = isinstance(error, (Overloaded, Unavailable)) and error.reason != TLS_FAILED
         code = LATER if later else 1
     elif isinstance(error, ModuleNotFoundError):

@@ -91,6 +91,7 @@ class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STOP_REASON_FAILED: _ClassVar[StopReason]
     STOP_REASON_DEADLINE: _ClassVar[StopReason]
     STOP_REASON_CONVERGED: _ClassVar[StopReason]
+    STOP_REASON_ABANDONED: _ClassVar[StopReason]
 
 class PauseReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -148,6 +149,7 @@ STOP_REASON_CANCELLED: StopReason
 STOP_REASON_FAILED: StopReason
 STOP_REASON_DEADLINE: StopReason
 STOP_REASON_CONVERGED: StopReason
+STOP_REASON_ABANDONED: StopReason
 PAUSE_REASON_UNSPECIFIED: PauseReason
 PAUSE_REASON_PREEMPTED: PauseReason
 PAUSE_REASON_REQUESTED: PauseReason
@@ -631,10 +633,12 @@ class UploadImageResponse(_message.Message):
     def __init__(self, image_id: _Optional[str] = ..., received_bytes: _Optional[int] = ...) -> None: ...
 
 class DownloadImageRequest(_message.Message):
-    __slots__ = ("image_id",)
+    __slots__ = ("image_id", "offset_bytes")
     IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
     image_id: str
-    def __init__(self, image_id: _Optional[str] = ...) -> None: ...
+    offset_bytes: int
+    def __init__(self, image_id: _Optional[str] = ..., offset_bytes: _Optional[int] = ...) -> None: ...
 
 class DownloadImageResponse(_message.Message):
     __slots__ = ("chunk",)

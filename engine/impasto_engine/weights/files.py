@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from impasto_engine.weights.convolutions import Contents, Convolution, natural
-from impasto_engine.weights.records import WeightsError
+from impasto_engine.weights.errors import WeightsError
 
 EXTRA = "pip install 'impasto[weights]'"
 MAX_FILE_BYTES = 4 << 30

@@ -14,10 +14,11 @@ from impasto_engine.architectures import DEFAULT, random_seed, split
 from impasto_engine.networks import Network, WeightsInfo, random_trunk
 from impasto_engine.weights import records
 from impasto_engine.weights.convolutions import FINDABLE
+from impasto_engine.weights.errors import WeightsError
 from impasto_engine.weights.files import read_state
 from impasto_engine.weights.obtain import fill, read_vgg
 from impasto_engine.weights.published import AUTOMATIC, NAMES
-from impasto_engine.weights.records import WeightsError, cached_file, sha256_of
+from impasto_engine.weights.records import cached_file, sha256_of
 
 BUILTIN_FILE = "vgg16_builtin.safetensors"
 

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from impasto_engine.networks import empty_trunk
 from impasto_engine.weights import records
 from impasto_engine.weights.convolutions import Contents, find_vgg
+from impasto_engine.weights.errors import WeightsError
 from impasto_engine.weights.files import read_convolutions, read_state
 from impasto_engine.weights.inputs import Given, determine
 from impasto_engine.weights.published import FILES, NAMES, WHEELS, PublishedFile, PublishedWheel, as_published
-from impasto_engine.weights.records import Record, WeightsError, cached_file, sha256_of
+from impasto_engine.weights.records import Record, cached_file, sha256_of
 
 Progress = Callable[[int, int], None]
 """Called with the bytes received and the total (0 if unknown)."""

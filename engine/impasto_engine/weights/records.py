@@ -16,15 +16,13 @@ from torch import Tensor
 
 from impasto_engine.architectures import ARCHITECTURES, DEFAULT, random_seed, split
 from impasto_engine.networks import WeightsInfo
+from impasto_engine.weights.errors import WeightsError
+from impasto_engine.weights.published import NAMES
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Valid names of filters."""
 RESERVED = ("auto", "builtin")
 _SUFFIX = ".safetensors"
-
-
-class WeightsError(Exception):
-    """The requested filters are missing, damaged or of the wrong shape. The message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +194,8 @@ def verify(name: str) -> Record:
 
 def _remedy(name: str) -> str:
     short = name.removeprefix(f"{DEFAULT}:")
-    return f"run: impasto weights download {short}, or import them again: impasto weights import FILE --replace"
+    again = "import them: impasto weights import FILE --replace"
+    return f"run: impasto weights download {short}, or {again}" if short in NAMES else again
 
 
 def sha256_of(path: Path) -> str:

@@ -22,7 +22,7 @@ from impasto_server.auth.tokens import PRINCIPAL
 from impasto_server.config import MIB, ServerConfig
 from impasto_server.domain.errors import ServiceError, invalid, not_found
 from impasto_server.domain.events import Ended
-from impasto_server.domain.job import Job, JobSpec, JobState
+from impasto_server.domain.job import Job, JobSpec, JobState, StopReason
 from impasto_server.domain.reasons import REASONS
 from impasto_server.failpoints import hit
 from impasto_server.jobs.dispatcher import Dispatcher
@@ -172,7 +172,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
                 if stored < start.size_bytes:  # else the file is complete already
                     at = await asyncio.to_thread(uploads.put, start.sha256, at, request.chunk, start.size_bytes)
             stored = max(stored, at)
-            whole = await asyncio.to_thread(uploads.complete, start.sha256, start.size_bytes)
+            whole = await asyncio.to_thread(uploads.complete, start.sha256, start.size_bytes, start.offset_bytes)
         finally:
             uploads.end(start.sha256)
         return pb.UploadImageResponse(image_id=start.sha256 if whole else "", received_bytes=stored)
@@ -187,7 +187,11 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             text = f"there is no uploaded file {request.image_id!r}"
             resource = ("impasto.v1.Image", request.image_id)
             raise ServiceError("IMAGE_NOT_FOUND", text, metadata={"image_id": request.image_id}, resource=resource) from None
+        size, offset = found.stat().st_size, request.offset_bytes
+        if not 0 <= offset <= size:
+            raise invalid(("offset_bytes", f"must be from 0 to the file's size, {size}; got {offset}"))
         with found.open("rb") as file:
+            file.seek(offset)
             while piece := await asyncio.to_thread(file.read, CHUNK_BYTES):
                 yield pb.DownloadImageResponse(chunk=piece)
 
@@ -332,6 +336,9 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
 
 def _unsuccessful(job: Job) -> ServiceError:
     """Return the error of a Stylize call whose job did not succeed."""
+    if job.stop_reason is StopReason.ABANDONED:  # before this call, which has joined it, was counted
+        text = f"job {job.job_id} was cancelled because the callers that waited for it left; send the request again"
+        return ServiceError("JOB_ABANDONED", text, metadata={"job_id": job.job_id}, retry_s=0.1)
     if job.state is JobState.CANCELLED:
         message = f"job {job.job_id} was cancelled"
         return ServiceError("JOB_CANCELLED", message, metadata={"job_id": job.job_id})

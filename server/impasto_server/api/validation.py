@@ -55,6 +55,10 @@ class File:
         except OSError as error:
             raise images.ImageError(f"cannot be read on the server: {error.strerror}; upload it again") from None
 
+    def rejected(self, reason: object) -> str:
+        """Return why it is unusable, with its name if it has one: a field's name alone does not say which of many files."""
+        return f"{reason}: {self.name}" if self.name else str(reason)
+
 
 @dataclass(frozen=True)
 class StyleFiles:
@@ -289,7 +293,7 @@ def open_inspected(
     try:
         opened = images.open_image(file.read(), config.max_image_pixels)
     except images.ImageError as error:
-        raise invalid(("image", str(error))) from None
+        raise invalid(("image", file.rejected(error))) from None
     size = images.canvas_size(opened, asked.size_px)
     _raise(_too_thin("size_px", size, Parameters(network=asked.network)))
     picture = images.fit(opened, *size)
@@ -351,7 +355,7 @@ class _Pictures:
         except images.ImageError as error:
             if isinstance(file.data, Path):
                 self._wrong[file.data] = str(error)
-            self.found.append(Violation(name, str(error)))
+            self.found.append(Violation(name, file.rejected(error)))
             return None
 
     def canvas_size(self) -> tuple[int, int] | None:

@@ -35,6 +35,7 @@ class StopReason(Enum):
     FAILED = "failed"
     DEADLINE = "deadline"
     CONVERGED = "converged"
+    ABANDONED = "abandoned"
 
 
 @dataclass(frozen=True)

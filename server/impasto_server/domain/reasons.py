@@ -96,6 +96,17 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
             True,
         ),
         "JOB_CANCELLED": Reason("CANCELLED", "The job was cancelled.", "Submit it again.", ("job_id",)),
+        "JOB_ABANDONED": Reason(
+            "UNAVAILABLE",
+            "The job was cancelled because the calls that waited for it had left, just before this one joined.",
+            "Retry: the same request starts the job anew.",
+            ("job_id",),
+        ),
+        "UPLOAD_RESTARTED": Reason(
+            "UNAVAILABLE",
+            "The stored part of the file was discarded, because other bytes were sent for the same hash at the same time.",
+            "Retry; the server says what it has.",
+        ),
         "DATA_LOST": Reason("DATA_LOSS", "The job's pictures on disk are lost.", "Submit it again.", ("job_id",), True),
         "RESULT_LOST": Reason("DATA_LOSS", "The finished picture on disk is lost.", "Submit the job again."),
         "INTERNAL": Reason("INTERNAL", "An internal error; the server's log has details.", "Report it."),

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from impasto_server.config import ServerConfig
 from impasto_server.domain.errors import ServiceError, invalid, not_found
-from impasto_server.domain.job import Job, JobSpec, JobState
+from impasto_server.domain.job import Job, JobSpec, JobState, StopReason
 from impasto_server.jobs import lifecycle
 from impasto_server.jobs.admission import Admission
 from impasto_server.jobs.restore import restore
@@ -78,7 +78,7 @@ class Dispatcher(JobViews):
         """Check before the expensive part of a request whether it can be accepted.
 
         Returns:
-            The existing job for a repeated request, or None for a new request.
+            The existing job for a repeated request; None for a new request, or if its callers were lost and the job with them.
 
         Raises:
             ServiceError: If the id was used for another request, the server drains or has no ready worker, the queue is full,
@@ -88,7 +88,8 @@ class Dispatcher(JobViews):
         if known is not None:
             if known.digest != digest:
                 raise invalid(("request_id", f"{request_id!r} was used for another request"))
-            return known
+            if known.stop_reason is not StopReason.ABANDONED:
+                return known
         if self._table.draining:
             raise ServiceError("DRAINING", "the server is shutting down; use another server", retry_s=5.0)
         if self._table.fault:
@@ -174,7 +175,7 @@ class Dispatcher(JobViews):
         kept = not admitting.cancelled() and admitting.exception() is None
         current = self._store.get(job.job_id) if kept else None
         if current is not None and not current.detached and not self._table.runtimes[job.job_id].waiters:
-            self._change(job.job_id, lifecycle.Cancelled())
+            self._change(job.job_id, lifecycle.Cancelled(abandoned=True))
 
     async def join(self, job: Job, *, detached: bool) -> Job:
         """Attach another request to a job. If one of them is detached, the job becomes detached.
@@ -249,7 +250,7 @@ class Dispatcher(JobViews):
             current = self._store.get(job.job_id)
             left = runtime.waiters == 0 and not self._table.keeps_waiting
             if left and current is not None and not current.detached:
-                self._change(job.job_id, lifecycle.Cancelled())
+                self._change(job.job_id, lifecycle.Cancelled(abandoned=True))
 
     async def wait(self, job: Job) -> Job:
         """Wait for a job to end, and count the caller as waiting for it.

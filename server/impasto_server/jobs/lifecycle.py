@@ -138,7 +138,13 @@ class ResumeRequested:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """Its owner or the server cancels it."""
+    """Its owner or the server cancels it.
+
+    Attributes:
+        abandoned: Whether because the callers that waited for it have left; the same request then starts a new job.
+    """
+
+    abandoned: bool = False
 
 
 @dataclass(frozen=True)
@@ -325,7 +331,8 @@ def _resume(life: Life, event: ResumeRequested, now: float) -> Change:
 
 
 def _cancelled(life: Life, event: Cancelled, now: float) -> Change:
-    return _end(life, JobState.CANCELLED, StopReason.CANCELLED, now), (*_order(life, "cancel"), *_ENDING)
+    reason = StopReason.ABANDONED if event.abandoned else StopReason.CANCELLED
+    return _end(life, JobState.CANCELLED, reason, now), (*_order(life, "cancel"), *_ENDING)
 
 
 def _limit(life: Life, event: TimeLimitReached, now: float) -> Change:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from impasto_server.domain.errors import ServiceError, invalid
 
@@ -144,29 +145,42 @@ class Folder:
     def put(self, image_id: str, offset: int, chunk: bytes, size: int) -> int:
         """Write a chunk at an offset; return the offset of the next one.
 
+        Several senders of the same file may write at once: each writes the same bytes, at an offset that is stored already or
+        next, so the stored part never shrinks and has no holes.
+
         Raises:
-            ServiceError: If it exceeds the announced size, or cannot be written.
+            ServiceError: If it exceeds the announced size, cannot be written, or the bytes before it were discarded.
         """
         if offset + len(chunk) > size:
             raise invalid(("chunk", f"exceeds the announced size of {size} bytes"))
-        with (
-            _disk_errors_converted(),
-            self._partial(image_id).open("r+b" if self._partial(image_id).exists() else "wb") as file,
-        ):
+        if self._path(image_id).exists():
+            return offset + len(chunk)  # another sender was faster
+        with _disk_errors_converted(), self._writable(image_id) as file:
+            if offset > file.seek(0, os.SEEK_END):
+                text = "the stored part of this file was discarded; send it again from where the server says"
+                raise ServiceError("UPLOAD_RESTARTED", text, retry_s=0.1)
             file.seek(offset)
             file.write(chunk)
-            file.truncate()
         return offset + len(chunk)
 
-    def complete(self, image_id: str, size: int) -> bool:
+    def _writable(self, image_id: str) -> BinaryIO:
+        return os.fdopen(os.open(self._partial(image_id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
+
+    def complete(self, image_id: str, size: int, offset: int = 0) -> bool:
         """Give a complete file its name; return False if bytes are missing.
+
+        Args:
+            image_id: SHA-256 of the file.
+            size: Its size.
+            offset: Where this sender started.
 
         Raises:
             ServiceError: If its hash is wrong: it must be sent again from the start.
         """
-        if self._path(image_id).exists():
-            return True
         partial = self._partial(image_id)
+        if self._path(image_id).exists():
+            partial.unlink(missing_ok=True)  # of a second sender, who started before the first was done
+            return True
         if self._size(partial) < size:
             return False
         with _disk_errors_converted(), partial.open("rb") as file:
@@ -174,6 +188,8 @@ class Folder:
             os.fsync(file.fileno())
         if found != image_id:
             partial.unlink(missing_ok=True)
+            if offset:  # the wrong bytes may be another sender's
+                raise ServiceError("UPLOAD_RESTARTED", "the stored part of this file was wrong; send it again", retry_s=0.1)
             raise invalid(("start.sha256", f"the received file has another hash, {found}; send it again"))
         with self._usage.lock, contextlib.suppress(FileNotFoundError):  # two senders of the same file: one was first
             partial.replace(self._path(image_id))

@@ -92,6 +92,13 @@ async def test_a_picture_is_sent_once_and_named_in_jobs(service: Service, png: C
         assert await client.upload(png(seed=2)) == style
         assert await client.upload(style) == style
         assert await client.download(style) == png(seed=2)
+        for offset in (10, len(png(seed=2))):
+            rest = client._stub.DownloadImage(pb.DownloadImageRequest(image_id=style.image_id, offset_bytes=offset))
+            assert b"".join([piece.chunk async for piece in rest]) == png(seed=2)[offset:]
+        for offset in (-1, len(png(seed=2)) + 1):
+            rest = client._stub.DownloadImage(pb.DownloadImageRequest(image_id=style.image_id, offset_bytes=offset))
+            with pytest.raises(grpc.aio.AioRpcError, match="offset_bytes"):
+                await rest.read()
         result = await client.stylize(png(), style, size_px=48, steps=2)
         assert result.job.state == "succeeded"
         with pytest.raises(impasto.NotFound):

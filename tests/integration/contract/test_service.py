@@ -15,6 +15,8 @@ from grpc_status import rpc_status
 from PIL import Image
 
 from impasto.v1 import style_transfer_pb2 as pb
+from impasto_server.domain.job import Job
+from impasto_server.jobs.dispatcher import Dispatcher
 from tests.unit.server.fakes import FakeWorker
 
 SUCCEEDED, CANCELLED, RUNNING = pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_CANCELLED, pb.JOB_STATE_RUNNING
@@ -134,7 +136,52 @@ async def test_cancelling_the_call_cancels_the_job(service: Any, spec: Any) -> N
         call.cancel()
         await asyncio.sleep(0.05)
         job = (await running.stub.GetJob(pb.GetJobRequest(job_id=job_id))).job
-        assert (job.state, job.stop_reason) == (CANCELLED, pb.STOP_REASON_CANCELLED)
+        assert (job.state, job.stop_reason) == (CANCELLED, pb.STOP_REASON_ABANDONED)
+
+
+async def test_a_caller_whose_connection_was_lost_gets_its_picture_by_asking_again(service: Any, spec: Any) -> None:
+    """The job was cancelled for want of callers; it starts anew. One that was cancelled on purpose does not."""
+    async with service(FakeWorker(step_s=0.02)) as running:
+        request = pb.StylizeRequest(spec=spec(20), request_id="mine")
+        seen: set[str] = set()
+        for attempt in range(3):
+            call = running.stub.Stylize(request)
+            while (job_id := await job_of(running, "mine")) in seen:
+                await asyncio.sleep(0.01)
+            seen.add(job_id)
+            if attempt < 2:
+                call.cancel()
+                await asyncio.sleep(0.1)
+                job = (await running.stub.GetJob(pb.GetJobRequest(job_id=job_id))).job
+                assert (job.request_id, job.state, job.stop_reason) == ("mine", CANCELLED, pb.STOP_REASON_ABANDONED)
+        assert (await call).result.job.job_id == job_id
+        code, _, violations = await fails(running.stub.Stylize(pb.StylizeRequest(spec=spec(21), request_id="mine")))
+        assert (code, list(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, ["request_id"])
+        request.request_id = "other"
+        call = running.stub.Stylize(request)
+        await running.stub.CancelJob(pb.CancelJobRequest(job_id=await job_of(running, "other")))
+        assert (await fails(call))[1].reason == (await fails(running.stub.Stylize(request)))[1].reason == "JOB_CANCELLED"
+
+
+async def test_a_call_that_joins_while_the_last_caller_leaves_is_told_to_ask_again(
+    service: Any, spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not told that somebody cancelled its job."""
+    join = Dispatcher.join
+
+    async def late(self: Dispatcher, job: Job, *, detached: bool) -> Job:
+        first.cancel()
+        await asyncio.sleep(0.1)
+        return await join(self, job, detached=detached)
+
+    monkeypatch.setattr(Dispatcher, "join", late)
+    async with service(FakeWorker(step_s=0.02)) as running:
+        request = pb.StylizeRequest(spec=spec(20), request_id="mine")
+        first = running.stub.Stylize(request)
+        await job_of(running, "mine")
+        code, info, _ = await fails(running.stub.Stylize(request))
+        assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "JOB_ABANDONED")
+        assert (await running.stub.Stylize(request)).result.image.data
 
 
 async def test_a_deadline_ends_call_and_job(service: Any, spec: Any) -> None:

@@ -10,7 +10,7 @@ from impasto.credentials import Credentials, checked
 from impasto.errors import from_status
 from impasto.requests import server_address
 
-TLS, AWAY = "TLS_FAILED", "UNAVAILABLE"
+TLS, AWAY, LOST = "TLS_FAILED", "UNAVAILABLE", "CONNECTION_LOST"
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED: "
 FAILED = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
 SSL = "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
@@ -25,7 +25,9 @@ SSL = "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007
             AWAY,
             "no impasto server answers at a:1",
         ),
-        ("Socket closed", False, AWAY, "no impasto server answers at a:1 (Socket closed)"),
+        ("Socket closed", False, LOST, "the connection to a:1 was lost (Socket closed)"),
+        ("Stream removed (recvmsg:Connection reset by peer (104))", True, LOST, "the connection to a:1 was lost"),
+        ("Received http2 header with status: 502", False, AWAY, "no impasto server answers at a:1"),
         (FAILED + "Socket closed", False, AWAY, "closed the connection; does it require TLS"),
         (FAILED + "Socket closed", True, AWAY, "does it require a (different) client certificate"),
         (

@@ -2,66 +2,22 @@
 
 from __future__ import annotations
 
-import random
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from impasto_server.pictures.images import ImageError, open_image, pixels_of
-from tests.conftest import encoded, picture
+from tests.conftest import encoded
+from tests.files import ODD_METADATA, PICTURE, TRUNCATED, chunk, interlaced, png_of, swapped_profile, with_chunks
 
 LIMIT = 64_000_000
-PICTURE = picture()  # drawn once: its noise has no seed
 
 
-def chunk(kind: bytes, body: bytes, checksum: int | None = None) -> bytes:
-    right = zlib.crc32(kind + body)
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", right if checksum is None else checksum)
-
-
-def png_of(rows: list[bytes], width: int, depth: int, color: int, before: bytes = b"", height: int = 0) -> bytes:
-    head = struct.pack(">IIBBBBB", width, height or len(rows), depth, color, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + before + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
-def rows_of(image: Image.Image) -> list[bytes]:
-    data, length = image.convert("RGB").tobytes(), 3 * image.width
-    return [data[at : at + length] for at in range(0, len(data), length)]
-
-
-def with_chunks(before: bytes) -> bytes:
-    return png_of(rows_of(PICTURE), 48, 8, 2, before)
-
-
-def noise(size: int) -> bytes:
-    return random.Random(1).randbytes(size)
-
-
-@pytest.mark.parametrize(
-    "before",
-    [
-        chunk(b"eXIf", b"\0\x08\0\x02\x01\x12\0\x03"),
-        chunk(b"eXIf", b""),
-        chunk(b"zTXt", b"workflow\0\0" + zlib.compress(b'{"node":1}' * 300_000)),
-        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"<x/>" * 600_000)),
-        chunk(b"tEXt", b"note\0" + b"x" * 3_000_000),
-        chunk(b"iCCP", b"scanner\0\0" + zlib.compress(noise(2_000_000))),
-        chunk(b"iCCP", b"scanner\0\0" + noise(50)),
-        chunk(b"tEXt", b"note\0text", checksum=1),
-        chunk(b"gAMA", struct.pack(">I", 45_455), checksum=1),
-        chunk(b"pHYs", b"short"),
-        chunk(b"tIME", bytes(700)),
-        chunk(b"prVt", noise(5000)),
-    ],
-    ids=["exif", "no exif", "zTXt", "iTXt", "tEXt", "profile", "torn profile", "checksum", "gamma", "pHYs", "tIME", "private"],
-)
+@pytest.mark.parametrize("before", ODD_METADATA.values(), ids=ODD_METADATA)
 def test_metadata_of_a_png_never_refuse_it(before: bytes) -> None:
     """Too large, broken, or with a wrong checksum: the pixels are read all the same."""
     opened = open_image(with_chunks(before), LIMIT)
@@ -88,39 +44,11 @@ def test_a_camera_that_was_turned_is_turned_back(kind: str, orientation: int) ->
         assert opened.tobytes() == PICTURE.transpose(turned).tobytes() or kind == "WEBP"
 
 
-def interlaced(missing: int) -> bytes:
-    """Return a grey Adam7 PNG of 8 x 8 pixels whose last so many bytes are missing."""
-    sizes = [(1, 1), (1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 4)]
-    data = b"".join((b"\0" + b"\x80" * width) * height for width, height in sizes)
-    head = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 1)
-    body = zlib.compress(data[: len(data) - missing])
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-
-
-def half_jpeg(**more: Any) -> bytes:
-    data = encoded(picture(96, 72), "JPEG", quality=95, **more)
-    return data[: len(data) * 2 // 3] + b"\xff\xd9"
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: png_of(rows_of(PICTURE)[:20], 48, 8, 2, height=40),
-        lambda: png_of(rows_of(PICTURE)[:39], 48, 8, 2, height=40),
-        lambda: interlaced(1),
-        lambda: interlaced(40),
-        lambda: encoded(PICTURE)[:-12],
-        half_jpeg,
-        lambda: half_jpeg(progressive=True),
-        lambda: encoded(PICTURE, "JPEG")[:-2],
-        lambda: encoded(PICTURE, "WEBP")[:-8],
-    ],
-    ids=["half", "a row", "interlaced byte", "interlaced", "no end", "jpeg", "progressive", "jpeg end", "webp"],
-)
-def test_pixels_that_are_missing_are_told(make: Callable[[], bytes]) -> None:
+@pytest.mark.parametrize("data", TRUNCATED.values(), ids=TRUNCATED)
+def test_pixels_that_are_missing_are_told(data: bytes) -> None:
     """Pillow fills them up without a word."""
     with pytest.raises(ImageError, match="truncated"):
-        open_image(make(), LIMIT)
+        open_image(data, LIMIT)
     assert open_image(interlaced(0), LIMIT).size == (8, 8)
 
 
@@ -171,31 +99,6 @@ def test_a_transparent_colour_of_16_bits_is_transparent() -> None:
     opened = np.asarray(open_image(data, LIMIT))
     assert (opened[:, :8] == 255).all()
     assert tuple(opened[0, 12]) == (0, 128, 255)
-
-
-def swapped_profile() -> bytes:
-    """Return an RGB profile whose red and blue are exchanged, so that a conversion that is left out is plain to see."""
-
-    def xyz(*values: float) -> bytes:
-        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(value * 65536)) for value in values)
-
-    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(2.2 * 256)) + b"\0\0"
-    tags = [
-        (b"desc", b"desc\0\0\0\0" + struct.pack(">I", 5) + b"swap\0" + b"\0" * 79),
-        (b"wtpt", xyz(0.9642, 1.0, 0.8249)),
-        (b"rXYZ", xyz(0.1431, 0.0606, 0.7141)),
-        (b"gXYZ", xyz(0.3851, 0.7169, 0.0971)),
-        (b"bXYZ", xyz(0.4360, 0.2225, 0.0139)),
-        *((name, curve) for name in (b"rTRC", b"gTRC", b"bTRC")),
-        (b"cprt", b"text\0\0\0\0none"),
-    ]
-    table, body, start = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
-    for sign, data in tags:
-        table += sign + struct.pack(">II", start + len(body), len(data))
-        body += data
-    head = struct.pack(">I4sI4s4s4s", 128 + len(table) + len(body), b"lcms", 0x02100000, b"mntr", b"RGB ", b"XYZ ")
-    head += struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + b"acsp" + b"\0" * 28 + struct.pack(">i", round(0.9642 * 65536))
-    return head.ljust(128, b"\0") + table + body
 
 
 def test_a_palette_is_converted_from_its_profile_like_full_colour() -> None:

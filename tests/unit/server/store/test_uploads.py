@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import resource
 import signal
 import time
@@ -55,6 +56,52 @@ def test_a_disk_that_takes_nothing_is_told_and_the_file_can_be_gone_on_with(tmp_
     assert store.begin(ID, len(DATA), at) == 1000
     store.put(ID, at, DATA[at:], len(DATA))
     assert store.complete(ID, len(DATA))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_several_senders_of_one_file_do_not_disturb_one_another(tmp_path: Path, seed: int) -> None:
+    """Their pieces come in any order, and each may stop and go on from what is stored."""
+    draw = random.Random(seed)
+    store = uploads(tmp_path)
+    at = {sender: store.begin(ID, len(DATA), 0) for sender in range(3)}
+    start = dict.fromkeys(at, 0)
+    done: list[bool] = []
+    while len(done) < len(at):
+        sender = draw.choice([sender for sender in at if at[sender] <= len(DATA)])
+        if draw.random() < 0.2:
+            store.end(ID)
+            known = store.begin(ID, len(DATA), 0)
+            at[sender] = start[sender] = draw.choice((0, known // 2, known))
+        if at[sender] == len(DATA):
+            done.append(store.complete(ID, len(DATA), start[sender]))
+            at[sender] += 1
+            store.end(ID)
+        else:
+            size = draw.randint(1, 2000)
+            at[sender] = store.put(ID, at[sender], DATA[at[sender] : at[sender] + size], len(DATA))
+    assert done == [True] * 3
+    assert store.find(ID).read_bytes() == DATA
+    assert os.listdir(tmp_path) == [ID]
+    assert store.bytes_kept == len(DATA)
+
+
+def test_who_goes_on_after_another_senders_wrong_bytes_is_told_to_start_again(tmp_path: Path) -> None:
+    """With a retry, not as if it had sent them."""
+    store = uploads(tmp_path)
+    store.begin(ID, len(DATA), 0)
+    store.put(ID, 0, b"wrong" * 200, len(DATA))
+    store.end(ID)
+    assert store.begin(ID, len(DATA), 1000) == 1000
+    store.begin(ID, len(DATA), 1000)
+    store.put(ID, 1000, DATA[1000:], len(DATA))
+    with pytest.raises(ServiceError) as caught:
+        store.complete(ID, len(DATA), 1000)
+    assert (caught.value.code, caught.value.reason) == ("UNAVAILABLE", "UPLOAD_RESTARTED")
+    with pytest.raises(ServiceError, match="discarded") as caught:
+        store.put(ID, 2000, DATA[2000:], len(DATA))
+    assert caught.value.reason == "UPLOAD_RESTARTED"
+    store.end(ID)
+    assert store.begin(ID, len(DATA), 0) == 0
 
 
 def test_another_file_than_was_told_is_refused_and_gone(tmp_path: Path) -> None:
