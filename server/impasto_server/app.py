@@ -7,6 +7,7 @@ import contextlib
 import errno
 import importlib.metadata
 import logging
+import resource
 import signal
 import socket
 import tempfile
@@ -49,11 +50,14 @@ logger = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["StyleTransferService"].full_name
 LINGER_S = 2.0
 """How long pictures of jobs that ended while draining can still be fetched."""
+MAX_CONNECTIONS = 100_000
 MAX_STREAMS = 8192
 """Concurrent calls of one connection; further calls wait on the client's side."""
 PING_S, PING_TIMEOUT_S = 10.0, 60.0
 """Ping interval of an idle peer, and the time without an answer after which it is dropped. A ping waits behind the bytes in
 transit, which takes most of a minute on a slow link."""
+HANDSHAKE_S = 20.0
+"""Time that a new connection has for TLS and its first HTTP/2 frame; a silent one keeps a descriptor no longer."""
 STOP_GRACE_S = 2.0
 """Time for responses under way when all jobs have ended."""
 
@@ -78,8 +82,14 @@ class RunningServer:
 
 
 def options(config: ServerConfig) -> list[tuple[str, int]]:
-    """Return the channel arguments. Without the two limits on pending requests, a burst of streams is CANCELLED."""
+    """Return the channel arguments. Without the two limits on pending requests, a burst of streams is CANCELLED.
+
+    Half of the file descriptors are kept from connections: jobs need them for pictures, checkpoints and the database.
+    """
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return [
+        ("grpc.server_handshake_timeout_ms", round(1000 * HANDSHAKE_S)),
+        ("grpc.max_allowed_incoming_connections", min(descriptors // 2, MAX_CONNECTIONS)),
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),
         ("grpc.max_concurrent_streams", MAX_STREAMS),

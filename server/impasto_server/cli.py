@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import resource
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -69,6 +71,7 @@ def serve(*, print_config: bool, **settings: Any) -> None:
         click.echo(to_toml(config), nl=False)
         return
     logs.set_up(config.log_level, config.log_format)
+    _raise_descriptor_limit()
     for text in strange_variables(os.environ):
         logger.warning("%s", text)
     # Imported here: `impasto serve --help` does not load the server, and an explicit device does not load torch.
@@ -81,6 +84,13 @@ def serve(*, print_config: bool, **settings: Any) -> None:
         asyncio.run(run(config, devices, _announcer(config)))
     except (StartError, ValueError) as error:
         raise click.ClickException(str(error)) from None
+
+
+def _raise_descriptor_limit() -> None:
+    """Use as many file descriptors as the system allows: the default of 1,024 is meant for programs that use select()."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _announcer(config: ServerConfig) -> Callable[[str], None]:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -75,6 +76,7 @@ class Victim:
     """A server with its own folder, and a process that calls health continuously."""
 
     options: tuple[str, ...] = ()
+    descriptors: int = 0
     process: subprocess.Popen[bytes] | None = None
     tokens: dict[str, str] = field(default_factory=dict)
 
@@ -93,6 +95,8 @@ class Victim:
         log = (self.folder / "log").open("ab")
         with log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log)
+        if self.descriptors:  # before it reads the limit
+            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (self.descriptors, self.descriptors))
         until = time.monotonic() + 90
         while not self.healthy(2.0):
             assert time.monotonic() < until, (self.folder / "log").read_text()[-2000:]
@@ -427,6 +431,25 @@ def silent_connections(victim: Victim) -> Iterator[Finding]:
         each.close()
 
 
+def silent_strangers(victim: Victim) -> Iterator[Finding]:
+    """Four hundred silent connections to the gRPC address of a server that may open 256 files."""
+    time.sleep(3)  # the process that asks for health is connected
+    assert victim.process is not None
+    host, _, port = victim.address.rpartition(":")
+    sockets = [socket.create_connection((host, int(port))) for _ in range(400)]
+    time.sleep(1)
+    yield "open file descriptors of the server", float(len(os.listdir(f"/proc/{victim.process.pid}/fd"))), 200
+    began = time.monotonic()
+    while True:
+        with contextlib.suppress(grpc.RpcError):
+            victim.caller().submit(spec())
+            break
+        time.sleep(0.5)
+    yield "s until a new client can submit a job", time.monotonic() - began, 30
+    for each in sockets:
+        each.close()
+
+
 def learned(victim: Victim) -> Iterator[Finding]:
     """Jobs of 16 px train the server's time and memory estimates; then a job of 512 px."""
     ann = victim.caller()
@@ -450,13 +473,14 @@ ATTACKS: tuple[Callable[[Victim], Iterator[Finding]], ...] = (
     races,
     questions,
     silent_connections,
+    silent_strangers,
     learned,
 )
 
 
 def run(attack: Callable[[Victim], Iterator[Finding]]) -> list[Finding]:
     """Run an attack on its own server; return its findings and the longest health latency."""
-    victim = Victim()
+    victim = Victim(descriptors=256 if attack is silent_strangers else 0)
     try:
         victim.start()
         findings = list(attack(victim))

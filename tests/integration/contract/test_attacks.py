@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import itertools
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from impasto.v1 import style_transfer_pb2 as pb
+from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
+from impasto_server import app
 from impasto_server.auth.tokens import new_token
 from impasto_server.workers import pool as fleet
 from tests.integration.contract.test_storms import settles
@@ -257,6 +260,36 @@ async def test_a_server_that_stood_still_blames_no_worker(service: Any, spec: Sp
         running.running.jobs.supervisor.look()
         assert worker.births == 1
         assert await settles(lambda: worker.births >= 2)
+
+
+async def test_silent_connections_are_closed_and_leave_descriptors_for_jobs(
+    service: Any, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of them are kept from connections; a silent one has a limited time for its first bytes."""
+    monkeypatch.setattr(app, "HANDSHAKE_S", 1.0)
+    monkeypatch.setattr(app, "MAX_CONNECTIONS", 8)
+    async with service() as running:
+        await running.stub.GetServerInfo(pb.GetServerInfoRequest())
+        host, _, port = running.running.address.rpartition(":")
+        strangers = [socket.create_connection((host, int(port))) for _ in range(20)]
+        await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()))
+        began = time.monotonic()
+        for stranger in strangers:
+            stranger.settimeout(10)
+            while await asyncio.to_thread(_received, stranger):
+                pass  # the server's settings come first
+            stranger.close()
+        assert time.monotonic() - began < 8
+        async with grpc.aio.insecure_channel(running.running.address) as channel:
+            stub = pb_grpc.StyleTransferServiceStub(channel)
+            assert (await stub.GetServerInfo(pb.GetServerInfoRequest())).accepting
+
+
+def _received(stranger: socket.socket) -> bytes:
+    try:
+        return stranger.recv(4096)
+    except ConnectionError:
+        return b""
 
 
 async def test_a_stylize_whose_job_is_deleted_is_told_so(service: Any, spec: Spec) -> None:
