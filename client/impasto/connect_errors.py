@@ -15,7 +15,9 @@ _HINTS = {
     "self signed certificate": "pass it as the CA (tls_ca, --tls-ca)",
     "self-signed certificate": "pass it as the CA (tls_ca, --tls-ca)",
 }
-_LOST = re.compile(r"Stream removed|GOAWAY|goaway|ping timeout|^(recvmsg|sendmsg|Socket closed|Connection reset|Broken pipe)")
+_LOST = re.compile(
+    r"Stream removed|GOAWAY|goaway|ping timeout|Too many pings|^(recvmsg|sendmsg|Socket closed|Connection reset|Broken pipe)"
+)
 _LAST = re.compile(r"last error: \w+: [^ ]+: (.+)", re.DOTALL)
 
 

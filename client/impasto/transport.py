@@ -25,6 +25,7 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 60_000),
     ("grpc.http2.ping_timeout_ms", 60_000),
+    ("grpc.http2.max_pings_without_data", 0),  # a call that waits for its picture carries no data for minutes
     ("grpc.keepalive_permit_without_calls", 0),
 ]
 SLOWEST_BYTES_PER_S = 50_000

@@ -56,6 +56,8 @@ MAX_STREAMS = 8192
 PING_S, PING_TIMEOUT_S = 10.0, 60.0
 """Ping interval of an idle peer, and the time without an answer after which it is dropped. A ping waits behind the bytes in
 transit, which takes most of a minute on a slow link."""
+MIN_PING_S = 5.0
+"""Clients that ping more often than this are disconnected."""
 HANDSHAKE_S = 20.0
 """Time that a new connection has for TLS and its first HTTP/2 frame; a silent one keeps a descriptor no longer."""
 STOP_GRACE_S = 2.0
@@ -95,7 +97,7 @@ def options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", MAX_STREAMS),
         ("grpc.server.max_pending_requests", 1_000_000),
         ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", round(1000 * MIN_PING_S)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", round(1000 * PING_S)),
         ("grpc.keepalive_timeout_ms", round(1000 * PING_TIMEOUT_S)),

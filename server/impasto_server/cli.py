@@ -62,7 +62,7 @@ def _from_file(ctx: click.Context, param: click.Parameter, value: str | None) ->
 @click.option("--print-config", is_flag=True, help="Print the settings as such a file, and exit.")
 @_settings
 def serve(*, print_config: bool, **settings: Any) -> None:
-    """Run the server until SIGTERM or Ctrl-C; running jobs may then finish within the grace time."""
+    """Run the server until SIGTERM, SIGHUP or Ctrl-C; running jobs may then finish within the grace time."""
     try:
         config = ServerConfig(**settings)
     except ConfigError as error:

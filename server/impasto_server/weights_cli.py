@@ -10,6 +10,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from impasto.installing import needs
+
 
 @click.group()
 def weights() -> None:
@@ -168,7 +170,9 @@ class _one_line_errors:  # noqa: N801 - used as a statement
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from impasto_engine.weights import WeightsError  # noqa: PLC0415
+        from impasto_engine.weights import MissingPackageError, WeightsError  # noqa: PLC0415
 
+        if isinstance(error, MissingPackageError):
+            raise click.ClickException(needs(error.what, error.package, error.extra)) from None
         if isinstance(error, WeightsError):
             raise click.ClickException(str(error)) from None

@@ -356,8 +356,8 @@ def test_without_the_servers_packages_the_client_says_what_to_install() -> None:
         for command in (["serve"], ["weights", "list"]):
             done = subprocess.run([sys.executable, "-c", code, *command, blocked], capture_output=True, check=False)
             assert done.returncode == 1
-            assert b"is missing" in done.stderr
-            assert b"pip install 'impasto[server]'" in done.stderr
+            assert b"needs the package" in done.stderr
+            assert b"pip install '.[server]'" in done.stderr
             assert b"Traceback" not in done.stderr
     asking = [sys.executable, "-c", code, "info", "--server", "localhost:1", libraries]
     done = subprocess.run(asking, capture_output=True, check=False)

@@ -180,7 +180,9 @@ def features(
 def redo(
     picture: Path, out: str, search: tuple[Path, ...], timeout: float | None, quiet: bool, server: str, as_json: bool
 ) -> None:
-    """Reproduce PICTURE from the metadata in its file: on the same machine the result is identical, byte for byte.
+    """Reproduce PICTURE from the metadata in its file.
+
+    On the same machine, with as many threads, the result is identical, byte for byte; a warning says where it cannot be.
 
     Its content and styles are found by their hash: in --from (a file, or a folder without its subfolders), in its folder, in
     the current folder, and among the server's uploads.

@@ -102,7 +102,10 @@ def cancel(job_id: str, server: str, as_json: bool) -> None:
 @SERVER
 @JSON
 def pause(job_id: str, server: str, as_json: bool) -> None:
-    """Pause a job; a running job stops at its next step and keeps its steps."""
+    """Pause a job; a running job stops at its next step and keeps its steps.
+
+    A job that stays paused for the server's retention time is cancelled.
+    """
     with Client(server) as client:
         job = client.job(job_id).pause()
     _show(job, as_json=as_json)

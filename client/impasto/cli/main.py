@@ -22,6 +22,7 @@ from impasto.cli.stylize import PAINTING, stylize
 from impasto.connect_errors import TLS_FAILED
 from impasto.credentials import VARIABLES
 from impasto.errors import ImpastoError, Overloaded, Unavailable
+from impasto.installing import needs
 
 ENTRY_POINTS = "impasto.commands"
 LATER = 75
@@ -54,8 +55,8 @@ def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
 
 def _needs_server(error: ImportError) -> str:
     if (error.name or "").startswith(("hdrh", "prometheus_client")):
-        return f"this command needs {error.name}: pip install 'impasto[load]'"
-    return f"this command needs the server's packages ({error.name} is missing): pip install 'impasto[server]'"
+        return needs("this command", error.name or "", "load")
+    return needs("this command", error.name or "", "server")
 
 
 def _missing(name: str, error: ImportError) -> click.Command:

@@ -139,7 +139,9 @@ PAINTING: Mapping[str, Callable[[Any], Any]] = {
         type=_choice("on_deadline", dashed=True),
         help="What happens at the time limit; fail by default.",
     ),
-    "ttl_s": click.option("--ttl", "ttl_s", type=SECONDS, help="Seconds to keep the job after its end."),
+    "ttl_s": click.option(
+        "--ttl", "ttl_s", type=SECONDS, help="Seconds to keep the job after its end, at most the server's retention time."
+    ),
     "quality": click.option("--quality", type=int, help="Quality of JPEG and WebP, 1 to 100."),
     "omit_metadata": click.option(
         "--no-metadata", "omit_metadata", is_flag=True, help="Omit the metadata from the file ('impasto redo' needs it)."

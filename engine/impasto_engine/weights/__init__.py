@@ -1,6 +1,6 @@
 """Filters of a network: built in, from the cache (downloaded or imported), or from a file."""
 
-from impasto_engine.weights.errors import WeightsError
+from impasto_engine.weights.errors import MissingPackageError, WeightsError
 from impasto_engine.weights.inputs import Given
 from impasto_engine.weights.loading import BUILTIN_FILE, available, load_network, resolve
 from impasto_engine.weights.obtain import download, import_file
@@ -13,6 +13,7 @@ __all__ = [
     "NAMES",
     "WHEELS",
     "Given",
+    "MissingPackageError",
     "PublishedFile",
     "PublishedWheel",
     "Record",

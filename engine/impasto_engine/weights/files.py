@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,9 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from impasto_engine.weights.convolutions import Contents, Convolution, natural
-from impasto_engine.weights.errors import WeightsError
+from impasto_engine.weights.errors import MissingPackageError, WeightsError
 
-EXTRA = "pip install 'impasto[weights]'"
 MAX_FILE_BYTES = 4 << 30
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _KINDS = (".pth", ".pt", ".safetensors", ".onnx", ".h5")
@@ -124,11 +124,22 @@ def _of_state(state: Mapping[str, Tensor], kind: str) -> Contents:
     return Contents(kind, tuple(convolutions), normalized)
 
 
+def check_reader(name: str) -> None:
+    """Check that the library that reads a file is installed, before the file is downloaded.
+
+    Raises:
+        MissingPackageError: If it is not.
+    """
+    what, package = {".onnx": ("reading ONNX", "onnx"), ".h5": ("reading HDF5", "h5py")}.get(Path(name).suffix, ("", ""))
+    if package and importlib.util.find_spec(package) is None:
+        raise MissingPackageError(what, package)
+
+
 def _read_onnx(path: Path) -> Contents:
     try:
         import onnx  # noqa: PLC0415 - in an extra
     except ImportError as error:
-        raise WeightsError(f"{path}: reading ONNX needs the package onnx: {EXTRA}") from error
+        raise MissingPackageError("reading ONNX", "onnx") from error
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's DecodeError, and file system errors
@@ -232,7 +243,7 @@ def _read_hdf5(path: Path) -> Contents:
     try:
         import h5py  # noqa: PLC0415 - in an extra
     except ImportError as error:
-        raise WeightsError(f"{path}: reading HDF5 needs the package h5py: {EXTRA}") from error
+        raise MissingPackageError("reading HDF5", "h5py") from error
     try:
         with h5py.File(path, "r") as file:
             arrays, total = [], 0

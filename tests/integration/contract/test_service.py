@@ -4,17 +4,24 @@ import asyncio
 import io
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from grpc._cython import cygrpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from PIL import Image
 
+from impasto.transport import CHANNEL_OPTIONS, channel_options
 from impasto.v1 import style_transfer_pb2 as pb
+from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
+from impasto_server import app
+from impasto_server.app import options
+from impasto_server.config import ServerConfig
 from impasto_server.domain.job import Job
 from impasto_server.jobs.dispatcher import Dispatcher
 from tests.unit.server.fakes import FakeWorker
@@ -182,6 +189,31 @@ async def test_a_call_that_joins_while_the_last_caller_leaves_is_told_to_ask_aga
         code, info, _ = await fails(running.stub.Stylize(request))
         assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "JOB_ABANDONED")
         assert (await running.stub.Stylize(request)).result.image.data
+
+
+def test_the_arguments_of_channels_exist() -> None:
+    """gRPC ignores those that it does not know; a wrong name once ended every Stylize call after 150 s."""
+    known = Path(cygrpc.__file__).read_bytes()
+    for name, _ in [*options(ServerConfig()), *channel_options("painter:50051"), *channel_options("localhost:50051")]:
+        assert name.encode() + b"\0" in known
+
+
+@pytest.mark.slow
+async def test_a_call_that_waits_for_long_may_ping(service: Any, spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the client does every ten seconds; here it is faster."""
+    monkeypatch.setattr(app, "MIN_PING_S", 0.5)
+    faster = [
+        ("grpc.keepalive_time_ms", 1000) if name == "grpc.keepalive_time_ms" else (name, value)
+        for name, value in CHANNEL_OPTIONS
+    ]
+    async with (
+        service(FakeWorker(hang=True)) as running,
+        grpc.aio.insecure_channel(running.running.address, options=faster) as channel,
+    ):
+        waiting = asyncio.ensure_future(pb_grpc.StyleTransferServiceStub(channel).Stylize(pb.StylizeRequest(spec=spec())))
+        await asyncio.sleep(6)
+        assert not waiting.done()
+        waiting.cancel()
 
 
 async def test_a_deadline_ends_call_and_job(service: Any, spec: Any) -> None:

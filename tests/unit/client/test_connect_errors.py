@@ -27,6 +27,7 @@ SSL = "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007
         ),
         ("Socket closed", False, LOST, "the connection to a:1 was lost (Socket closed)"),
         ("Stream removed (recvmsg:Connection reset by peer (104))", True, LOST, "the connection to a:1 was lost"),
+        ("Too many pings", False, LOST, "the connection to a:1 was lost"),
         ("Received http2 header with status: 502", False, AWAY, "no impasto server answers at a:1"),
         (FAILED + "Socket closed", False, AWAY, "closed the connection; does it require TLS"),
         (FAILED + "Socket closed", True, AWAY, "does it require a (different) client certificate"),

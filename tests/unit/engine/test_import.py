@@ -379,8 +379,8 @@ def test_missing_libraries_are_named(tmp_path: Path, vgg: list[Pair], monkeypatc
     monkeypatch.setitem(sys.modules, "h5py", None)
     path = tmp_path / "a.onnx"
     path.write_bytes(b"")
-    with pytest.raises(WeightsError, match=r"reading ONNX needs the package onnx: pip install 'impasto\[weights\]'"):
+    with pytest.raises(WeightsError, match=r"reading ONNX needs the package onnx, of the extra 'weights'"):
         weights.import_file(path)
     path.write_bytes(b"\x89HDF\r\n\x1a\n")
-    with pytest.raises(WeightsError, match=r"reading HDF5 needs the package h5py: pip install 'impasto\[weights\]'"):
+    with pytest.raises(WeightsError, match=r"reading HDF5 needs the package h5py, of the extra 'weights'"):
         weights.import_file(path)
