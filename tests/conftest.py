@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import re
@@ -13,12 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from jaxtyping import install_import_hook
 from PIL import Image
 
-import impasto_engine.threads  # noqa: F401 - sets how threads wait, before torch is loaded
+if importlib.util.find_spec("torch"):  # the client's tests run without it
+    from jaxtyping import install_import_hook
 
-install_import_hook("impasto_engine", "beartype.beartype")
+    import impasto_engine.threads  # noqa: F401 - sets how threads wait, before torch is loaded
+
+    install_import_hook("impasto_engine", "beartype.beartype")
 
 ROOT = Path(__file__).parents[1]
 

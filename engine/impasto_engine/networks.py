@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision import models as torchvision_models
-from torchvision.models.squeezenet import Fire
 
 from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.parameters import Arithmetic, Pooling
+from impasto_engine.trunks import empty_trunk, is_fire
 
 Tap = Callable[[Tensor], Tensor]
 """Reads a layer's features and returns them, possibly wrapped for the gradient."""
@@ -40,13 +39,6 @@ class WeightsInfo:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     unit: float = 1.0
-
-
-def empty_trunk(architecture: str) -> nn.Sequential:
-    """Return torchvision's feature stack of a network, without the classifier. Its parameters are on the meta device."""
-    with torch.device("meta"):
-        features: nn.Sequential = getattr(torchvision_models, architecture)(weights=None).features
-    return features
 
 
 def random_trunk(architecture: str, seed: int) -> nn.Sequential:
@@ -150,7 +142,7 @@ class Network:
             elif isinstance(module, nn.ReLU):
                 # In place, unless the preceding layer was tapped: the tap keeps its features for the gradient.
                 features = F.relu(features, inplace=index - 1 not in positions)
-            elif isinstance(module, Fire):
+            elif is_fire(module):
                 features = _fire(features, filters[index])
             elif isinstance(module, nn.MaxPool2d):
                 features = _pool(features, module, pooling)

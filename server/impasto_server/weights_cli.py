@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from impasto.installing import needs
+
+if TYPE_CHECKING:
+    from impasto_engine.weights import PublishedFile, PublishedWheel
 
 
 @click.group()
@@ -44,7 +47,7 @@ def download(name: str) -> None:
     click.echo(str(store.cached_file(record.id)))
 
 
-class _Triple(click.ParamType[tuple[float, float, float]]):
+class _Triple(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """Three comma-separated numbers."""
 
     name = "A,B,C"
@@ -139,8 +142,17 @@ def _weights_rows(chosen: str) -> Iterator[dict[str, Any]]:
             row |= {"what": record.what or "unknown", "source": record.source, "licence": record.licence or "unknown"}
             yield row | {"input": record.input, "as_published": layers, "sha256": record.sha256}
         elif source is not None:
-            origin = source.url if isinstance(source, store.PublishedFile) else source.requirement
+            origin = _origin(source)
             yield row | {"what": source.what, "source": origin, "licence": source.licence, "input": "", "as_published": ""}
+
+
+def _origin(source: PublishedFile | PublishedWheel) -> str:
+    from impasto_engine import weights as store  # noqa: PLC0415
+
+    try:
+        return source.url if isinstance(source, store.PublishedFile) else source.requirement
+    except store.MissingPackageError as error:
+        return str(error)
 
 
 @weights.command()

@@ -40,7 +40,7 @@ BROKEN = 3
 """Exit code if a gate is broken, or if the second of two runs is worse."""
 
 
-class _Chaos(click.ParamType[dict[str, float]]):
+class _Chaos(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     name = "KIND=SHARE,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
@@ -62,7 +62,7 @@ class _Chaos(click.ParamType[dict[str, float]]):
         return found
 
 
-class _Parsed(click.ParamType[Any]):
+class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name = name
         self._parse = parse

@@ -33,7 +33,7 @@ _WHOLE = re.compile(r"[0-9]{1,18}")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class LayerWeights(click.ParamType[dict[str, float]]):
+class LayerWeights(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """``relu1_1=1,relu2_1=0.5``; a layer without a number has weight 1."""
 
     name = "LAYER[=WEIGHT],..."
@@ -54,7 +54,7 @@ class LayerWeights(click.ParamType[dict[str, float]]):
         return weights
 
 
-class Schedule(click.ParamType[list[tuple[int, int]]]):
+class Schedule(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """``256:100,512:50``: sizes and the steps at each."""
 
     name = "SIZE:STEPS,..."

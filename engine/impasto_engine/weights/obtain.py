@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from impasto_engine.networks import empty_trunk
+from impasto_engine.trunks import empty_trunk
 from impasto_engine.weights import records
 from impasto_engine.weights.convolutions import Contents, find_vgg
 from impasto_engine.weights.errors import WeightsError

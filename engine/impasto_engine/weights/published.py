@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
-from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights, VGG19_Weights, WeightsEnum
 
 from impasto_engine.architectures import DEFAULT
+from impasto_engine.trunks import torchvision_models
+from impasto_engine.weights.errors import MissingPackageError
 from impasto_engine.weights.inputs import CAFFE_UNIT, Given
 
 _TORCHVISION_LICENCE = "BSD-3-Clause (torchvision)"
@@ -23,7 +25,7 @@ class PublishedFile:
 
     Attributes:
         name: Name shown to users, without the architecture.
-        entry: torchvision's description, with the address and the input normalization.
+        entry: Name of torchvision's description, which has the address and the input normalization.
         sha256: Hash of the published file, or the leading digits that its publisher states.
         unit: See :class:`~impasto_engine.networks.WeightsInfo`.
         architecture: Architecture of the network.
@@ -32,7 +34,7 @@ class PublishedFile:
     """
 
     name: str
-    entry: WeightsEnum
+    entry: str
     sha256: str
     unit: float = 1.0
     architecture: str = DEFAULT
@@ -40,20 +42,31 @@ class PublishedFile:
     licence: str = _TORCHVISION_LICENCE
 
     @property
+    def _described(self) -> Any:
+        models = torchvision_models()
+        if models is None:
+            raise MissingPackageError(f"the address of {self.name}", "torchvision", "server")
+        return models.get_weight(self.entry)
+
+    @property
     def url(self) -> str:
-        """Address of the published file."""
-        return str(self.entry.url)
+        """Address of the published file.
+
+        Raises:
+            MissingPackageError: If torchvision is not installed.
+        """
+        return str(self._described.url)
 
     @property
     def mean(self) -> tuple[float, float, float]:
         """Subtracted from RGB values in [0, 1]."""
-        red, green, blue = self.entry.transforms().mean
+        red, green, blue = self._described.transforms().mean
         return red, green, blue
 
     @property
     def std(self) -> tuple[float, float, float]:
         """Divides the RGB values, per channel."""
-        red, green, blue = self.entry.transforms().std
+        red, green, blue = self._described.transforms().std
         return red, green, blue
 
 
@@ -92,7 +105,7 @@ FILES: Mapping[str, PublishedFile] = MappingProxyType(
         # of the hash in the file name.
         "imagenet": PublishedFile(
             "imagenet",
-            VGG16_Weights.IMAGENET1K_FEATURES,
+            "VGG16_Weights.IMAGENET1K_FEATURES",
             "88682ab5",
             CAFFE_UNIT,
             what=f"{_CLASSIFICATION}, VGG's authors: the papers' filters",
@@ -100,14 +113,16 @@ FILES: Mapping[str, PublishedFile] = MappingProxyType(
         ),
         "imagenet-v1": PublishedFile(
             "imagenet-v1",
-            VGG16_Weights.IMAGENET1K_V1,
+            "VGG16_Weights.IMAGENET1K_V1",
             "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
         ),
         # For the other networks torchvision also states the first eight digits.
-        "vgg19:imagenet-v1": PublishedFile("imagenet-v1", VGG19_Weights.IMAGENET1K_V1, "dcbb9e9d", architecture="vgg19"),
-        "alexnet:imagenet-v1": PublishedFile("imagenet-v1", AlexNet_Weights.IMAGENET1K_V1, "7be5be79", architecture="alexnet"),
+        "vgg19:imagenet-v1": PublishedFile("imagenet-v1", "VGG19_Weights.IMAGENET1K_V1", "dcbb9e9d", architecture="vgg19"),
+        "alexnet:imagenet-v1": PublishedFile(
+            "imagenet-v1", "AlexNet_Weights.IMAGENET1K_V1", "7be5be79", architecture="alexnet"
+        ),
         "squeezenet1_1:imagenet-v1": PublishedFile(
-            "imagenet-v1", SqueezeNet1_1_Weights.IMAGENET1K_V1, "b8a52dc0", architecture="squeezenet1_1"
+            "imagenet-v1", "SqueezeNet1_1_Weights.IMAGENET1K_V1", "b8a52dc0", architecture="squeezenet1_1"
         ),
     }
 )

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,8 @@ from impasto_engine.networks import Network, WeightsInfo, random_trunk
 from impasto_engine.objective import StackedObjectives
 from impasto_engine.painting import Job, Style, objective
 from impasto_engine.parameters import Arithmetic, Parameters
+from impasto_engine.trunks import own_trunk
+from impasto_engine.weights import FILES, MissingPackageError
 
 CANVAS = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(3))
 
@@ -41,6 +45,25 @@ def test_every_network_answers_as_torchvisions_does(name: str) -> None:
     smallest = torch.zeros(1, 3, architecture.min_side_px, architecture.min_side_px)
     deepest = architecture.first_layers[-1]
     assert network.features(smallest, (deepest,))[deepest].numel() > 0
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_our_definition_of_each_network_is_torchvisions(name: str) -> None:
+    """The same modules in the same order with the same keys, and the same values; it serves where torchvision is missing."""
+    peer, ours = getattr(models, name)(weights=None).features.eval(), own_trunk(name)
+    assert repr(ours) == repr(peer)
+    ours.load_state_dict(peer.state_dict())
+    canvas = torch.rand(1, 3, 70, 90, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(ours(canvas), peer(canvas))
+
+
+def test_networks_need_no_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its wheels do not exist for every build of torch."""
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    network = Network(random_trunk("squeezenet1_1", 3), WeightsInfo("random-3", ""), torch.device("cpu"), "squeezenet1_1")
+    assert network.features(CANVAS, ("relu4_1",))["relu4_1"].numel()
+    with pytest.raises(MissingPackageError, match="needs the package torchvision"):
+        _ = FILES["imagenet"].url
 
 
 def test_features_are_torchvisions(network: Network) -> None:
