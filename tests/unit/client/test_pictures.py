@@ -20,6 +20,7 @@ DEEP = GREY.astype(np.uint16) * 257
 
 def seen(image: Image.Image) -> np.ndarray:
     """Return how bright a server sees a picture."""
+    pytest.importorskip("simplejpeg", reason="the server is not installed")
     from impasto_server.pictures.images import open_image
 
     return np.asarray(open_image(to_bytes(image, "content"), 1_000_000).convert("L")).astype(int)

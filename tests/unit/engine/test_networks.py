@@ -3,8 +3,6 @@ import sys
 import pytest
 import torch
 from torch import nn
-from torchvision import models
-from torchvision.models import vgg16
 
 from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.networks import Network, WeightsInfo, random_trunk
@@ -14,6 +12,7 @@ from impasto_engine.parameters import Arithmetic, Parameters
 from impasto_engine.trunks import own_trunk
 from impasto_engine.weights import FILES, MissingPackageError
 
+models = pytest.importorskip("torchvision").models
 CANVAS = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(3))
 
 
@@ -69,7 +68,7 @@ def test_networks_need_no_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_features_are_torchvisions(network: Network) -> None:
     """With the same filters, every layer equals that of torchvision's VGG16 on the normalized picture."""
     torch.manual_seed(0)
-    model = vgg16(weights=None).features.eval()
+    model = models.vgg16(weights=None).features.eval()
     ours = Network(model, WeightsInfo("random", ""), torch.device("cpu"))
     mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
     wanted = (CANVAS - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)

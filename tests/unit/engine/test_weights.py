@@ -42,6 +42,7 @@ def state() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def mirror(tmp_path: Path, state: dict[str, torch.Tensor]) -> Iterator[PublishedFile]:
     """Serve the random network as a published file on a free port."""
+    pytest.importorskip("torchvision")
     folder = tmp_path / "published"
     folder.mkdir()
     torch.save(state, folder / "vgg.pth")
@@ -227,6 +228,7 @@ def test_wrong_networks_are_told_apart(tmp_path: Path, state: dict[str, torch.Te
 
 def test_both_published_networks_are_described() -> None:
     """Addresses and normalization come from torchvision; nothing is downloaded."""
+    pytest.importorskip("torchvision")
     caffe, torchvision = FILES["imagenet"], FILES["imagenet-v1"]
     assert caffe.sha256 in caffe.url
     assert torchvision.sha256[:8] in torchvision.url
