@@ -152,7 +152,7 @@ class RunningBatch:
         self.network = network
         self.key = key
         self._group_size = group_size or default_group_size(network.device)
-        self._lag = lag if lag is not None else (0 if network.device.type == "cpu" else 1)
+        self._lag = lag if lag is not None else (1 if network.device.type == "cuda" else 0)
         self._readings: deque[_Reading] = deque()
         self._groups: list[_Group] = []
         self._passes: list[tuple[list[_Group], Evaluate]] = []

@@ -16,7 +16,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def find_devices(choice: str) -> tuple[str, ...]:
-    """Return the device names for a choice: ``auto``, ``cpu``, ``cuda`` or a comma-separated list.
+    """Return the device names for a choice: ``auto``, ``cpu``, ``cuda``, ``mps`` (Apple; untested) or a comma-separated list.
 
     Raises:
         ValueError: If a device is not available or is listed twice.
@@ -29,7 +29,7 @@ def find_devices(choice: str) -> tuple[str, ...]:
             raise ValueError("device cuda: no CUDA device is visible")
         return tuple(f"cuda:{index}" for index in range(count))
     names = tuple(name.strip() for name in choice.split(","))
-    known = {"cpu", *(f"cuda:{index}" for index in range(count))}
+    known = {"cpu", *(f"cuda:{index}" for index in range(count)), *(("mps",) if torch.backends.mps.is_available() else ())}
     for name in names:
         if name not in known:
             raise ValueError(f"device {name!r}: not available; available devices: {', '.join(sorted(known))}")
@@ -54,8 +54,9 @@ def auto_precision(device: torch.device) -> Arithmetic:
     """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
-    flags = next((line for line in _cpuinfo() if line.startswith("flags")), "").split()
-    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
+    # x86 lists them as "flags", ARM as "Features".
+    flags = next((line for line in _cpuinfo() if line.startswith(("flags", "Features"))), "").split()
+    return "bfloat16" if {"avx512_bf16", "amx_bf16", "bf16"} & set(flags) else "float32"
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Arithmetic:

@@ -153,6 +153,11 @@ class Adam:
         state["trial"] = state["canvas"] - state["first_moment"] / size * first_scale.view(-1, 1, 1, 1)
 
 
+def _wide(device: torch.device) -> torch.dtype:
+    """Return the type of L-BFGS's inner products; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class LBFGS:
     r"""Limited-memory BFGS (Nocedal 1980) without a line search, with safeguards per sample.
 
@@ -179,7 +184,7 @@ class LBFGS:
             "length": canvas.new_ones(1),
             "steps": pairs,
             "changes": pairs.clone(),
-            "products": torch.zeros(1, history, history, dtype=torch.float64, device=canvas.device),
+            "products": torch.zeros(1, history, history, dtype=_wide(canvas.device), device=canvas.device),
             "moments": canvas.new_zeros(1, 2, 3, spectrum(*canvas.shape[2:], canvas.device).count),
             "count": zero,
             "next": zero.clone(),
@@ -221,7 +226,7 @@ class LBFGS:
         slot = state["next"]
         for name, values in (("steps", step), ("changes", change)):
             state[name][samples, slot] = torch.where(kept[:, None], values, state[name][samples, slot])
-        column = torch.bmm(state["steps"], change[:, :, None])[:, :, 0].double()
+        column = torch.bmm(state["steps"], change[:, :, None])[:, :, 0].to(state["products"].dtype)
         old = state["products"][samples, :, slot]
         state["products"][samples, :, slot] = torch.where(kept[:, None], column, old)
         # Normalized so that each pair has the same weight, whatever the length of its step.
@@ -254,7 +259,7 @@ class LBFGS:
         upper = torch.where(valid[:, :, None] & valid[:, None, :], products.triu(), identity)
 
         def along(history: Tensor, vector: Tensor) -> Tensor:
-            values = torch.bmm(history, vector[:, :, None])[:, :, 0].double().gather(1, order)
+            values = torch.bmm(history, vector[:, :, None])[:, :, 0].to(products.dtype).gather(1, order)
             return torch.where(valid, values, 0)
 
         def combine(history: Tensor, weights: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import os
-import resource
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +19,7 @@ from impasto_server.observability import logs
 
 logger = logging.getLogger(__name__)
 Command = TypeVar("Command", bound=Callable[..., Any])
+NOT_HERE = "the server needs Linux or macOS (fcntl is missing here); on Windows run it in WSL or a container"
 
 
 def _settings(command: Command) -> Command:
@@ -63,6 +64,8 @@ def _from_file(ctx: click.Context, param: click.Parameter, value: str | None) ->
 @_settings
 def serve(*, print_config: bool, **settings: Any) -> None:
     """Run the server until SIGTERM, SIGHUP or Ctrl-C; running jobs may then finish within the grace time."""
+    if importlib.util.find_spec("fcntl") is None:
+        raise click.ClickException(NOT_HERE)
     try:
         config = ServerConfig(**settings)
     except ConfigError as error:
@@ -88,6 +91,8 @@ def serve(*, print_config: bool, **settings: Any) -> None:
 
 def _raise_descriptor_limit() -> None:
     """Use as many file descriptors as the system allows: the default of 1,024 is meant for programs that use select()."""
+    import resource  # noqa: PLC0415 - not on Windows
+
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

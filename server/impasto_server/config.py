@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 MIB = 1 << 20
 IN_MEMORY = ":memory:"
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -54,8 +56,8 @@ class ServerConfig:
     tokens: str = _setting("", "File with the tokens of allowed callers; see 'impasto token'.")
     log_format: str = _setting("console", "console, or json: one object per line.")
     log_level: str = _setting("info", "Log level, to stderr: debug, info, warning or error.")
-    otlp_endpoint: str = _setting("", "Endpoint for traces, OTLP over gRPC; off by default. Needs impasto[otel].")
-    device: str = _setting("auto", "auto, cpu, cuda, or a list such as cuda:0,cuda:1. One worker per device.")
+    otlp_endpoint: str = _setting("", "Endpoint for traces, OTLP over gRPC; off by default. Needs the extra otel.")
+    device: str = _setting("auto", "auto, cpu, cuda, mps (untested), or a list such as cuda:0,cuda:1. One worker per device.")
     weights: str = _setting(
         "auto",
         "auto, builtin, random-SEED, a name in the cache, or a file; for a network other than VGG16, ARCHITECTURE:NAME.",
@@ -115,13 +117,15 @@ class ServerConfig:
 
     @property
     def data_folder(self) -> Path | None:
-        """Folder of the jobs, by the XDG base directory rules unless data_dir is set; None for memory."""
+        """Folder of the jobs, the system's usual one (platformdirs) unless data_dir is set; None for memory."""
         if self.data_dir == IN_MEMORY:
             return None
         try:
             if self.data_dir:
                 return Path(self.data_dir).expanduser()
-            return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "impasto"
+            if not os.environ.get("XDG_STATE_HOME"):
+                Path.home()  # platformdirs does not say that there is none
+            return platformdirs.user_state_path("impasto", appauthor=False)
         except RuntimeError:  # containers may run as a user without a home folder
             text = f"data_dir: no home folder was found for {self.data_dir or 'the default'}"
             raise ConfigError(f"{text}; set --data-dir to a folder, or to {IN_MEMORY}") from None

@@ -199,7 +199,8 @@ async def _load(**options: Any) -> int:
     stop = Stop()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.once_more)
+        with contextlib.suppress(NotImplementedError):  # on Windows
+            loop.add_signal_handler(number, stop.once_more)
     if options["find_capacity"]:
         code = await _search(options["jobs"] or DEFAULT_JOBS, options, stop)
     else:

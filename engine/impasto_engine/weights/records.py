@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -69,11 +70,13 @@ class Record:
 
 
 def cache_dir() -> Path:
-    """Return the cache folder: ``$IMPASTO_CACHE``, else ``impasto`` in the XDG cache folder."""
+    """Return the cache folder: ``$IMPASTO_CACHE``, else the system's usual one (on Linux by the XDG rules)."""
     if own := os.environ.get("IMPASTO_CACHE"):
         return Path(own)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "impasto"
+        if not os.environ.get("XDG_CACHE_HOME"):
+            Path.home()  # platformdirs does not say that there is none
+        return platformdirs.user_cache_path("impasto", appauthor=False)
     except RuntimeError:  # containers may run as users without a passwd entry
         raise WeightsError("no home folder for the cache; set IMPASTO_CACHE to a folder") from None
 
