@@ -4,33 +4,35 @@
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 
-# The wheel and the list of its requirements. Neither depends on the variant.
+# impasto's wheel. It does not depend on the variant.
 FROM ${BASE_IMAGE} AS build
 ARG PIP_ARGS=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
+COPY requirements/build.txt requirements/build.txt
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /build \
+    && /build/bin/python -m pip install --require-hashes ${PIP_ARGS} --requirement requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY engine engine
 COPY server server
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -m pip wheel --no-deps --wheel-dir /dist ${PIP_ARGS} .
-RUN python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-    print(*p['dependencies'], *p['optional-dependencies']['server'], sep='\n')" > /requirements.txt
+    /build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /dist ${PIP_ARGS} .
 
 
-# A venv with all requirements. It is rebuilt only when the list changes, not with every source change.
+# A venv with all libraries in the locked versions, whose hashes are checked. It is rebuilt only when these change.
 FROM ${BASE_IMAGE} AS deps
 ARG VARIANT=gpu
-ARG TORCH_REQUIREMENTS="torch torchvision"
+ARG TORCH_REQUIREMENTS="torch"
 ARG TORCH_INDEX_URL=""
 ARG TORCH_PIP_ARGS=""
 ARG PIP_ARGS=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python3 -m venv --without-pip /opt/venv
-COPY --from=build /requirements.txt /requirements.txt
-# torch is installed first and alone (--no-deps), so that an index of torch builds needs no other packages, and no other
-# package is ever taken from it. The second step finds torch installed and adds the rest from the default index.
+COPY requirements/run.txt requirements/torch.txt /requirements/
+# For the CPU, torch is installed first and alone (--no-deps), so that an index of such builds needs no other packages, and no
+# other package is ever taken from it. torchvision is optional: impasto has definitions of the networks of its own.
 RUN --mount=type=cache,target=/root/.cache/pip \
     set -eu; \
     case "${VARIANT}" in \
@@ -41,11 +43,15 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         *) echo "VARIANT must be gpu or cpu, got '${VARIANT}'" >&2; exit 1 ;; \
     esac; \
     pip="python3 -m pip --python /opt/venv/bin/python install ${PIP_ARGS}"; \
-    ${pip} --no-deps ${TORCH_INDEX_URL:+--index-url "${TORCH_INDEX_URL}"} ${TORCH_PIP_ARGS} ${TORCH_REQUIREMENTS}; \
-    ${pip} --requirement /requirements.txt
-# The build fails here if the second step replaced torch, or if torch and torchvision are incompatible.
-RUN /opt/venv/bin/python -c "import torch, torchvision; v = 'gpu' if torch.version.cuda else 'cpu'; \
-    print('torch', torch.__version__, 'torchvision', torchvision.__version__, 'for the', v); \
+    if [ "${VARIANT}" = cpu ]; then \
+        ${pip} --no-deps ${TORCH_INDEX_URL:+--index-url "${TORCH_INDEX_URL}"} ${TORCH_PIP_ARGS} ${TORCH_REQUIREMENTS}; \
+        ${pip} --require-hashes --requirement /requirements/run.txt; \
+    else \
+        ${pip} --require-hashes --requirement /requirements/run.txt --requirement /requirements/torch.txt; \
+    fi
+# The build fails here if torch is of the other kind.
+RUN /opt/venv/bin/python -c "import torch; v = 'gpu' if torch.version.cuda else 'cpu'; \
+    print('torch', torch.__version__, 'for the', v); \
     v == '${VARIANT}' or exit('torch is built for the ' + v + ', VARIANT is ${VARIANT}')"
 
 
