@@ -123,9 +123,12 @@ class DurableStore(MemoryStore):
             self._lock = _lock(folder / LOCK)
         except OSError as error:
             raise DataError(f"cannot use the data folder {folder}: {error.strerror}") from None
-        self._connection = self._open()
-        self._sweep()
-        self._bytes = sum(path.stat().st_size for path in self._blobs.iterdir())
+        with contextlib.ExitStack() as otherwise:  # a folder that cannot be used is released
+            otherwise.callback(os.close, self._lock)
+            self._connection = otherwise.enter_context(contextlib.closing(self._open()))
+            self._sweep()
+            self._bytes = sum(path.stat().st_size for path in self._blobs.iterdir())
+            otherwise.pop_all()
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
         self._thread.start()
 
@@ -323,6 +326,18 @@ class DurableStore(MemoryStore):
         path = self._folder / DATABASE
         try:
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except sqlite3.OperationalError as error:
+            raise DataError(f"cannot use the database {path}: {error}") from None
+        try:
+            self._prepare(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @staticmethod
+    def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+        try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
@@ -338,7 +353,6 @@ class DurableStore(MemoryStore):
             raise DataError(f"cannot use the database {path}: {error}") from None
         except sqlite3.DatabaseError as error:
             raise DataError(f"the database {path} is damaged: {error}; move it away to start without its jobs") from None
-        return connection
 
     def _sweep(self) -> None:
         """Delete files without references, which a crash left."""
