@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +215,26 @@ def test_health_ends_with_0_or_1(real_server: ServerProcess, tmp_path: Path) -> 
     assert run(real_server, tmp_path, "health").returncode == 0
     assert "no impasto server" in one_line(run(None, tmp_path, "health"))
     assert run(None, tmp_path, "health").returncode == 1
+
+
+def test_a_peer_that_answers_byte_by_byte_does_not_hold_a_health_check(tmp_path: Path) -> None:
+    """Its timeout is for the whole answer."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def drip() -> None:
+        with contextlib.suppress(OSError):
+            peer, _ = listener.accept()
+            with peer:
+                while True:
+                    peer.sendall(b"H")
+                    time.sleep(0.2)
+
+    threading.Thread(target=drip, daemon=True).start()
+    began = time.monotonic()
+    done = run(None, tmp_path, "health", "--http", f"127.0.0.1:{listener.getsockname()[1]}", "--timeout", "1")
+    listener.close()
+    assert "no response" in one_line(done)
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize("schedule", ["6\u00b2:3", "64", "64:", "a:b", "64:-3"])

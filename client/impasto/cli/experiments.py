@@ -242,7 +242,8 @@ def _paint(
         click.echo("Warning: the server's weights differ from those that painted the picture", err=True)
     now = threads_of(result.data)
     if threads and now and now != threads:
-        text = f"the picture was painted with {threads} threads, and this one with {now}: sums differ, so pixels may differ"
+        many = f"{threads} thread{'s' if threads > 1 else ''}"
+        text = f"the picture was painted with {many}, and this one with {now}: sums differ, so pixels may differ"
         click.echo(f"Warning: {text}", err=True)
     if as_json:
         print_json({**result.job.to_dict(), "output": out})

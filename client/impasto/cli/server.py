@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import sys
+import threading
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -73,14 +75,28 @@ def _ready(address: str, timeout_s: float) -> str:
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise click.UsageError(f"--http: must be HOST:PORT, got {address!r}")
+    url = f"http://{address}/readyz"
+    answer: queue.SimpleQueue[str | Exception] = queue.SimpleQueue()
+    # On a thread: the timeout of a socket restarts with every byte.
+    threading.Thread(target=lambda: answer.put(_answer_of(url, timeout_s)), daemon=True).start()
+    try:
+        found = answer.get(timeout=timeout_s)
+    except queue.Empty:
+        raise click.ClickException(f"no response from {url} within {timeout_s:g} s") from None
+    if isinstance(found, Exception):
+        raise click.ClickException(f"no response from {url}: {getattr(found, 'reason', found)}") from None
+    return found
+
+
+def _answer_of(url: str, timeout_s: float) -> str | Exception:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # ignore proxies of the environment
     try:
-        with opener.open(f"http://{address}/readyz", timeout=timeout_s):
+        with opener.open(url, timeout=timeout_s):
             return "serving"
     except urllib.error.HTTPError:
         return "not_serving"
     except (OSError, HTTPException) as error:
-        raise click.ClickException(f"no response from http://{address}/readyz: {getattr(error, 'reason', error)}") from None
+        return error
 
 
 @click.command()
