@@ -22,7 +22,8 @@ OF_CLIENT = {
     "CONNECTION_LOST": ("Unavailable", "The connection was lost, and retries for `patience_s` did not help."),
     "TLS_FAILED": ("Unavailable", "The server's certificate is untrusted or for another name, or it does not use TLS."),
     "SILENT": ("Unavailable", "The server has sent nothing on a progress stream for half a minute."),
-    "DEADLINE_EXCEEDED": ("DeadlineExceeded", "The call did not finish within its timeout."),
+    "WAIT_TIMEOUT": ("WaitTimeout", "The call did not finish within its timeout; the message says whether its job continues."),
+    "DAMAGED": ("ServerError", "A downloaded picture is not the one that the server described."),
 }
 
 

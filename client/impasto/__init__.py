@@ -23,6 +23,7 @@ from impasto.errors import (
     ServerError,
     Unauthenticated,
     Unavailable,
+    WaitTimeout,
 )
 from impasto.pictures import NamedFile, UploadedImage
 from impasto.requests import Style
@@ -75,4 +76,5 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "UploadedImage",
+    "WaitTimeout",
 ]

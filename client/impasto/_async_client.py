@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
@@ -21,11 +22,14 @@ from impasto._base import (
     Cursor,
     JobBase,
     check_succeeded,
+    checked_picture,
     download_request,
-    result_of,
+    left_out,
+    result_request,
     stream_ended,
     stylize_request,
     submit_request,
+    waited,
 )
 from impasto.credentials import Credentials
 from impasto.pictures import NamedFile, Picture, UploadedImage, name_of, to_bytes
@@ -113,31 +117,40 @@ class AsyncClient(ClientBase):
 
         Cancelling the task cancels the job.
         """
-        if on_step is None:
-            spec = await asyncio.to_thread(job_spec, content, style, options)
-            await self._prepare(spec)
-            request = stylize_request(spec, request_id)
-            response = await self._call(self._stub.Stylize, request, timeout_s)
-            return result_of(response)
         try:
+            if on_step is None:
+                spec = await asyncio.to_thread(job_spec, content, style, options)
+                await self._prepare(spec)
+                request = stylize_request(spec, request_id)
+                response = await self._call(self._stub.Stylize, request, timeout_s)
+                return await self._whole(response.result)
             async with asyncio.timeout(timeout_s):
                 job = await self.submit(content, style, request_id=request_id, **options)
                 try:
-                    return await _follow(job, on_step)
+                    return await job.follow(lambda event: on_step(event) if isinstance(event, Step) else None)
                 except BaseException:
                     await asyncio.shield(job.cancel_quietly())
                     raise
+        except errors.DeadlineExceeded:  # the job's own limit; a TimeoutError too
+            raise
         except TimeoutError:
-            raise errors.DeadlineExceeded(f"not finished within {timeout_s} s", reason="DEADLINE_EXCEEDED") from None
+            raise waited(timeout_s, "was cancelled") from None
 
     async def submit(
-        self, content: Picture | None, style: Styles = None, *, request_id: str = "", **options: Unpack[Options]
+        self,
+        content: Picture | None,
+        style: Styles = None,
+        *,
+        request_id: str = "",
+        timeout_s: float | None = CALL_TIMEOUT_S,
+        **options: Unpack[Options],
     ) -> AsyncJob:
         """Submit a job and return at once; see :meth:`impasto.Client.submit`."""
         spec = await asyncio.to_thread(job_spec, content, style, options)
         await self._prepare(spec)
         request = submit_request(spec, request_id)
-        response = await self._call(self._stub.SubmitJob, request, self._time_for(request))
+        allowed_s = self._time_for(request) if timeout_s == CALL_TIMEOUT_S else timeout_s
+        response = await self._call(self._stub.SubmitJob, request, allowed_s)
         return AsyncJob(self, response.job.job_id, results.job_info(response.job))
 
     async def validate(self, content: Picture | None, style: Styles = None, **options: Unpack[Options]) -> JobInfo:
@@ -202,12 +215,24 @@ class AsyncClient(ClientBase):
 
     async def download(self, image: UploadedImage | str) -> bytes:
         """Return an uploaded file; see :meth:`impasto.Client.download`."""
+        return await self._pieces(self._stub.DownloadImage, lambda at: download_request(image, at))
+
+    async def _whole(self, result: pb.JobResult) -> Result:
+        return Result(await self._picture(result), results.job_info(result.job))
+
+    async def _picture(self, result: pb.JobResult) -> bytes:
+        if not left_out(result):
+            return result.image.data
+        job_id = result.job.job_id
+        data = await self._pieces(self._stub.DownloadResult, lambda at: result_request(job_id, at))
+        return checked_picture(data, result)
+
+    async def _pieces(self, method: Any, request_at: Callable[[int], Any]) -> bytes:
         retry = self._retry()
         data = bytearray()
         while True:
-            request = download_request(image, len(data))
             try:
-                async for piece in self._stub.DownloadImage(request, timeout=UPLOAD_TIMEOUT_S):
+                async for piece in method(request_at(len(data)), timeout=UPLOAD_TIMEOUT_S):
                     self._answered = True
                     retry.reset()
                     data += piece.chunk
@@ -290,13 +315,18 @@ class AsyncJob(JobBase):
                     client._answered = True
                     retry.reset()
                     event = cursor.take(message)
+                    if image and isinstance(event, Finished) and left_out(message.result):
+                        event = replace(event, data=await client._picture(message.result))
                     if event is not None:
                         yield event
                     if cursor.ended:
                         return  # whatever the stream's status: a retry would report the end again
             except grpc.aio.AioRpcError as error:
                 cursor.lost()
-                await asyncio.sleep(retry.delay(client._error(error)))
+                cause = client._error(error)
+                if isinstance(cause, errors.WaitTimeout):
+                    raise waited(timeout_s, "continues") from None
+                await asyncio.sleep(retry.delay(cause))
             except TimeoutError:
                 cursor.lost()
                 await asyncio.sleep(retry.delay(transport.silence(client.server)))
@@ -307,11 +337,18 @@ class AsyncJob(JobBase):
 
     async def result(self, timeout_s: float | None = None) -> Result:
         """Wait for the job's end and return its picture; see :meth:`impasto.Job.result`."""
-        async with contextlib.aclosing(self.progress(timeout_s=timeout_s)) as events:
+        return await self.follow(lambda _: None, timeout_s)
+
+    async def follow(self, on_event: Callable[[Event], Awaitable[None] | None], timeout_s: float | None = None) -> Result:
+        """Watch the job to its end; see :meth:`impasto.Job.follow`. ``on_event`` may be a coroutine function."""
+        async with contextlib.aclosing(self.progress(previews=True, timeout_s=timeout_s)) as events:
             async for event in events:
+                waiting = on_event(event)
+                if waiting is not None:
+                    await waiting
                 if isinstance(event, Finished):
                     check_succeeded(event.job)
-                return await self.fetch()
+                    return await self.fetch()
         raise stream_ended()
 
     async def fetch(self) -> Result:
@@ -319,7 +356,7 @@ class AsyncJob(JobBase):
         client = self._client
         request = pb.GetResultRequest(job_id=self.job_id)
         response = await client._call(client._stub.GetResult, request, UPLOAD_TIMEOUT_S)
-        return result_of(response)
+        return await client._whole(response.result)
 
     async def cancel(self) -> JobInfo:
         """Cancel the job; it stops at its next step."""
@@ -348,16 +385,3 @@ class AsyncJob(JobBase):
         """Cancel while another error is being raised; errors of the cancellation are ignored."""
         with contextlib.suppress(grpc.aio.AioRpcError):
             await self._client._stub.CancelJob(pb.CancelJobRequest(job_id=self.job_id), timeout=QUIET_TIMEOUT_S)
-
-
-async def _follow(job: AsyncJob, on_step: Callable[[Step], Awaitable[None] | None]) -> Result:
-    async with contextlib.aclosing(job.progress(previews=True)) as events:
-        async for event in events:
-            if isinstance(event, Step):
-                waiting = on_step(event)
-                if waiting is not None:
-                    await waiting
-            elif isinstance(event, Finished):
-                check_succeeded(event.job)
-                return await job.fetch()
-    raise stream_ended()

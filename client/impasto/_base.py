@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from typing import Any
 
@@ -12,7 +13,7 @@ from impasto.credentials import Credentials, checked
 from impasto.errors import ImpastoError
 from impasto.pictures import UploadedImage
 from impasto.requests import server_address
-from impasto.results import Event, JobInfo, Result
+from impasto.results import Event, JobInfo
 from impasto.retry import Retry
 from impasto.transport import SLOWEST_BYTES_PER_S, SMALL_BYTES, channel_options, check_size, error_of
 from impasto.v1 import style_transfer_pb2 as pb
@@ -125,9 +126,25 @@ def download_request(image: UploadedImage | str, offset_bytes: int) -> pb.Downlo
     return pb.DownloadImageRequest(image_id=image_id, offset_bytes=offset_bytes)
 
 
-def result_of(response: pb.StylizeResponse | pb.GetResultResponse) -> Result:
-    """Return the picture of a response."""
-    return Result(response.result.image.data, results.job_info(response.result.job))
+def left_out(result: pb.JobResult) -> bool:
+    """Whether a result's picture was too large for the response and must be downloaded."""
+    return bool(result.image_bytes) and not result.image.data
+
+
+def result_request(job_id: str, offset_bytes: int) -> pb.DownloadResultRequest:
+    """Return the request for the rest of a picture."""
+    return pb.DownloadResultRequest(job_id=job_id, offset_bytes=offset_bytes)
+
+
+def checked_picture(data: bytes, result: pb.JobResult) -> bytes:
+    """Return a downloaded picture.
+
+    Raises:
+        ServerError: If it is not the one that the result describes.
+    """
+    if hashlib.sha256(data).hexdigest() != result.image_sha256:
+        raise errors.ServerError(f"the picture of job {result.job.job_id} arrived damaged", reason="DAMAGED")
+    return data
 
 
 def check_succeeded(job: JobInfo) -> None:
@@ -138,6 +155,17 @@ def check_succeeded(job: JobInfo) -> None:
     """
     if job.state != "succeeded":
         raise errors.from_job(job.job_id, job.state, job.error_reason, job.error_message)
+
+
+def waited(timeout_s: float | None, outcome: str) -> errors.WaitTimeout:
+    """Return the error for a wait that ran out.
+
+    Args:
+        timeout_s: The timeout.
+        outcome: What became of the job.
+    """
+    within = f"{timeout_s:g} s" if timeout_s is not None else "its timeout"
+    return errors.WaitTimeout(f"not finished within {within}; the job {outcome}", reason="WAIT_TIMEOUT")
 
 
 def stream_ended() -> ImpastoError:

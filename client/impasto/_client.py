@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
@@ -20,13 +21,17 @@ from impasto._base import (
     Cursor,
     JobBase,
     check_succeeded,
+    checked_picture,
     download_request,
-    result_of,
+    left_out,
+    result_request,
     stream_ended,
     stylize_request,
     submit_request,
+    waited,
 )
 from impasto.credentials import Credentials
+from impasto.errors import WaitTimeout
 from impasto.pictures import NamedFile, Picture, UploadedImage, name_of, to_bytes
 from impasto.requests import (
     Options,
@@ -103,20 +108,23 @@ class Client(ClientBase):
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
-        if on_step is None:
-            spec = job_spec(content, style, options)
-            self._prepare(spec)
-            request = stylize_request(spec, request_id)
-            response = self._call(self._stub.Stylize, request, timeout_s)
-            return result_of(response)
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        job = self.submit(content, style, request_id=request_id, timeout_s=timeout_s, **options)
         try:
-            left = None if deadline is None else max(0.001, deadline - time.monotonic())
-            return job.follow(lambda event: on_step(event) if isinstance(event, Step) else None, left)
-        except BaseException:
-            job.cancel_quietly()
-            raise
+            if on_step is None:
+                spec = job_spec(content, style, options)
+                self._prepare(spec)
+                request = stylize_request(spec, request_id)
+                response = self._call(self._stub.Stylize, request, timeout_s)
+                return self._whole(response.result)
+            deadline = None if timeout_s is None else time.monotonic() + timeout_s
+            job = self.submit(content, style, request_id=request_id, timeout_s=timeout_s, **options)
+            try:
+                left = None if deadline is None else max(0.001, deadline - time.monotonic())
+                return job.follow(lambda event: on_step(event) if isinstance(event, Step) else None, left)
+            except BaseException:
+                job.cancel_quietly()
+                raise
+        except WaitTimeout:
+            raise waited(timeout_s, "was cancelled") from None
 
     def submit(
         self,
@@ -245,12 +253,25 @@ class Client(ClientBase):
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
+        return self._pieces(self._stub.DownloadImage, lambda at: download_request(image, at))
+
+    def _whole(self, result: pb.JobResult) -> Result:
+        """Return a result; a picture that was too large for the response is downloaded."""
+        return Result(self._picture(result), results.job_info(result.job))
+
+    def _picture(self, result: pb.JobResult) -> bytes:
+        if not left_out(result):
+            return result.image.data
+        job_id = result.job.job_id
+        return checked_picture(self._pieces(self._stub.DownloadResult, lambda at: result_request(job_id, at)), result)
+
+    def _pieces(self, method: Any, request_at: Callable[[int], Any]) -> bytes:
+        """Return the joined chunks of a stream, resumed after lost connections."""
         retry = self._retry()
         data = bytearray()
         while True:
-            request = download_request(image, len(data))
             try:
-                for piece in self._stub.DownloadImage(request, timeout=UPLOAD_TIMEOUT_S):
+                for piece in method(request_at(len(data)), timeout=UPLOAD_TIMEOUT_S):
                     self._answered = True
                     retry.reset()
                     data += piece.chunk
@@ -371,6 +392,8 @@ class Job(JobBase):
                     retry.reset()
                     watchdog.received()
                     event = cursor.take(message)
+                    if image and isinstance(event, Finished) and left_out(message.result):
+                        event = replace(event, data=client._picture(message.result))
                     if event is not None:
                         yield event
                     if cursor.ended:
@@ -378,6 +401,8 @@ class Job(JobBase):
             except grpc.RpcError as error:
                 cursor.lost()
                 cause = silence(client.server) if watchdog.silent else client._error(error)
+                if isinstance(cause, WaitTimeout):
+                    raise waited(timeout_s, "continues") from None
                 time.sleep(retry.delay(cause))
             else:
                 return
@@ -422,7 +447,7 @@ class Job(JobBase):
         """
         stub = self._client._stub
         response = self._client._call(stub.GetResult, pb.GetResultRequest(job_id=self.job_id), UPLOAD_TIMEOUT_S)
-        return result_of(response)
+        return self._client._whole(response.result)
 
     def cancel(self) -> JobInfo:
         """Cancel the job; it stops at its next step.

@@ -7,7 +7,8 @@ ImpastoError
 |-- Overloaded         the queue is full; .retry_after_s says when to retry
 |-- Unauthenticated    a valid token or client certificate is required
 |-- Unavailable        no server answers, or it is starting or shutting down
-|-- DeadlineExceeded   the deadline passed
+|-- DeadlineExceeded   the job failed at its time limit; also a TimeoutError
+|-- WaitTimeout        this client waited no longer; the message says whether the job continues; also a TimeoutError
 |-- JobCancelled       the job was cancelled
 |-- JobFailed          the job failed; .reason says why
 `-- ServerError        anything else; most likely a bug in the server
@@ -82,8 +83,12 @@ class Unavailable(ImpastoError):
     """No server answers, or it is starting or shutting down."""
 
 
-class DeadlineExceeded(ImpastoError):
-    """The deadline passed. A job started by ``stylize`` is cancelled; a submitted job continues."""
+class DeadlineExceeded(ImpastoError, TimeoutError):
+    """The job failed because it reached its time limit (``time_limit_s``)."""
+
+
+class WaitTimeout(ImpastoError, TimeoutError):
+    """A call did not end within its timeout (``timeout_s``). The message says whether its job continues or was cancelled."""
 
 
 class JobCancelled(ImpastoError):
@@ -145,7 +150,7 @@ def from_status(
     if kind is Unavailable and not info.reason:
         reason, message = why_not(target, message, secured=secured)
     if kind is DeadlineExceeded and not info.reason:
-        message = "the call did not end within its timeout"
+        kind, reason, message = WaitTimeout, "WAIT_TIMEOUT", "the call did not end within its timeout"
     if kind is Overloaded and not info.reason:
         # gRPC rejects messages above the size limit with this code, before any server code runs.
         kind = InvalidRequest

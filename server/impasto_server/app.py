@@ -60,6 +60,8 @@ MIN_PING_S = 5.0
 """Clients that ping more often than this are disconnected."""
 HANDSHAKE_S = 20.0
 """Time that a new connection has for TLS and its first HTTP/2 frame; a silent one keeps a descriptor no longer."""
+ENDING_S = 1.0
+"""Time in which all calls in progress end with DRAINING."""
 STOP_GRACE_S = 2.0
 """Time for responses under way when all jobs have ended."""
 
@@ -155,6 +157,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
         await servicer.enter_graceful_shutdown()
         if await jobs.shutdown.drain():
             await asyncio.sleep(LINGER_S)
+        await interceptor.end_calls(ENDING_S)
         await server.stop(STOP_GRACE_S)
         await jobs.shutdown.stop()
         beating.cancel()

@@ -200,7 +200,7 @@ class World:
                 fields = [violation.field for violation in error.violations]
                 good = bad and fields and all(name.startswith(("content", "styles", "picture")) for name in fields)
                 self._judge(number, story, "refused", good or (deed == self._command), error)
-            except (impasto.Unavailable, impasto.JobCancelled, impasto.DeadlineExceeded) as error:
+            except (impasto.Unavailable, impasto.JobCancelled, impasto.WaitTimeout) as error:
                 # Without patience, or where no connection was ever made, a cut is the caller's to handle.
                 told = isinstance(error, impasto.Unavailable) and (not patience_s or error.reason == "UNAVAILABLE")
                 lost = on is not None and on.cut > 0 and told

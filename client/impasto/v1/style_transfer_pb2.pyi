@@ -155,14 +155,16 @@ PAUSE_REASON_PREEMPTED: PauseReason
 PAUSE_REASON_REQUESTED: PauseReason
 
 class Image(_message.Message):
-    __slots__ = ("data", "image_id", "name")
+    __slots__ = ("data", "image_id", "name", "format")
     DATA_FIELD_NUMBER: _ClassVar[int]
     IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     image_id: str
     name: str
-    def __init__(self, data: _Optional[bytes] = ..., image_id: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+    format: ImageFormat
+    def __init__(self, data: _Optional[bytes] = ..., image_id: _Optional[str] = ..., name: _Optional[str] = ..., format: _Optional[_Union[ImageFormat, str]] = ...) -> None: ...
 
 class Style(_message.Message):
     __slots__ = ("image", "weight", "mask", "region")
@@ -403,20 +405,26 @@ class Job(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[int] = ..., evaluations: _Optional[int] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., network: _Optional[_Union[NetworkInfo, _Mapping]] = ..., device: _Optional[str] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., queue_position: _Optional[int] = ..., attempts: _Optional[int] = ..., priority: _Optional[int] = ..., preemptions: _Optional[int] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., estimated_start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., estimated_end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., owner: _Optional[str] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ...) -> None: ...
 
 class JobResult(_message.Message):
-    __slots__ = ("job", "image")
+    __slots__ = ("job", "image", "image_bytes", "image_sha256")
     JOB_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SHA256_FIELD_NUMBER: _ClassVar[int]
     job: Job
     image: Image
-    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ..., image: _Optional[_Union[Image, _Mapping]] = ...) -> None: ...
+    image_bytes: int
+    image_sha256: str
+    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., image_bytes: _Optional[int] = ..., image_sha256: _Optional[str] = ...) -> None: ...
 
 class StylizeRequest(_message.Message):
-    __slots__ = ("spec", "request_id")
+    __slots__ = ("spec", "request_id", "max_response_bytes")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
     spec: JobSpec
     request_id: str
-    def __init__(self, spec: _Optional[_Union[JobSpec, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    max_response_bytes: int
+    def __init__(self, spec: _Optional[_Union[JobSpec, _Mapping]] = ..., request_id: _Optional[str] = ..., max_response_bytes: _Optional[int] = ...) -> None: ...
 
 class StylizeResponse(_message.Message):
     __slots__ = ("result",)
@@ -425,18 +433,20 @@ class StylizeResponse(_message.Message):
     def __init__(self, result: _Optional[_Union[JobResult, _Mapping]] = ...) -> None: ...
 
 class ProgressRequest(_message.Message):
-    __slots__ = ("job_id", "request_id", "resume_after_sequence", "include_previews", "include_image")
+    __slots__ = ("job_id", "request_id", "resume_after_sequence", "include_previews", "include_image", "max_response_bytes")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     RESUME_AFTER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_PREVIEWS_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_IMAGE_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     request_id: str
     resume_after_sequence: int
     include_previews: bool
     include_image: bool
-    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., resume_after_sequence: _Optional[int] = ..., include_previews: bool = ..., include_image: bool = ...) -> None: ...
+    max_response_bytes: int
+    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., resume_after_sequence: _Optional[int] = ..., include_previews: bool = ..., include_image: bool = ..., max_response_bytes: _Optional[int] = ...) -> None: ...
 
 class ProgressResponse(_message.Message):
     __slots__ = ("sequence", "snapshot", "start", "step", "heartbeat", "result", "pause")
@@ -595,16 +605,36 @@ class DeleteJobResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class GetResultRequest(_message.Message):
-    __slots__ = ("job_id",)
+    __slots__ = ("job_id", "max_response_bytes")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
     job_id: str
-    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+    max_response_bytes: int
+    def __init__(self, job_id: _Optional[str] = ..., max_response_bytes: _Optional[int] = ...) -> None: ...
 
 class GetResultResponse(_message.Message):
     __slots__ = ("result",)
     RESULT_FIELD_NUMBER: _ClassVar[int]
     result: JobResult
     def __init__(self, result: _Optional[_Union[JobResult, _Mapping]] = ...) -> None: ...
+
+class DownloadResultRequest(_message.Message):
+    __slots__ = ("job_id", "offset_bytes")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    offset_bytes: int
+    def __init__(self, job_id: _Optional[str] = ..., offset_bytes: _Optional[int] = ...) -> None: ...
+
+class DownloadResultResponse(_message.Message):
+    __slots__ = ("chunk", "size_bytes", "sha256")
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    chunk: bytes
+    size_bytes: int
+    sha256: str
+    def __init__(self, chunk: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class UploadImageRequest(_message.Message):
     __slots__ = ("start", "chunk")

@@ -86,6 +86,11 @@ class StyleTransferServiceStub(object):
                 request_serializer=impasto_dot_v1_dot_style__transfer__pb2.GetResultRequest.SerializeToString,
                 response_deserializer=impasto_dot_v1_dot_style__transfer__pb2.GetResultResponse.FromString,
                 _registered_method=True)
+        self.DownloadResult = channel.unary_stream(
+                '/impasto.v1.StyleTransferService/DownloadResult',
+                request_serializer=impasto_dot_v1_dot_style__transfer__pb2.DownloadResultRequest.SerializeToString,
+                response_deserializer=impasto_dot_v1_dot_style__transfer__pb2.DownloadResultResponse.FromString,
+                _registered_method=True)
         self.UploadImage = channel.stream_unary(
                 '/impasto.v1.StyleTransferService/UploadImage',
                 request_serializer=impasto_dot_v1_dot_style__transfer__pb2.UploadImageRequest.SerializeToString,
@@ -186,6 +191,13 @@ class StyleTransferServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DownloadResult(self, request, context):
+        """Returns the same picture in chunks, whatever its size. After a lost connection, call again with offset_bytes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UploadImage(self, request_iterator, context):
         """Uploads a picture's file in chunks; jobs refer to it by its id. An interrupted upload can be resumed: the response
         reports how many bytes are stored. A file is kept for the server's retention time after its last use.
@@ -267,6 +279,11 @@ def add_StyleTransferServiceServicer_to_server(servicer, server):
                     servicer.GetResult,
                     request_deserializer=impasto_dot_v1_dot_style__transfer__pb2.GetResultRequest.FromString,
                     response_serializer=impasto_dot_v1_dot_style__transfer__pb2.GetResultResponse.SerializeToString,
+            ),
+            'DownloadResult': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadResult,
+                    request_deserializer=impasto_dot_v1_dot_style__transfer__pb2.DownloadResultRequest.FromString,
+                    response_serializer=impasto_dot_v1_dot_style__transfer__pb2.DownloadResultResponse.SerializeToString,
             ),
             'UploadImage': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadImage,
@@ -561,6 +578,33 @@ class StyleTransferService(object):
             '/impasto.v1.StyleTransferService/GetResult',
             impasto_dot_v1_dot_style__transfer__pb2.GetResultRequest.SerializeToString,
             impasto_dot_v1_dot_style__transfer__pb2.GetResultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadResult(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/impasto.v1.StyleTransferService/DownloadResult',
+            impasto_dot_v1_dot_style__transfer__pb2.DownloadResultRequest.SerializeToString,
+            impasto_dot_v1_dot_style__transfer__pb2.DownloadResultResponse.FromString,
             options,
             channel_credentials,
             insecure,

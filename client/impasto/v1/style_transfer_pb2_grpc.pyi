@@ -94,6 +94,12 @@ class StyleTransferServiceStub:
     ]
     """Returns the picture of a job that has succeeded; fails with FAILED_PRECONDITION if it has not."""
 
+    DownloadResult: grpc.UnaryStreamMultiCallable[
+        impasto.v1.style_transfer_pb2.DownloadResultRequest,
+        impasto.v1.style_transfer_pb2.DownloadResultResponse,
+    ]
+    """Returns the same picture in chunks, whatever its size. After a lost connection, call again with offset_bytes."""
+
     UploadImage: grpc.StreamUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.UploadImageRequest,
         impasto.v1.style_transfer_pb2.UploadImageResponse,
@@ -189,6 +195,12 @@ class StyleTransferServiceAsyncStub:
         impasto.v1.style_transfer_pb2.GetResultResponse,
     ]
     """Returns the picture of a job that has succeeded; fails with FAILED_PRECONDITION if it has not."""
+
+    DownloadResult: grpc.aio.UnaryStreamMultiCallable[
+        impasto.v1.style_transfer_pb2.DownloadResultRequest,
+        impasto.v1.style_transfer_pb2.DownloadResultResponse,
+    ]
+    """Returns the same picture in chunks, whatever its size. After a lost connection, call again with offset_bytes."""
 
     UploadImage: grpc.aio.StreamUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.UploadImageRequest,
@@ -305,6 +317,14 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[impasto.v1.style_transfer_pb2.GetResultResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.GetResultResponse]]:
         """Returns the picture of a job that has succeeded; fails with FAILED_PRECONDITION if it has not."""
+
+    @abc.abstractmethod
+    def DownloadResult(
+        self,
+        request: impasto.v1.style_transfer_pb2.DownloadResultRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[impasto.v1.style_transfer_pb2.DownloadResultResponse], collections.abc.AsyncIterator[impasto.v1.style_transfer_pb2.DownloadResultResponse]]:
+        """Returns the same picture in chunks, whatever its size. After a lost connection, call again with offset_bytes."""
 
     @abc.abstractmethod
     def UploadImage(

@@ -62,6 +62,9 @@ COLORS: Final = _words(pb.Color, get_args(Color))
 STYLE_LOSSES: Final = _words(pb.StyleLoss, get_args(StyleLossName))
 PRECISIONS: Final = _words(pb.Precision, get_args(Precision))
 FORMATS: Final = {pb.IMAGE_FORMAT_UNSPECIFIED: OutputOptions.format, **_words(pb.ImageFormat, get_args(ImageFormat))}
+FORMAT_NUMBERS: Final = {word: number for number, word in _words(pb.ImageFormat, get_args(ImageFormat)).items()}
+OVERHEAD_BYTES: Final = 1024
+"""Room for the fields around a picture in a response."""
 STATES: Final = _named(pb.JobState, JobState)
 STOP_REASONS: Final = {reason: number for number, reason in _named(pb.StopReason, StopReason).items()}
 PAUSE_REASONS: Final = {reason: number for number, reason in _named(pb.PauseReason, PauseReason).items()}
@@ -341,9 +344,24 @@ def state_number(state: JobState) -> pb.JobState:
     return number
 
 
-def result_message(job: Job, picture: bytes | None) -> pb.JobResult:
-    """Return the message for an ended job with its picture, if it has one."""
-    return pb.JobResult(job=job_message(job), image=pb.Image(data=picture) if picture is not None else None)
+def result_message(job: Job, picture: bytes | None, digest: str, max_bytes: int, *, include: bool = True) -> pb.JobResult:
+    """Return the message for an ended job, with its picture if it has one that fits.
+
+    Args:
+        job: The job.
+        picture: Its encoded picture, if it has one.
+        digest: SHA-256 of the picture.
+        max_bytes: Largest response.
+        include: Whether the picture is wanted.
+    """
+    message = pb.JobResult(job=job_message(job))
+    if picture is None:
+        return message
+    message.image_bytes, message.image_sha256 = len(picture), digest
+    if include and message.ByteSize() + len(picture) + OVERHEAD_BYTES <= max_bytes:
+        message.image.data = picture
+        message.image.format = FORMAT_NUMBERS[job.spec.output.format]
+    return message
 
 
 def losses_message(losses: Losses | None) -> pb.Losses | None:

@@ -12,7 +12,8 @@ import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 OPEN_SERVICES = frozenset({"grpc.health.v1.Health"})
 """Services without authentication: load balancers have no token."""
 UNKNOWN_SERVICE = health_pb2.HealthCheckRequest(service="?").SerializeToString()
+DRAINING_RETRY_S = 5.0
 LARGE_BYTES = 1 << 20
 """Requests of at least this size are parsed on a thread."""
 
@@ -63,6 +65,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._identify = identify
         self._tracing = tracing or NoTracing()
         self._gate = gate or Gate(64 << 20)
+        self._open = _Open()
 
     async def intercept_service(
         self,
@@ -72,24 +75,53 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Return the method's handler, wrapped."""
         handler: Any = await continuation(handler_call_details)
         if handler is None:
-            return handler
+            return grpc.unary_unary_rpc_method_handler(_unknown(handler_call_details.method))
         _, service, name = handler_call_details.method.split("/")
         kind = "bidi_stream" if handler.request_streaming and handler.response_streaming else "unary"
         if handler.request_streaming != handler.response_streaming:
             kind = "client_stream" if handler.request_streaming else "server_stream"
         identify = anybody if service in OPEN_SERVICES else self._identify
-        call = _Call(self._metrics, Method(kind, service, name), identify, self._tracing, self._gate, handler)
+        call = _Call(self._metrics, Method(kind, service, name), identify, self._tracing, self._gate, self._open, handler)
         if handler.response_streaming or name in LARGE_ANSWERS:
             return grpc.stream_stream_rpc_method_handler(call.stream, response_serializer=handler.response_serializer)
         return grpc.stream_unary_rpc_method_handler(call.single, response_serializer=handler.response_serializer)
+
+    async def end_calls(self, limit_s: float) -> None:
+        """End all calls in progress with DRAINING; calls that come later end so too."""
+        self._open.draining = True
+        for task in list(self._open.tasks):
+            task.cancel()
+        if self._open.tasks:
+            await asyncio.wait(list(self._open.tasks), timeout=limit_s)
+
+
+@dataclass
+class _Open:
+    """The calls in progress.
+
+    Attributes:
+        tasks: Their tasks.
+        draining: Whether they are being ended because the server stops.
+    """
+
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    draining: bool = False
 
 
 class _Call:
     """Serves one method."""
 
     def __init__(
-        self, metrics: Metrics, method: Method, identify: Identify, tracing: Tracing, gate: Gate, handler: Any
+        self,
+        metrics: Metrics,
+        method: Method,
+        identify: Identify,
+        tracing: Tracing,
+        gate: Gate,
+        opened: _Open,
+        handler: Any,
     ) -> None:
+        self._opened = opened
         self._tracing = tracing
         self._metrics = metrics
         self._method = method
@@ -158,8 +190,20 @@ class _Call:
         began = time.monotonic()
         span = self._tracing.call(self._method.service, self._method.name, _metadata(context))
         ending: BaseException | None = None
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._opened.tasks.add(task)
         try:
+            if self._opened.draining:
+                raise asyncio.CancelledError
             yield
+        except asyncio.CancelledError as error:
+            if not self._opened.draining or context.cancelled():
+                ending = error
+                raise
+            ending = ServiceError(
+                "DRAINING", "the server is shutting down; retry, or use another server", retry_s=DRAINING_RETRY_S
+            )
+            await abort(context, ending)
         except grpc.aio.InternalError:  # raised by gRPC when it cannot send any more: the caller has left
             ending = asyncio.CancelledError()
             raise ending from None
@@ -170,6 +214,7 @@ class _Call:
             ending = error
             raise
         finally:
+            self._opened.tasks.discard(task)
             self._end(context, began, span, ending)
 
     async def _requests(self, context: Any, caller: str, held: contextlib.AsyncExitStack) -> Any:
@@ -219,6 +264,15 @@ class _Call:
         level = logging.WARNING if code in ("Internal", "Unknown", "DataLoss") else logging.DEBUG
         details = {"method": self._method.name, "code": code, "seconds": round(seconds, 4), "caller": PRINCIPAL.get().name}
         logger.log(level, "%s ended with %s", self._method.name, code, extra=details)
+
+
+def _unknown(method: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    """Return a handler that says that the server has no such method: gRPC's own answer has no details."""
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        await abort(context, ServiceError("METHOD_UNKNOWN", f"this server has no method {method}"))
+
+    return handler
 
 
 class _Counting:

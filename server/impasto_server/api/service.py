@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import hashlib
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 JOB_ID_METADATA = "impasto-job-id"
 DEFAULT_PAGE, MAX_PAGE = 50, 500
+DEFAULT_RESPONSE_BYTES = 4 << 20
+"""What clients take if they do not say more: the default limit of gRPC's libraries."""
 LONGEST_TOKEN = 20
 ACCEPTING = 8
 """Jobs whose pictures are decoded, or held until they are committed, at a time."""
@@ -80,7 +83,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
 
     async def Stylize(self, request: pb.StylizeRequest, context: Context) -> pb.StylizeResponse:
         """See the contract."""
-        left_s = context.time_remaining()
+        left_s, most = context.time_remaining(), self._largest(request)
         submitting = self._submit(request.spec, request.request_id, detached=False, answer_within_s=left_s)
         del request
         job = await submitting
@@ -89,18 +92,18 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             await context.send_initial_metadata(((JOB_ID_METADATA, job.job_id),))
             job = await self._dispatcher.wait(job)
         if job.state is not JobState.SUCCEEDED:
-            raise _unsuccessful(job)
-        picture = self._dispatcher.result(job.job_id)
-        return pb.StylizeResponse(result=convert.result_message(job, picture))
+            raise _unsuccessful(job, draining=self._dispatcher.draining)
+        return pb.StylizeResponse(result=await self._result(job, most))
 
     async def Progress(self, request: pb.ProgressRequest, context: Context) -> AsyncIterator[pb.ProgressResponse]:
         """See the contract."""
         job, sequence = self._watched(request)
+        self._largest(request)
         with self._metrics.streams.track_inprogress():
             async with contextlib.aclosing(self._dispatcher.watch(job, sequence)) as events:
                 async for number, event in events:
                     hit("progress.before_send")
-                    yield self._progress(request, number, event, job.job_id)
+                    yield await self._progress(request, number, event, job.job_id)
                     hit("progress.after_send")
 
     async def SubmitJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.SubmitJobResponse:
@@ -151,9 +154,22 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
 
     async def GetResult(self, request: pb.GetResultRequest, context: Context) -> pb.GetResultResponse:
         """See the contract."""
+        job, most = self._own(request.job_id), self._largest(request)
+        self._dispatcher.result(job.job_id)  # or says why there is none
+        return pb.GetResultResponse(result=await self._result(job, most))
+
+    async def DownloadResult(
+        self, request: pb.DownloadResultRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadResultResponse]:
+        """See the contract."""
         job = self._own(request.job_id)
-        picture = self._dispatcher.result(job.job_id)
-        return pb.GetResultResponse(result=convert.result_message(job, picture))
+        picture, offset = memoryview(self._dispatcher.result(job.job_id)), request.offset_bytes
+        if not 0 <= offset <= len(picture):
+            raise invalid(("offset_bytes", f"must be from 0 to the picture's size, {len(picture)}; got {offset}"))
+        digest = await asyncio.to_thread(_sha256, picture)
+        for at in range(offset, max(len(picture), offset + 1), CHUNK_BYTES):
+            chunk = bytes(picture[at : at + CHUNK_BYTES])
+            yield pb.DownloadResultResponse(chunk=chunk, size_bytes=len(picture), sha256=digest)
 
     async def UploadImage(
         self, request_iterator: AsyncIterator[pb.UploadImageRequest], context: Context
@@ -234,6 +250,18 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             logger.info("%s of job %s of %s by %s", act, job_id, job.owner or "anonymous", caller.name, extra=about)
         return job
 
+    async def _result(self, job: Job, most: int, *, include: bool = True) -> pb.JobResult:
+        picture = self._dispatcher.result(job.job_id) if job.state is JobState.SUCCEEDED else None
+        digest = "" if picture is None else await asyncio.to_thread(_sha256, picture)  # 40 ms for 64 MB
+        return convert.result_message(job, picture, digest, most, include=include)
+
+    def _largest(self, request: pb.StylizeRequest | pb.ProgressRequest | pb.GetResultRequest) -> int:
+        """Return the largest response that a caller takes."""
+        asked = request.max_response_bytes
+        if asked < 0:
+            raise invalid(("max_response_bytes", f"must be 0 or more, got {asked}"))
+        return min(asked or DEFAULT_RESPONSE_BYTES, self._config.max_message_bytes)
+
     async def _submit(
         self,
         spec: pb.JobSpec,
@@ -284,15 +312,13 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             return await self._dispatcher.validate(job_spec, owner)
         return await self._dispatcher.submit(job_spec, request_id, draft.digest, detached=detached, owner=owner)
 
-    def _progress(self, request: pb.ProgressRequest, number: int, event: object, job_id: str) -> pb.ProgressResponse:
+    async def _progress(self, request: pb.ProgressRequest, number: int, event: object, job_id: str) -> pb.ProgressResponse:
         job = self._dispatcher.get(job_id)
         if isinstance(event, Job):
             return pb.ProgressResponse(sequence=number, snapshot=self._message(event))
         if isinstance(event, Ended):
-            picture = None
-            if request.include_image and job.state is JobState.SUCCEEDED:
-                picture = self._dispatcher.result(job_id)
-            return pb.ProgressResponse(sequence=number, result=convert.result_message(job, picture))
+            result = await self._result(job, self._largest(request), include=request.include_image)
+            return pb.ProgressResponse(sequence=number, result=result)
         message = convert.progress_message(number, event, job, self._dispatcher.position(job_id))  # type: ignore[arg-type]
         if not request.include_previews and message.HasField("step"):
             message.step.ClearField("preview")
@@ -334,8 +360,10 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         )
 
 
-def _unsuccessful(job: Job) -> ServiceError:
+def _unsuccessful(job: Job, *, draining: bool) -> ServiceError:
     """Return the error of a Stylize call whose job did not succeed."""
+    if job.stop_reason is StopReason.ABANDONED and draining:
+        return ServiceError("DRAINING", f"the server shut down before job {job.job_id} ended; use another", retry_s=5.0)
     if job.stop_reason is StopReason.ABANDONED:  # before this call, which has joined it, was counted
         text = f"job {job.job_id} was cancelled because the callers that waited for it left; send the request again"
         return ServiceError("JOB_ABANDONED", text, metadata={"job_id": job.job_id}, retry_s=0.1)
@@ -346,6 +374,10 @@ def _unsuccessful(job: Job) -> ServiceError:
     reason, text = (error.reason, error.message) if error else ("UNKNOWN", "it failed")
     metadata = {"job_id": job.job_id}
     return ServiceError(reason if reason in REASONS else "UNKNOWN", f"job {job.job_id} failed: {text}", metadata=metadata)
+
+
+def _sha256(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _page_token(number: int) -> str:

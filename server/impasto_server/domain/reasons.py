@@ -96,6 +96,15 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
             True,
         ),
         "JOB_CANCELLED": Reason("CANCELLED", "The job was cancelled.", "Submit it again.", ("job_id",)),
+        "METHOD_UNKNOWN": Reason(
+            "UNIMPLEMENTED", "The server has no such method; it may be older than the client.", "See GetServerInfo.version."
+        ),
+        "REQUEST_ID_REUSED": Reason(
+            "INVALID_ARGUMENT",
+            "The request_id was used for another request.",
+            "Send a new one; a retry must repeat the request exactly.",
+            ("request_id",),
+        ),
         "JOB_ABANDONED": Reason(
             "UNAVAILABLE",
             "The job was cancelled because the calls that waited for it had left, just before this one joined.",

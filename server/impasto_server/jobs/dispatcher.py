@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from impasto_server.config import ServerConfig
-from impasto_server.domain.errors import ServiceError, invalid, not_found
+from impasto_server.domain.errors import ServiceError, not_found
 from impasto_server.domain.job import Job, JobSpec, JobState, StopReason
 from impasto_server.jobs import lifecycle
 from impasto_server.jobs.admission import Admission
@@ -69,6 +69,11 @@ class Dispatcher(JobViews):
             self._own_numbers[job.owner] = max(self._own_numbers[job.owner], job.own_number)
 
     @property
+    def draining(self) -> bool:
+        """Whether the server is shutting down."""
+        return self._table.draining
+
+    @property
     def accepting(self) -> bool:
         """Whether new jobs are accepted."""
         table = self._table
@@ -87,7 +92,9 @@ class Dispatcher(JobViews):
         known = self._store.by_request(owner, request_id) if request_id else None
         if known is not None:
             if known.digest != digest:
-                raise invalid(("request_id", f"{request_id!r} was used for another request"))
+                text, about = f"{request_id!r} was used for another request", {"request_id": request_id}
+                violation = ("request_id", text)
+                raise ServiceError("REQUEST_ID_REUSED", f"request_id: {text}", violations=(violation,), metadata=about)
             if known.stop_reason is not StopReason.ABANDONED:
                 return known
         if self._table.draining:

@@ -62,7 +62,7 @@ class Shutdown:
                 for job_id in left:
                     text = "job %s is cancelled: the server is shutting down"
                     logger.warning(text, job_id, extra=about(self._table.known(job_id)))
-                    self._table.change(job_id, lifecycle.Cancelled())
+                    self._table.change(job_id, lifecycle.Cancelled(abandoned=True))
         await self._store.settled()
         return bool(waited_for) and not self._hurry.is_set()
 
