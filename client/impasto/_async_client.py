@@ -169,13 +169,35 @@ class AsyncClient(ClientBase):
             self._limit_bytes = (await self.server_info()).limits["max_message_bytes"]
         self._check_size(spec)
 
-    async def reconstruct(self, image: Picture, layer: str = "relu4_2", **options: Any) -> Result:
+    async def reconstruct(
+        self,
+        image: Picture,
+        layer: str = "relu4_2",
+        *,
+        on_step: Callable[[Step], Awaitable[None] | None] | None = None,
+        timeout_s: float | None = None,
+        request_id: str = "",
+        **options: Unpack[Options],
+    ) -> Result:
         """Reconstruct a picture from the features of one layer; see :meth:`impasto.Client.reconstruct`."""
-        return await self.stylize(image, None, **reconstruction_options(layer, options))
+        return await self.stylize(
+            image, None, on_step=on_step, timeout_s=timeout_s, request_id=request_id, **reconstruction_options(layer, options)
+        )
 
-    async def texture(self, style: Styles, layers: Sequence[str] | Mapping[str, float] | None = None, **options: Any) -> Result:
+    async def texture(
+        self,
+        style: Styles,
+        layers: Sequence[str] | Mapping[str, float] | None = None,
+        *,
+        on_step: Callable[[Step], Awaitable[None] | None] | None = None,
+        timeout_s: float | None = None,
+        request_id: str = "",
+        **options: Unpack[Options],
+    ) -> Result:
         """Paint a texture of a style; see :meth:`impasto.Client.texture`."""
-        return await self.stylize(None, style, **texture_options(layers, options))
+        return await self.stylize(
+            None, style, on_step=on_step, timeout_s=timeout_s, request_id=request_id, **texture_options(layers, options)
+        )
 
     async def features(
         self,

@@ -167,31 +167,59 @@ class Client(ClientBase):
             self._limit_bytes = self.server_info().limits["max_message_bytes"]
         self._check_size(spec)
 
-    def reconstruct(self, image: Picture, layer: str = "relu4_2", **options: Any) -> Result:
+    def reconstruct(
+        self,
+        image: Picture,
+        layer: str = "relu4_2",
+        *,
+        on_step: Callable[[Step], None] | None = None,
+        timeout_s: float | None = None,
+        request_id: str = "",
+        **options: Unpack[Options],
+    ) -> Result:
         """Reconstruct a picture from the features of one layer, starting from noise.
 
         Args:
             image: The picture.
             layer: Layer of the content loss.
-            **options: As for :meth:`stylize`, including ``on_step`` and ``timeout_s``.
+            on_step: As for :meth:`stylize`.
+            timeout_s: As for :meth:`stylize`.
+            request_id: As for :meth:`stylize`.
+            **options: As for :meth:`stylize`.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
-        return self.stylize(image, None, **reconstruction_options(layer, options))
+        return self.stylize(
+            image, None, on_step=on_step, timeout_s=timeout_s, request_id=request_id, **reconstruction_options(layer, options)
+        )
 
-    def texture(self, style: Styles, layers: Sequence[str] | Mapping[str, float] | None = None, **options: Any) -> Result:
+    def texture(
+        self,
+        style: Styles,
+        layers: Sequence[str] | Mapping[str, float] | None = None,
+        *,
+        on_step: Callable[[Step], None] | None = None,
+        timeout_s: float | None = None,
+        request_id: str = "",
+        **options: Unpack[Options],
+    ) -> Result:
         """Paint a texture of a style from noise, using the style loss only.
 
         Args:
             style: One picture, or several as for :meth:`stylize`.
             layers: Layers of the style loss, with equal or given weights; the first layer of each block by default.
-            **options: As for :meth:`stylize`, including ``on_step`` and ``timeout_s``.
+            on_step: As for :meth:`stylize`.
+            timeout_s: As for :meth:`stylize`.
+            request_id: As for :meth:`stylize`.
+            **options: As for :meth:`stylize`.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
-        return self.stylize(None, style, **texture_options(layers, options))
+        return self.stylize(
+            None, style, on_step=on_step, timeout_s=timeout_s, request_id=request_id, **texture_options(layers, options)
+        )
 
     def features(
         self,

@@ -191,7 +191,13 @@ def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any])
     return spec
 
 
+_OF_CALLS = ("timeout_s", "on_step", "request_id")
+"""Arguments of calls that are no options of a job."""
+
+
 def _unknown(name: str) -> str:
+    if name in _OF_CALLS:
+        return f"{name} is an argument of other methods, not an option of a job"
     similar = difflib.get_close_matches(name, Options.__annotations__, n=1)
     return f"unknown option {name}" + (f", did you mean {similar[0]}?" if similar else "")
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from PIL import Image
@@ -59,7 +59,7 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class Warning:  # noqa: A001 - the contract's name
+class JobWarning:
     """A warning about the picture of a job that succeeded.
 
     Attributes:
@@ -71,13 +71,34 @@ class Warning:  # noqa: A001 - the contract's name
     message: str
 
 
+JobState = Literal["", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
+"""State of a job; empty only from a newer server with other states."""
+StopReason = Literal["", "steps", "stalled", "cancelled", "failed", "deadline", "converged", "abandoned"]
+"""Why a job ended; empty before."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A picture that a job was submitted with.
+
+    Attributes:
+        field: Field that it was sent in, such as ``content`` or ``styles[0].image``.
+        name: File name, if one was sent.
+        sha256: SHA-256 of its file, in hex.
+    """
+
+    field: str
+    name: str
+    sha256: str
+
+
 @dataclass(frozen=True)
 class JobInfo:
     """The current state of a job.
 
     Attributes:
-        state: ``queued``, ``running``, ``paused``, ``succeeded``, ``failed`` or ``cancelled``.
-        stop_reason: ``steps``, ``stalled``, ``converged``, ``deadline``, ``cancelled``, ``failed``; empty before the end.
+        state: One of :data:`JobState`.
+        stop_reason: One of :data:`StopReason`; empty before the end.
         error_reason: Why it failed; stable, UPPER_SNAKE_CASE.
         parameters: Painting parameters, with all values filled in.
         queue_position: Jobs that will start before it, while it waits.
@@ -91,11 +112,13 @@ class JobInfo:
         estimated_end: Estimated end, likewise.
         owner: Caller that submitted it; empty if callers are anonymous.
         warnings: Warnings about its picture.
+        inputs: Its pictures.
+        output: Output options, with all values filled in.
     """
 
     job_id: str
     request_id: str
-    state: str
+    state: JobState
     created: datetime
     started: datetime | None
     ended: datetime | None
@@ -107,7 +130,7 @@ class JobInfo:
     height_px: int
     network: NetworkInfo | None
     device: str
-    stop_reason: str
+    stop_reason: StopReason
     error_reason: str
     error_message: str
     timings: Timings
@@ -122,7 +145,9 @@ class JobInfo:
     estimated_end: datetime | None
     owner: str
     parameters: Mapping[str, Any] = field(repr=False)
-    warnings: tuple[Warning, ...] = ()
+    warnings: tuple[JobWarning, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    output: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def done(self) -> bool:
@@ -175,7 +200,7 @@ class Result:
         return self.job.network.weights if self.job.network else ""
 
     @property
-    def warnings(self) -> tuple[Warning, ...]:
+    def warnings(self) -> tuple[JobWarning, ...]:
         """Warnings about the picture."""
         return self.job.warnings
 
@@ -399,7 +424,7 @@ def job_info(message: pb.Job) -> JobInfo:
     return JobInfo(
         job_id=message.job_id,
         request_id=message.request_id,
-        state=_word(pb.JobState, "JOB_STATE_", message.state),
+        state=cast("JobState", _word(pb.JobState, "JOB_STATE_", message.state)),
         created=_moment(message.create_time),
         started=_moment(message.start_time) if message.HasField("start_time") else None,
         ended=_moment(message.end_time) if message.HasField("end_time") else None,
@@ -411,7 +436,7 @@ def job_info(message: pb.Job) -> JobInfo:
         height_px=message.height_px,
         network=_network(message.network) if message.HasField("network") else None,
         device=message.device,
-        stop_reason=_word(pb.StopReason, "STOP_REASON_", message.stop_reason),
+        stop_reason=cast("StopReason", _word(pb.StopReason, "STOP_REASON_", message.stop_reason)),
         error_reason=message.error.reason,
         error_message=message.error.message,
         timings=Timings(
@@ -430,8 +455,20 @@ def job_info(message: pb.Job) -> JobInfo:
         estimated_end=_moment(message.estimated_end_time) if message.HasField("estimated_end_time") else None,
         owner=message.owner,
         parameters=_parameters(message.parameters),
-        warnings=tuple(Warning(item.reason, item.message) for item in message.warnings),
+        warnings=tuple(JobWarning(item.reason, item.message) for item in message.warnings),
+        inputs=tuple(Input(item.field, item.name, item.sha256) for item in message.inputs),
+        output=_output(message.output),
     )
+
+
+def _output(message: pb.OutputOptions) -> dict[str, Any]:
+    return {
+        "format": _word(pb.ImageFormat, "IMAGE_FORMAT_", message.format),
+        "quality": message.quality,
+        "preview_every_steps": message.preview_every_steps,
+        "preview_size_px": message.preview_size_px,
+        "omit_metadata": message.omit_metadata,
+    }
 
 
 def features(layer: str, message: pb.InspectFeaturesResponse) -> Features:

@@ -8,7 +8,19 @@ import json
 import click
 
 from impasto._client import Client, Job
-from impasto.cli.output import JSON, SECONDS, SERVER, ProgressBar, check_output, job_line, print_json, tell, write_picture
+from impasto.cli.output import (
+    JOBS_HEADER,
+    JSON,
+    SECONDS,
+    SERVER,
+    ProgressBar,
+    check_output,
+    job_line,
+    jobs_line,
+    print_json,
+    tell,
+    write_picture,
+)
 from impasto.errors import NotReady, from_job
 from impasto.results import Finished, JobInfo, Paused, Result, Started, Step
 from impasto.v1 import style_transfer_pb2 as pb
@@ -28,15 +40,17 @@ def jobs() -> None:
 @SERVER
 @JSON
 def list_jobs(states: tuple[str, ...], limit: int, server: str, as_json: bool) -> None:
-    """Show jobs, newest first."""
+    """Show jobs, newest first: state, steps, size, age, loss and the names of their pictures."""
     with Client(server) as client:
         found = list(itertools.islice(client.jobs(states), limit))
     if as_json:
         print_json([job.to_dict() for job in found])
         return
     several = len({job.owner for job in found}) > 1
+    if found:
+        click.echo(JOBS_HEADER)
     for job in found:
-        click.echo(job_line(job, with_owner=several))
+        click.echo(jobs_line(job, with_owner=several))
 
 
 @jobs.command()
@@ -61,11 +75,11 @@ def show(job_id: str, server: str, as_json: bool) -> None:
 @SERVER
 @JSON
 def watch(job_id: str, server: str, as_json: bool) -> None:
-    """Watch a job to its end; stopping the watch does not affect it.
+    """Watch a job to its end; stopping the watch does not affect it. Without a terminal a line is printed every few seconds.
 
     --json prints a line for every step, start and pause, and one for the end.
     """
-    with Client(server) as client, ProgressBar(quiet=as_json) as display:
+    with Client(server) as client, ProgressBar(quiet=as_json, lines=not as_json) as display:
         for event in client.job(job_id).progress():
             if as_json and isinstance(event, Step):
                 losses = event.losses

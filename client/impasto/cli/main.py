@@ -9,18 +9,17 @@ import os
 import signal
 import sys
 import threading
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
 from impasto._client import Client
 from impasto.cli.experiments import features, paper, reconstruct, redo, texture
 from impasto.cli.jobs import jobs
-from impasto.cli.output import FOLLOWED, INTERRUPTED
+from impasto.cli.output import FOLLOWED, INTERRUPTED, credentials
 from impasto.cli.server import health, info, upload
 from impasto.cli.stylize import PAINTING, stylize
 from impasto.connect_errors import TLS_FAILED
-from impasto.credentials import VARIABLES
 from impasto.errors import ImpastoError, Overloaded, Unavailable
 from impasto.installing import needs
 
@@ -71,27 +70,17 @@ def _missing(name: str, error: ImportError) -> click.Command:
     return command
 
 
-FILE = click.Path(exists=True, dir_okay=False)
-
-
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="impasto")
-@click.option(
-    "--token-file",
-    type=click.File(),
-    help="File with the token for the server. $IMPASTO_TOKEN holds the token itself.",
-)
-@click.option("--tls", is_flag=True, help="Use TLS with the system's CA certificates. Also $IMPASTO_TLS=1.")
-@click.option("--tls-ca", type=FILE, help="CA certificates (PEM) that verify the server. Also $IMPASTO_TLS_CA.")
-@click.option("--tls-cert", type=FILE, help="Client certificate (PEM), if the server requires one. Also $IMPASTO_TLS_CERT.")
-@click.option("--tls-key", type=FILE, help="Private key of the client certificate (PEM). Also $IMPASTO_TLS_KEY.")
-def cli(*, token_file: TextIO | None, tls: bool, **files: str | None) -> None:
+@click.option("--server", help="Address of the server, HOST:PORT. Also $IMPASTO_SERVER.")
+@credentials(hidden=False)
+def cli(*, server: str | None) -> None:
     """Paint pictures in the style of others, on an impasto server.
 
-    These options go before the command. Each can also be set in the environment.
+    These options may also follow the command. Each can be set in the environment.
     """
-    given = {**files, "tls": "1" if tls else None, "token": token_file.read().strip() if token_file else None}
-    os.environ.update({VARIABLES[name]: value for name, value in given.items() if value})
+    if server:
+        os.environ["IMPASTO_SERVER"] = server
 
 
 cli.add_command(stylize)

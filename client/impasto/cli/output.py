@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from impasto.credentials import VARIABLES
 from impasto.pictures import Picture, UploadedImage
 from impasto.results import Event, Heartbeat, JobInfo, Paused, Result, Snapshot, Started, Step
 
@@ -21,18 +25,56 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
 FOLLOWED: set[tuple[str, str]] = set()
 """Server and id of the jobs that this process waits for."""
+LINE_S = 5.0
+"""Time between the lines on a job's steps, where there is no terminal."""
 WIDE = 120
 """Minimum terminal width, in columns, to show the parts of the loss."""
 UPLOADED = "sha256:"
 """Prefix of the id of an uploaded picture."""
-SERVER = click.option(
-    "--server",
-    envvar="IMPASTO_SERVER",
-    show_envvar=True,
-    default="localhost:50051",
-    show_default=True,
-    help="Address of the server, HOST:PORT.",
+FILE = click.Path(exists=True, dir_okay=False)
+_CREDENTIALS: tuple[tuple[str, dict[str, Any]], ...] = (
+    (
+        "--token-file",
+        {"type": click.File(), "help": "File with the token for the server. $IMPASTO_TOKEN holds the token itself."},
+    ),
+    ("--tls", {"is_flag": True, "help": "Use TLS with the system's CA certificates. Also $IMPASTO_TLS=1."}),
+    ("--tls-ca", {"type": FILE, "help": "CA certificates (PEM) that verify the server. Also $IMPASTO_TLS_CA."}),
+    ("--tls-cert", {"type": FILE, "help": "Client certificate (PEM), if the server requires one. Also $IMPASTO_TLS_CERT."}),
+    ("--tls-key", {"type": FILE, "help": "Private key of the client certificate (PEM). Also $IMPASTO_TLS_KEY."}),
 )
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """Keep a credential in the environment, where the clients look for it."""
+    if value:
+        name = (param.name or "").removesuffix("_file")
+        os.environ[VARIABLES[name]] = value.read().strip() if name == "token" else "1" if name == "tls" else str(value)
+
+
+def credentials(*, hidden: bool) -> Callable[[Any], Any]:
+    """Return a decorator that gives a command the options of the connection: of the group, and hidden ones of its commands."""
+
+    def decorate(command: Any) -> Any:
+        for name, values in reversed(_CREDENTIALS):
+            command = click.option(name, expose_value=False, callback=_remember, hidden=hidden, **values)(command)
+        return command
+
+    return decorate
+
+
+def SERVER(command: Any) -> Any:  # noqa: N802 - used like the options below
+    """Give a command the server's address and the credentials; both may also stand before the command."""
+    option = click.option(
+        "--server",
+        envvar="IMPASTO_SERVER",
+        show_envvar=True,
+        default="localhost:50051",
+        show_default=True,
+        help="Address of the server, HOST:PORT.",
+    )
+    return option(credentials(hidden=True)(command))
+
+
 SECONDS = click.FloatRange(min=0, min_open=True)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
 
@@ -134,6 +176,31 @@ def tell(result: Result) -> None:
         click.echo(f"Warning: {warning.message}", err=True)
 
 
+def age(moment: datetime) -> str:
+    """Return how long ago a moment was, in words: ``3 min``."""
+    seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
+    for limit, size, unit in ((100, 1, "s"), (100 * 60, 60, "min"), (48 * 3600, 3600, "h"), (math.inf, 86400, "days")):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    raise AssertionError("unreachable")
+
+
+JOBS_HEADER = f"{'JOB':<16}  {'STATE':<9}  {'STEPS':>13}  {'SIZE':>9}  {'AGE':>7}  {'LOSS':<9} INPUTS"
+
+
+def jobs_line(job: JobInfo, *, with_owner: bool = False) -> str:
+    """Return a job's line in a list: what tells it from others, optionally with its owner."""
+    where = f"{job.step}/{job.steps}" if job.state != "queued" else f"{job.queue_position} ahead"
+    loss = f"{job.losses.total:.4g}" if job.losses else ""
+    inputs = " + ".join(
+        item.name or item.sha256[:8] for item in job.inputs if item.field == "content" or ".image" in item.field
+    )
+    notes = [job.owner if with_owner else "", inputs, job.error_message or EARLY.get(job.stop_reason, "")]
+    size = f"{job.width_px}x{job.height_px}"
+    line = f"{job.job_id:<16}  {job.state:<9}  {where:>13}  {size:>9}  {age(job.created):>7}  {loss:<9}"
+    return f"{line} {'  '.join(note for note in notes if note)}".rstrip()
+
+
 def job_line(job: JobInfo, *, with_owner: bool = False) -> str:
     """Return one line on a job, optionally with its owner."""
     where = f"{job.step}/{job.steps}" if job.state != "queued" else f"{job.queue_position} ahead"
@@ -151,9 +218,10 @@ class ProgressBar:
     Args:
         quiet: Show nothing.
         preview_dir: Folder for previews, if any.
+        lines: Print a line every few seconds instead, where stderr is not a terminal.
     """
 
-    def __init__(self, *, quiet: bool, preview_dir: Path | None = None) -> None:
+    def __init__(self, *, quiet: bool, preview_dir: Path | None = None, lines: bool = False) -> None:
         console = Console(stderr=True)
         self._narrow = console.width < WIDE
         self._progress = Progress(
@@ -169,6 +237,8 @@ class ProgressBar:
         )
         self._task = self._progress.add_task("connecting", total=None, losses="", left="")
         self._preview_dir = preview_dir
+        self._lines = lines and self._progress.disable
+        self._told_at = -math.inf
 
     def __enter__(self) -> Callable[[Event], None]:
         """Return the function to call with events."""
@@ -181,6 +251,8 @@ class ProgressBar:
 
     def show(self, event: Event) -> None:
         """Show an event."""
+        if self._lines:
+            self._tell(event)
         if isinstance(event, Snapshot):
             self._show_job(event.job)
         elif isinstance(event, Started):
@@ -191,6 +263,19 @@ class ProgressBar:
             self._progress.update(self._task, description=f"waiting, {event.queue_position} ahead")
         elif isinstance(event, Step):
             self._show_step(event)
+
+    def _tell(self, event: Event) -> None:
+        """Print a line for what is not a step, and for a step every few seconds."""
+        if isinstance(event, Started):
+            click.echo(f"painting on {event.device} after {event.step} steps", err=True)
+        elif isinstance(event, Paused):
+            click.echo(f"{event.reason} after {event.step} steps", err=True)
+        elif isinstance(event, Heartbeat) and event.state == "queued":
+            click.echo(f"waiting, {event.queue_position} ahead", err=True)
+        elif isinstance(event, Step) and (time.monotonic() - self._told_at > LINE_S or event.step == event.steps):
+            self._told_at = time.monotonic()
+            left = f"{event.remaining_s:.0f} s left"
+            click.echo(f"step {event.step} of {event.steps}, loss {event.losses.total:.4f}, {left}", err=True)
 
     def _show_job(self, job: JobInfo) -> None:
         waiting = f"waiting, {job.queue_position} ahead"

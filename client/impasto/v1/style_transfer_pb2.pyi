@@ -345,7 +345,7 @@ class Warning(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "request_id", "state", "create_time", "start_time", "end_time", "step", "evaluations", "losses", "parameters", "width_px", "height_px", "network", "device", "stop_reason", "error", "timings", "queue_position", "attempts", "priority", "preemptions", "time_limit", "on_deadline", "ttl", "estimated_start_time", "estimated_end_time", "owner", "warnings")
+    __slots__ = ("job_id", "request_id", "state", "create_time", "start_time", "end_time", "step", "evaluations", "losses", "parameters", "width_px", "height_px", "network", "device", "stop_reason", "error", "timings", "queue_position", "attempts", "priority", "preemptions", "time_limit", "on_deadline", "ttl", "estimated_start_time", "estimated_end_time", "owner", "warnings", "output", "inputs")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -374,6 +374,8 @@ class Job(_message.Message):
     ESTIMATED_END_TIME_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     request_id: str
     state: JobState
@@ -402,7 +404,19 @@ class Job(_message.Message):
     estimated_end_time: _timestamp_pb2.Timestamp
     owner: str
     warnings: _containers.RepeatedCompositeFieldContainer[Warning]
-    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[int] = ..., evaluations: _Optional[int] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., network: _Optional[_Union[NetworkInfo, _Mapping]] = ..., device: _Optional[str] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., queue_position: _Optional[int] = ..., attempts: _Optional[int] = ..., priority: _Optional[int] = ..., preemptions: _Optional[int] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., estimated_start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., estimated_end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., owner: _Optional[str] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ...) -> None: ...
+    output: OutputOptions
+    inputs: _containers.RepeatedCompositeFieldContainer[Input]
+    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[int] = ..., evaluations: _Optional[int] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., network: _Optional[_Union[NetworkInfo, _Mapping]] = ..., device: _Optional[str] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., queue_position: _Optional[int] = ..., attempts: _Optional[int] = ..., priority: _Optional[int] = ..., preemptions: _Optional[int] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., estimated_start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., estimated_end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., owner: _Optional[str] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ...) -> None: ...
+
+class Input(_message.Message):
+    __slots__ = ("field", "name", "sha256")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    field: str
+    name: str
+    sha256: str
+    def __init__(self, field: _Optional[str] = ..., name: _Optional[str] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class JobResult(_message.Message):
     __slots__ = ("job", "image", "image_bytes", "image_sha256")

@@ -335,6 +335,8 @@ def job_message(job: Job, queue_position: int = 0, estimate: tuple[float, float]
         estimated_end_time=_timestamp(now + ends) if ends is not None else None,
         owner=job.owner,
         warnings=[pb.Warning(reason=warning.reason, message=warning.message) for warning in job.warnings],
+        output=output_message(job.spec.output),
+        inputs=[pb.Input(field=item.role, name=item.name, sha256=item.sha256) for item in job.spec.sources],
     )
 
 
@@ -342,6 +344,17 @@ def state_number(state: JobState) -> pb.JobState:
     """Return a state's number in the contract."""
     number: pb.JobState = _reverse(STATES)[state]
     return number
+
+
+def output_message(output: OutputOptions) -> pb.OutputOptions:
+    """Return the message for output options."""
+    return pb.OutputOptions(
+        format=FORMAT_NUMBERS[output.format],
+        quality=output.quality,
+        preview_every_steps=output.preview_every_steps,
+        preview_size_px=output.preview_size_px,
+        omit_metadata=not output.metadata,
+    )
 
 
 def result_message(job: Job, picture: bytes | None, digest: str, max_bytes: int, *, include: bool = True) -> pb.JobResult:

@@ -1,0 +1,81 @@
+"""The public face of the client: both clients are alike, and every type of a signature can be imported from impasto."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import get_args
+
+import pytest
+
+import impasto
+from impasto import results
+from impasto.v1 import style_transfer_pb2 as pb
+from impasto.words import words
+
+
+def methods(kind: type) -> dict[str, inspect.Signature]:
+    return {
+        name: inspect.signature(found)
+        for name, found in inspect.getmembers(kind, callable)
+        if not name.startswith("_") and not inspect.isclass(found)
+    }
+
+
+@pytest.mark.parametrize(("sync", "other"), [(impasto.Client, impasto.AsyncClient), (impasto.Job, impasto.AsyncJob)])
+def test_both_clients_have_the_same_methods_with_the_same_arguments(sync: type, other: type) -> None:
+    """In the same order, with the same defaults."""
+    one, two = methods(sync), methods(other)
+    assert one.keys() == two.keys()
+    for name in one:
+        shapes = [[(item.name, item.kind, item.default) for item in found[name].parameters.values()] for found in (one, two)]
+        assert shapes[0] == shapes[1], name
+    properties = [
+        {name for name in dir(kind) if name[0] != "_" and isinstance(getattr(kind, name), property)} for kind in (sync, other)
+    ]
+    assert properties[0] == properties[1]
+
+
+def test_every_type_in_a_public_signature_can_be_imported() -> None:
+    """By those who annotate their own functions."""
+    public = set(impasto.__all__)
+    ours = {
+        name
+        for name in re.findall(r"^class (\w+)|^(\w+) = Literal|^(\w+): TypeAlias", _sources(), re.MULTILINE)
+        for name in name
+        if name
+    }
+    named: set[str] = set()
+    for kind in (impasto.Client, impasto.AsyncClient, impasto.Job, impasto.AsyncJob):
+        for signature in methods(kind).values():
+            annotations = [item.annotation for item in signature.parameters.values()] + [signature.return_annotation]
+            named |= {word for text in annotations for word in re.findall(r"\w+", str(text))}
+    named |= {
+        word
+        for kind in (impasto.JobInfo, impasto.ServerInfo, impasto.Result, impasto.Features)
+        for text in kind.__annotations__.values()
+        for word in re.findall(r"\w+", str(text))
+    }
+    assert (named & ours) - public == set()
+
+
+def _sources() -> str:
+    return "\n".join(
+        inspect.getsource(inspect.getmodule(kind) or results)
+        for kind in (impasto.Client, impasto.JobInfo, impasto.Options, impasto.NamedFile, impasto.ImpastoError)
+    )
+
+
+@pytest.mark.parametrize(("literal", "enum"), [(impasto.JobState, pb.JobState), (impasto.StopReason, pb.StopReason)])
+def test_words_are_those_of_the_contract(literal: object, enum: object) -> None:
+    """Type checkers see a wrong state; a new one in the contract is not forgotten here."""
+    assert set(get_args(literal)) - {""} == set(words(enum))  # type: ignore[arg-type]
+
+
+def test_arguments_of_calls_are_not_taken_for_misspelt_options() -> None:
+    """timeout_s is not time_limit_s."""
+    with pytest.raises(TypeError) as caught:
+        impasto.Client("localhost:1").validate(b"x", b"y", timeout_s=3)  # type: ignore[call-arg]
+    assert "timeout_s is an argument of other methods, not an option of a job" in str(caught.value)
+    with pytest.raises(TypeError, match="unknown option step, did you mean steps"):
+        impasto.Client("localhost:1").validate(b"x", b"y", step=3)  # type: ignore[call-arg]
