@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -218,7 +219,10 @@ def test_detached_jobs_from_the_command_line(real_server: ServerProcess, files: 
         (["content.png", "style.png", "-o", "out.png", "--style-shares", "1,2"], "each of the 1 styles, not 2"),
         (["content.png", "style.png", "-o", "out.png", "--sise", "4"], "No such option '--sise'"),
         (["content.png", "style.png", "-o", "out.png", "--timeout", "-1"], "--timeout"),
-        (["content.png", "style.png", "-o", "out.png", "--timeout", "1", "--steps", "9999"], "did not end within its timeout"),
+        (
+            ["content.png", "style.png", "-o", "out.png", "--timeout", "1", "--steps", "9999"],
+            "not finished within 1 s; the job was cancelled",
+        ),
         (["content.png", "style.png", "-o", "out.png", "--detach"], "--detach exits before"),
     ],
 )
@@ -387,3 +391,43 @@ def test_a_client_in_another_language_gets_the_same_picture(
     with impasto.Client(real_server.address) as client:
         ours = client.stylize(png(), png(seed=1), init="noise", seed=11, **SMALL)
     assert (tmp_path / "node.png").read_bytes() == ours.data
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.skipif(not (NODE / "node_modules/.installed").exists(), reason="its packages are not: run make test")
+def test_a_large_picture_reaches_a_client_with_default_limits(
+    real_server: ServerProcess, png: Callable[..., bytes], tmp_path: Path
+) -> None:
+    """1300 px and above 4 MiB: left out of the result, and streamed. Python's client does so by itself."""
+    noise = Image.frombytes("RGB", (1300, 1300), random.Random(0).randbytes(3 * 1300 * 1300))
+    noise.save(tmp_path / "noise.png")
+    (tmp_path / "style.png").write_bytes(png(seed=1))
+    command = ["node", str(NODE / "large.js"), real_server.address, str(ROOT / "proto"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    told = json.loads(done.stdout)
+    assert told["imageBytes"] == told["received"] > 4 << 20
+    assert (told["included"], told["hashIsRight"], told["isPng"]) == (False, True, True)
+    with impasto.Client(real_server.address) as client:
+        job = next(job for job in client.jobs() if job.width_px == 1300)
+        assert len(client.job(job.job_id).fetch().data) == told["imageBytes"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.skipif(not (NODE / "node_modules/.installed").exists(), reason="its packages are not: run make test")
+def test_a_client_in_another_language_is_told_that_its_server_stops(png: Callable[..., bytes], tmp_path: Path) -> None:
+    """UNAVAILABLE with reason DRAINING, for a call and a stream; none of gRPC's own words."""
+    (tmp_path / "content.png").write_bytes(png())
+    (tmp_path / "style.png").write_bytes(png(seed=1))
+    server = ServerProcess("--grace-s", "0")
+    command = ["node", str(NODE / "drain.js"), server.address, str(ROOT / "proto"), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+        assert client.stderr
+        assert client.stderr.readline() == "painting\n"
+        server.process.send_signal(signal.SIGTERM)
+        out, _ = client.communicate(timeout=30)
+    assert server.process.wait(30) == 0
+    told = json.loads(out)
+    for call in ("stylize", "progress"):
+        assert (told[call]["code"], told[call]["reason"]) == (14, "DRAINING"), told
+        assert "ancelling" not in told[call]["details"]

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from impasto._base import waited
 from impasto._client import Client, Job
 from impasto.cli.output import (
     FOLLOWED,
@@ -23,6 +24,7 @@ from impasto.cli.output import (
     tell,
     write_picture,
 )
+from impasto.errors import WaitTimeout
 from impasto.pictures import Picture
 from impasto.requests import ENUMS, Style
 from impasto.results import Result
@@ -264,6 +266,9 @@ def follow(job: Job, bar: ProgressBar, timeout_s: float | None) -> Result:
     try:
         with bar as show:
             return job.follow(show, timeout_s)
+    except WaitTimeout:
+        job.cancel_quietly()
+        raise waited(timeout_s, "was cancelled") from None
     except BaseException:  # whatever it is, nobody waits for the job any more
         job.cancel_quietly()
         raise
