@@ -419,7 +419,7 @@ def test_a_client_in_another_language_is_told_that_its_server_stops(png: Callabl
     """UNAVAILABLE with reason DRAINING, for a call and a stream; none of gRPC's own words."""
     (tmp_path / "content.png").write_bytes(png())
     (tmp_path / "style.png").write_bytes(png(seed=1))
-    server = ServerProcess("--grace-s", "0")
+    server = ServerProcess("--grace-s", "0", "--data-dir", str(tmp_path / "data"))
     command = ["node", str(NODE / "drain.js"), server.address, str(ROOT / "proto"), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
         assert client.stderr
