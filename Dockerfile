@@ -15,6 +15,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && /build/bin/python -m pip install --require-hashes ${PIP_ARGS} --requirement requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY client client
+COPY proto proto
 COPY engine engine
 COPY server server
 RUN --mount=type=cache,target=/root/.cache/pip \

@@ -48,7 +48,12 @@ def assign(target: Any, name: str, value: Any, path: str) -> None:
         setattr(target, name, value)
     except (TypeError, ValueError):
         kind = _KINDS[target.DESCRIPTOR.fields_by_name[name].cpp_type]
-        raise invalid(path, f"must be {kind}, got {value!r}") from None
+        raise invalid(path, f"must be {kind}, got {described(value)}") from None
+
+
+def described(value: Any) -> str:
+    """Return a value with its kind where it could be taken for another: ``the text '7'``."""
+    return f"the text {value!r}" if isinstance(value, str) else repr(value)
 
 
 def set_layers(target: Any, value: Any, path: str) -> None:

@@ -465,6 +465,15 @@ async def test_a_folder_for_previews_gets_one_every_ten_steps(service: Any, file
     assert (files / "pv/step-00020.jpg").read_bytes() == b"preview 20"
 
 
+async def test_a_short_job_has_a_preview_of_its_picture(service: Any, files: Path) -> None:
+    async with service(FakeWorker()) as running:
+        options = ("--preview-dir", "pv", "--size", "48", "--steps", "3", "--levels", "1", "-q")
+        done = await command(running, files, "stylize", "p.png", "s.png", "-o", "o.png", *options)
+        assert done.returncode == 0, done.stderr
+    assert [path.name for path in (files / "pv").iterdir()] == ["step-00003.jpg"]
+    assert (files / "pv/step-00003.jpg").read_bytes().startswith(b"\xff\xd8")
+
+
 # docs/reference/commands.md: health, weights
 
 

@@ -17,6 +17,7 @@ from impasto._client import Client
 from impasto.cli.experiments import features, paper, reconstruct, redo, texture
 from impasto.cli.jobs import jobs
 from impasto.cli.output import FOLLOWED, INTERRUPTED, credentials
+from impasto.cli.proto import proto
 from impasto.cli.server import health, info, upload
 from impasto.cli.stylize import PAINTING, stylize
 from impasto.connect_errors import TLS_FAILED
@@ -88,6 +89,7 @@ cli.add_command(jobs)
 cli.add_command(info)
 cli.add_command(health)
 cli.add_command(upload)
+cli.add_command(proto)
 for _command in (reconstruct, texture, features, redo, paper):
     cli.add_command(_command)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -294,6 +295,16 @@ class ProgressBar:
         )
         if self._preview_dir is not None and step.preview is not None:
             self._save_preview(self._preview_dir / f"step-{step.step:05d}.jpg", step.preview)
+
+    def save_last_preview(self, result: Result) -> None:
+        """Save a preview of the finished picture too: the last step is seldom one that had a preview, and may be the first."""
+        if self._preview_dir is None:
+            return
+        small = result.image.convert("RGB")
+        small.thumbnail((result.job.output["preview_size_px"],) * 2)
+        data = io.BytesIO()
+        small.save(data, "JPEG", quality=90)
+        self._save_preview(self._preview_dir / f"step-{result.job.step:05d}.jpg", data.getvalue())
 
     def _save_preview(self, path: Path, data: bytes) -> None:
         try:

@@ -193,7 +193,11 @@ def given_options(options: Mapping[str, Any], out: str | None) -> dict[str, Any]
     help="Part of a STYLE to use; once per style, '' for all.",
 )
 @click.option("--style-region", "style_regions", multiple=True, help="Where a STYLE is painted; once per style.")
-@click.option("--preview-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for previews.")
+@click.option(
+    "--preview-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for previews; the last is of the finished picture.",
+)
 @click.option("--preview-every", type=int, help=f"Steps between previews; {DEFAULT_PREVIEW_EVERY} with --preview-dir.")
 @click.option("--timeout", type=SECONDS, help="Seconds after which the job is cancelled.")
 @click.option("--detach", is_flag=True, help="Submit, print the job's id, and exit.")
@@ -247,7 +251,9 @@ def stylize(
         if detach:
             _print_id(job, as_json=as_json)
             return
-        result = follow(job, ProgressBar(quiet=quiet, preview_dir=preview_dir), timeout)
+        bar = ProgressBar(quiet=quiet, preview_dir=preview_dir)
+        result = follow(job, bar, timeout)
+    bar.save_last_preview(result)
     write_picture(result, out or "-")
     if as_json:
         print_json({**result.job.to_dict(), "output": out})

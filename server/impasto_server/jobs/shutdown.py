@@ -52,7 +52,8 @@ class Shutdown:
         keeps = self._store.durable
         waited_for = [job.job_id for job, _ in self._table.unended() if not keeps or job.state is JobState.RUNNING]
         if waited_for:
-            logger.info("draining: %d jobs have %.0f s to finish", len(waited_for), self._config.grace_s)
+            jobs = "1 job has" if len(waited_for) == 1 else f"{len(waited_for)} jobs have"
+            logger.info("draining: %s %.0f s to finish", jobs, self._config.grace_s)
             left = await self._wait_for(waited_for)
             if keeps:
                 await self._park_all(left)

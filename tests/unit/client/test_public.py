@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 from typing import get_args
 
 import pytest
+from click.testing import CliRunner
 
 import impasto
 from impasto import results
+from impasto.cli.main import cli
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.words import words
 
@@ -79,3 +82,18 @@ def test_arguments_of_calls_are_not_taken_for_misspelt_options() -> None:
     assert "timeout_s is an argument of other methods, not an option of a job" in str(caught.value)
     with pytest.raises(TypeError, match="unknown option step, did you mean steps"):
         impasto.Client("localhost:1").validate(b"x", b"y", step=3)  # type: ignore[call-arg]
+
+
+def test_the_contract_can_be_written_for_other_languages(tmp_path: Path) -> None:
+    """With the messages of the errors' details; a second time too."""
+    for _ in range(2):
+        done = CliRunner().invoke(cli, ["proto", "-o", str(tmp_path / "protos")])
+        assert done.exit_code == 0, done.output
+    written = {str(path.relative_to(tmp_path / "protos")) for path in (tmp_path / "protos").rglob("*.proto")}
+    assert written == {
+        "impasto/v1/style_transfer.proto",
+        "google/rpc/code.proto",
+        "google/rpc/error_details.proto",
+        "google/rpc/status.proto",
+    }
+    assert "service StyleTransferService" in (tmp_path / "protos/impasto/v1/style_transfer.proto").read_text()

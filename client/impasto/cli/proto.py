@@ -1,0 +1,39 @@
+"""``impasto proto``."""
+
+from __future__ import annotations
+
+import importlib.resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import click
+
+CONTRACT = "impasto/v1/style_transfer.proto"
+DETAILS = ("google/rpc/code.proto", "google/rpc/error_details.proto", "google/rpc/status.proto")
+"""The details of errors, for languages without a library of them."""
+
+
+@click.command()
+@click.option(
+    "--output", "-o", "out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to."
+)
+def proto(out: Path) -> None:
+    """Write the contract, and the messages of its errors' details, as .proto files.
+
+    Other languages generate their clients from them. What else they import (google/protobuf) comes with protoc.
+    """
+    for name, source in {CONTRACT: _contract(), **{name: _details(name) for name in DETAILS}}.items():
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+        click.echo(str(target))
+
+
+def _contract() -> Traversable:
+    packed = importlib.resources.files("impasto") / "v1" / "style_transfer.proto"
+    # In a clone it lies where the other languages look for it.
+    return packed if packed.is_file() else Path(__file__).parents[3] / "proto" / CONTRACT
+
+
+def _details(name: str) -> Traversable:
+    return importlib.resources.files("google.rpc") / name.rpartition("/")[2]
