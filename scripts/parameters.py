@@ -14,7 +14,7 @@ import click
 
 from impasto.cli.main import cli
 from impasto.requests import Options
-from impasto_engine.parameters import PRESETS, Parameters
+from impasto_engine.parameters import ADAM_LEARNING_RATE, PRESETS, Parameters
 
 ROOT = Path(__file__).parents[1]
 PROTO = ROOT / "proto/impasto/v1/style_transfer.proto"
@@ -106,6 +106,7 @@ def page() -> str:
             option = OTHER_FLAGS.get((message, name)) or (options.get(sdk, "") if known else "")
             option = f"`{option}`" if option and "`" not in option else option
             default = shown(getattr(defaults, name)) if message == "Parameters" and hasattr(defaults, name) else ""
+            default = f"{default}; Adam {ADAM_LEARNING_RATE}" if name == "learning_rate" else default
             words = [f"`{value.lower()}`: {text}" for value, text in values_of(enums, kind)]
             meaning = " ".join([comment, *words])
             lines.append(f"| `{name}` | {option} | {default} | {meaning} |")
