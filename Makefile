@@ -12,6 +12,7 @@ TORCH_FROM = $(if $(TORCH_WHEELS),--no-index --find-links "$(TORCH_WHEELS)",--in
 PROTO := proto/impasto/v1/style_transfer.proto
 STUBS := client/impasto/v1
 NODE_DIR := tests/integration/contract/node
+EXAMPLE_DIR := examples/typescript
 # Waiting threads sleep instead of spinning in all commands run from here (engine/impasto_engine/threads.py).
 export GOMP_SPINCOUNT ?= 1000
 export KMP_BLOCKTIME ?= 1
@@ -63,6 +64,10 @@ update: setup ## Resolve the locked versions in requirements/ anew
 	.venv-proto/bin/pip install --quiet grpcio-tools==1.71.2 mypy-protobuf==3.6.0 'setuptools<81'
 	touch $@
 
+$(EXAMPLE_DIR)/node_modules/.installed: $(EXAMPLE_DIR)/package.json
+	cd $(EXAMPLE_DIR) && npm install --silent --no-package-lock
+	touch $@
+
 $(NODE_DIR)/node_modules/.installed: $(NODE_DIR)/package.json
 	cd $(NODE_DIR) && npm install --silent --no-package-lock
 	touch $@
@@ -97,7 +102,7 @@ test-fast: setup ## Run the fast unit tests (under a minute on two cores)
 	$(BIN)/pytest tests/unit -m "not gpu and not slow" $(PARALLEL)
 
 test: setup ## Run all tests except gpu and golden (about six minutes on two cores)
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed; fi
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed $(EXAMPLE_DIR)/node_modules/.installed; fi
 	$(BIN)/pytest -m "not gpu and not golden" $(PARALLEL)
 
 test-lowest: setup ## Run the fast tests with the oldest versions that pyproject.toml admits (3 GB of downloads)
@@ -164,5 +169,5 @@ docker: ## Build the server image for GPUs (docs/howto/docker.md: CPU images, in
 	docker build --tag impasto .
 
 clean: ## Remove everything that make created
-	rm -rf $(VENV) .venv-proto .venv-lowest .venv-python sbom.json $(NODE_DIR)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) .venv-proto .venv-lowest .venv-python sbom.json $(NODE_DIR)/node_modules $(EXAMPLE_DIR)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache dist demo.png demo-sheet.png docs/build
