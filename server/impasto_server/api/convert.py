@@ -357,21 +357,20 @@ def output_message(output: OutputOptions) -> pb.OutputOptions:
     )
 
 
-def result_message(job: Job, picture: bytes | None, digest: str, max_bytes: int, *, include: bool = True) -> pb.JobResult:
+def result_message(job: Job, picture: bytes | None, digest: str, max_bytes: int) -> pb.JobResult:
     """Return the message for an ended job, with its picture if it has one that fits.
 
     Args:
         job: The job.
-        picture: Its encoded picture, if it has one.
+        picture: Its encoded picture, if it has one and it is wanted.
         digest: SHA-256 of the picture.
         max_bytes: Largest response.
-        include: Whether the picture is wanted.
     """
     message = pb.JobResult(job=job_message(job))
     if picture is None:
         return message
     message.image_bytes, message.image_sha256 = len(picture), digest
-    if include and message.ByteSize() + len(picture) + OVERHEAD_BYTES <= max_bytes:
+    if message.ByteSize() + len(picture) + OVERHEAD_BYTES <= max_bytes:
         message.image.data = picture
         message.image.format = FORMAT_NUMBERS[job.spec.output.format]
     return message

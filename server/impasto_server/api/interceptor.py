@@ -167,6 +167,8 @@ class _Call:
                 if inspect.isawaitable(found):  # it writes its messages itself, as the health service does
                     await found
                     return
+                if self._method.name in LARGE_ANSWERS:
+                    await held.enter_async_context(self._gate.place(f"answers to {caller}"))
                 async with contextlib.aclosing(found) as responses:  # close it now, not at garbage collection
                     async for response in responses:
                         self._sent.inc()

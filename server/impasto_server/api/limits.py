@@ -21,8 +21,8 @@ from impasto_server.domain.errors import ServiceError, invalid
 
 LARGE_REQUESTS = frozenset({"Stylize", "SubmitJob", "InspectFeatures", "UploadImage"})
 """Methods whose requests hold pictures."""
-LARGE_ANSWERS = frozenset({"Stylize", "GetResult"})
-"""Methods whose single response holds a picture; it is sent as a stream, so that the end of sending is known."""
+LARGE_ANSWERS = frozenset({"Stylize", "GetResult", "DownloadResult"})
+"""Methods whose response is a picture. A single one is sent as a stream too, so that the end of sending is known."""
 SMALL_BYTES = 64 << 10
 """Maximum size of a request without pictures."""
 CHUNK_BYTES = 16 << 20

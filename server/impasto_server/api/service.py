@@ -251,9 +251,10 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         return job
 
     async def _result(self, job: Job, most: int, *, include: bool = True) -> pb.JobResult:
-        picture = self._dispatcher.result(job.job_id) if job.state is JobState.SUCCEEDED else None
+        # A watcher who does not want the picture costs no read of it: there may be thousands.
+        picture = self._dispatcher.result(job.job_id) if include and job.state is JobState.SUCCEEDED else None
         digest = "" if picture is None else await asyncio.to_thread(_sha256, picture)  # 40 ms for 64 MB
-        return convert.result_message(job, picture, digest, most, include=include)
+        return convert.result_message(job, picture, digest, most)
 
     def _largest(self, request: pb.StylizeRequest | pb.ProgressRequest | pb.GetResultRequest) -> int:
         """Return the largest response that a caller takes."""

@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 from impasto_server.api import service as api
+from impasto_server.jobs.dispatcher import Dispatcher
 from tests.unit.server.fakes import FakeWorker
 
 PNG = b"\x89PNG"
@@ -130,3 +131,18 @@ async def test_a_picture_that_does_not_fit_is_left_out_and_downloaded(
         call = stub.GetResult(pb.GetResultRequest(job_id=job_id, max_response_bytes=-1))
         assert (await ending(call))[:2] == ("INVALID_ARGUMENT", "impasto:INVALID_FIELD")
         assert (await ending(stub.DownloadResult(pb.DownloadResultRequest(job_id="nosuch"))))[1] == "impasto:JOB_NOT_FOUND"
+
+
+async def test_a_watcher_who_does_not_want_the_picture_reads_none(
+    service: Any, spec: Callable[..., pb.JobSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands may watch a job whose picture has many megabytes."""
+    async with service(FakeWorker()) as running:
+        job_id = (await running.stub.Stylize(pb.StylizeRequest(spec=spec()))).result.job.job_id
+        read: list[str] = []
+        monkeypatch.setattr(Dispatcher, "result", lambda _, job: read.append(job) or PNG)
+        for include in (False, True):
+            request = pb.ProgressRequest(job_id=job_id, resume_after_sequence=0, include_image=include)
+            events = [event async for event in running.stub.Progress(request)]
+            assert events[-1].result.image.data == (PNG if include else b"")
+            assert read == ([job_id] if include else [])
