@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+import impasto
 from impasto.load.arrivals import Stage, exactly, offsets, stages, trace
 from impasto.load.capacity import NO_ERRORS, best, falls_behind, find_capacity
 from impasto.load.gates import Slo
@@ -581,7 +582,8 @@ def test_mistakes_are_told_before_anything_is_sent(real_server: ServerProcess, t
     """Targets, gates, classes that the server refuses, metrics elsewhere: one line each, and no job."""
     (tmp_path / "mix.toml").write_text("[[entry]]\nname='big'\nsize_px=100000\n")
     port = real_server.address.rpartition(":")[2]
-    before = cli("jobs", "list", server=real_server).stdout
+    with impasto.Client(real_server.address) as client:
+        before = [job.job_id for job in client.jobs()]
     for arguments, text in (
         (("--json-out", "/nonexist/x.json"), "/nonexist/x.json: No such file"),
         (("--slo", "p95(nope)<1s"), "unknown figure"),
@@ -597,7 +599,8 @@ def test_mistakes_are_told_before_anything_is_sent(real_server: ServerProcess, t
         assert done.returncode in (1, 2), arguments
         assert text in done.stderr.decode(), done.stderr
         assert b"Traceback" not in done.stderr
-    assert cli("jobs", "list", server=real_server).stdout == before
+    with impasto.Client(real_server.address) as client:
+        assert [job.job_id for job in client.jobs()] == before
 
 
 def test_an_interrupted_run_reports_and_leaves_no_job_behind(real_server: ServerProcess, tmp_path: Path) -> None:
