@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet
 # torch with CUDA (cuda), or for the CPU (cpu) from an index of such builds, TORCH_INDEX=URL, or a folder of wheels, TORCH_WHEELS=FOLDER.
-TORCH ?= cuda
+TORCH ?= $(or $(shell cat $(VENV)/.torch 2>/dev/null),cuda)
 TORCH_INDEX ?=
 TORCH_WHEELS ?=
 TORCH_FROM = $(if $(TORCH_WHEELS),--no-index --find-links "$(TORCH_WHEELS)",--index-url "$(TORCH_INDEX)")
@@ -31,19 +31,21 @@ setup: $(VENV)/.dev ## Create .venv with all dependencies (5.8 GB, a minute or t
 # What runs: torch, the libraries and impasto itself, in the locked versions, whose hashes pip checks.
 $(VENV)/.installed: pyproject.toml requirements/build.txt requirements/run.txt requirements/torch.txt
 	@case "$(TORCH)" in cuda) ;; \
-		cpu) [ -n "$(TORCH_INDEX)$(TORCH_WHEELS)" ] || { echo "TORCH=cpu needs TORCH_INDEX=URL (an index of torch's CPU builds)" \
+		cpu) [ -e $(VENV)/.torch ] || [ -n "$(TORCH_INDEX)$(TORCH_WHEELS)" ] || { echo "TORCH=cpu needs TORCH_INDEX=URL (an index of torch's CPU builds)" \
 			"or TORCH_WHEELS=FOLDER (with such a wheel)" >&2; exit 1; } ;; \
 		*) echo "TORCH must be cuda or cpu, got '$(TORCH)'" >&2; exit 1 ;; esac
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --require-hashes --requirement requirements/build.txt
 ifeq ($(TORCH),cpu)
-	$(INSTALL) --no-deps $(TORCH_FROM) 'torch>=2.11'
-	$(INSTALL) --no-deps $(TORCH_FROM) torchvision 2>/dev/null || echo "no torchvision there: impasto uses its own definitions of the networks"
+	[ -e $(VENV)/.torch ] || $(INSTALL) --no-deps $(TORCH_FROM) 'torch>=2.11'
+	[ -e $(VENV)/.torch ] || $(INSTALL) --no-deps $(TORCH_FROM) torchvision 2>/dev/null || \
+		echo "no torchvision there: impasto uses its own definitions of the networks"
 	$(INSTALL) --require-hashes --requirement requirements/run.txt
 else
 	$(INSTALL) --require-hashes --requirement requirements/run.txt --requirement requirements/torch.txt
 endif
 	$(INSTALL) --no-deps --no-build-isolation --editable .
+	echo $(TORCH) > $(VENV)/.torch
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.installed requirements/demo.txt
@@ -53,6 +55,13 @@ $(VENV)/.demo: $(VENV)/.installed requirements/demo.txt
 $(VENV)/.dev: $(VENV)/.demo requirements/dev.txt
 	$(INSTALL) --require-hashes --requirement requirements/dev.txt
 	touch $@
+
+# A .venv keeps the torch that it was made with.
+ifneq ($(shell cat $(VENV)/.torch 2>/dev/null),)
+ifneq ($(shell cat $(VENV)/.torch),$(TORCH))
+$(error .venv was made with TORCH=$(shell cat $(VENV)/.torch), not $(TORCH); run make clean first)
+endif
+endif
 
 update: setup ## Resolve the locked versions in requirements/ anew
 	$(BIN)/python scripts/lock.py

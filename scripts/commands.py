@@ -24,7 +24,8 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[t
 
 
 def _context(command: click.Command, name: str) -> click.Context:
-    return click.Context(command, info_name=name, terminal_width=110, max_content_width=110)
+    names = ["-h", "--help"]  # as the group's settings say; a command keeps the names of its first use
+    return click.Context(command, info_name=name, terminal_width=110, max_content_width=110, help_option_names=names)
 
 
 def page() -> str:

@@ -7,6 +7,8 @@ with impasto.Client("localhost:50051") as client:
     result.save("out.png")
 """
 
+import importlib.metadata
+
 import impasto.quiet  # noqa: F401 - must precede the import of gRPC
 from impasto._async_client import AsyncClient, AsyncJob
 from impasto._client import Client, Job
@@ -97,3 +99,5 @@ __all__ = [
     "Violation",
     "WaitTimeout",
 ]
+
+__version__ = importlib.metadata.version("impasto")

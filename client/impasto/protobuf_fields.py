@@ -48,6 +48,8 @@ def assign(target: Any, name: str, value: Any, path: str) -> None:
         setattr(target, name, value)
     except (TypeError, ValueError):
         kind = _KINDS[target.DESCRIPTOR.fields_by_name[name].cpp_type]
+        if not isinstance(value, (int, float)):
+            kind = kind.partition(" from ")[0]  # its kind is wrong, not its size
         raise invalid(path, f"must be {kind}, got {described(value)}") from None
 
 

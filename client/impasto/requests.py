@@ -198,7 +198,7 @@ _OF_CALLS = ("timeout_s", "on_step", "request_id")
 def _unknown(name: str) -> str:
     if name in _OF_CALLS:
         return f"{name} is an argument of other methods, not an option of a job"
-    similar = difflib.get_close_matches(name, Options.__annotations__, n=1)
+    similar = difflib.get_close_matches(name, (*Options.__annotations__, *_OF_CALLS), n=1)
     return f"unknown option {name}" + (f", did you mean {similar[0]}?" if similar else "")
 
 
@@ -255,6 +255,8 @@ def _styles(style: Styles) -> list[Style]:
     if style is None:
         return []
     given = style if isinstance(style, list | tuple) else [style]
+    if not given:
+        raise invalid("styles", "is an empty list; give a style, or None for none")
     return [_style(item) for item in given]
 
 

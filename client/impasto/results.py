@@ -263,7 +263,11 @@ def replace_file(path: Path, data: bytes) -> None:
     if target.exists() and not os.access(target.parent, os.W_OK):
         target.write_bytes(data)  # no temporary file can be created in the folder
         return
-    with tempfile.NamedTemporaryFile(prefix=f".{target.name[:100]}.", dir=target.parent, delete=False) as file:
+    try:
+        beside = tempfile.NamedTemporaryFile(prefix=f".{target.name[:100]}.", dir=target.parent, delete=False)  # noqa: SIM115
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # not the temporary name
+    with beside as file:
         try:
             file.write(data)
             file.close()

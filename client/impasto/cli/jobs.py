@@ -66,8 +66,8 @@ def show(job_id: str, server: str, as_json: bool) -> None:
         print_json(values)
         return
     for name, value in values.items():
-        if value not in ("", None):
-            click.echo(f"{name:<15} {json.dumps(value) if isinstance(value, dict) else value}")
+        if value not in ("", None, [], ()):
+            click.echo(f"{name:<15} {json.dumps(value) if isinstance(value, dict | list | tuple) else value}")
 
 
 @jobs.command()

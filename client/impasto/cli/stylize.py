@@ -24,7 +24,7 @@ from impasto.cli.output import (
     tell,
     write_picture,
 )
-from impasto.errors import WaitTimeout
+from impasto.errors import Unavailable, WaitTimeout
 from impasto.pictures import Picture
 from impasto.requests import ENUMS, Style
 from impasto.results import Result
@@ -222,20 +222,7 @@ def stylize(
     **options: Any,
 ) -> None:
     """Repaint CONTENT in the style of one or more STYLE pictures; - reads one of them from stdin."""
-    if detach and out is not None:
-        raise click.UsageError(
-            "--detach exits before the picture is ready; fetch it with 'impasto jobs result ID --wait -o OUT'"
-        )
-    if preview_every is not None and preview_dir is None:
-        raise click.UsageError("--preview-every requires --preview-dir, the folder for the previews")
-    if out is None and not detach:
-        raise click.UsageError("give an output file with -o, or use --detach")
-    if out is not None and not detach:
-        check_output(out)
-    if as_json and out == "-":
-        raise click.UsageError("--json and '-o -' both write to stdout")
-    if [content, *styles].count("-") > 1:
-        raise click.UsageError("stdin can be read only once: use '-' for one picture")
+    _check_usage(content, styles, out, preview_dir, preview_every, timeout, detach=detach, as_json=as_json)
     if preview_dir is not None:
         try:
             preview_dir.mkdir(parents=True, exist_ok=True)
@@ -261,6 +248,39 @@ def stylize(
         tell(result)
 
 
+def _check_usage(
+    content: str,
+    styles: Sequence[str],
+    out: str | None,
+    preview_dir: Path | None,
+    preview_every: int | None,
+    timeout: float | None,
+    *,
+    detach: bool,
+    as_json: bool,
+) -> None:
+    """Refuse options that contradict one another, before anything is sent."""
+    if detach and out is not None:
+        raise click.UsageError(
+            "--detach exits before the picture is ready; fetch it with 'impasto jobs result ID --wait -o OUT'"
+        )
+    if detach and (timeout is not None or preview_dir is not None):
+        name = "--timeout" if timeout is not None else "--preview-dir"
+        raise click.UsageError(
+            f"--detach does not wait for the job, so {name} has no effect; see --time-limit and 'impasto jobs'"
+        )
+    if preview_every is not None and preview_dir is None:
+        raise click.UsageError("--preview-every requires --preview-dir, the folder for the previews")
+    if out is None and not detach:
+        raise click.UsageError("give an output file with -o, or use --detach")
+    if out is not None and not detach:
+        check_output(out)
+    if as_json and out == "-":
+        raise click.UsageError("--json and '-o -' both write to stdout")
+    if [content, *styles].count("-") > 1:
+        raise click.UsageError("stdin can be read only once: use '-' for one picture")
+
+
 def follow(job: Job, bar: ProgressBar, timeout_s: float | None) -> Result:
     """Watch a job to its end; interrupting it cancels the job.
 
@@ -272,6 +292,10 @@ def follow(job: Job, bar: ProgressBar, timeout_s: float | None) -> Result:
     try:
         with bar as show:
             return job.follow(show, timeout_s)
+    except Unavailable as error:
+        later = f"impasto jobs result {job.job_id} --wait -o OUT"
+        text = f"{error}; job {job.job_id} goes on when its server is back, if it keeps jobs on disk: {later}"
+        raise Unavailable(text, reason=error.reason, retry_after_s=error.retry_after_s) from None
     except WaitTimeout:
         job.cancel_quietly()
         raise waited(timeout_s, "was cancelled") from None

@@ -97,3 +97,9 @@ def test_the_contract_can_be_written_for_other_languages(tmp_path: Path) -> None
         "google/rpc/status.proto",
     }
     assert "service StyleTransferService" in (tmp_path / "protos/impasto/v1/style_transfer.proto").read_text()
+
+
+def test_an_empty_list_of_styles_is_no_style_by_mistake() -> None:
+    """An empty glob; None says that none is meant."""
+    with pytest.raises(impasto.InvalidRequest, match="styles: is an empty list"):
+        impasto.Client("localhost:1").validate(b"x", [])

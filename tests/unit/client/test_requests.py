@@ -66,7 +66,7 @@ def test_options_land_in_their_fields_and_what_is_left_out_stays_out() -> None:
     [
         ({"optimizer": "sgd"}, "parameters.optimizer: must be one of lbfgs, adam, got 'sgd'"),
         ({"optimizer": ["adam"]}, "parameters.optimizer: must be one of lbfgs, adam, got ['adam']"),
-        ({"steps": "ten"}, "parameters.steps: must be a whole number from -2147483648 to 2147483647, got the text 'ten'"),
+        ({"steps": "ten"}, "parameters.steps: must be a whole number, got the text 'ten'"),
         ({"steps": 2**40}, "parameters.steps: must be a whole number from -2147483648 to 2147483647, got 1099511627776"),
         ({"network": 3}, "parameters.network: must be text, got 3"),
         ({"omit_metadata": "no"}, "output.omit_metadata: must be True or False, got the text 'no'"),
