@@ -104,14 +104,18 @@ async function watch(client: StyleTransferServiceClient, jobId: string): Promise
 }
 
 /** Downloads a picture of any size; after a lost connection it goes on after the bytes that have arrived. */
-async function download(client: StyleTransferServiceClient, jobId: string, sha256: string): Promise<Buffer> {
+async function download(client: StyleTransferServiceClient, jobId: string): Promise<Buffer> {
   const chunks: Buffer[] = [];
+  let sha256 = "";
   const data = await patiently(() => new Promise<Buffer>((resolve, reject) => {
     const offsetBytes = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
     const stream = client.DownloadResult({ jobId, offsetBytes }, metadata());
-    stream.on("data", (piece) => chunks.push(piece.chunk));
+    stream.on("data", (piece) => {
+      chunks.push(piece.chunk);
+      sha256 = piece.sha256;
+    });
     stream.on("error", reject);
-    stream.on("end", () => resolve(Buffer.concat(chunks)));
+    stream.on("status", ({ code }) => code === grpc.status.OK && resolve(Buffer.concat(chunks))); // "end" comes before errors too
   }));
   if (createHash("sha256").update(data).digest("hex") !== sha256) throw new Error("the picture arrived damaged");
   return data;
@@ -130,7 +134,7 @@ async function main(): Promise<void> {
   const jobId = await patiently(() => submit(client, spec, requestId));
   const result = await watch(client, jobId);
   if (result.job?.state !== "JOB_STATE_SUCCEEDED") throw new Error(`the job failed: ${result.job?.error?.message ?? result.job?.state}`);
-  writeFileSync(out, await download(client, jobId, result.imageSha256));
+  writeFileSync(out, await download(client, jobId));
   client.close();
 }
 

@@ -23,6 +23,19 @@ from tests.integration.contract.test_operations import value
 Png = Callable[..., bytes]
 
 
+USAGES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
+
+
 def certificate(name: str, signer: tuple[Any, Any] | None = None, begin: datetime.datetime | None = None) -> tuple[Any, Any]:
     """Return a key and a certificate for two days, signed by itself or by a signer's."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -38,7 +51,14 @@ def certificate(name: str, signer: tuple[Any, Any] | None = None, begin: datetim
         .not_valid_after(begin + datetime.timedelta(days=2))
         .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key((signer[0] if signer else key).public_key()), critical=False
+        )
     )
+    if signer is None:
+        usage = dict.fromkeys(USAGES, False) | {"digital_signature": True, "key_cert_sign": True, "crl_sign": True}
+        builder = builder.add_extension(x509.KeyUsage(**usage), critical=True)
     return key, builder.sign(signer[0] if signer else key, hashes.SHA256())
 
 

@@ -33,7 +33,7 @@ const download = (jobId, chunks = []) =>
     stream.on("data", (piece) => chunks.push(piece.chunk));
     stream.on("error", (error) =>
       error.code === grpc.status.UNAVAILABLE ? resolve(download(jobId, chunks)) : reject(error));
-    stream.on("end", () => resolve(Buffer.concat(chunks)));
+    stream.on("status", ({ code }) => code === grpc.status.OK && resolve(Buffer.concat(chunks)));
   });
 
 async function main() {
