@@ -110,7 +110,7 @@ format: setup ## Apply ruff's fixes and formatting
 test-fast: setup ## Run the fast unit tests (under a minute on two cores)
 	$(BIN)/pytest tests/unit -m "not gpu and not slow" $(PARALLEL)
 
-test: setup ## Run all tests except gpu and golden (about six minutes on two cores)
+test: setup ## Run all tests except gpu and golden (about eight minutes on two cores)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed $(EXAMPLE_DIR)/node_modules/.installed; fi
 	$(BIN)/pytest -m "not gpu and not golden" $(PARALLEL)
 
