@@ -91,9 +91,10 @@ def options(config: ServerConfig) -> list[tuple[str, int]]:
     Half of the file descriptors are kept from connections: jobs need them for pictures, checkpoints and the database.
     """
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_CONNECTIONS if descriptors == resource.RLIM_INFINITY else min(descriptors // 2, MAX_CONNECTIONS)
     return [
         ("grpc.server_handshake_timeout_ms", round(1000 * HANDSHAKE_S)),
-        ("grpc.max_allowed_incoming_connections", min(descriptors // 2, MAX_CONNECTIONS)),
+        ("grpc.max_allowed_incoming_connections", most),
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),
         ("grpc.max_concurrent_streams", MAX_STREAMS),

@@ -191,26 +191,22 @@ JOBS_HEADER = f"{'JOB':<16}  {'STATE':<9}  {'STEPS':>13}  {'SIZE':>9}  {'AGE':>7
 
 def jobs_line(job: JobInfo, *, with_owner: bool = False) -> str:
     """Return a job's line in a list: what tells it from others, optionally with its owner."""
-    where = f"{job.step}/{job.steps}" if job.state != "queued" else f"{job.queue_position} ahead"
-    loss = f"{job.losses.total:.4g}" if job.losses else ""
-    inputs = " + ".join(
-        item.name or item.sha256[:8] for item in job.inputs if item.field == "content" or ".image" in item.field
-    )
-    notes = [job.owner if with_owner else "", inputs, job.error_message or EARLY.get(job.stop_reason, "")]
-    size = f"{job.width_px}x{job.height_px}"
-    line = f"{job.job_id:<16}  {job.state:<9}  {where:>13}  {size:>9}  {age(job.created):>7}  {loss:<9}"
-    return f"{line} {'  '.join(note for note in notes if note)}".rstrip()
+    pictures = (item for item in job.inputs if item.field == "content" or ".image" in item.field)
+    inputs = " + ".join(item.name or item.sha256[:8] for item in pictures)
+    return _line(job, f"{age(job.created):>7}", job.owner if with_owner else "", inputs)
 
 
-def job_line(job: JobInfo, *, with_owner: bool = False) -> str:
-    """Return one line on a job, optionally with its owner."""
+def job_line(job: JobInfo) -> str:
+    """Return one line on a job, with its time."""
+    return _line(job, f"{job.created.astimezone():%Y-%m-%d %H:%M:%S}")
+
+
+def _line(job: JobInfo, when: str, *notes: str) -> str:
     where = f"{job.step}/{job.steps}" if job.state != "queued" else f"{job.queue_position} ahead"
     size = f"{job.width_px}x{job.height_px}"
-    created = f"{job.created.astimezone():%Y-%m-%d %H:%M:%S}"
     loss = f"{job.losses.total:.4g}" if job.losses else ""
-    note = job.error_message or EARLY.get(job.stop_reason, "")
-    note = f"{job.owner}  {note}" if with_owner else note
-    return f"{job.job_id}  {job.state:<9}  {where:>13}  {size:>9}  {created}  {loss:<9} {note}".rstrip()
+    said = "  ".join(note for note in (*notes, job.error_message or EARLY.get(job.stop_reason, "")) if note)
+    return f"{job.job_id:<16}  {job.state:<9}  {where:>13}  {size:>9}  {when}  {loss:<9} {said}".rstrip()
 
 
 class ProgressBar:
@@ -301,7 +297,7 @@ class ProgressBar:
         if self._preview_dir is None:
             return
         small = result.image.convert("RGB")
-        small.thumbnail((result.job.output["preview_size_px"],) * 2)
+        small.thumbnail((result.job.output.get("preview_size_px") or 256,) * 2)  # older servers do not say it
         data = io.BytesIO()
         small.save(data, "JPEG", quality=90)
         self._save_preview(self._preview_dir / f"step-{result.job.step:05d}.jpg", data.getvalue())

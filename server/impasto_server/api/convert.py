@@ -357,7 +357,7 @@ def output_message(output: OutputOptions) -> pb.OutputOptions:
     )
 
 
-def result_message(job: Job, picture: bytes | None, digest: str, max_bytes: int) -> pb.JobResult:
+def result_message(job: Job, picture: bytes | None = None, digest: str = "", max_bytes: int = 0) -> pb.JobResult:
     """Return the message for an ended job, with its picture if it has one that fits.
 
     Args:

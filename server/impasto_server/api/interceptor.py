@@ -75,7 +75,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Return the method's handler, wrapped."""
         handler: Any = await continuation(handler_call_details)
         if handler is None:
-            return grpc.unary_unary_rpc_method_handler(_unknown(handler_call_details.method))
+            return grpc.stream_unary_rpc_method_handler(_unknown(handler_call_details.method))
         _, service, name = handler_call_details.method.split("/")
         kind = "bidi_stream" if handler.request_streaming and handler.response_streaming else "unary"
         if handler.request_streaming != handler.response_streaming:
@@ -268,10 +268,14 @@ class _Call:
         logger.log(level, "%s ended with %s", self._method.name, code, extra=details)
 
 
-def _unknown(method: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
-    """Return a handler that says that the server has no such method: gRPC's own answer has no details."""
+def _unknown(method: str) -> Callable[[AsyncIterator[bytes], Any], Awaitable[bytes]]:
+    """Return a handler that says that the server has no such method: gRPC's own answer has no details.
 
-    async def handler(request: bytes, context: Any) -> bytes:
+    No message is received for that: nobody's token was checked.
+    """
+
+    async def handler(messages: AsyncIterator[bytes], context: Any) -> bytes:
+        del messages
         await abort(context, ServiceError("METHOD_UNKNOWN", f"this server has no method {method}"))
 
     return handler

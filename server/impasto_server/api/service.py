@@ -93,7 +93,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             job = await self._dispatcher.wait(job)
         if job.state is not JobState.SUCCEEDED:
             raise _unsuccessful(job, draining=self._dispatcher.draining)
-        return pb.StylizeResponse(result=await self._result(job, most))
+        return pb.StylizeResponse(result=await self._with_picture(job, most))
 
     async def Progress(self, request: pb.ProgressRequest, context: Context) -> AsyncIterator[pb.ProgressResponse]:
         """See the contract."""
@@ -155,8 +155,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
     async def GetResult(self, request: pb.GetResultRequest, context: Context) -> pb.GetResultResponse:
         """See the contract."""
         job, most = self._own(request.job_id), self._largest(request)
-        self._dispatcher.result(job.job_id)  # or says why there is none
-        return pb.GetResultResponse(result=await self._result(job, most))
+        return pb.GetResultResponse(result=await self._with_picture(job, most))
 
     async def DownloadResult(
         self, request: pb.DownloadResultRequest, context: Context
@@ -250,10 +249,10 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             logger.info("%s of job %s of %s by %s", act, job_id, job.owner or "anonymous", caller.name, extra=about)
         return job
 
-    async def _result(self, job: Job, most: int, *, include: bool = True) -> pb.JobResult:
-        # A watcher who does not want the picture costs no read of it: there may be thousands.
-        picture = self._dispatcher.result(job.job_id) if include and job.state is JobState.SUCCEEDED else None
-        digest = "" if picture is None else await asyncio.to_thread(_sha256, picture)  # 40 ms for 64 MB
+    async def _with_picture(self, job: Job, most: int) -> pb.JobResult:
+        """Return a job with its picture, if that fits into a response of the given size; or say why it has none."""
+        picture = self._dispatcher.result(job.job_id)
+        digest = await asyncio.to_thread(_sha256, picture)  # 40 ms for 64 MB
         return convert.result_message(job, picture, digest, most)
 
     def _largest(self, request: pb.StylizeRequest | pb.ProgressRequest | pb.GetResultRequest) -> int:
@@ -318,7 +317,9 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         if isinstance(event, Job):
             return pb.ProgressResponse(sequence=number, snapshot=self._message(event))
         if isinstance(event, Ended):
-            result = await self._result(job, self._largest(request), include=request.include_image)
+            # A watcher who does not want the picture costs no read of it: there may be thousands.
+            wanted = request.include_image and job.state is JobState.SUCCEEDED
+            result = await self._with_picture(job, self._largest(request)) if wanted else convert.result_message(job)
             return pb.ProgressResponse(sequence=number, result=result)
         message = convert.progress_message(number, event, job, self._dispatcher.position(job_id))  # type: ignore[arg-type]
         if not request.include_previews and message.HasField("step"):

@@ -1,14 +1,6 @@
 // Waits for a job until its server is stopped. Prints how the calls ended as JSON.
-const fs = require("fs");
-const path = require("path");
-const grpc = require("@grpc/grpc-js");
-const loader = require("@grpc/proto-loader");
+const { client, picture } = require("./connect");
 
-const [address, protoDir, folder] = process.argv.slice(2);
-const definition = loader.loadSync("impasto/v1/style_transfer.proto", { includeDirs: [protoDir], enums: String });
-const { StyleTransferService } = grpc.loadPackageDefinition(definition).impasto.v1;
-const client = new StyleTransferService(address, grpc.credentials.createInsecure());
-const picture = (name) => ({ data: fs.readFileSync(path.join(folder, name)) });
 const spec = {
   content: picture("content.png"),
   styles: [{ image: picture("style.png") }],

@@ -1,20 +1,7 @@
 // A picture above grpc-js's default limit of 4 MiB: the result leaves it out, and DownloadResult streams it. Prints what it saw as JSON.
 const crypto = require("crypto");
-const fs = require("fs");
-const path = require("path");
-const grpc = require("@grpc/grpc-js");
-const loader = require("@grpc/proto-loader");
+const { client, grpc, picture } = require("./connect");
 
-const [address, protoDir, folder] = process.argv.slice(2);
-const definition = loader.loadSync("impasto/v1/style_transfer.proto", {
-  includeDirs: [protoDir],
-  longs: Number,
-  enums: String,
-  oneofs: true,
-});
-const { StyleTransferService } = grpc.loadPackageDefinition(definition).impasto.v1;
-const client = new StyleTransferService(address, grpc.credentials.createInsecure());
-const picture = (name) => ({ data: fs.readFileSync(path.join(folder, name)) });
 const spec = {
   content: picture("noise.png"),
   styles: [{ image: picture("style.png") }],
