@@ -87,8 +87,8 @@ async def test_a_method_that_does_not_exist_is_told(service: Any) -> None:
         assert (await ending(call(b"")))[:2] == ("UNIMPLEMENTED", "impasto:METHOD_UNKNOWN")
 
         async def never_ends() -> AsyncIterator[bytes]:
-            yield b"first"
             await asyncio.sleep(60)
+            yield b"first"
 
         # It is told before its messages are received: nobody's token was checked.
         sending = running.channel.stream_unary("/impasto.v1.StyleTransferService/PaintTheHouse")(never_ends())
