@@ -111,9 +111,9 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _stop_at_once() -> None:
     """Cancel jobs that nobody waits for over connections of their own, and end without asking anybody."""
-    for server, job_id in list(FOLLOWED):
+    for server, request_id in list(FOLLOWED):
         with contextlib.suppress(Exception), Client(server, patience_s=0) as client:
-            client.job(job_id).cancel_quietly()
+            client.cancel_quietly(request_id)
     os._exit(INTERRUPTED)
 
 
@@ -154,8 +154,9 @@ def main() -> None:
         code = cli.main(standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()  # report a full disk here, not when the interpreter exits
-    except (click.Abort, KeyboardInterrupt):
-        _show("Interrupted.")
+    except (click.Abort, KeyboardInterrupt) as stopped:
+        cause = stopped.__cause__ or stopped  # click raises its own
+        _show(" ".join(["Interrupted.", *getattr(cause, "__notes__", [])]))
         code = INTERRUPTED
     except BrokenPipeError:
         _discard_stdout()

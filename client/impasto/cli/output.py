@@ -25,7 +25,7 @@ from impasto.results import Event, Heartbeat, JobInfo, Paused, Result, Snapshot,
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
 FOLLOWED: set[tuple[str, str]] = set()
-"""Server and id of the jobs that this process waits for."""
+"""Server and request id of the jobs that this process waits for."""
 LINE_S = 5.0
 """Time between the lines on a job's steps, where there is no terminal."""
 WIDE = 120

@@ -133,8 +133,14 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         """See the contract."""
-        self._dispatcher.cancel(self._own(request.job_id, "cancel").job_id)
-        return pb.CancelJobResponse(job=self._message(await self._dispatcher.settled(request.job_id)))
+        if bool(request.job_id) == bool(request.request_id):
+            raise invalid(("job_id", "give a job_id or a request_id"))
+        if request.job_id:
+            job = self._own(request.job_id, "cancel")
+        else:
+            job = self._dispatcher.by_request(PRINCIPAL.get().name, request.request_id)
+        self._dispatcher.cancel(job.job_id)
+        return pb.CancelJobResponse(job=self._message(await self._dispatcher.settled(job.job_id)))
 
     async def PauseJob(self, request: pb.PauseJobRequest, context: Context) -> pb.PauseJobResponse:
         """See the contract."""

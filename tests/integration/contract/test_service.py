@@ -379,6 +379,18 @@ async def test_watching_checks_its_arguments(service: Any, spec: Any) -> None:
             assert (code, list(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
 
 
+async def test_a_job_is_cancelled_by_one_id(service: Any, spec: Any) -> None:
+    """Its own or its request's; neither and both are refused, and other callers' requests are not found."""
+    async with service(FakeWorker(hang=True)) as running:
+        job = (await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec(), request_id="mine"))).job
+        for request in (pb.CancelJobRequest(), pb.CancelJobRequest(job_id=job.job_id, request_id="mine")):
+            code, _, violations = await fails(running.stub.CancelJob(request))
+            assert (code, list(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, ["job_id"])
+        code, info, _ = await fails(running.stub.CancelJob(pb.CancelJobRequest(request_id="other")))
+        assert (code, info.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
+        assert (await running.stub.CancelJob(pb.CancelJobRequest(request_id="mine"))).job.job_id == job.job_id
+
+
 async def test_overload_says_when_to_come_back(service: Any, spec: Any) -> None:
     """RESOURCE_EXHAUSTED with RetryInfo and queue figures."""
     async with service(FakeWorker(hang=True), max_running_jobs=1, max_queued_jobs=1) as running:
