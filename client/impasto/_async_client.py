@@ -71,6 +71,7 @@ class AsyncClient(ClientBase):
 
     def _connected(self) -> grpc.aio.Channel:
         """Return the channel of the running event loop. A client reconnects when it is used on another loop."""
+        self._check_open()
         loop = asyncio.get_running_loop()
         if self._channel is None or self._loop is not loop:
             if self._channel_credentials:
@@ -102,6 +103,7 @@ class AsyncClient(ClientBase):
 
     async def close(self) -> None:
         """Close the connection; calls in progress end."""
+        self._closed = True
         if self._channel is not None and self._loop is asyncio.get_running_loop():
             await self._channel.close()
         self._channel = None

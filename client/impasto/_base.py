@@ -46,6 +46,11 @@ class ClientBase:
         self.secured = self._channel_credentials is not None
         self._answered = False
         self._limit_bytes: int | None = None
+        self._closed = False
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ImpastoError("the client is closed", reason="CLIENT_CLOSED")
 
     def _retry(self, timeout_s: float | None = None) -> Retry:
         return Retry(self.patience_s, answered=self._answered, timeout_s=timeout_s)

@@ -72,8 +72,17 @@ class Client(ClientBase):
             self._channel = grpc.secure_channel(self.server, self._channel_credentials, options=self._channel_options)
         else:
             self._channel = grpc.insecure_channel(self.server, options=self._channel_options)
-        self._stub = self._credentials.authorized(pb_grpc.StyleTransferServiceStub(self._channel))
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._stubs = self._credentials.authorized(pb_grpc.StyleTransferServiceStub(self._channel))
+
+    @property
+    def _stub(self) -> Any:
+        self._check_open()
+        return self._stubs
+
+    @property
+    def _health(self) -> Any:
+        self._check_open()
+        return health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Self:
         """Return the client itself."""
@@ -85,6 +94,7 @@ class Client(ClientBase):
 
     def close(self) -> None:
         """Close the connection; calls in progress end."""
+        self._closed = True
         self._channel.close()
 
     def stylize(

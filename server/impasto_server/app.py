@@ -18,11 +18,10 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
-from impasto_server.api import validation
+from impasto_server.api import reflection, validation
 from impasto_server.api.health import HealthServicer
 from impasto_server.api.interceptor import CallInterceptor, Identify, anybody
 from impasto_server.api.limits import Gate
@@ -173,7 +172,7 @@ def _add_services(server: grpc.aio.Server, service: StyleTransferService) -> Hea
     pb_grpc.add_StyleTransferServiceServicer_to_server(service, server)
     servicer = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable(server, (SERVICE, health.SERVICE_NAME))
     return servicer
 
 

