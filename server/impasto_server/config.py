@@ -16,6 +16,7 @@ import platformdirs
 
 MIB = 1 << 20
 IN_MEMORY = ":memory:"
+NO_DEVICE = "none"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _OTHER_VARIABLES = frozenset(
     f"IMPASTO_{name}" for name in ["CONFIG", "CACHE", "SERVER", "TOKEN", "TLS", "TLS_CA", "TLS_CERT", "TLS_KEY", "FAILPOINT"]
@@ -57,7 +58,14 @@ class ServerConfig:
     log_format: str = _setting("console", "console, or json: one object per line.")
     log_level: str = _setting("info", "Log level, to stderr: debug, info, warning or error.")
     otlp_endpoint: str = _setting("", "Endpoint for traces, OTLP over gRPC; off by default. Needs the extra otel.")
-    device: str = _setting("auto", "auto, cpu, cuda, mps (untested), or a list such as cuda:0,cuda:1. One worker per device.")
+    device: str = _setting(
+        "auto",
+        "auto, cpu, cuda, mps (untested), or a list such as cuda:0,cuda:1: one worker each. none: workers only join.",
+    )
+    worker_listen: str = _setting(
+        "", "Address for workers on other machines (impasto worker --join), HOST:PORT; off by default."
+    )
+    worker_tokens: str = _setting("", "File with the tokens of allowed workers; see 'impasto token'.")
     weights: str = _setting(
         "auto",
         "auto, builtin, random-SEED, a name in the cache, or a file; for a network other than VGG16, ARCHITECTURE:NAME.",
@@ -96,6 +104,13 @@ class ServerConfig:
         _check_address("listen", self.listen)
         if self.metrics:
             _check_address("metrics", self.metrics)
+        if self.worker_listen:
+            _check_address("worker_listen", self.worker_listen)
+            if not self.worker_tokens and not _is_local(self.worker_listen):
+                raise ConfigError(f"worker_listen {self.worker_listen} can be reached by others, so worker_tokens must be set")
+        elif self.worker_tokens or self.device == NO_DEVICE:
+            needs = "worker_tokens" if self.worker_tokens else f"device {NO_DEVICE}"
+            raise ConfigError(f"{needs} needs worker_listen")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("tls_cert and tls_key must be set together")
         if self.tls_client_ca and not self.tls_cert:
@@ -129,6 +144,10 @@ class ServerConfig:
         except RuntimeError:  # containers may run as a user without a home folder
             text = f"data_dir: no home folder was found for {self.data_dir or 'the default'}"
             raise ConfigError(f"{text}; set --data-dir to a folder, or to {IN_MEMORY}") from None
+
+
+def _is_local(address: str) -> bool:
+    return address.startswith(("127.", "localhost:", "[::1]:"))
 
 
 def _check_address(name: str, address: str) -> None:

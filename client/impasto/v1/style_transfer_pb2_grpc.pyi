@@ -88,6 +88,12 @@ class StyleTransferServiceStub:
     ]
     """Cancels a job if it has not ended, and deletes it, its events and its pictures."""
 
+    DrainWorkers: grpc.UnaryUnaryMultiCallable[
+        impasto.v1.style_transfer_pb2.DrainWorkersRequest,
+        impasto.v1.style_transfer_pb2.DrainWorkersResponse,
+    ]
+    """Gives workers on other machines no more jobs; their jobs continue elsewhere. For admins."""
+
     GetResult: grpc.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetResultRequest,
         impasto.v1.style_transfer_pb2.GetResultResponse,
@@ -189,6 +195,12 @@ class StyleTransferServiceAsyncStub:
         impasto.v1.style_transfer_pb2.DeleteJobResponse,
     ]
     """Cancels a job if it has not ended, and deletes it, its events and its pictures."""
+
+    DrainWorkers: grpc.aio.UnaryUnaryMultiCallable[
+        impasto.v1.style_transfer_pb2.DrainWorkersRequest,
+        impasto.v1.style_transfer_pb2.DrainWorkersResponse,
+    ]
+    """Gives workers on other machines no more jobs; their jobs continue elsewhere. For admins."""
 
     GetResult: grpc.aio.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetResultRequest,
@@ -309,6 +321,14 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[impasto.v1.style_transfer_pb2.DeleteJobResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.DeleteJobResponse]]:
         """Cancels a job if it has not ended, and deletes it, its events and its pictures."""
+
+    @abc.abstractmethod
+    def DrainWorkers(
+        self,
+        request: impasto.v1.style_transfer_pb2.DrainWorkersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[impasto.v1.style_transfer_pb2.DrainWorkersResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.DrainWorkersResponse]]:
+        """Gives workers on other machines no more jobs; their jobs continue elsewhere. For admins."""
 
     @abc.abstractmethod
     def GetResult(

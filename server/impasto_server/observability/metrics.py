@@ -112,6 +112,14 @@ class Metrics:
         self.checkpoint_age = self._gauge("impasto_checkpoint_age_seconds", text)
         self.restarts = self._counter("impasto_worker_restarts", "Workers restarted.", "device")
         self.ready = self._gauge("impasto_worker_ready", "Whether a worker is ready.", "device")
+        text = "Workers on other machines whose connection was lost, by host."
+        self.lost_workers = self._counter("impasto_remote_workers_lost", text, "host")
+        self.fenced = self._counter("impasto_remote_workers_fenced", "Streams replaced by a newer incarnation of their worker.")
+        text = "Time since a worker on another machine was last heard."
+        self.heartbeat_age = self._gauge("impasto_worker_heartbeat_age_seconds", text, "device", "host")
+        self.worker_draining = self._gauge("impasto_worker_draining", "Whether a worker gets no more jobs.", "device")
+        text = "Bytes of checkpoints sent to and received from workers on other machines."
+        self.stream_bytes = self._counter("impasto_checkpoint_stream_bytes", text, "direction")
         self.streams = self._gauge("impasto_progress_streams", "Open Progress streams.")
         self.storage = self._gauge("impasto_storage_bytes", "Size of the jobs' pictures on disk.")
         self.storage_limit = self._gauge("impasto_storage_limit_bytes", "Size limit of the jobs' pictures on disk.")
