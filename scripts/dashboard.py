@@ -147,6 +147,24 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
                 [(now("process_resident_memory_bytes"), "server"), (now("impasto_worker_resident_bytes"), "worker {{device}}")],
             ),
             ("Open files", "short", [(now("process_open_fds"), "{{instance}}")]),
+            (
+                "Workers on other machines",
+                "s",
+                [(now("impasto_worker_heartbeat_age_seconds"), "{{device}} on {{host}}")],
+            ),
+            (
+                "Lost and fenced workers",
+                "short",
+                [
+                    (f"increase({now('impasto_remote_workers_lost_total')}[1h])", "lost, {{host}}"),
+                    (f"increase({now('impasto_remote_workers_fenced_total')}[1h])", "fenced"),
+                ],
+            ),
+            (
+                "Checkpoints over the stream",
+                "Bps",
+                [(rate("impasto_checkpoint_stream_bytes_total", "direction"), "{{direction}}")],
+            ),
             ("Worker restarts", "short", [(f"increase({now('impasto_worker_restarts_total')}[1h])", "{{device}}")]),
         ],
     ),

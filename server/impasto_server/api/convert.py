@@ -420,7 +420,7 @@ def device_message(status: WorkerStatus, running: int) -> pb.Device:
         running: Number of jobs that it runs.
     """
     ready, silence = status.ready, Duration()
-    silence.FromNanoseconds(round(1e9 * max(0.0, time.monotonic() - status.heard)))
+    silence.FromNanoseconds(round(1e9 * max(0.0, time.monotonic() - (status.joined or status).heard)))
     return pb.Device(
         host=status.handle.host,
         draining=status.draining,

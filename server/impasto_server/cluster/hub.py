@@ -131,6 +131,7 @@ class WorkerHub:
         with tempfile.TemporaryDirectory(prefix=".arriving-", dir=self._folder, ignore_cleanup_errors=True) as folder:
             before = self._workers.get(hello.name)
             if before is not None:
+                self._metrics.fenced.inc()
                 self._lose(before, "a newer incarnation of it has joined")
             worker = RemoteWorker(hello, Path(folder), self._count_bytes)
             self._workers[worker.name] = worker
@@ -158,8 +159,9 @@ class WorkerHub:
         worker.fence()
         if self._workers.get(worker.name) is worker:
             del self._workers[worker.name]
+            if not self._pool.is_draining(worker.name):
+                self._metrics.lost_workers.labels(worker.host).inc()
             self._pool.leave(worker.name, cause)
-            self._metrics.lost_workers.labels(worker.host).inc()
 
     async def _until_lost(self, worker: RemoteWorker, context: Any) -> str:
         """Serve a stream to its end; return why it ended."""
@@ -205,12 +207,8 @@ class WorkerHub:
                 worker.heard = now
             checked = now
             if now - worker.heard > wire.SILENCE_S:
+                self._metrics.fenced.inc()
                 return f"it was silent for {wire.SILENCE_S:g} s"
 
     def _count_bytes(self, direction: str, size: int) -> None:
         self._metrics.stream_bytes.labels(direction).inc(size)
-
-    def ages(self) -> dict[str, float]:
-        """Return the seconds since each worker was last heard."""
-        now = self._clock()
-        return {name: now - worker.heard for name, worker in self._workers.items()}

@@ -39,6 +39,7 @@ class Inbox:
         if file is None:
             return None  # its beginning could not be written
         if piece.offset_bytes != at or at + len(piece.data) > piece.size_bytes:
+            self._drop(key)
             raise WireError(f"{piece.name}: the piece at {piece.offset_bytes} does not follow {at}")
         try:
             await asyncio.to_thread(file.write, piece.data)

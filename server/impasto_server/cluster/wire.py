@@ -37,12 +37,16 @@ from impasto_server.workers.messages import (
 
 PROTOCOL = 1
 """Version of the worker's contract."""
-PIECE_BYTES = 256 << 10
-"""Size of a piece of a file: small enough that a command waits for no more than one on a slow link."""
+PIECE_BYTES = 64 << 10
+"""Size of a piece of a file: small enough that one arrives well within the time of silence on a slow link."""
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.max_send_message_length", 16 << 20),
     ("grpc.http2.max_pings_without_data", 0),
+    # What is in transit cannot be overtaken: the window is bounded instead of grown with the link's delay.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 256 << 10),
+    ("grpc.http2.write_buffer_size", 64 << 10),
 ]
 HEARTBEAT_S = 1.0
 SILENCE_S = 3.0

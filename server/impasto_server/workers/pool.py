@@ -306,6 +306,10 @@ class WorkerPool:
         """Whether there is a worker of this name."""
         return name in self._workers
 
+    def is_draining(self, name: str) -> bool:
+        """Whether a worker gets no more jobs."""
+        return name in self._workers and self._workers[name].draining
+
     def join(self, handle: JoinedHandle) -> None:
         """Add a worker from another machine, and start it."""
         status = WorkerStatus(handle, joined=handle)

@@ -47,7 +47,13 @@ class WorkerHandle(Protocol):
 
 
 class JoinedHandle(WorkerHandle, Protocol):
-    """A worker that has joined from another machine."""
+    """A worker that has joined from another machine.
+
+    Attributes:
+        heard: When its host was last heard, from ``time.monotonic()``.
+    """
+
+    heard: float
 
     def refuse(self, message: str) -> None:
         """End its stream because it cannot be used; the message tells it why."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,9 +49,18 @@ class Cluster:
     def pool(self) -> Any:
         return self.running.jobs.pool
 
+    def add_real(self, name: str) -> Host:
+        """Add a host with the real engine."""
+        command = [sys.executable, "-m", "impasto", "worker", "--join", self.running.worker_address, "--device", "cpu"]
+        return self._add(name, [*command, "--weights", "builtin", "--name", name, "--host", f"host-{name}"])
+
     def add(self, name: str, *, host: str = "", server: str = "", weights: str = "same", **environment: str) -> Host:
+        """Add a host with a fake engine."""
         command = [sys.executable, "-m", "tests.integration.cluster.fake_process"]
         command += [server or self.running.worker_address, name, host or f"host-{name}", weights]
+        return self._add(name, command, **environment)
+
+    def _add(self, name: str, command: list[str], **environment: str) -> Host:
         env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
         with (self.folder / f"{name}.{len(self.hosts)}.log").open("w") as log:
             added = Host(subprocess.Popen(command, cwd=ROOT, env=env, stderr=log, text=True), name)
@@ -106,6 +116,13 @@ async def _cluster(folder: Path, **settings: Any) -> AsyncIterator[Cluster]:
 def cluster(tmp_path: Path) -> Callable[..., Any]:
     """Return a context manager that runs a server for workers that join."""
     return lambda **settings: _cluster(tmp_path, **settings)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Return a port that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
