@@ -30,12 +30,16 @@ Evaluate = Callable[[Tensor], Evaluation]
 class Recording:
     """An evaluation captured as a CUDA graph.
 
+    A graph holds the addresses of the tensors that it reads, not the tensors. The recording therefore keeps the evaluation,
+    which owns the targets, for as long as it can be replayed.
+
     Args:
         evaluate: The evaluation to record. It may read only its argument and tensors whose addresses do not change.
         canvas: A canvas of the shape to record.
     """
 
     def __init__(self, evaluate: Evaluate, canvas: Tensor) -> None:
+        self._evaluate = evaluate
         self._canvas = canvas.clone()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())

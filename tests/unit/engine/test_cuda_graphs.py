@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
+from functools import partial
+
 import pytest
 import torch
 
 from impasto_engine.batch import BatchKey, RunningBatch
-from impasto_engine.cuda_graphs import Evaluate, recorded
+from impasto_engine.cuda_graphs import Evaluate, Recording, recorded
 from impasto_engine.networks import Network
 from impasto_engine.objective import Evaluation
 
@@ -53,3 +58,38 @@ def test_a_device_that_cannot_record_goes_on_without(caplog: pytest.LogCaptureFi
 def test_a_cpu_records_nothing(network: Network) -> None:
     """Whether or not graphs are enabled."""
     assert not RunningBatch(network, BatchKey(32, 32, "average", "float32"), graphs=True)._records
+
+
+class Recorder:
+    """Stands in for CUDA's streams and graphs: a replay repeats what was captured, with the same tensors."""
+
+    def wait_stream(self, _stream: Recorder) -> None:
+        return
+
+    def replay(self) -> None:
+        return
+
+
+class Targets:
+    """Owns what an evaluation reads, as the stacked objectives do."""
+
+    def evaluate(self, canvas: torch.Tensor, scale: float) -> Evaluation:
+        return evaluate(canvas * scale)
+
+
+def test_a_recording_keeps_the_targets_that_its_graph_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph knows addresses only: freed targets would be read again after their memory has other uses."""
+    for name in ("Stream", "current_stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, Recorder)
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
+    targets = Targets()
+    alive = weakref.ref(targets)
+    recording = Recording(partial(targets.evaluate, scale=1.0), CANVAS)
+    del targets
+    gc.collect()
+    assert alive() is not None
+    recording(CANVAS)
+    del recording
+    gc.collect()
+    assert alive() is None
