@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,11 +13,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from impasto_engine.cuda_graphs import Evaluate, recorded
+from impasto_engine.devices import release_cached
 from impasto_engine.networks import Network
-from impasto_engine.objective import Objective, StackedObjectives
-from impasto_engine.optimizers import OPTIMIZERS, State, carried, converged, note_loss, row, stack, stalled, without
+from impasto_engine.objective import Evaluation, StackedObjectives
+from impasto_engine.optimizers import OPTIMIZERS, State, carried, converged, note_loss, stalled
 from impasto_engine.parameters import Arithmetic, OptimizerName, Pooling
-from impasto_engine.results import Losses
+from impasto_engine.readings import Member, Reading
+from impasto_engine.samples import Entrant, SampleState, Snapshot, Step
+from impasto_engine.slots import Slots
+from impasto_engine.spectral import Spectrum, spectrum_of
+from impasto_engine.streams import Marker
 
 
 @dataclass(frozen=True)
@@ -29,95 +35,31 @@ class BatchKey:
     precision: Arithmetic
 
 
-@dataclass(frozen=True)
-class Step:
-    """The result of one optimizer step for one canvas.
+class _Group:
+    """Members that use the same optimizer and the same length of history: one arena of states."""
 
-    Attributes:
-        step: Step number, starting at 1.
-        evaluations: Number of evaluations (one forward and one backward pass each) of this canvas so far.
-        losses: Losses of the current canvas. Under L-BFGS their total never increases.
-        stalled: Whether the optimizer can find no further improvement.
-        converged: Whether the relative decrease of the loss is below the sample's tolerance.
-    """
-
-    step: int
-    evaluations: int
-    losses: Losses
-    stalled: bool
-    converged: bool = False
+    def __init__(self, optimizer: OptimizerName, history: int) -> None:
+        self.optimizer: OptimizerName = optimizer
+        self.history = history
+        self.spectrum: Spectrum | None = None
+        self.members: list[Member] = []
+        self.slots = Slots()
 
     @property
-    def last(self) -> bool:
-        """Whether further steps at this size would bring no improvement."""
-        return self.stalled or self.converged
+    def state(self) -> State:
+        return self.slots.state
 
-
-@dataclass(frozen=True)
-class SampleState:
-    """Everything needed to resume a sample in another batch: its optimizer state and its step count.
-
-    Attributes:
-        optimizer: The optimizer that the tensors belong to.
-        step: Number of completed steps.
-        tensors: The optimizer state on the CPU, with a batch axis of length one.
-    """
-
-    optimizer: OptimizerName
-    step: int
-    tensors: Mapping[str, Tensor]
-
-
-@dataclass
-class _Member:
-    name: str
-    objective: Objective
-    step: int
-    steps: int
-    removed: bool = False
-
-
-class _Reading:
-    """The results of a step while they are copied from the device to the host."""
-
-    def __init__(self, members: list[_Member], values: Tensor) -> None:
-        self._members = [(member, member.step) for member in members]
-        self._copied: torch.cuda.Event | None = None
-        if values.device.type == "cuda":
-            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self._values.copy_(values, non_blocking=True)
-            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._copied.record()
-        else:
-            self._values = values
-
-    def read(self) -> list[tuple[str, Step]]:
-        """Return the reports. Blocks until the copy from the device has completed."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        rows = zip(self._members, self._values.tolist(), strict=True)
-        return [
-            (member.name, Step(step, step, Losses(content, style, variation), bool(has_stalled), bool(has_converged)))
-            for (member, step), (content, style, variation, has_stalled, has_converged) in rows
-            if not member.removed
-        ]
-
-
-class _Group:
-    """Members that are evaluated together and use the same optimizer: one stacked state."""
-
-    def __init__(self, optimizer: OptimizerName) -> None:
-        self.optimizer: OptimizerName = optimizer
-        self.members: list[_Member] = []
-        self.state: State = {}
-
-    def add(self, member: _Member, state: Mapping[str, Tensor]) -> None:
-        self.state = stack([self.state, state]) if self.members else dict(state)
+    def add(self, member: Member, state: Mapping[str, Tensor]) -> None:
+        self.slots.add(state)
+        if self.optimizer == "lbfgs":
+            self.spectrum = spectrum_of(state["canvas"])  # kept for the updates
         self.members.append(member)
 
     def remove(self, index: int) -> None:
-        del self.members[index]
-        self.state = without(self.state, index) if self.members else {}
+        self.slots.remove(index)
+        last = self.members.pop()
+        if index < len(self.members):
+            self.members[index] = last
 
 
 def default_group_size(device: torch.device) -> int:
@@ -151,11 +93,11 @@ class RunningBatch:
     ) -> None:
         self.network = network
         self.key = key
-        self._group_size = group_size or default_group_size(network.device)
+        self._most = self._pass_size = group_size or default_group_size(network.device)
         self._lag = lag if lag is not None else (1 if network.device.type == "cuda" else 0)
-        self._readings: deque[_Reading] = deque()
+        self._readings: deque[Reading] = deque()
         self._groups: list[_Group] = []
-        self._passes: list[tuple[list[_Group], Evaluate]] = []
+        self._passes: list[tuple[int, Evaluate]] = []
         self._records = graphs and network.device.type == "cuda"
 
     def __len__(self) -> int:
@@ -169,166 +111,168 @@ class RunningBatch:
     @property
     def largest_pass(self) -> int:
         """The largest number of canvases in one network pass."""
-        return max((sum(len(group.members) for group in groups) for groups, _ in self._plan()), default=0)
+        return max(self._sizes(), default=0)
 
-    def join(
-        self,
-        name: str,
-        objective: Objective,
-        canvas: Float[Tensor, "1 3 height width"],
-        optimizer: OptimizerName,
-        learning_rate: float,
-        history: int,
-        steps: int,
-        done: int = 0,
-        tolerance: float = 0.0,
-        carried: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """Add a canvas with a new optimizer state.
+    @property
+    def spare(self) -> int:
+        """The number of slots for which memory is held, but which no canvas uses."""
+        return sum(group.slots.capacity - len(group.slots) for group in self._groups)
 
-        Args:
-            name: Name of the canvas in this batch.
-            objective: The objective to minimise.
-            canvas: The initial canvas.
-            optimizer: The optimizer to use.
-            learning_rate: Learning rate of the optimizer.
-            history: Number of pairs that L-BFGS keeps.
-            steps: Number of the last step in this batch. Its report is never delayed.
-            done: Number of steps completed before joining.
-            tolerance: See :class:`~impasto_engine.parameters.Parameters`.
-            carried: Optimizer state carried over from a coarser canvas. Without it the optimizer starts from scratch.
+    def add(self, name: str, entrant: Entrant) -> None:
+        """Add a canvas; the others are unaffected. It takes part from the next step on.
 
         Raises:
             ValueError: If the canvas has another shape, or the name is taken.
+            torch.OutOfMemoryError: If there is no memory for it; the batch has not changed then.
         """
-        state = OPTIMIZERS[optimizer].start(canvas.to(self.network.device), learning_rate, history)
-        state["tolerance"] = state["tolerance"] + tolerance
-        state |= carried or {}
-        self._add(_Member(name, objective, done, steps), optimizer, state)
+        state = entrant.state
+        shape = tuple(state["canvas"].shape[2:])
+        if shape != (self.key.height, self.key.width):
+            raise ValueError(f"canvas of {shape} cannot join a batch of {(self.key.height, self.key.width)}")
+        if name in self:
+            raise ValueError(f"{name!r} is already in the batch")
+        kind = entrant.optimizer, entrant.history
+        same = (g for g in self._groups if (g.optimizer, g.history) == kind and len(g.members) < self._most)
+        group = next(same, None) or _Group(*kind)
+        group.add(Member(name, entrant.objective, entrant.step, entrant.steps), state)
+        if group not in self._groups:
+            self._groups.append(group)
+        self._passes = []
 
-    def resume(self, name: str, objective: Objective, state: SampleState, steps: int) -> None:
-        """Add a canvas from a state returned by :meth:`export`, and resume its optimization.
+    def show(self, name: str, every: int) -> None:
+        """Let the reports of each step whose number is divisible by this have the canvas of that step; 0 for none."""
+        group, index = self._find(name)
+        group.members[index].preview_every = every
 
-        Raises:
-            ValueError: If the canvas has another shape, or the name is taken.
-        """
-        tensors = {key: value.to(self.network.device) for key, value in state.tensors.items()}
-        self._add(_Member(name, objective, state.step, steps), state.optimizer, tensors)
+    def snapshot(self, name: str) -> Snapshot:
+        """Return a copy of a canvas's state on the device, to be brought to the host by any thread."""
+        group, index = self._find(name)
+        tensors = group.slots.row(index)
+        return Snapshot(group.optimizer, group.members[index].step, tensors, Marker(self.network.device))
 
     def export(self, name: str) -> SampleState:
         """Return the complete state of a canvas, on the CPU. The canvas stays in the batch."""
-        group, index = self._find(name)
-        tensors = {key: value.cpu() for key, value in row(group.state, index).items()}
-        return SampleState(group.optimizer, group.members[index].step, tensors)
+        return self.snapshot(name).fetch()
 
     def leave(self, name: str) -> None:
-        """Remove a canvas. The others are unaffected."""
+        """Remove a canvas. The others are unaffected. Reports that were not read are lost: call :meth:`flush` first.
+
+        Raises:
+            torch.OutOfMemoryError: If there is no memory; the batch has not changed then.
+        """
         group, index = self._find(name)
-        group.members[index].removed = True
+        member = group.members[index]
         group.remove(index)
+        member.removed = True
         if not group.members:
             self._groups.remove(group)
         self._passes = []
 
     def canvas(self, name: str) -> Float[Tensor, "3 height width"]:
-        """Return the current canvas: the last one that was evaluated and accepted, whose losses were reported."""
+        """Return the current canvas: the last one that was evaluated and accepted, also if its report is delayed."""
         group, index = self._find(name)
         return group.state["canvas"][index]
 
     def carried(self, name: str, height: int, width: int) -> dict[str, Tensor]:
         """Return the optimizer state to carry over to another size, see :func:`~impasto_engine.optimizers.carried`."""
         group, index = self._find(name)
-        return carried(group.optimizer, row(group.state, index), height, width)
+        return carried(group.optimizer, group.slots.row(index), height, width)
 
-    def step(self) -> list[tuple[str, Step]]:
+    def step(self, measure: Callable[[], AbstractContextManager[object]] = nullcontext) -> list[tuple[str, Step]]:
         """Take one optimizer step for every canvas, at the cost of one evaluation each.
 
-        If a pass runs out of device memory, it is split in half and retried.
+        If a pass runs out of device memory, the canvases per pass are halved, and all passes are repeated.
+
+        Args:
+            measure: Returns a context for the passes, without the optimizers' updates.
 
         Returns:
             Reports by name: for this step, for the previous step where reports are delayed, or for both.
         """
-        stepped: set[int] = set()
-        while remaining := [plan for plan in self._plan() if id(plan[0][0]) not in stepped]:
-            groups, evaluate = remaining[0]
-            trials = [group.state["trial"] for group in groups]
-            trial = torch.cat(trials) if len(trials) > 1 else trials[0]
-            try:
-                evaluation = evaluate(trial)
-            except torch.OutOfMemoryError:
-                if len(trial) == 1:
-                    raise
-                self._halve(groups, len(trial))
-                continue
-            sizes = [len(part) for part in trials]
-            parts = zip(torch.split(evaluation.terms, sizes), torch.split(evaluation.gradient, sizes), strict=True)
-            for group, (terms, gradient) in zip(groups, parts, strict=True):
-                note_loss(group.state)
-                OPTIMIZERS[group.optimizer].update(group.state, terms, gradient)
-                stepped.add(id(group))
+        if not self._groups:
+            return self._report()
+        while (evaluation := self._evaluate(measure)) is None:
+            # Not in the handler of the error: its traceback holds the activations of the pass.
+            self._make_room()
+        sizes = [len(group.members) for group in self._groups]
+        parts = zip(torch.split(evaluation.terms, sizes), torch.split(evaluation.gradient, sizes), strict=True)
+        for group, (terms, gradient) in zip(self._groups, parts, strict=True):
+            note_loss(group.state)
+            OPTIMIZERS[group.optimizer].update(group.state, terms, gradient)
         return self._report()
 
+    def flush(self, name: str) -> list[Step]:
+        """Return one canvas's reports that are delayed, without another step."""
+        return [step for reading in self._readings for _, step in reading.read(name)]
+
+    def compact(self) -> None:
+        """Free the memory of unused slots, as far as there is memory for the smaller copies."""
+        for group in self._groups:
+            with suppress(torch.OutOfMemoryError):
+                group.slots.compact()
+
+    def _evaluate(self, measure: Callable[[], AbstractContextManager[object]]) -> Evaluation | None:
+        """Return the evaluation of all canvases; None if there was no memory, but there may be for smaller passes."""
+        try:
+            trials = [group.state["trial"] for group in self._groups]
+            trial = torch.cat(trials) if len(trials) > 1 else trials[0]
+            with measure():
+                plan = self._plan()
+                parts = torch.split(trial, [size for size, _ in plan])
+                found = [evaluate(part) for part, (_, evaluate) in zip(parts, plan, strict=True)]
+        except torch.OutOfMemoryError:
+            if self.largest_pass == 1 and not self.spare:
+                raise
+            return None
+        if len(found) == 1:
+            return found[0]
+        return Evaluation(torch.cat([part.terms for part in found]), torch.cat([part.gradient for part in found]))
+
+    def _make_room(self) -> None:
+        """Halve the number of canvases per pass from now on, because the device ran out of memory."""
+        self._pass_size = max(1, self.largest_pass // 2)
+        self._passes = []
+        release_cached(self.network.device)
+        self.compact()
+
     def _report(self) -> list[tuple[str, Step]]:
-        rows, members = [], []
+        rows, members, canvases = [], [], []
         for group in self._groups:
             terms = group.state["terms"]
             flags = torch.stack([stalled(group.state), converged(group.state)], dim=1).to(terms.dtype)
             rows.append(torch.cat([terms, flags], dim=1))
-            members += group.members
-        for member in members:
-            member.step += 1
+            for member, canvas in zip(group.members, group.state["canvas"], strict=True):
+                member.step += 1
+                members.append(member)
+                canvases.append(canvas if member.shown else None)  # an update replaces the canvases, so this is a copy
         if members:
-            self._readings.append(_Reading(members, torch.cat(rows)))
+            self._readings.append(Reading(members, torch.cat(rows), canvases))
         lag = 0 if any(member.step >= member.steps for member in members) else self._lag
         reports: list[tuple[str, Step]] = []
         while len(self._readings) > lag:
             reports += self._readings.popleft().read()
         return reports
 
-    def _plan(self) -> list[tuple[list[_Group], Evaluate]]:
-        """Return the groups that are evaluated together. Recomputed only after a member joined or left."""
+    def _sizes(self) -> list[int]:
+        """Return the number of canvases of each pass, as equal as possible."""
+        canvases = len(self)
+        passes = -(-canvases // self._pass_size)
+        return [canvases * (number + 1) // passes - canvases * number // passes for number in range(passes)]
+
+    def _plan(self) -> list[tuple[int, Evaluate]]:
+        """Return the passes: how many canvases each has, and its evaluation. Made anew after a member joined or left."""
         if not self._passes:
-            together: list[list[_Group]] = []
-            for group in self._groups:
-                room = bool(together) and sum(len(g.members) for g in together[-1]) + len(group.members) <= self._group_size
-                if room:
-                    together[-1].append(group)
-                else:
-                    together.append([group])
-            for groups in together:
-                objectives = [member.objective for group in groups for member in group.members]
-                stacked = StackedObjectives(objectives, self.network)
-                key = self.key
+            members = [member for group in self._groups for member in group.members]
+            key, first = self.key, 0
+            for size in self._sizes():
+                stacked = StackedObjectives([member.objective for member in members[first : first + size]], self.network)
                 evaluate: Evaluate = partial(stacked.evaluate, self.network, pooling=key.pooling, precision=key.precision)
                 if self._records:
-                    evaluate = recorded(evaluate, torch.cat([group.state["trial"] for group in groups]))
-                self._passes.append((groups, evaluate))
+                    trial = torch.cat([group.state["trial"] for group in self._groups])
+                    evaluate = recorded(evaluate, trial[first : first + size])
+                self._passes.append((size, evaluate))
+                first += size
         return self._passes
-
-    def _halve(self, groups: Sequence[_Group], canvases: int) -> None:
-        """Halve the number of canvases per pass from now on, because the device ran out of memory."""
-        self._group_size = max(1, canvases // 2)
-        for group in groups:
-            while len(group.members) > self._group_size:
-                last = len(group.members) - 1
-                split = _Group(group.optimizer)
-                split.add(group.members[last], row(group.state, last))
-                group.remove(last)
-                self._groups.append(split)
-        self._passes = []
-
-    def _add(self, member: _Member, optimizer: OptimizerName, state: Mapping[str, Tensor]) -> None:
-        shape = tuple(state["canvas"].shape[2:])
-        if shape != (self.key.height, self.key.width):
-            raise ValueError(f"canvas of {shape} cannot join a batch of {(self.key.height, self.key.width)}")
-        if member.name in self:
-            raise ValueError(f"{member.name!r} is already in the batch")
-        group = next((g for g in self._groups if g.optimizer == optimizer and len(g.members) < self._group_size), None)
-        if group is None:
-            group = _Group(optimizer)
-            self._groups.append(group)
-        group.add(member, state)
-        self._passes = []
 
     def _find(self, name: str) -> tuple[_Group, int]:
         for group in self._groups:

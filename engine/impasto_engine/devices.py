@@ -84,16 +84,39 @@ def prepare(device: torch.device) -> None:
     """Set up a process for its device. Call it once, before the first network is loaded.
 
     On a GPU: float32 means float32 (TF32 convolutions, torch's default, are disabled), bfloat16 products accumulate in float32,
-    and cuDNN does not benchmark its algorithms. On a CPU: the allocator keeps freed memory.
+    and cuDNN uses deterministic algorithms and does not benchmark. On a CPU: the allocator keeps freed memory.
     """
     if device.type == "cuda":
         if device.index is not None:
             torch.cuda.set_device(device)  # events and graphs are created on the current device
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     else:
         keep_freed_memory()
+
+
+def release_cached(device: torch.device) -> None:
+    """Return the memory that torch keeps for later to the device; nothing on a CPU, whose allocator decides by itself."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def is_lost(error: BaseException, device: torch.device) -> bool:
+    """Whether an error means that this process can compute nothing more on its device.
+
+    After an illegal access or a hardware error every later call fails too, until the process is replaced.
+    """
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    if device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
 
 
 class PeakMemory:

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from impasto_engine.products import product
+
 SYMMETRIC_FROM_CHANNELS = 128
 
 
@@ -43,7 +45,7 @@ def _self_product(
     """Return ``F F^T``. On a CPU without a gradient, the lower left quarter of a large product is mirrored, not computed."""
     channels = flat.shape[1]
     if channels < SYMMETRIC_FROM_CHANNELS or flat.device.type != "cpu" or flat.requires_grad:
-        return torch.bmm(flat, flat.transpose(1, 2))
+        return product(flat, flat)
     half = channels // 2
     upper = torch.bmm(flat[:, :half], flat.transpose(1, 2))
     lower = torch.bmm(flat[:, half:], flat[:, half:].transpose(1, 2))
@@ -78,13 +80,15 @@ def _gram_error(
 ) -> Float[Tensor, "batch channels channels"]:
     """Return ``gram(features) - target`` in the target's precision.
 
-    For bfloat16 features the subtraction is fused into the matrix product, which accumulates in float32. Only the small
-    difference is rounded, not the large Gram matrix. The part of the target that bfloat16 cannot represent is subtracted
-    afterwards.
+    On a GPU, the product of bfloat16 features is a float32 matrix. On a CPU the subtraction is fused into the product, which
+    accumulates in float32: only the small difference is rounded, not the large Gram matrix. The part of the target that
+    bfloat16 cannot represent is subtracted afterwards.
     """
     if features.dtype != torch.bfloat16:
         return gram(features).sub_(target)
     flat = _flat(features)
+    if flat.device.type == "cuda":
+        return product(flat, flat).div_(flat.shape[-1]).sub_(target)
     coarse = target.to(torch.bfloat16)
     error = torch.baddbmm(coarse, flat, flat.transpose(1, 2), beta=-1, alpha=1 / flat.shape[-1])
     return error.to(target.dtype).sub_(target - coarse.to(target.dtype))

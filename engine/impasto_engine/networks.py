@@ -82,7 +82,7 @@ class Network:
     ) -> None:
         self.name = name
         last = device.type == "cuda" if channels_last is None else channels_last
-        self._layout = torch.channels_last if last else torch.contiguous_format
+        self.layout = torch.channels_last if last else torch.contiguous_format
         self.weights = weights
         self.device = device
         self.layers = ARCHITECTURES[name].layer_names
@@ -105,7 +105,7 @@ class Network:
         if module.bias is None:
             raise ValueError(f"a convolution of {self.name} has no bias; all convolutions need one, as in torchvision")
         return (
-            weight.to(self.device, torch.float32).contiguous(memory_format=self._layout),
+            weight.to(self.device, torch.float32).contiguous(memory_format=self.layout),
             (module.bias.detach() / unit).to(self.device, torch.float32),
         )
 
@@ -133,7 +133,7 @@ class Network:
         features = canvas - self._mean
         if precision == "bfloat16":
             features = features.to(torch.bfloat16)
-        features = features.contiguous(memory_format=self._layout)
+        features = features.contiguous(memory_format=self.layout)
         for index in range(max(positions, default=-1) + 1):
             module = self._modules[index]
             if isinstance(module, nn.Conv2d):

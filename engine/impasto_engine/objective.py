@@ -209,8 +209,10 @@ class StackedObjectives:
             contents = [objective.content.get(layer) for objective in objectives]
             wanted = next((c.features for c in contents if c), None)
             if wanted is not None:
+                # In the layout of the features: a subtraction of two layouts is slow, and so is the gradient after it.
+                stacked = torch.stack([c.features if c else torch.zeros_like(wanted) for c in contents])
                 self._content[layer] = (
-                    torch.stack([c.features if c else torch.zeros_like(wanted) for c in contents]),
+                    stacked.contiguous(memory_format=network.layout),
                     wanted.new_tensor([c.coefficient if c else 0.0 for c in contents]),
                 )
             if styles := _stacked_styles(objectives, layer):

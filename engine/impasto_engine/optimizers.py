@@ -9,7 +9,7 @@ sufficient to resume it. Rows share nothing, and no value is read back to the ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -18,9 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from impasto_engine.parameters import OptimizerName
-from impasto_engine.spectral import scales, spectrum
+from impasto_engine.products import product
+from impasto_engine.spectral import scales, spectrum_of
 
 State = dict[str, Tensor]
+
+CHANGED_IN_PLACE = frozenset({"steps", "changes", "products"})
+"""Tensors of a state that an update changes in place: the history, which is most of it. All others are replaced."""
 
 FIRST_STEP_RMS = 0.02
 """Root mean square of the first L-BFGS step, before any curvature information, in pixel values of [0, 1]."""
@@ -56,25 +60,9 @@ class Optimizer(Protocol):
         ...
 
 
-def stack(states: Sequence[Mapping[str, Tensor]]) -> State:
-    """Concatenate states along the batch axis. Shorter histories are padded with slots that their sample never uses."""
-    joined = {}
-    for name in states[0]:
-        parts = [state[name] for state in states]
-        if len({part.shape[1:] for part in parts}) > 1:
-            parts = _pad(parts)
-        joined[name] = torch.cat(parts)
-    return joined
-
-
 def row(state: State, index: int) -> State:
     """Return a copy of one sample's state, with a batch axis of one."""
     return {name: values[index : index + 1].clone() for name, values in state.items()}
-
-
-def without(state: State, index: int) -> State:
-    """Return the state without one sample."""
-    return {name: torch.cat([values[:index], values[index + 1 :]]) for name, values in state.items()}
 
 
 def stalled(state: State) -> Tensor:
@@ -185,7 +173,7 @@ class LBFGS:
             "steps": pairs,
             "changes": pairs.clone(),
             "products": torch.zeros(1, history, history, dtype=_wide(canvas.device), device=canvas.device),
-            "moments": canvas.new_zeros(1, 2, 3, spectrum(*canvas.shape[2:], canvas.device).count),
+            "moments": canvas.new_zeros(1, 2, 3, spectrum_of(canvas).count),
             "count": zero,
             "next": zero.clone(),
             "history": zero + history,
@@ -216,7 +204,7 @@ class LBFGS:
     def _remember(self, state: State, gradient: Tensor, eligible: Tensor) -> None:
         """Overwrite the oldest pair with the newest where the curvature test passes."""
         moved, turned = state["trial"] - state["canvas"], gradient - state["gradient"]
-        moments = spectrum(*moved.shape[2:], moved.device).moments(moved, turned)
+        moments = spectrum_of(moved).moments(moved, turned)
         step, change = moved.flatten(1), turned.flatten(1)
         curvature = (step * change).sum(dim=1)
         change_square = change.square().sum(dim=1)
@@ -226,7 +214,7 @@ class LBFGS:
         slot = state["next"]
         for name, values in (("steps", step), ("changes", change)):
             state[name][samples, slot] = torch.where(kept[:, None], values, state[name][samples, slot])
-        column = torch.bmm(state["steps"], change[:, :, None])[:, :, 0].to(state["products"].dtype)
+        column = _dots(state["steps"], change).to(state["products"].dtype)
         old = state["products"][samples, :, slot]
         state["products"][samples, :, slot] = torch.where(kept[:, None], column, old)
         # Normalized so that each pair has the same weight, whatever the length of its step.
@@ -259,7 +247,7 @@ class LBFGS:
         upper = torch.where(valid[:, :, None] & valid[:, None, :], products.triu(), identity)
 
         def along(history: Tensor, vector: Tensor) -> Tensor:
-            values = torch.bmm(history, vector[:, :, None])[:, :, 0].to(products.dtype).gather(1, order)
+            values = _dots(history, vector).to(products.dtype).gather(1, order)
             return torch.where(valid, values, 0)
 
         def combine(history: Tensor, weights: Tensor) -> Tensor:
@@ -268,7 +256,7 @@ class LBFGS:
 
         first = torch.linalg.solve_triangular(upper, along(steps, gradient)[:, :, None], upper=True)[:, :, 0]
         rest = (gradient - combine(changes, first)).view_as(state["canvas"])
-        rest = spectrum(*rest.shape[2:], rest.device).scale(rest, scales(state["moments"])).flatten(1)
+        rest = spectrum_of(rest).scale(rest, scales(state["moments"])).flatten(1)
         right = upper.diagonal(dim1=1, dim2=2) * first - along(changes, rest)
         second = torch.linalg.solve_triangular(upper.transpose(1, 2), right[:, :, None], upper=False)[:, :, 0]
         return -(rest + combine(steps, second))
@@ -293,16 +281,10 @@ def _finite(terms: Tensor, gradient: Tensor) -> Tensor:
     return terms.isfinite().all(dim=1) & gradient.flatten(1).isfinite().all(dim=1)
 
 
+def _dots(history: Tensor, vector: Tensor) -> Tensor:
+    """Return each sample's inner products of its history's rows with its vector, [batch, rows]."""
+    return product(history, vector[:, None, :])[:, :, 0]
+
+
 def _rms(values: Tensor) -> Tensor:
     return values.square().mean(dim=1).sqrt().clamp_min(torch.finfo(values.dtype).tiny)
-
-
-def _pad(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Zero-pad every axis except the first to the longest length."""
-    longest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
-    padded = []
-    for part in parts:
-        fresh = part.new_zeros(len(part), *longest)
-        fresh[(slice(None), *(slice(size) for size in part.shape[1:]))] = part
-        padded.append(fresh)
-    return padded

@@ -13,9 +13,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from impasto_engine import colors, reference
+from impasto_engine import colors, reference, samples
 from impasto_engine.architectures import ARCHITECTURES, split
-from impasto_engine.batch import BatchKey, RunningBatch, SampleState, Step
+from impasto_engine.batch import BatchKey, RunningBatch
 from impasto_engine.devices import resolve_precision
 from impasto_engine.networks import Network
 from impasto_engine.objective import (
@@ -29,6 +29,7 @@ from impasto_engine.objective import (
     to_pixels,
 )
 from impasto_engine.parameters import Parameters, level_sizes, level_steps
+from impasto_engine.samples import Entrant, SampleState, Step
 from impasto_engine.statistics import statistic
 
 NOISE_MEAN, NOISE_DEVIATION = 0.5, 0.15
@@ -348,30 +349,26 @@ def next_canvas(
     return (_seen_content(job, device) + _resized(moved, size)).contiguous()
 
 
-def join(
-    batch: RunningBatch,
-    name: str,
+def entrant(
+    network: Network,
     level: Level,
     cache: StyleCache | None = None,
     canvas: Float[Tensor, "1 3 height width"] | None = None,
     carried: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Prepare a job at one level and add it to a running batch.
+) -> Entrant:
+    """Prepare a job at one level to join a running batch. Any thread may do so.
 
     Args:
-        batch: A batch of the level's shape.
-        name: Name of the job in the batch.
+        network: The batch's network.
         level: The level to paint.
-        cache: Cache of style statistics.
+        cache: Cache of style statistics, used by one thread at a time.
         canvas: Initial canvas; the job's own first canvas if omitted.
         carried: Optimizer state carried over from a coarser level.
     """
     parameters = level.job.parameters
-    device = batch.network.device
-    batch.join(
-        name,
-        objective(batch.network, level.job, cache),
-        first_canvas(level.job, device) if canvas is None else canvas,
+    return samples.entrant(
+        objective(network, level.job, cache),
+        first_canvas(level.job, network.device) if canvas is None else canvas,
         parameters.optimizer,
         parameters.learning_rate,
         parameters.history,
@@ -382,20 +379,31 @@ def join(
     )
 
 
+def resumed(network: Network, level: Level, state: SampleState, cache: StyleCache | None = None) -> Entrant:
+    """Prepare a job at one level to go on from an exported state, as :func:`entrant` does from its start."""
+    return samples.resumed(objective(network, level.job, cache), state, level.last, network.device)
+
+
+def join(batch: RunningBatch, name: str, level: Level, cache: StyleCache | None = None) -> None:
+    """Prepare a job at one level, and add it to a running batch of that shape."""
+    batch.add(name, entrant(batch.network, level, cache))
+
+
 def climb(
     before: RunningBatch, after: RunningBatch, name: str, level: Level, following: Level, cache: StyleCache | None = None
 ) -> None:
     """Let a job leave the batch of one level and go on in that of the next, from its canvas enlarged."""
-    device = after.network.device
-    canvas = next_canvas(before.canvas(name), level.job, following.job, device)
-    carried = before.carried(name, following.job.height, following.job.width)
+    canvas, job = before.canvas(name), following.job
+    carried = before.carried(name, job.height, job.width)
+    enlarged = next_canvas(canvas, level.job, job, after.network.device)
+    ready = entrant(after.network, following, cache, enlarged, carried)
     before.leave(name)
-    join(after, name, following, cache, canvas, carried)
+    after.add(name, ready)
 
 
 def resume(batch: RunningBatch, name: str, level: Level, state: SampleState, cache: StyleCache | None = None) -> None:
     """Prepare a job at one level and resume it in a running batch from an exported state."""
-    batch.resume(name, objective(batch.network, level.job, cache), state, level.last)
+    batch.add(name, resumed(batch.network, level, state, cache))
 
 
 def paint(network: Network, job: Job, progress: Callable[[Step], bool | None] = lambda _step: None) -> tuple[Pixels, Step]:

@@ -14,12 +14,15 @@ based on the longer one are rejected too often. For measurements see docs/lab/pe
 
 from __future__ import annotations
 
-import functools
 import math
+import weakref
+from collections import deque
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from impasto_engine.products import product
 
 MAX_BANDS = 8
 SMALLEST_SCALE, LARGEST_SCALE = 0.02, 500.0
@@ -52,11 +55,10 @@ class Spectrum:
         # Half-overlapping triangles: a partition of unity, so that scales vary smoothly with frequency.
         self.bands = torch.stack([(1 - (octave - band).abs()).clamp_min(0) for band in range(self.count)])
         # The real FFT stores half of the spectrum. All columns except the first and, for even widths, the last count twice.
-        twice = torch.full((width // 2 + 1,), 2.0, device=device)
-        twice[0] = 1
+        self._twice = torch.full((width // 2 + 1,), 2.0, device=device)
+        self._twice[0] = 1
         if width % 2 == 0:
-            twice[-1] = 1
-        self._shares = self.bands * twice
+            self._twice[-1] = 1
         self._colours = torch.tensor(_COLOURS, device=device)
 
     def moments(
@@ -75,8 +77,8 @@ class Spectrum:
         return canvas
 
     def _energy(self, canvas: Tensor) -> Tensor:
-        parts = torch.view_as_real(self._transform(canvas)).square().sum(dim=-1)
-        return torch.einsum("bchw,khw->bck", parts, self._shares)
+        parts = torch.view_as_real(self._transform(canvas)).square().sum(dim=-1) * self._twice
+        return product(parts.flatten(0, 1).flatten(1)[None], self.bands.flatten(1)[None]).view(*canvas.shape[:2], self.count)
 
     def _transform(self, canvas: Tensor) -> Tensor:
         transformed: Tensor = torch.fft.rfft2(torch.einsum("ij,bjhw->bihw", self._colours, canvas), norm="ortho")
@@ -91,7 +93,25 @@ def scales(moments: Float[Tensor, "batch 2 3 bands"]) -> Float[Tensor, "batch 3 
     return torch.clamp(found, whole * SMALLEST_SCALE, whole * LARGEST_SCALE)
 
 
-@functools.lru_cache(maxsize=32)
 def spectrum(height: int, width: int, device: torch.device) -> Spectrum:
-    """Return the cached bands of a canvas size."""
-    return Spectrum(height, width, device)
+    """Return the bands of a canvas size: the same object for as long as somebody keeps it, or it is among the last ones used.
+
+    It takes 16 bytes per pixel, so that it must not outlive the canvases of its size by much.
+    """
+    key = height, width, device
+    found = _known.get(key)
+    if found is None:
+        found = _known[key] = Spectrum(height, width, device)
+    if found not in _last:
+        _last.append(found)
+    return found
+
+
+def spectrum_of(canvas: Float[Tensor, "batch 3 height width"]) -> Spectrum:
+    """Return the bands of canvases."""
+    height, width = canvas.shape[2:]
+    return spectrum(height, width, canvas.device)
+
+
+_known: weakref.WeakValueDictionary[tuple[int, int, torch.device], Spectrum] = weakref.WeakValueDictionary()
+_last: deque[Spectrum] = deque(maxlen=2)

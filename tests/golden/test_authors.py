@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from impasto_engine.architectures import ARCHITECTURES
-from impasto_engine.batch import Step
 from impasto_engine.devices import keep_freed_memory
 from impasto_engine.networks import Network, WeightsInfo
 from impasto_engine.painting import Job, Style, paint
 from impasto_engine.parameters import FIRST_LAYERS, Parameters
+from impasto_engine.samples import Step
 from impasto_engine.trunks import empty_trunk
 
 FOLDER = os.environ.get("IMPASTO_GOLDEN")

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from impasto_engine.batch import SampleState
 from impasto_engine.parameters import OptimizerName
+from impasto_engine.samples import SampleState
 from impasto_server.failpoints import hit
 from impasto_server.files import written_whole
 from impasto_server.workers.checkpoint_format import HASH_BYTES, MAGIC

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from impasto_engine import painting
 from impasto_engine.architectures import ARCHITECTURES
-from impasto_engine.batch import BatchKey, RunningBatch, Step
+from impasto_engine.batch import BatchKey, RunningBatch
 from impasto_engine.devices import PeakMemory
 from impasto_engine.networks import Network
+from impasto_engine.samples import Step
 from impasto_server.domain.job import JobSpec, JobWarning, StopReason
 from impasto_server.domain.pictures import PictureLost
 from impasto_server.pictures import images

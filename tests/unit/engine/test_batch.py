@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from impasto_engine import painting
-from impasto_engine.batch import BatchKey, RunningBatch, Step
+from impasto_engine.batch import BatchKey, RunningBatch
 from impasto_engine.networks import Network
 from impasto_engine.objective import Evaluation, StackedObjectives
 from impasto_engine.painting import Job, Level, Style, StyleCache, first_canvas, levels, next_canvas, paint
 from impasto_engine.parameters import Parameters, fitted
+from impasto_engine.samples import Step
 
 HEIGHT, WIDTH = 32, 48
 PLAIN = fitted(Parameters(size_px=48, steps=6, precision="float32", history=4), "vgg16:builtin", "default", ())

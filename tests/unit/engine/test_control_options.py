@@ -10,11 +10,12 @@ import torch
 
 from impasto_engine import colors
 from impasto_engine.architectures import random_seed, split
-from impasto_engine.batch import RunningBatch, Step
+from impasto_engine.batch import RunningBatch
 from impasto_engine.networks import Network
 from impasto_engine.objective import StackedObjectives, to_canvas
-from impasto_engine.painting import Job, Style, first_canvas, join, levels, objective, paint
+from impasto_engine.painting import Job, Style, entrant, first_canvas, join, levels, objective, paint
 from impasto_engine.parameters import Parameters, StyleLossName, fitted, level_sizes, level_steps, settled
+from impasto_engine.samples import Step
 from impasto_engine.weights import load_network
 
 pytestmark = pytest.mark.slow  # each paints
@@ -215,7 +216,7 @@ def test_adam_goes_on_with_its_moments_on_the_larger_canvas(network: Network) ->
     assert float(carried["second_moment"].min()) >= 0
     assert carried["updates"].tolist() == [4]
     after = RunningBatch(network, fine.job.key(CPU))
-    join(after, "job", fine, carried=carried)
+    after.add("job", entrant(network, fine, carried=carried))
     assert torch.equal(after.export("job").tensors["first_moment"], carried["first_moment"])
     assert paint(network, made)[1].step == 8
 

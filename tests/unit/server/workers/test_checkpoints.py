@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from impasto_engine.batch import SampleState
 from impasto_engine.optimizers import OPTIMIZERS
+from impasto_engine.samples import SampleState
 from impasto_server.workers.checkpoints import Checkpoint, CheckpointError, latest, read, write
 from impasto_server.workers.messages import checkpoint_files
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from impasto_engine import painting
-from impasto_engine.batch import Step
 from impasto_engine.networks import Network
 from impasto_engine.parameters import Parameters
+from impasto_engine.samples import Step
 from impasto_engine.weights import load_network
 from impasto_server.domain.job import JobSpec, OutputOptions, StopReason, StylePicture
 from impasto_server.domain.pictures import Raster
