@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import platform
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,18 +67,26 @@ def resolve_precision(precision: Precision, device: torch.device) -> Arithmetic:
     return auto_precision(device) if precision == "auto" else precision
 
 
+_SWITCHES = threading.RLock()
+"""Held while work is queued on a GPU: torch's switch for TF32 is one for all threads."""
+
+
 @contextlib.contextmanager
 def computing(arithmetic: Arithmetic, device: torch.device) -> Iterator[None]:
-    """Allow TF32 in convolutions on a GPU if that is the arithmetic. Gram sums stay float32."""
-    if arithmetic != "tf32" or device.type != "cuda":
+    """Allow TF32 in convolutions on a GPU if that is the arithmetic, and only then. Gram sums stay float32.
+
+    The work of two threads is queued one after the other, so that each has its own arithmetic; the device may still overlap it.
+    """
+    if device.type != "cuda":
         yield
         return
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+    with _SWITCHES:
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = arithmetic == "tf32"
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
 
 
 def prepare(device: torch.device) -> None:

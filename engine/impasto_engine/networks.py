@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impasto_engine.architectures import ARCHITECTURES
+from impasto_engine.devices import computing
 from impasto_engine.parameters import Arithmetic, Pooling
 from impasto_engine.trunks import empty_trunk, is_fire
 
@@ -166,7 +167,7 @@ class Network:
 
             return tap
 
-        with torch.no_grad():
+        with torch.no_grad(), computing(precision, self.device):
             self.forward(canvas, {layer: keep(layer) for layer in layers}, pooling, precision)
         return seen
 

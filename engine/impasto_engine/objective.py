@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -83,6 +83,17 @@ class Objective:
     def layers(self) -> frozenset[str]:
         """Names of the layers that the objective reads."""
         return frozenset(self.content).union(*self.style)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield all tensors that it holds on the device."""
+        yield from (target.features for target in self.content.values())
+        for region in self.style:
+            for target in region.values():
+                yield target.value
+                if target.guide is not None:
+                    yield target.guide
+        if self.frame is not None:
+            yield from (self.frame.mask, self.frame.picture)
 
 
 def content_targets(

@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
 import torch
@@ -22,13 +21,19 @@ from impasto_engine.networks import Network
 from impasto_engine.objective import StackedObjectives
 from impasto_engine.parameters import Arithmetic, Parameters
 from impasto_engine.weights import WeightsError, available, load_network
+from impasto_server.workers.lanes import lanes_for
 from impasto_server.workers.memory import MemoryModel
 from impasto_server.workers.messages import Alive, CannotStart, Command, Ready, Report, WorkerSettings
 from impasto_server.workers.networks import described
-from impasto_server.workers.worker import Worker
+from impasto_server.workers.running import Preparation
+from impasto_server.workers.worker import DeviceLostError, Worker
 
 logger = logging.getLogger(__name__)
 
+ALLOCATOR = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+"""Lets torch give memory of jobs that have left to jobs of other sizes; read when the process first uses its GPU."""
+DEVICE_LOST = 70
+"""Exit status of a worker whose device fails."""
 ALIVE_S = 1.0
 """How often the server is notified that this process runs."""
 WARM_UP_SIDE_PX = 256
@@ -44,9 +49,11 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
     # The server decides when to stop: it closes the pipe. A Ctrl-C at the terminal reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    device = torch.device(settings.device)
-    prepare(device)
+    for name, value in ALLOCATOR.items():
+        os.environ.setdefault(name, value)
     try:
+        device = torch.device(settings.device)
+        prepare(device)
         network = load_network(settings.weights, device)
         ready = warm_up(network)
     except Exception as error:  # an error at the start would repeat at every restart
@@ -64,15 +71,23 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
             os._exit(0)  # the server is gone; see _receive
 
     send(ready)
-    commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+    commands: queue.SimpleQueue[Command | Preparation] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, commands), daemon=True).start()
-    writer = ThreadPoolExecutor(1, "writer")
-    worker = Worker(network, send, writer.submit, settings.checkpoint_interval_s, graphs=settings.cuda_graphs)
+    interval_s, graphs = settings.checkpoint_interval_s, settings.cuda_graphs
+    worker = Worker(network, send, lanes_for(device), interval_s, commands.put, graphs=graphs)
     turn = _Turn()
     threading.Thread(target=_send_alive, args=(turn, worker, send), name="alive", daemon=True).start()
+    try:
+        _run(worker, commands, turn)
+    except DeviceLostError:
+        logger.exception("the device cannot be used any more; this process ends, and is started again")
+        os._exit(DEVICE_LOST)  # threads may wait for the device for ever
+
+
+def _run(worker: Worker, commands: queue.SimpleQueue[Command | Preparation], turn: _Turn) -> None:
     while True:
         turn.end()
-        for command in _drain(commands, wait=worker.idle):
+        for command in _drain(commands, wait=worker.waiting):
             turn.begin()
             worker.handle(command)
         turn.begin()
@@ -104,7 +119,7 @@ def _send_alive(turn: _Turn, worker: Worker, send: Callable[[Report], None]) -> 
         time.sleep(ALIVE_S)
 
 
-def _receive(connection: Connection, commands: queue.SimpleQueue[Command]) -> None:
+def _receive(connection: Connection, commands: queue.SimpleQueue[Command | Preparation]) -> None:
     try:
         while True:
             commands.put(connection.recv())
@@ -113,7 +128,7 @@ def _receive(connection: Connection, commands: queue.SimpleQueue[Command]) -> No
         os._exit(0)
 
 
-def _drain(commands: queue.SimpleQueue[Command], *, wait: bool) -> Iterator[Command]:
+def _drain(commands: queue.SimpleQueue[Command | Preparation], *, wait: bool) -> Iterator[Command | Preparation]:
     try:
         yield commands.get(block=wait)
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Collection
 
@@ -23,7 +24,7 @@ MAX_IDLE_NETWORKS = 3
 
 
 class Residents:
-    """The networks on one device.
+    """The networks on one device, for several threads.
 
     Args:
         default: Used if no network is named; never removed.
@@ -32,6 +33,7 @@ class Residents:
     def __init__(self, default: Network) -> None:
         self.default = default
         self._networks = OrderedDict({described(default).id: default})
+        self._lock = threading.Lock()
 
     def get(self, name: str, used: Collection[Network]) -> Network:
         """Return a network by name, loaded if needed; unused networks are removed in order of last use.
@@ -45,6 +47,10 @@ class Residents:
         """
         if not name:
             return self.default
+        with self._lock:
+            return self._loaded(name, used)
+
+    def _loaded(self, name: str, used: Collection[Network]) -> Network:
         if name not in self._networks:
             busy = {id(network) for network in used} | {id(self.default)}
             idle = [key for key, network in self._networks.items() if id(network) not in busy]

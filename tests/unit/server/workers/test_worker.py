@@ -18,6 +18,7 @@ from impasto_engine.weights import load_network
 from impasto_server.domain.job import JobSpec, OutputOptions, StopReason, StylePicture
 from impasto_server.domain.pictures import Raster
 from impasto_server.pictures.images import open_image
+from impasto_server.workers.lanes import Lanes
 from impasto_server.workers.messages import (
     Cancel,
     Finish,
@@ -182,7 +183,7 @@ def test_no_state_is_left_of_a_job_that_ended_while_it_was_written(network: Netw
     """As when the disk is slower than the last steps."""
     work: list[Callable[[], None]] = []
     path = tmp_path / "a"
-    worker = Worker(network, lambda _: None, work.append, checkpoint_interval_s=0.0)
+    worker = Worker(network, lambda _: None, Lanes(write=work.append), checkpoint_interval_s=0.0)
     worker.handle(Start("a", spec(3), str(path)))
     run(worker)
     for write in work:
@@ -278,7 +279,7 @@ def test_a_late_report_does_not_move_a_job_that_has_climbed(network: Network, mo
     (batch,) = worker._batches.values()
     step = batch.step
 
-    def twice() -> list[tuple[str, Step]]:
+    def twice(*_: object) -> list[tuple[str, Step]]:
         ((name, report),) = step()
         flagged = replace(report, converged=True)
         return [(name, flagged), (name, replace(flagged, step=2))]
