@@ -48,6 +48,14 @@ def describe(device: torch.device) -> str:
     return model or platform.processor() or platform.machine()
 
 
+def gpu_uuid(device: torch.device) -> str:
+    """Return a GPU's UUID in NVML's form, "GPU-...": libraries may number GPUs differently. Empty for other devices."""
+    if device.type != "cuda":
+        return ""
+    found = str(torch.cuda.get_device_properties(device).uuid)
+    return found if found.startswith(("GPU-", "MIG-")) else f"GPU-{found}"
+
+
 def auto_precision(device: torch.device) -> Arithmetic:
     """Return bfloat16 if the device has instructions for it, else float32. The choice depends on the hardware, not on timings.
 

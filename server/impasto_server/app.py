@@ -141,7 +141,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     servicer = _add_services(server, service)
     host, port = _listen("listen", config.listen, server, tls)
     joining = _worker_port(config, jobs, metrics, tls)
-    metrics.registry.register(Machine(jobs.pool.processes))
+    metrics.registry.register(Machine(jobs.pool.processes, jobs.pool.gpus))
     pulse = Pulse()
     operations = _serve_operations(config, metrics, pulse)
     _warn_if_exposed(config)

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -232,10 +232,14 @@ class Machine(Collector):
 
     Args:
         workers: Returns the device and process id of each running worker.
+        gpus: Returns the worker on each GPU, by UUID. NVML and CUDA may number the GPUs differently.
     """
 
-    def __init__(self, workers: Callable[[], Iterable[tuple[str, int]]]) -> None:
+    def __init__(
+        self, workers: Callable[[], Iterable[tuple[str, int]]], gpus: Callable[[], Mapping[str, str]] = dict[str, str]
+    ) -> None:
         self._workers = workers
+        self._on_gpus = gpus
         self._nvml = _nvml()
 
     def collect(self) -> Iterator[Metric]:
@@ -247,7 +251,7 @@ class Machine(Collector):
             yield up
             return
         try:
-            families = list(_gpus(self._nvml))
+            families = list(_gpus(self._nvml, self._on_gpus()))
             up.add_metric([], 1)
         except self._nvml.NVMLError as error:
             logger.warning("the GPUs cannot be read: %s", error)
@@ -312,8 +316,14 @@ _GPU_FIGURES: tuple[tuple[str, str, Callable[[Any, Any], float]], ...] = (
 )
 
 
-def _gpus(nvml: Any) -> Iterator[Metric]:
+def _gpus(nvml: Any, workers: Mapping[str, str]) -> Iterator[Metric]:
     handles = [(str(index), nvml.nvmlDeviceGetHandleByIndex(index)) for index in range(nvml.nvmlDeviceGetCount())]
+    about = GaugeMetricFamily("impasto_gpu_info", "1; which GPU a worker's device is.", labels=["gpu", "uuid", "device"])
+    for index, handle in handles:
+        found = nvml.nvmlDeviceGetUUID(handle)
+        uuid = found.decode() if isinstance(found, bytes) else str(found)
+        about.add_metric([index, uuid, workers.get(uuid, "")], 1)
+    yield about
     for name, text, read in _GPU_FIGURES:
         family = GaugeMetricFamily(f"impasto_gpu_{name}", text, labels=["gpu"])
         for index, handle in handles:

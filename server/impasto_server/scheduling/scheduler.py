@@ -302,9 +302,16 @@ class Scheduler:
         return decisions
 
     def _roomiest(self, ticket: Ticket, workers: Iterable[_Worker]) -> _Worker | None:
-        """Return the least loaded worker with room. A worker that already runs this shape may have this much more load."""
+        """Return the least loaded worker with room. A worker that already runs this shape may have nearly this much more load.
+
+        An idle worker is better than sharing another's passes.
+        """
         fitting = [worker for worker in workers if worker.takes(ticket)]
-        return min(fitting, key=lambda w: (w.pixels - (ticket.pixels if w.shares(ticket) else 0), w.name), default=None)
+
+        def load(worker: _Worker) -> tuple[int, int, str]:
+            return worker.pixels - (ticket.pixels if worker.shares(ticket) else 0), worker.pixels, worker.name
+
+        return min(fitting, key=load, default=None)
 
     def _reserve(self, entry: _Entry, workers: Iterable[_Worker]) -> tuple[_Worker | None, list[str]]:
         """Return the worker to keep free for a job without room, and the jobs that must leave it."""

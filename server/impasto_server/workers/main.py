@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import queue
 import signal
@@ -14,18 +13,12 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from impasto_engine import painting
-from impasto_engine.batch import default_group_size
-from impasto_engine.devices import PeakMemory, auto_precision, describe, free_memory, prepare
-from impasto_engine.networks import Network
-from impasto_engine.objective import StackedObjectives
-from impasto_engine.parameters import Arithmetic, Parameters
-from impasto_engine.weights import WeightsError, available, load_network
+from impasto_engine.devices import free_memory, prepare
+from impasto_engine.weights import WeightsError, load_network
 from impasto_server.workers.lanes import lanes_for
-from impasto_server.workers.memory import MemoryModel
-from impasto_server.workers.messages import Alive, CannotStart, Command, Ready, Report, WorkerSettings
-from impasto_server.workers.networks import described
+from impasto_server.workers.messages import Alive, CannotStart, Command, Report, WorkerSettings
 from impasto_server.workers.running import Preparation
+from impasto_server.workers.warm_up import warm_up
 from impasto_server.workers.worker import DeviceLostError, Worker
 
 logger = logging.getLogger(__name__)
@@ -36,12 +29,6 @@ DEVICE_LOST = 70
 """Exit status of a worker whose device fails."""
 ALIVE_S = 1.0
 """How often the server is notified that this process runs."""
-WARM_UP_SIDE_PX = 256
-WARM_UP_ROUNDS = 4
-"""The first round includes what the libraries keep; the lowest of the others counts, because stray allocations raise some."""
-PREPARING_ROUNDS = 2
-"""The same for the targets, whose passes have no gradient: they take less memory, and as long."""
-_OTHER_ARITHMETIC: dict[Arithmetic, tuple[Arithmetic, float]] = {"bfloat16": ("float32", 2.0), "float32": ("bfloat16", 0.5)}
 
 
 def worker_main(connection: Connection, settings: WorkerSettings) -> None:
@@ -135,34 +122,3 @@ def _drain(commands: queue.SimpleQueue[Command | Preparation], *, wait: bool) ->
             yield commands.get_nowait()
     except queue.Empty:
         return
-
-
-def warm_up(network: Network) -> Ready:
-    """Evaluate a canvas, so that the first job does not pay for the libraries' setup, and measure its time and memory."""
-    device = network.device
-    arithmetic = auto_precision(device)
-    side = WARM_UP_SIDE_PX
-    grey = torch.full((side, side, 3), 128, dtype=torch.uint8)
-    job = painting.Job(side, side, grey, (painting.Style(grey),), Parameters(size_px=side))
-    canvas = painting.first_canvas(job, device)
-    preparing, passing, seconds = [], [], math.inf
-    for _ in range(PREPARING_ROUNDS):
-        with PeakMemory(device) as peak:
-            objectives = StackedObjectives([painting.objective(network, job)], network)
-        preparing.append(peak.taken)
-    for _ in range(WARM_UP_ROUNDS):
-        with PeakMemory(device) as peak:
-            began = time.perf_counter()
-            objectives.evaluate(network, canvas, job.parameters.pooling, arithmetic).terms.tolist()
-            seconds = min(seconds, time.perf_counter() - began)
-        passing.append(peak.taken)
-    memory = MemoryModel()
-    evaluated, prepared = (min(taken[1:]) / side**2 for taken in (passing, preparing))
-    if evaluated:
-        other, factor = _OTHER_ARITHMETIC[arithmetic]
-        figures = {arithmetic: max(evaluated, prepared), other: max(evaluated * factor, prepared)}
-        memory = MemoryModel({**figures, "tf32": figures["float32"]})
-    group = default_group_size(device)
-    names = available()
-    seconds_per_pixel = seconds / side**2
-    return Ready(describe(device), described(network), arithmetic, group, memory, free_memory(device), names, seconds_per_pixel)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from impasto_engine.architectures import ARCHITECTURES, split
 from impasto_engine.parameters import Arithmetic
@@ -13,60 +16,102 @@ from impasto_server.scheduling.scheduler import Demand
 FLOAT, CHANNELS = 4, 3
 CANVASES = {"lbfgs": 6, "adam": 6}
 """Canvas-sized tensors of an optimizer besides its history: canvas, trial, gradients, directions and temporaries."""
+BANDS_BYTES = 16
+"""Memory per pixel of the octave bands that L-BFGS needs for a canvas size."""
+TARGET_COPIES = 2
+"""A job's own content targets, and the stack of the targets in its batch."""
 FORWARD_SHARE = 0.5
 """Approximate memory of a pass without a gradient, relative to one with a gradient."""
 NETWORK_BYTES = 120 << 20
 """Memory of a network that is loaded for a job: VGG19's filters in both arithmetics."""
 OVERHEAD_BYTES = 24 << 20
 """Additional memory that the libraries allocate for a canvas size, measured on a CPU from 128 to 768 px."""
-FIXED_BYTES = 64 << 20
-"""Memory that any pass may need whatever its size: workspace of the convolutions, blocks that the allocator keeps."""
 LEAST_LEARNED_PIXELS = 128 * 128
-"""Smaller passes are dominated by the fixed memory and are not used to learn the memory per pixel."""
-MOST_RAISED = 1.6
-"""A pass raises the memory per pixel at most to this multiple of the start's measurement; more has other causes."""
-FORGOTTEN = 0.95
-"""Weight of the learned value after a pass that took less; it does not fall below the start's measurement."""
+"""Smaller passes are dominated by the fixed memory and teach nothing about larger ones."""
+MOST_CHANGED = 1.6
+"""Passes change the estimate from the start's measurement at most by this factor, up or down; more has other causes."""
+REMEMBERED, NEAREST, TRUSTED = 32, 7, 2
+"""Passes that are remembered of an arithmetic; those of them, nearest in size, whose median counts; how many passes the
+measurement at the start counts for."""
+LEAST_SLOPE = 0.5
+"""Smallest memory per pixel between two measurements, relative to the larger one's mean: less is an error of measurement."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Memory of a pass by the pixels of its canvases: a fixed part in bytes, and bytes per pixel."""
+
+    fixed: float
+    per_pixel: float
+
+    def at(self, pixels: float) -> float:
+        """Return the bytes of a pass over this many pixels."""
+        return self.fixed + self.per_pixel * pixels
+
+    def times(self, factor: float) -> Line:
+        """Return a line that is this many times as high."""
+        return Line(self.fixed * factor, self.per_pixel * factor)
+
+
+def line_through(small: tuple[int, float], large: tuple[int, float]) -> Line:
+    """Return the line through the measurements of two passes, each given by its pixels and its bytes."""
+    slope = (large[1] - small[1]) / (large[0] - small[0])
+    mean = large[1] / large[0]
+    per_pixel = min(max(slope, LEAST_SLOPE * mean), mean)
+    return Line(large[1] - per_pixel * large[0], per_pixel)
+
+
+DEFAULTS: Mapping[Arithmetic, Line] = MappingProxyType(
+    {"float32": Line(64 << 20, 3000.0), "tf32": Line(64 << 20, 3000.0), "bfloat16": Line(64 << 20, 1800.0)}
+)
 
 
 @dataclass(frozen=True)
 class MemoryModel:
     """Memory of a pass through the network: a fixed part, and a part per pixel of the canvas.
 
+    The line is measured at the worker's start, at two sizes. Later passes correct it by a factor: the median of how much the
+    passes of about the same size took, relative to the line. A stray measurement therefore changes nothing, and an estimate
+    that was raised comes down again.
+
     Attributes:
-        bytes_per_pixel: By arithmetic, as learned so far: features, their gradients and the convolutions' workspace.
-        measured: The same, as measured at the worker's start; empty for the defaults.
+        lines: By arithmetic, as measured at the start.
+        seen: Later passes by arithmetic, oldest first: their pixels, and their memory relative to the line.
     """
 
-    bytes_per_pixel: Mapping[Arithmetic, float] = field(
-        default_factory=lambda: {"float32": 3000.0, "tf32": 3000.0, "bfloat16": 1800.0}
-    )
-    measured: Mapping[Arithmetic, float] = field(default_factory=dict)
+    lines: Mapping[Arithmetic, Line] = field(default_factory=lambda: dict(DEFAULTS))
+    seen: Mapping[Arithmetic, Sequence[tuple[int, float]]] = field(default_factory=dict)
 
-    def pass_bytes(self, arithmetic: Arithmetic, pixels: int) -> float:
-        """Return the memory of a pass over this many pixels with a gradient."""
-        return self.bytes_per_pixel[arithmetic] * pixels
+    def pass_bytes(self, arithmetic: Arithmetic, pixels: int, share: float = 1.0) -> float:
+        """Return the memory of a pass with a gradient.
+
+        Args:
+            arithmetic: Arithmetic of the pass.
+            pixels: Pixels of all its canvases.
+            share: Memory of the pass's network relative to VGG16's.
+        """
+        line = self.lines[arithmetic]
+        return self._factor(arithmetic, pixels) * line.at(pixels * share) if pixels else 0.0
 
     def demand(self, spec: JobSpec, arithmetic: Arithmetic) -> Demand:
         """Return the memory that a job will need."""
         pixels = spec.width * spec.height
         parameters = spec.parameters
-        canvases = CANVASES[parameters.optimizer] + (2 * parameters.history if parameters.optimizer == "lbfgs" else 0)
+        lbfgs = parameters.optimizer == "lbfgs"
+        canvases = CANVASES[parameters.optimizer] + (2 * parameters.history if lbfgs else 0)
         pictures = CHANNELS * pixels + sum(CHANNELS * s.picture.width * s.picture.height for s in spec.styles)
         architecture = ARCHITECTURES[split(parameters.network)[0]]
         values = sum(architecture.values_per_pixel(layer) for layer in parameters.content_layers) if spec.content else 0
-        held = canvases * CHANNELS * FLOAT * pixels + round(FLOAT * values * pixels) + pictures + OVERHEAD_BYTES
-        passing = self.pass_bytes(arithmetic, pixels)
+        held = canvases * CHANNELS * FLOAT * pixels + round(TARGET_COPIES * FLOAT * values * pixels) + pictures + OVERHEAD_BYTES
+        held += BANDS_BYTES * pixels if lbfgs else 0
+        passing = self.pass_bytes(arithmetic, pixels, architecture.memory)
         # Styles go through the network in float32 and without a gradient, at their own size.
         style_pixels = max((style.picture.width * style.picture.height for style in spec.styles), default=0)
-        preparing = FORWARD_SHARE * self.pass_bytes("float32", style_pixels)
-        return Demand(held, round(max(passing, preparing) * architecture.memory))
+        preparing = FORWARD_SHARE * self.pass_bytes("float32", style_pixels, architecture.memory)
+        return Demand(held, round(max(passing, preparing)))
 
     def learn(self, arithmetic: Arithmetic, pixels: int, taken: int, share: float = 1.0) -> MemoryModel:
-        """Return the model updated by a measured pass.
-
-        The fixed part is subtracted first, small passes are ignored, and no pass raises the value far above the measurement at
-        the worker's start: a stray allocation must not make every later job look too large. Passes that take less lower it.
+        """Return the model with one more measured pass; small passes are ignored.
 
         Args:
             arithmetic: Arithmetic of the pass.
@@ -76,12 +121,15 @@ class MemoryModel:
         """
         if pixels < LEAST_LEARNED_PIXELS:
             return self
-        before = self.bytes_per_pixel[arithmetic]
-        start = self.measured.get(arithmetic, before)
-        seen = max(0.0, taken - FIXED_BYTES) / pixels / share
-        learned = min(seen, start * MOST_RAISED) if seen > before else max(start, FORGOTTEN * before + (1 - FORGOTTEN) * seen)
-        return replace(
-            self,
-            bytes_per_pixel={**self.bytes_per_pixel, arithmetic: learned},
-            measured={**self.measured, arithmetic: start},
-        )
+        ratio = taken / self.lines[arithmetic].at(pixels * share)
+        passes = (*self.seen.get(arithmetic, ()), (pixels, ratio))[-REMEMBERED:]
+        return replace(self, seen={**self.seen, arithmetic: passes})
+
+    def _factor(self, arithmetic: Arithmetic, pixels: int) -> float:
+        def distance(seen: tuple[int, float]) -> float:
+            return abs(math.log(seen[0] / pixels))
+
+        newest_first = reversed(self.seen.get(arithmetic, ()))
+        nearest = sorted(newest_first, key=distance)[:NEAREST]
+        median = statistics.median([*(ratio for _, ratio in nearest), *[1.0] * TRUSTED])
+        return min(max(median, 1 / MOST_CHANGED), MOST_CHANGED)

@@ -97,6 +97,7 @@ class Ready:
         free_bytes: Memory that jobs may use together; None if unknown.
         available: Other networks that can be loaded by name, ``ARCHITECTURE:WEIGHTS``.
         seconds_per_pixel: Time of a step per pixel of the canvas, from a first measurement; 0 if not measured.
+        uuid: The GPU, as its driver names it whatever its number; empty for other devices.
     """
 
     description: str
@@ -107,6 +108,7 @@ class Ready:
     free_bytes: int | None = None
     available: tuple[str, ...] = ()
     seconds_per_pixel: float = 0.0
+    uuid: str = ""
 
 
 @dataclass(frozen=True)

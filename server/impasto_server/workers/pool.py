@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from impasto_engine.architectures import ARCHITECTURES, RANDOM, random_seed, split
+from impasto_engine.parameters import Arithmetic, Precision
 from impasto_server.config import MIB, ServerConfig
 from impasto_server.domain.errors import ServiceError
 from impasto_server.domain.job import JobSpec, NetworkDescription
@@ -47,6 +48,8 @@ SLOWEST_TURN_S, TURN_FACTOR = 20.0, 20.0
 """Limit of a worker's round: the first, or the second times the expected time of its jobs' steps, whichever is more."""
 RESTART_DELAYS_S = (0.1, 1.0, 5.0)
 """A lost worker is restarted after the first delay; if it is lost again before it was ready, after the next."""
+BROKEN_S = 300.0
+"""A worker that said that it cannot start is tried again after this long, while others work."""
 
 
 class Listener(Protocol):
@@ -80,6 +83,7 @@ class WorkerStatus:
     Attributes:
         draining: Whether it gets no more jobs.
         joined: Its handle, if it is on another machine.
+        broken: Why it could not start; empty if it has, or may. It is tried again after :data:`BROKEN_S`.
     """
 
     handle: WorkerHandle
@@ -92,12 +96,20 @@ class WorkerStatus:
     alive: bool = False
     draining: bool = False
     joined: JoinedHandle | None = None
+    broken: str = ""
 
 
 def described(network_id: str) -> NetworkDescription:
     """Return the description of a network that no worker has loaded: everything but the hash of its filters."""
     architecture, weights = split(network_id)
     return NetworkDescription(architecture, weights, "", ARCHITECTURES[architecture].layer_names)
+
+
+def _arithmetic(precision: Precision, ready: Ready, device: str) -> Arithmetic:
+    """Return the arithmetic of a job on a worker, as the engine will choose it."""
+    if precision == "auto":
+        return ready.arithmetic
+    return "float32" if precision == "tf32" and not device.startswith("cuda") else precision
 
 
 class WorkerPool:
@@ -146,8 +158,8 @@ class WorkerPool:
 
     @property
     def all_ready(self) -> bool:
-        """Whether every worker is ready."""
-        return all(status.ready for status in self.workers)
+        """Whether every worker is ready, but those that cannot start."""
+        return all(status.ready or status.broken for status in self.workers)
 
     @property
     def network(self) -> NetworkDescription | None:
@@ -158,6 +170,11 @@ class WorkerPool:
         """Return the time of a worker's step per pixel, from its first measurement; 0 if unknown."""
         ready = self._workers[name].ready
         return ready.seconds_per_pixel if ready else 0.0
+
+    def gpus(self) -> dict[str, str]:
+        """Return the worker on each GPU, by the GPU's UUID."""
+        readies = ((status.handle.name, status.ready) for status in self.workers if not status.joined)
+        return {ready.uuid: name for name, ready in readies if ready is not None and ready.uuid}
 
     def processes(self) -> list[tuple[str, int]]:
         """Return the device and process id of each worker that is a process here."""
@@ -245,15 +262,24 @@ class WorkerPool:
     def ticket(self, spec: JobSpec) -> Ticket:
         """Return what the scheduler needs to know about a job, except its id and its arrival."""
         parameters = spec.parameters
-        shape = (spec.height, spec.width, parameters.network, parameters.pooling, parameters.precision)
-        demands = []
-        for ready in (status.ready for status in self.workers if status.ready):
-            arithmetic = ready.arithmetic if parameters.precision == "auto" else parameters.precision
+        demands, arithmetics = [], set()
+        for status in self.workers:
+            ready = status.ready
+            if ready is None:
+                continue
+            arithmetic = _arithmetic(parameters.precision, ready, status.handle.device)
+            arithmetics.add(arithmetic)
             demand = ready.memory.demand(spec, arithmetic)
             if parameters.network not in ("", ready.network.id):
                 demand = replace(demand, held=demand.held + NETWORK_BYTES)
+            if self._config.cuda_graphs and status.handle.device != "cpu":
+                demand = replace(demand, held=demand.held + demand.passing)  # a recording keeps the memory of its pass
             demands.append(demand)
         demand = max(demands, key=lambda demand: demand.held + demand.passing, default=Demand())
+        default = self.network
+        network = parameters.network or (default.id if default else "")
+        # Jobs of equal shape share their passes: by the arithmetic that they use, not by the name that they ask for.
+        shape = (spec.height, spec.width, network, parameters.pooling, tuple(sorted(arithmetics)) or parameters.precision)
         return Ticket("", spec.width * spec.height, 0.0, spec.priority, shape, demand)
 
     def inspection_demand(self, pixels: int, network: str) -> Demand:
@@ -284,7 +310,7 @@ class WorkerPool:
         for status in self.workers:
             name, silent = status.handle.name, now - status.heard
             if status.ready is None:
-                if now - status.started > START_S and not self._restarts:
+                if not status.broken and now - status.started > START_S and not self._restarts:
                     self.kill(name, f"is not ready after {START_S:.0f} s")
                 continue
             expected = turn_s(name)
@@ -364,15 +390,15 @@ class WorkerPool:
             if (text := self._differs(report)) and status.joined is not None:
                 status.joined.refuse(text)
                 return
-            status.ready, status.failures = report, 0
+            status.ready, status.failures, status.broken = report, 0, ""
             logger.info("worker %s ready: %s with %s weights", name, report.network.name, report.network.weights)
             self.ready.set()
             self._receiver.on_ready(name)
         elif isinstance(report, CannotStart):
             if status.joined is not None:
                 status.joined.refuse(report.message)
-            elif not self.broken.done():
-                self.broken.set_result(f"worker {name}: {report.message}")
+            else:
+                self._note_broken(name, status, report.message)
         elif isinstance(report, PassMeasured):
             if status.ready:
                 learned = status.ready.memory.learn(report.arithmetic, report.pixels, report.taken, report.share)
@@ -383,6 +409,13 @@ class WorkerPool:
                 future.set_result(report)
         else:
             self._receiver.on_report(name, report)
+
+    def _note_broken(self, name: str, status: WorkerStatus, message: str) -> None:
+        """Go on without a worker that cannot start; if there is no other, the server must end."""
+        status.broken = message
+        logger.error("worker %s cannot start: %s", name, message, extra={"device": name})
+        if all(other.broken for other in self.workers) and not self.broken.done():
+            self.broken.set_result("; ".join(f"worker {other.handle.name}: {other.broken}" for other in self.workers))
 
     def _note_memory(self, name: str, status: WorkerStatus, idle_bytes: int | None) -> None:
         """Record the free memory of an idle worker's device if it differs much from the known value."""
@@ -400,7 +433,7 @@ class WorkerPool:
         if not status.alive:
             return  # its end was reported before, and it is being restarted
         status.alive = False
-        delay = RESTART_DELAYS_S[min(status.failures, len(RESTART_DELAYS_S) - 1)]
+        delay = BROKEN_S if status.broken else RESTART_DELAYS_S[min(status.failures, len(RESTART_DELAYS_S) - 1)]
         status.failures += 1
         status.restarts += 1
         self._note_loss(name, status)

@@ -325,16 +325,19 @@ def test_a_gpus_figures_are_read_and_one_that_fails_is_left_out() -> None:
             def read(*arguments: object) -> Any:
                 if name == "nvmlDeviceGetPowerUsage":
                     raise RuntimeError("not on this model")
+                if name == "nvmlDeviceGetUUID":
+                    return "GPU-1"
                 return Many() if name.endswith(("Rates", "MemoryInfo")) else 5
 
             return read
 
-    registry, machine = CollectorRegistry(), Machine(lambda: [("cpu", 0)])
+    registry, machine = CollectorRegistry(), Machine(lambda: [("cpu", 0)], lambda: {"GPU-0": "cuda:0", "GPU-1": "cuda:1"})
     machine._nvml = Nvml()
     registry.register(machine)
     text = generate_latest(registry).decode()
     assert "impasto_gpu_metrics_up 1.0" in text
     assert 'impasto_gpu_utilization_ratio{gpu="0"} 0.5' in text
+    assert 'impasto_gpu_info{device="cuda:1",gpu="0",uuid="GPU-1"} 1.0' in text, "NVML and CUDA number them differently"
     assert 'impasto_gpu_throttled{gpu="0"} 4.0' in text
     assert 'impasto_gpu_power_watts{gpu="0"}' not in text
     machine._nvml.gone = True

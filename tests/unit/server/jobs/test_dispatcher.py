@@ -19,7 +19,7 @@ from impasto_server.domain.pictures import Raster
 from impasto_server.jobs.dispatcher import Dispatcher
 from impasto_server.jobs.lifecycle import MAX_LOSSES
 from impasto_server.store.memory import MemoryStore
-from impasto_server.workers.memory import FIXED_BYTES, MemoryModel
+from impasto_server.workers.memory import MemoryModel
 from impasto_server.workers.messages import Alive, JobPainted, PassMeasured
 from tests.unit.server.fakes import PARTS, FakeWorker, assembled, spec
 
@@ -474,7 +474,8 @@ async def test_what_a_pass_was_seen_to_take_counts_for_the_next_jobs() -> None:
     worker = FakeWorker(free_bytes=round((demand.held + demand.passing) * 1.3))
     async with dispatching(worker) as dispatcher:
         await submit(dispatcher, **size)
-        worker.report(PassMeasured("float32", 256 * 256, FIXED_BYTES + 4500 * 256 * 256))
+        for _ in range(3):
+            worker.report(PassMeasured("float32", 256 * 256, round(1.6 * MemoryModel().pass_bytes("float32", 256 * 256))))
         with pytest.raises(ServiceError, match="MiB"):
             await submit(dispatcher, **size)
 

@@ -104,6 +104,17 @@ def test_a_job_that_fits_nowhere_blocks_nobody_and_is_told() -> None:
     assert scheduler.decide() == [Assignment("huge", "big")]
 
 
+def test_equal_jobs_go_to_idle_workers_first() -> None:
+    """Two jobs of one shape run on two idle GPUs; a third shares a pass."""
+    scheduler = Scheduler()
+    for name in ("cuda:0", "cuda:1"):
+        scheduler.worker_ready(name, Capacity(16, group=64))
+    submit(scheduler, *(ticket(name, index) for index, name in enumerate("abcd")))
+    found = [decision.worker for decision in scheduler.decide()]
+    assert sorted(found[:2]) == ["cuda:0", "cuda:1"]
+    assert sorted(found) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+
+
 def test_a_higher_priority_takes_the_place_of_the_last_in_line() -> None:
     """Which waits again at its old place with the same number, and goes on afterwards."""
     scheduler = Scheduler()

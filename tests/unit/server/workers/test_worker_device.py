@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -20,11 +21,13 @@ from impasto_engine.batch import RunningBatch
 from impasto_engine.networks import Network
 from impasto_engine.objective import StackedObjectives
 from impasto_server.domain.job import JobSpec
+from impasto_server.workers import main
 from impasto_server.workers import worker as worker_module
 from impasto_server.workers.lanes import Lanes, TimeShare
 from impasto_server.workers.main import DEVICE_LOST, worker_main
 from impasto_server.workers.messages import (
     Cancel,
+    CannotStart,
     Checkpointed,
     Finish,
     JobFailed,
@@ -40,6 +43,7 @@ from impasto_server.workers.messages import (
 )
 from impasto_server.workers.running import Preparation
 from impasto_server.workers.worker import DeviceLostError, Worker
+from tests.conftest import ROOT
 from tests.unit.server.workers.test_worker import network, run, spec
 
 __all__ = ["network"]
@@ -132,21 +136,37 @@ def dying(connection: Connection, settings: WorkerSettings) -> None:
 
 
 @pytest.mark.slow
-def test_the_process_of_a_dead_device_exits(tmp_path: Path) -> None:
+def test_the_process_of_a_dead_device_exits(monkeypatch: pytest.MonkeyPatch) -> None:
     """With its own status, although its other threads still run; the pool starts it again and its jobs go on."""
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=dying, args=(theirs, WorkerSettings("cpu", "builtin")))
+    monkeypatch.syspath_prepend(str(ROOT))
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=dying, args=(theirs, WorkerSettings("cpu", "builtin")))
     process.start()
     theirs.close()
-    heard = []
     ours.send(Start("a", spec()))
-    with pytest.raises(EOFError):
-        while True:
-            heard.append(ours.recv())
+    heard = list(received(ours))
     process.join(60)
     assert process.exitcode == DEVICE_LOST
     assert any(isinstance(report, JobStarted) for report in heard)
     assert not any(isinstance(report, JobFailed) for report in heard)
+
+
+def received(connection: Connection) -> Iterator[Report]:
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            yield connection.recv()
+
+
+def test_a_device_that_cannot_be_set_up_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, with its message: a process that ended without a word would be started again for ever."""
+    monkeypatch.setattr(main, "prepare", dead)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    ours, theirs = multiprocessing.Pipe()
+    worker_main(theirs, WorkerSettings("cpu", "builtin"))
+    report = ours.recv()
+    assert isinstance(report, CannotStart)
+    assert "illegal memory access" in report.message
 
 
 @pytest.mark.parametrize("end", ["park", "finish", "next level"])
