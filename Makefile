@@ -21,7 +21,7 @@ PARALLEL ?= --numprocesses 2 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup update test-lowest test-pythons sbom weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate test-golden samples builtin-weights docker clean
+.PHONY: help setup update test-lowest test-pythons sbom weights demo serve proto lint format test test-fast test-gpu gpu-check soak soak-attack soak-world bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -125,6 +125,11 @@ sbom: setup ## Write sbom.json (CycloneDX): what .venv contains, with versions a
 
 test-gpu: setup ## Run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu
+
+gpu-check: setup ## Collect in .gpu/ what a bare machine with a GPU lacks; where there is one, run the first ten minutes' checks
+	BIN=$(BIN) bash scripts/gpu_wheels.sh
+	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then $(BIN)/python benchmarks/gpu.py first --out benchmarks/results; \
+		else echo "No GPU here. On one: copy this folder with .gpu/ and run 'bash scripts/gpu_check.sh first FOLDER', then 'second'."; fi
 
 soak: setup ## Fuzz with 100,000 inputs, then kill the server and its worker 200 times (half an hour or more)
 	$(BIN)/python -m tests.soak.fuzz

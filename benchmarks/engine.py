@@ -63,8 +63,8 @@ def evaluation_cost(network: Network, size: int, rounds: int) -> list[dict[str, 
     pool = F.avg_pool2d if pooling == "average" else F.max_pool2d
     deepest = max(map(network.depth, job.parameters.style_layers))
     objectives = StackedObjectives([painting.objective(network, job)], network)
-    canvas = painting.first_canvas(job, CPU)
-    for precision in ("float32", auto_precision(CPU)):
+    canvas = painting.first_canvas(job, network.device)
+    for precision in ("float32", auto_precision(network.device)):
         filters = network._resident(precision)
         layers = [(type(network._modules[index]), filters.get(index)) for index in range(deepest + 1)]
 
@@ -87,15 +87,17 @@ def evaluation_cost(network: Network, size: int, rounds: int) -> list[dict[str, 
         ms = [statistics.median(column) * 1e3 for column in zip(*pairs, strict=True)]
         rows.append({"precision": precision, "size_px": size, "ours_ms": ms[0], "bare_ms": ms[1], "ratio": ratio})
         print(f"{size} px {precision:9s} evaluation {ms[0]:6.1f} ms, bare pass {ms[1]:6.1f} ms, ratio {ratio:.3f}")
-        if precision == auto_precision(CPU) == "float32":
+        if precision == auto_precision(network.device) == "float32":
             break
     return rows
 
 
 def clock(work: Callable[[], Any]) -> float:
-    """Return the run time of a function in seconds."""
+    """Return the run time of a function in seconds, until the device has done its work."""
     began = time.perf_counter()
     work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - began
 
 
@@ -105,16 +107,16 @@ class Ours:
     def __init__(self, network: Network, job: Job) -> None:
         self._network = network
         self._levels = painting.levels(job)
-        self.batch = RunningBatch(network, self._levels[0].job.key(CPU))
+        self.batch = RunningBatch(network, self._levels[0].job.key(network.device), lag=0)
         painting.join(self.batch, "job", self._levels[0])
 
     def run(self, steps: int = SLICE) -> None:
         """Run the given number of steps."""
         for _ in range(steps):
-            ((_, step),) = self.batch.step()
+            (*_, (_, step)) = self.batch.step()
             if step.step == self._levels[0].last and len(self._levels) > 1:
                 level, following = self._levels[:2]
-                finer = RunningBatch(self._network, following.job.key(CPU))
+                finer = RunningBatch(self._network, following.job.key(self._network.device), lag=0)
                 painting.climb(self.batch, finer, "job", level, following)
                 self.batch = finer
                 del self._levels[0]
@@ -127,7 +129,7 @@ class Ours:
     def _enlarged(self, count: int) -> torch.Tensor:
         canvas = self.batch.canvas("job")[None]
         for before, after in itertools.pairwise(self._levels[:count]):
-            canvas = painting.next_canvas(canvas[0], before.job, after.job, CPU)
+            canvas = painting.next_canvas(canvas[0], before.job, after.job, canvas.device)
         return canvas
 
 

@@ -38,7 +38,7 @@ CONTENT = ROOT / "samples" / "swirls.jpg"
 def server(*options: str) -> Iterator[str]:
     """Run a server and yield its address."""
     folder = tempfile.TemporaryDirectory(prefix="impasto-bench-")
-    command = [str(Path(sys.executable).with_name("impasto")), "serve", "--listen", "127.0.0.1:0"]
+    command = [sys.executable, "-c", "from impasto.cli import main; main()", "serve", "--listen", "127.0.0.1:0"]
     command += ["--data-dir", folder.name, "--log-level", "warning", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:

@@ -36,11 +36,11 @@ class Textbook:
         self.model = model[: max(network.depth(layer) for layer in layers) + 1].requires_grad_(False)
         self.names = network.layers
         self.mean = network._mean
-        seen = self._features(painting.to_canvas(job.content, CPU))
+        seen = self._features(painting.to_canvas(job.content, network.device))
         self.content = {layer: seen[layer] for layer in self.parameters.content_layers}
-        style = self._features(painting.to_canvas(job.styles[0].pixels, CPU))
+        style = self._features(painting.to_canvas(job.styles[0].pixels, network.device))
         self.grams = {layer: self._gram(style[layer]) for layer in self.parameters.style_layers}
-        first = painting.first_canvas(job, CPU)
+        first = painting.first_canvas(job, network.device)
         if noise is not None:
             first = network._mean + noise * torch.randn_like(first)
         self.canvas = first.requires_grad_()
