@@ -48,7 +48,8 @@ class Recording:
                 evaluate(self._canvas)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Other threads prepare jobs meanwhile: only this thread's calls may spoil the capture, and it spoils none of theirs.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._result = evaluate(self._canvas)
 
     def __call__(self, canvas: Tensor) -> Evaluation:

@@ -15,11 +15,12 @@ import torch
 
 from impasto_engine.devices import free_memory, prepare
 from impasto_engine.weights import WeightsError, load_network
+from impasto_server.workers.failures import DeviceLostError
 from impasto_server.workers.lanes import lanes_for
 from impasto_server.workers.messages import Alive, CannotStart, Command, Report, WorkerSettings
 from impasto_server.workers.running import Preparation
 from impasto_server.workers.warm_up import warm_up
-from impasto_server.workers.worker import DeviceLostError, Worker
+from impasto_server.workers.worker import Worker
 
 logger = logging.getLogger(__name__)
 

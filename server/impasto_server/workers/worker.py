@@ -18,45 +18,34 @@ from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.batch import BatchKey, RunningBatch
 from impasto_engine.devices import PeakMemory, is_lost, release_cached
 from impasto_engine.networks import Network
-from impasto_engine.samples import Snapshot, Step
+from impasto_engine.samples import Step
 from impasto_engine.streams import Marker, hand_over
 from impasto_server.domain.job import StopReason
-from impasto_server.domain.pictures import PictureLost
-from impasto_server.workers import checkpoints, portraits
-from impasto_server.workers.checkpoints import Checkpoint
-from impasto_server.workers.lanes import AT_ONCE, Lanes, TimeShare
+from impasto_server.workers import portraits
+from impasto_server.workers.failures import DeviceLostError, job_failed
+from impasto_server.workers.lanes import AT_ONCE, Lanes
 from impasto_server.workers.messages import (
     Cancel,
-    Checkpointed,
     Command,
     Finish,
     Inspect,
-    JobFailed,
     JobParked,
     JobStepped,
     PassMeasured,
     Report,
     Start,
-    checkpoint_files,
 )
 from impasto_server.workers.networks import Residents
 from impasto_server.workers.preparing import Preparer
 from impasto_server.workers.running import Preparation, Ready, Running
+from impasto_server.workers.saving import Saver
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
-COST_SHARE = 50
-"""Minimum time between checkpoints, of all jobs together, as a multiple of the cost of one, however short the interval."""
 QUESTION_SHARE = 3
 """After an inspection, the jobs run alone for this multiple of its duration."""
-CPU_CONTENTION = 1.5
-"""Approximate delay of steps on a CPU by work on another thread, relative to that work's own time (measured)."""
 MEASURED_ANEW = 8
 """The memory of a pass that is no larger than any before is measured again in each so many batches."""
-
-
-class DeviceLostError(Exception):
-    """Nothing more can be computed in this process. It must end, so that it is started again and its jobs go on."""
 
 
 class Worker:
@@ -87,10 +76,8 @@ class Worker:
         self._send = send
         self._lanes = lanes
         self._post = post or self.handle
-        self._interval_s = checkpoint_interval_s
-        self._share = TimeShare(COST_SHARE)
-        self._kept: dict[str, Checkpoint] = {}
-        self._preparer = Preparer(self._networks, self._kept, checkpoint_interval_s)
+        self._saver = Saver(network.device, lanes.write, send, self._lane_failed, checkpoint_interval_s)
+        self._preparer = Preparer(self._networks, self._saver.kept, checkpoint_interval_s)
         self._batches: dict[tuple[str, BatchKey], RunningBatch] = {}
         self._measured: dict[tuple[str, BatchKey], int] = {}
         self._preparing: dict[str, Preparation] = {}
@@ -132,12 +119,12 @@ class Worker:
         elif command.job_id in self._preparing:
             if isinstance(command, Cancel):
                 del self._preparing[command.job_id]
-                self._kept.pop(command.job_id, None)
+                self._saver.kept.pop(command.job_id, None)
             else:
                 self._preparing[command.job_id].commands.append(command)
         elif command.job_id not in self._jobs:
             if isinstance(command, Cancel):
-                self._kept.pop(command.job_id, None)
+                self._saver.kept.pop(command.job_id, None)
         else:
             with self._failures((command.job_id,)):
                 if isinstance(command, Cancel):
@@ -171,7 +158,7 @@ class Worker:
             self._send(self._networks.inspect(self._questions.popleft(), used))
             ended = time.monotonic()
             self._next_question = ended + QUESTION_SHARE * (ended - began)
-        self._save_one()
+        self._saver.save_due(self._jobs, self._preparing)
 
     def _check(self) -> None:
         if self._lost is not None:
@@ -264,75 +251,12 @@ class Worker:
         self._leave(job_id)
         self._prepare(Preparation(job_id, lambda: self._preparer.climb(running, canvas, lambda _height, _width: carried)))
 
-    def _save_one(self) -> None:
-        """Write the state of the job that has been due for longest, if the time share of all jobs allows one now."""
-        now = time.monotonic()
-        due = [job_id for job_id, job in self._jobs.items() if job.checkpoint and not job.writing and now >= job.due]
-        if due and self._share.open:
-            job_id = min(due, key=lambda job_id: self._jobs[job_id].due)
-            with self._failures((job_id,)):
-                self._save(job_id, self._jobs[job_id])
-
-    def _save(self, job_id: str, running: Running) -> None:
-        """Copy a job's state, and write it on another thread.
-
-        On a CPU the write also slows the steps, by more than its own time, because both use every core and their threads wait
-        for one another.
-        """
-        began = time.monotonic()
-        running.due = began + self._interval_s
-        try:
-            snapshot = running.batch.snapshot(job_id)
-        except torch.OutOfMemoryError:
-            logger.warning("no memory to copy the state of job %s: it is written later", job_id)
-            return
-        copying_s = time.monotonic() - began
-        running.writing = True
-
-        def write() -> None:
-            before = time.thread_time()
-            path = running.checkpoint
-            size = self._written(job_id, running, snapshot, began, parked=False)
-            if size is not None:
-                self._send(Checkpointed(job_id, size))
-            contention = CPU_CONTENTION if self.device.type == "cpu" else 0.0
-            self._share.charge(copying_s + contention * (time.thread_time() - before))
-            running.writing = False
-            if path and self._jobs.get(job_id) is not running and job_id not in self._preparing:
-                for file in checkpoint_files(path):  # it ended meanwhile: its files are not needed
-                    file.unlink(missing_ok=True)
-
-        self._lanes.write(write)
-
-    def _written(self, job_id: str, running: Running, snapshot: Snapshot, at: float, *, parked: bool) -> int | None:
-        """Write a state, and return its size; None if that failed. The state of a parked job is kept in memory then."""
-        try:
-            checkpoint = Checkpoint(running.owner, snapshot.fetch(), at - running.began)
-        except Exception as error:
-            self._lane_failed(f"copying the state of job {job_id}", error)
-            return None
-        try:
-            if running.checkpoint is None:
-                raise OSError("it has no file")
-            return checkpoints.write(running.checkpoint, checkpoint)
-        except OSError as error:
-            logger.warning("cannot write the checkpoint of job %s: %s", job_id, error)
-            if parked:
-                self._kept[job_id] = checkpoint
-            return None
-
     def _park(self, job_id: str) -> None:
         running = self._jobs[job_id]
         self._flush(job_id, running)
         snapshot = self._with_room(lambda: running.batch.snapshot(job_id))
         self._leave(job_id)
-        now = time.monotonic()
-
-        def write() -> None:
-            self._written(job_id, running, snapshot, now, parked=True)
-            self._emit(JobParked(job_id, snapshot.step))
-
-        self._lanes.write(write)
+        self._saver.park(job_id, running, snapshot, lambda: self._emit(JobParked(job_id, snapshot.step)))
 
     def _flush(self, job_id: str, running: Running) -> None:
         """Report the steps of a job that were not read yet: it is about to leave its batch."""
@@ -434,19 +358,8 @@ class Worker:
         self._batches = {key: batch for key, batch in self._batches.items() if len(batch)}
 
     def _tell(self, job_ids: tuple[str, ...], error: Exception) -> None:
-        lost = isinstance(error, PictureLost)
-        memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-        reason = "DATA_LOST" if lost else "OUT_OF_MEMORY" if memory else "ENGINE_ERROR"
-        # A picture is missing if its job was just deleted; otherwise the server reports it.
-        logger.log(
-            logging.INFO if lost else logging.ERROR,
-            "jobs %s failed: %s",
-            ", ".join(job_ids),
-            error,
-            exc_info=None if lost else error,
-        )
         for job_id in job_ids:
-            self._emit(JobFailed(job_id, reason, str(error).splitlines()[0] if str(error) else type(error).__name__))
+            self._emit(job_failed(job_id, error))
 
 
 def _nothing() -> Ready:

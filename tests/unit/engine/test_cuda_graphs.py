@@ -82,7 +82,7 @@ def test_a_recording_keeps_the_targets_that_its_graph_reads(monkeypatch: pytest.
     for name in ("Stream", "current_stream", "CUDAGraph"):
         monkeypatch.setattr(torch.cuda, name, Recorder)
     for name in ("stream", "graph"):
-        monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: contextlib.nullcontext())
     targets = Targets()
     alive = weakref.ref(targets)
     recording = Recording(partial(targets.evaluate, scale=1.0), CANVAS)

@@ -21,8 +21,9 @@ from impasto_engine.batch import RunningBatch
 from impasto_engine.networks import Network
 from impasto_engine.objective import StackedObjectives
 from impasto_server.domain.job import JobSpec
-from impasto_server.workers import main
+from impasto_server.workers import main, saving
 from impasto_server.workers import worker as worker_module
+from impasto_server.workers.failures import DeviceLostError
 from impasto_server.workers.lanes import Lanes, TimeShare
 from impasto_server.workers.main import DEVICE_LOST, worker_main
 from impasto_server.workers.messages import (
@@ -42,7 +43,7 @@ from impasto_server.workers.messages import (
     WorkerSettings,
 )
 from impasto_server.workers.running import Preparation
-from impasto_server.workers.worker import DeviceLostError, Worker
+from impasto_server.workers.worker import Worker
 from tests.conftest import ROOT
 from tests.unit.server.workers.test_worker import network, run, spec
 
@@ -279,9 +280,9 @@ def test_all_jobs_share_the_time_for_checkpoints(network: Network, tmp_path: Pat
     """Sixteen jobs do not take sixteen times as much: one is written at a time, the one that waited longest first."""
     written: list[str] = []
     share = [TimeShare(0.0)]
-    monkeypatch.setattr(worker_module, "TimeShare", lambda _factor: share[0])
+    monkeypatch.setattr(saving, "TimeShare", lambda _factor: share[0])
     monkeypatch.setattr(TimeShare, "open", property(lambda _: len(written) < 4))
-    monkeypatch.setattr(worker_module.checkpoints, "write", lambda path, _checkpoint: written.append(Path(path).name) or 1)
+    monkeypatch.setattr(saving.checkpoints, "write", lambda path, _checkpoint: written.append(Path(path).name) or 1)
     worker = Worker(network, lambda _: None, checkpoint_interval_s=0.0)
     for name in ("a", "b", "c"):
         worker.handle(Start(name, spec(9), str(tmp_path / name)))
