@@ -22,7 +22,7 @@ from impasto_engine.readings import Member, Reading
 from impasto_engine.samples import Entrant, SampleState, Snapshot, Step
 from impasto_engine.slots import Slots
 from impasto_engine.spectral import Spectrum, spectrum_of
-from impasto_engine.streams import Marker
+from impasto_engine.streams import Marker, hand_over
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class _Group:
         self.slots.add(state)
         if self.optimizer == "lbfgs":
             self.spectrum = spectrum_of(state["canvas"])  # kept for the updates
+            hand_over(self.spectrum.tensors())
         self.members.append(member)
 
     def remove(self, index: int) -> None:

@@ -167,9 +167,13 @@ class PeakMemory:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the free memory of a device in bytes, within the container's limit on a CPU; None if unknown."""
+    """Return the free memory of a device in bytes, within the container's limit on a CPU; None if unknown.
+
+    What torch keeps of freed memory on a GPU is free for this process.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     figures = [_status_bytes("MemAvailable", "/proc/meminfo"), *_container_free()]
     known = [figure for figure in figures if figure > 0]
     return min(known, default=None)

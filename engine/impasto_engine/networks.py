@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -109,6 +109,13 @@ class Network:
             weight.to(self.device, torch.float32).contiguous(memory_format=self.layout),
             (module.bias.detach() / unit).to(self.device, torch.float32),
         )
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield all tensors that it holds on the device."""
+        yield self._mean
+        for filters in list(self._filters.values()):
+            for parts in filters.values():
+                yield from parts
 
     def depth(self, layer: str) -> int:
         """Return the index of a layer.

@@ -61,6 +61,10 @@ class Spectrum:
             self._twice[-1] = 1
         self._colours = torch.tensor(_COLOURS, device=device)
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all tensors that it holds on the device."""
+        return self.bands, self._twice, self._colours
+
     def moments(
         self, step: Float[Tensor, "batch 3 height width"], change: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch 2 3 bands"]:

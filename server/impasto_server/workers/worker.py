@@ -211,7 +211,7 @@ class Worker:
 
     def _join(self, job_id: str, ready: Ready) -> None:
         running, entrant = ready.running, ready.entrant
-        hand_over((*entrant.state.values(), *entrant.objective.tensors()))
+        hand_over((*entrant.state.values(), *entrant.objective.tensors(), *running.network.tensors()))
         batch = self._batch(running.network, running.level)
         self._with_room(lambda: batch.add(job_id, entrant))
         batch.show(job_id, running.spec.output.preview_every_steps)

@@ -345,3 +345,24 @@ def test_a_preview_has_the_colours_of_its_canvas(network: Network) -> None:
     with Image.open(io.BytesIO(last.preview or b"")) as opened:
         shown = np.asarray(opened.convert("RGB")).astype(float)
     assert abs(shown.mean(axis=(0, 1)) - picture.mean(axis=(0, 1))).max() < 6
+
+
+def test_what_another_thread_made_is_handed_over(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a job brings with it: else its memory could be used again while steps still read it."""
+    given: set[int] = set()
+    monkeypatch.setattr(worker_module, "hand_over", lambda tensors: given.update(tensor.data_ptr() for tensor in tensors))
+    lane: list[Work] = []
+    posted: list[Preparation] = []
+    worker = Worker(network, lambda _: None, Lanes(prepare=lane.append), post=posted.append)
+    worker.handle(Start("a", spec()))
+    lane.pop()()
+    (preparation,) = posted
+    assert preparation.ready is not None
+    entrant = preparation.ready.entrant
+    worker.handle(preparation)
+    content = [target.features for target in entrant.objective.content.values()]
+    style = [target.value for region in entrant.objective.style for target in region.values()]
+    filters = [part for parts in network._filters["float32"].values() for part in parts]
+    assert content
+    assert style
+    assert {tensor.data_ptr() for tensor in (*content, *style, *filters, *entrant.state.values())} <= given
