@@ -22,7 +22,7 @@ from impasto_server.domain.job import JobSpec, JobWarning, NetworkDescription, O
 from impasto_server.domain.pictures import Plane, Raster
 from impasto_server.store import codec
 from impasto_server.workers.checkpoint_format import HASH_BYTES, MAGIC, is_whole
-from impasto_server.workers.memory import MemoryModel
+from impasto_server.workers.memory import Line, MemoryModel
 from impasto_server.workers.messages import (
     Alive,
     Cancel,
@@ -50,7 +50,7 @@ MESSAGES = [
     Finish("a"),
     CannotStart("no weights"),
     Checkpointed("a", 9),
-    Ready("a card", NETWORK, "bfloat16", 4, MemoryModel({"float32": 1.0, "bfloat16": 2.0, "tf32": 3.0}), 10, ("vgg19:x",), 0.1),
+    Ready("a card", NETWORK, "bfloat16", 4, MemoryModel({"bfloat16": Line(2.0, 3.0)}), 10, ("vgg19:x",), 0.1),
     PassMeasured("tf32", 100, 5, 0.5),
     Inspected(3, (FilterResponse(1, b"png", 0.0, 1.0, 0.5, 0.1),), NETWORK),
     JobFailed("a", "ENGINE_ERROR", "why"),
