@@ -95,11 +95,11 @@ class Joining:
                 joined.lost = time.monotonic()
 
 
-async def until(condition: Callable[[], object], limit_s: float) -> float:
-    """Wait until the condition holds; return how long it took."""
+async def until(condition: Callable[[], object], limit_s: float, state: Callable[[], object] = str) -> float:
+    """Wait until the condition holds; return how long it took. If it does not hold in time, the state is told."""
     start = time.monotonic()
     while not condition():
         if time.monotonic() - start > limit_s:
-            raise AssertionError(f"not within {limit_s} s")
+            raise AssertionError(f"not within {limit_s} s: {state()}")
         await asyncio.sleep(0.02)
     return time.monotonic() - start

@@ -2,11 +2,13 @@
 
 A program of its own: ``python -I -S guard.py GRACE_S COMMAND...``, with a pipe as standard input. The worker gets its own
 process group. The group ends (SIGTERM, then SIGKILL after the grace time) when the pipe closes, as it does when the starter is
-killed; when the guard gets SIGTERM; and when the worker itself exits. If the guard is killed, the kernel kills the worker
-(Linux). Exits with the worker's status, or 128 + N if signal N ended it.
+killed; when the guard gets SIGTERM; and when the worker itself exits. Exits with the worker's status, or 128 + N if signal N
+ended it.
 
-Only the standard library is imported, without site-packages: the guard starts in 30 ms. It has one thread, which is
-what PR_SET_PDEATHSIG and code between fork and exec need; the starter may have many.
+The guard is two processes: Ray kills the children of an actor's process when that is killed, so the child only waits for the
+one that does the work, which is not an actor's child and lives on until all is ended. If that one is killed, the kernel kills
+the worker (Linux). Only the standard library is imported, without site-packages: a guard starts in 30 ms. It has one thread,
+which is what PR_SET_PDEATHSIG and code between fork and exec need; the starter may have many.
 """
 
 from __future__ import annotations
@@ -96,5 +98,18 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
+def _wait(inner: int) -> int:
+    """Pass signals on to the process that does the work, and return its status."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: os.kill(inner, number))
+    _, status = os.waitpid(inner, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code
+
+
 if __name__ == "__main__":
+    process = os.fork()
+    if process:
+        raise SystemExit(_wait(process))
+    os.setsid()
     raise SystemExit(main(float(sys.argv[1]), sys.argv[2:]))

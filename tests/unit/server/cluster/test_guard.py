@@ -104,11 +104,26 @@ def test_the_child_of_a_killed_worker_does_not_outlive_it(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux")
-def test_a_killed_guard_takes_its_worker_along(start: Callable[..., tuple[subprocess.Popen[bytes], list[int]]]) -> None:
-    """The kernel sees to that."""
+def test_a_worker_does_not_outlive_its_guard(start: Callable[..., tuple[subprocess.Popen[bytes], list[int]]]) -> None:
+    """The kernel kills it when the process that watches is killed."""
+    guard, pids = start()
+    (inner,) = psutil.Process(guard.pid).children()
+    inner.kill()
+    assert cause_of(guard.wait(10)) == "killed by signal 9"
+    until(lambda: gone(pids[:1]))
+
+
+def test_the_group_is_ended_although_the_waiting_child_was_killed(
+    start: Callable[..., tuple[subprocess.Popen[bytes], list[int]]],
+) -> None:
+    """As Ray does with an actor's children: the pipe still counts."""
     guard, pids = start()
     guard.kill()
-    until(lambda: gone(pids[:1]))
+    guard.wait()
+    assert not gone(pids[:1])
+    assert guard.stdin
+    guard.stdin.close()
+    until(lambda: gone(pids))
 
 
 def test_the_status_of_a_worker_is_the_guards() -> None:
