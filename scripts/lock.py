@@ -1,8 +1,9 @@
 """Write the locked requirements in requirements/: exact versions with hashes, for every supported Python. Run by `make update`.
 
 build.txt has what installs the rest, run.txt all libraries except torch, torch.txt torch with CUDA, demo.txt the photographs
-of the demo, dev.txt the developers' tools, ray.txt Ray for servers with a cluster; lowest.txt the oldest versions that
-pyproject.toml admits, for `make test-lowest`. torch is apart because builds for the CPU come from elsewhere, with other hashes. uv resolves; pip's constraints are respected.
+of the demo, dev.txt the developers' tools, ray.txt Ray for servers with a cluster, lowest.txt the oldest versions that
+pyproject.toml admits, for `make test-lowest`. torch is apart because builds for the CPU come from elsewhere, with other
+hashes. uv resolves; pip's constraints are respected.
 """
 
 from __future__ import annotations

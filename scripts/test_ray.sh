@@ -6,4 +6,4 @@ trap 'rm -rf "$folder"' EXIT
 mkdir "$folder/home" "$folder/ray"
 export HOME=$folder/home RAY_TMPDIR=$folder/ray
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_USAGE_STATS_ENABLED=0 # 127.0.0.1 only; no reports
-.venv/bin/pytest -m ray tests/integration/test_ray.py --timeout 300 --durations 0 "$@"
+.venv/bin/pytest -m ray tests/integration/test_ray.py --timeout 300 "$@"

@@ -45,11 +45,13 @@ class TestCluster:
 
     __test__ = False
 
-    def __init__(self) -> None:
+    def __init__(self, port: int | None = None) -> None:
         from ray.cluster_utils import Cluster
 
         start = time.monotonic()
-        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": TUNED}
+        head: dict[str, Any] = {"num_cpus": 0, "include_dashboard": False, "_system_config": TUNED}
+        if port:
+            head["gcs_server_port"] = port
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         told("head started", time.monotonic() - start)
         self.nodes: dict[int, Any] = {}
@@ -256,7 +258,7 @@ async def test_a_killed_raylet_takes_its_workers_along(cluster: TestCluster, joi
 
 
 async def test_a_killed_host_is_replaced(cluster: TestCluster, joining: Joining, make: Make) -> None:
-    """The workers are placed on others at once, as a server does that sees the stream end; a new host is used."""
+    """Its workers are placed on others as soon as the server sees their streams end; a host that is added is used."""
     launcher = await make(cluster.address)
     await placed(launcher, joining, *(f"w{number}" for number in range(4)))
     raylet = joining.one("w0").raylet
@@ -264,16 +266,27 @@ async def test_a_killed_host_is_replaced(cluster: TestCluster, joining: Joining,
     send(cluster.processes(raylet), signal.SIGKILL)
     start = time.monotonic()
     told("kill -9 of a host: stream", await until(lambda: not any(joining.live(name) for name in lost), 20))
-    await until(lambda: len(joining.died) == len(lost), 60)
-    told("kill -9 of a host: Died", time.monotonic() - start)
-    assert {name for name, _ in joining.died} == lost
+    for name in lost:
+        launcher.end(name)
     await placed(launcher, joining, *lost)
     told("kill -9 of a host: workers elsewhere", time.monotonic() - start)
+    assert joining.died == []
     await until(lambda: sum(node.alive for node in joining.nodes) == NODES - 1, 30)
     told("kill -9 of a host: node table", time.monotonic() - start)
     cluster.fill()
     await placed(launcher, joining, "w4", "w5")
     assert {joined.raylet for name in ("w4", "w5") for joined in joining.live(name)} <= set(cluster.nodes)
+
+
+async def test_a_killed_host_is_reported(cluster: TestCluster, joining: Joining, make: Make) -> None:
+    """Also to a server that sees no streams."""
+    launcher = await make(cluster.address)
+    await placed(launcher, joining, *(f"w{number}" for number in range(4)))
+    raylet = joining.one("w0").raylet
+    lost = {joined.name for joined in joining.all if joined.raylet == raylet}
+    send(cluster.processes(raylet), signal.SIGKILL)
+    told("kill -9 of a host: Died", await until(lambda: len(joining.died) == len(lost), 60))
+    assert {name for name, _ in joining.died} == lost
 
 
 async def test_a_frozen_host_is_fenced(cluster: TestCluster, joining: Joining, make: Make) -> None:
@@ -360,12 +373,9 @@ async def test_devices_can_be_wanted(cluster: TestCluster, joining: Joining, mak
     launcher = await make(cluster.address)
     launcher.want(5)
     script = (
-        "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level='error');"
-        "from ray._private.worker import global_worker;"
-        "from ray.core.generated import autoscaler_pb2 as a;"
-        "s = global_worker.gcs_client.get_cluster_resource_state();"
-        "state = a.ClusterResourceState(); state.ParseFromString(s);"
-        "print(sum(r.count for c in state.cluster_resource_constraints for r in c.resource_requests))"
+        "import json, ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level='error');"
+        "from ray.experimental.internal_kv import _internal_kv_get as get;"
+        "print(len(json.loads(get(b'autoscaler_resource_request'))))"
     )
 
     def requested() -> int:
@@ -418,13 +428,14 @@ def unused_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def test_a_killed_control_store_ends_the_cluster_but_not_the_server(joining: Joining, make: Make) -> None:
+async def test_a_killed_control_store_ends_the_cluster_but_not_the_server(
+    joining: Joining, make: Make, unused_port: int
+) -> None:
     """Workers go on for about a minute, then end by themselves; a new cluster at the same address is used."""
-    cluster = TestCluster()
+    cluster = TestCluster(unused_port)
     try:
         launcher = await make(cluster.address)
         await placed(launcher, joining, "a", "b")
-        port = int(cluster.address.rpartition(":")[2])
         cluster.control_store.kill()
         start = time.monotonic()
         await asyncio.sleep(20)
@@ -435,6 +446,46 @@ async def test_a_killed_control_store_ends_the_cluster_but_not_the_server(joinin
         told("kill -9 of the control store: workers gone", time.monotonic() - start)
         await until(lambda: not launcher.connected, 120)
         told("kill -9 of the control store: child gone", time.monotonic() - start)
-        assert port
     finally:
         cluster.shutdown()
+    cluster = TestCluster(unused_port)
+    try:
+        start = time.monotonic()
+        await until(lambda: joining.live("c"), 60)
+        told("new control store: worker placed", time.monotonic() - start)
+        await until(lambda: len(joining.died) == 2, 30)
+        assert {name for name, _ in joining.died} == {"a", "b"}
+        await launcher.stop()
+    finally:
+        cluster.shutdown()
+
+
+async def test_tokens_are_respected(joining: Joining, make: Make, unused_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server with the cluster's token places workers; one with another or without one is refused, and told what to set."""
+    ray = os.path.join(os.path.dirname(sys.executable), "ray")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "5a" * 32)
+    options = [f"--port={unused_port}", "--node-ip-address=127.0.0.1", "--num-gpus=1", "--include-dashboard=false"]
+    head = subprocess.Popen(  # noqa: ASYNC220
+        [ray, "start", "--head", "--block", "--object-store-memory=80000000", *options], stdout=subprocess.DEVNULL
+    )
+    try:
+        address = f"127.0.0.1:{unused_port}"
+        launcher = await make(address)
+        await until(lambda: launcher.connected, 60)
+        await placed(launcher, joining, "a")
+        await launcher.stop()
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "00" * 32)
+        launcher = await make(address, start=False)
+        with pytest.raises(LauncherError, match="refuses this server .RAY_AUTH_MODE is token here.: RAY_AUTH_MODE=token and"):
+            await launcher.start(joining.on_died, joining.on_nodes)
+        monkeypatch.delenv("RAY_AUTH_MODE")
+        monkeypatch.delenv("RAY_AUTH_TOKEN")
+        launcher = await make(address, start=False)
+        with pytest.raises(LauncherError, match="refuses this server .RAY_AUTH_MODE is disabled here"):
+            await launcher.start(joining.on_died, joining.on_nodes)
+    finally:
+        processes = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+        head.terminate()
+        head.wait(30)
+        send([process for process in processes if process.is_running()], signal.SIGKILL)

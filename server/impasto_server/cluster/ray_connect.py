@@ -7,6 +7,10 @@ import platform
 import re
 import warnings
 
+GREET_S = 5.0
+"""Seconds for the first answer of the control store."""
+_GREETING = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+
 
 class ConnectError(Exception):
     """The cluster cannot be used.
@@ -49,11 +53,39 @@ def connect(address: str, namespace: str) -> str:
         import ray  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ConnectError(f"Ray cannot be imported ({error}): pip install 'impasto[ray]'", permanent=True) from None
+    _greet(address)
     try:
         ray.init(address, namespace=namespace, log_to_driver=False, logging_level="error")
     except Exception as error:
         raise _explained(address, error) from error
     return str(ray.__version__)
+
+
+def _greet(address: str) -> None:
+    """Call the control store once: ray.init would repeat a call that is refused or not answered for a minute.
+
+    Raises:
+        ConnectError: If it does not answer, or refuses the token.
+    """
+    import grpc  # noqa: PLC0415 - only where Ray is
+    from ray._private.grpc_utils import init_grpc_channel  # noqa: PLC0415 - with Ray's TLS and token
+
+    try:
+        with init_grpc_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+            channel.unary_unary(_GREETING)(b"", timeout=GREET_S, wait_for_ready=True)
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise _refused(address) from None
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            raise ConnectError(f"Ray's control store at {address} does not answer", permanent=False) from None
+    except Exception as error:  # Ray's own, without a token where RAY_AUTH_MODE asks for one
+        raise _explained(address, error) from error
+
+
+def _refused(address: str) -> ConnectError:
+    mode = os.environ.get("RAY_AUTH_MODE") or "disabled"
+    hint = "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH must be the same everywhere"
+    return ConnectError(f"the cluster at {address} refuses this server (RAY_AUTH_MODE is {mode} here): {hint}", permanent=True)
 
 
 def _explained(address: str, error: Exception) -> ConnectError:
@@ -67,11 +99,7 @@ def _explained(address: str, error: Exception) -> ConnectError:
             permanent=True,
         )
     if type(error).__name__ == "AuthenticationError" or "authentication" in text.lower() or "unauthenticated" in text.lower():
-        mode = os.environ.get("RAY_AUTH_MODE") or "disabled"
-        hint = "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH must be the same everywhere"
-        return ConnectError(
-            f"the cluster at {address} refuses this server (RAY_AUTH_MODE is {mode} here): {hint}", permanent=True
-        )
+        return _refused(address)
     if "raylet" in text or "node_ip_address.json" in text:
         return ConnectError(
             f"no Ray node of the cluster at {address} runs on {platform.node()}, where the server is: start one that offers "
