@@ -21,7 +21,7 @@ PARALLEL ?= --numprocesses 2 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup update test-lowest test-pythons sbom weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate test-golden samples builtin-weights docker clean
+.PHONY: help setup update test-lowest test-pythons test-ray sbom weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -54,6 +54,10 @@ $(VENV)/.demo: $(VENV)/.installed requirements/demo.txt
 
 $(VENV)/.dev: $(VENV)/.demo requirements/dev.txt
 	$(INSTALL) --require-hashes --requirement requirements/dev.txt
+	touch $@
+
+$(VENV)/.ray: $(VENV)/.dev requirements/ray.txt
+	$(INSTALL) --require-hashes --requirement requirements/ray.txt
 	touch $@
 
 # A .venv keeps the torch that it was made with.
@@ -110,9 +114,9 @@ format: setup ## Apply ruff's fixes and formatting
 test-fast: setup ## Run the fast unit tests (under a minute on two cores)
 	$(BIN)/pytest tests/unit -m "not gpu and not slow" $(PARALLEL)
 
-test: setup ## Run all tests except gpu and golden (about eight minutes on two cores)
+test: setup ## Run all tests except gpu, golden and ray (about eight minutes on two cores)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed $(EXAMPLE_DIR)/node_modules/.installed; fi
-	$(BIN)/pytest -m "not gpu and not golden" $(PARALLEL)
+	$(BIN)/pytest -m "not gpu and not golden and not ray" $(PARALLEL)
 
 test-lowest: setup ## Run the fast tests with the oldest versions that pyproject.toml admits (3 GB of downloads)
 	bash scripts/test_lowest.sh
@@ -163,6 +167,9 @@ generate: setup ## Write the generated files: pages of docs/reference/ and the G
 	$(BIN)/python scripts/errors.py
 	$(BIN)/python scripts/commands.py
 	$(BIN)/python scripts/dashboard.py
+
+test-ray: $(VENV)/.ray ## Start Ray clusters on loopback, and kill and freeze what can be (RAYTIME; installs Ray, 285 MB)
+	bash scripts/test_ray.sh
 
 test-golden: setup ## Check the authors' golden losses; needs IMPASTO_GOLDEN (see tests/golden/test_authors.py)
 	$(BIN)/pytest tests/golden -m golden
