@@ -141,6 +141,10 @@ soak-attack: setup ## Attack a real server as a single client could, then 20,000
 soak-world: setup ## Send 5,000 small jobs with odd files, names and links (a quarter of an hour or more)
 	$(BIN)/python -m tests.soak.world
 
+soak-cluster: setup ## 40 random faults of three hosts with a fake engine, 20 with the real one (ten minutes)
+	$(BIN)/python -m tests.soak.cluster --faults 40 --jobs 60
+	$(BIN)/python -m tests.soak.cluster --faults 20 --jobs 20 --real
+
 bench: setup ## Measure the engine; writes benchmarks/results/
 	$(BIN)/python benchmarks/engine.py
 
