@@ -95,12 +95,13 @@ proto: .venv-proto/.installed ## Generate the stubs from the contract
 	PATH="$$PWD/.venv-proto/bin:$$PATH" .venv-proto/bin/python -m grpc_tools.protoc -Iproto \
 		--python_out=client --pyi_out=client --grpc_python_out=client --mypy_grpc_out=quiet:client $(PROTO)
 
-lint: setup .venv-proto/.installed ## ruff, mypy strict, import contracts, stubs up to date, buf lint and breaking
+lint: setup .venv-proto/.installed ## ruff, mypy strict, import contracts, generated files current, deploy/, buf lint and breaking
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_generated.py
+	BIN=$(abspath $(BIN)) bash scripts/check_deploy.sh
 	BIN=$(BIN) BASE=$(BASE) NODE_DIR=$(NODE_DIR) MAKE=$(MAKE) bash scripts/check_contract.sh
 
 format: setup ## Apply ruff's fixes and formatting
