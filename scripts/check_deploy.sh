@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the files of deploy/ with their own tools. Those that pip installs always run; kubectl, docker-compose and promtool where
-# they are.
+# Checks the files of deploy/ with their own tools. Those that pip installs always run; kubectl, compose and promtool where they
+# are.
 set -euo pipefail
 cd "$(dirname "$0")/../deploy"
 "$BIN/check-jsonschema" --quiet --builtin-schema vendor.compose-spec compose.yml compose.gpu.yml
@@ -15,10 +15,12 @@ if command -v kubectl >/dev/null; then
   done
   checked+=", kustomize"
 fi
-if command -v docker-compose >/dev/null; then
-  docker-compose -f compose.yml -f compose.gpu.yml config --quiet
-  checked+=", docker-compose"
-fi
+for compose in "docker compose" docker-compose; do
+  if $compose version >/dev/null 2>&1; then
+    $compose -f compose.yml -f compose.gpu.yml config --quiet
+    checked+=", $compose"
+  fi
+done
 if command -v promtool >/dev/null; then
   promtool check rules --lint-fatal prometheus/alerts.yml >/dev/null
   checked+=", promtool"
