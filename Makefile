@@ -21,7 +21,7 @@ PARALLEL ?= --numprocesses 2 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup update test-lowest test-pythons sbom weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate dashboard test-golden samples builtin-weights docker clean
+.PHONY: help setup update test-languages test-lowest test-pythons sbom weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate dashboard test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -113,7 +113,11 @@ test-fast: setup ## Run the fast unit tests (under a minute on two cores)
 
 test: setup ## Run all tests except gpu and golden (about eight minutes on two cores)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed $(EXAMPLE_DIR)/node_modules/.installed; fi
-	$(BIN)/pytest -m "not gpu and not golden" $(PARALLEL)
+	$(BIN)/pytest -m "not gpu and not golden and not languages" $(PARALLEL)
+
+test-languages: setup ## Generate stubs for Go, TypeScript and Java, compile and run them (packages of tests/languages.txt; a minute)
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed $(EXAMPLE_DIR)/node_modules/.installed; fi
+	$(BIN)/pytest tests/integration/test_languages.py -m languages
 
 test-lowest: setup ## Run the fast tests with the oldest versions that pyproject.toml admits (3 GB of downloads)
 	bash scripts/test_lowest.sh
@@ -159,11 +163,12 @@ bench-load: setup ## Measure the maximum call rate of impasto load
 docs-pictures: setup ## Repeat the report's comparison of Adam and L-BFGS: prints the table, pictures go to docs/build/
 	$(BIN)/python benchmarks/report.py
 
-generate: setup ## Write the generated files: pages of docs/reference/ and the Grafana dashboard
+generate: setup .venv-proto/.installed ## Write the generated files: pages of docs/reference/ and the Grafana dashboard
 	$(BIN)/python scripts/parameters.py
 	$(BIN)/python scripts/errors.py
 	$(BIN)/python scripts/commands.py
 	$(BIN)/python scripts/dashboard.py
+	$(BIN)/python scripts/api.py
 
 dashboard: setup ## Draw the dashboard's queries with a real Prometheus and a server under load: docs/build/dashboard.png (five minutes)
 	$(BIN)/python scripts/dashboard_preview.py
