@@ -99,6 +99,7 @@ lint: setup .venv-proto/.installed ## ruff, mypy strict, import contracts, gener
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/check_examples.py
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_generated.py
 	BIN=$(abspath $(BIN)) bash scripts/check_deploy.sh
