@@ -34,7 +34,7 @@ def main() -> int:
                 target = Path(folder) / f"block_{len(names)}.py"
                 target.write_text("\n" * line + block)  # so that mypy's line numbers are the page's
                 names[str(target)] = str(page.relative_to(ROOT))
-        examples = map(str, sorted((ROOT / "examples").rglob("[!.]*.py")))
+        examples = [str(path) for path in sorted((ROOT / "examples").rglob("*.py")) if "node_modules" not in path.parts]
         options = ["--strict", "--disable-error-code", "top-level-await", "--config-file", str(ROOT / "pyproject.toml")]
         command = [sys.executable, "-m", "mypy", *options, "--no-error-summary", *names, *examples]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -42,8 +42,8 @@ def main() -> int:
     for target, page_name in names.items():
         said = re.sub(rf"\S*{re.escape(Path(target).name)}", page_name, said)
     print(said, end="")
-    print(f"{len(names)} blocks of Python in the documents were checked")
-    return done.returncode if names else 1
+    print(f"{len(names)} blocks of Python in the documents and {len(examples)} examples were checked")
+    return done.returncode if names and examples else 1
 
 
 if __name__ == "__main__":

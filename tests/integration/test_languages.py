@@ -16,12 +16,10 @@ from pathlib import Path
 import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
-from PIL import Image
 
-from impasto_server.auth.tokens import new_token
 from tests.conftest import ROOT, ServerProcess
 from tests.integration.contract.test_tls import certificate
-from tests.links import Link
+from tests.paints import check_example
 
 pytestmark = [pytest.mark.languages, pytest.mark.timeout(300)]  # the first build compiles the libraries of Go
 NODE = ROOT / "tests/integration/contract/node/node_modules"
@@ -89,43 +87,16 @@ def go_example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "paint"
 
 
-def paint(program: Path, address: str, where: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [str(program), address, "p.png", "s.png", "o.png"]
-    given = {"PATH": os.environ["PATH"], "SIZE": "48", "STEPS": "30", **environment}
-    return subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=100, env=given, check=False)
-
-
 def test_the_go_example_paints_over_a_bad_link(go_example: Path, tmp_path: Path, png: Callable[..., bytes]) -> None:
     """With a token and TLS: it submits, watches every step once, resumes where the connection was lost, and decodes errors."""
-    (tmp_path / "p.png").write_bytes(png())
-    (tmp_path / "s.png").write_bytes(png(seed=1))
-    token, line = new_token("ann")
-    (tmp_path / "tokens").write_text(line + "\n")
     key, own = certificate("server")
     (tmp_path / "server.pem").write_bytes(own.public_bytes(serialization.Encoding.PEM))
-    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    form = serialization.PrivateFormat.PKCS8
+    secret = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
     (tmp_path / "server.key").write_bytes(secret)
-    files = ("--tls-cert", str(tmp_path / "server.pem"), "--tls-key", str(tmp_path / "server.key"))
-    server = ServerProcess("--tokens", str(tmp_path / "tokens"), *files)
+    serve = ("--tls-cert", str(tmp_path / "server.pem"), "--tls-key", str(tmp_path / "server.key"))
     trusted = {"IMPASTO_TLS_CA": str(tmp_path / "server.pem")}
-    try:
-        done = paint(go_example, server.address, tmp_path, **trusted)
-        assert done.returncode == 1
-        assert "TOKEN_MISSING" in done.stderr
-        trusted["IMPASTO_TOKEN"] = token
-        done = paint(go_example, server.address, tmp_path, **trusted, SIZE="5")
-        assert (done.returncode, done.stderr.strip().split(" | ")[1:]) == (1, ["INVALID_FIELD", "parameters.size_px"])
-        for seed in range(2):
-            with Link(server.address, cuts=1, cut_within=(9_000, 14_000), seed=seed) as link:
-                done = paint(go_example, link.address, tmp_path, **trusted)
-                assert done.returncode == 0, done.stderr
-                assert link.cut == 1
-            steps = [int(line.split()[1]) for line in done.stdout.splitlines()]
-            assert steps == list(range(1, 31))
-            with Image.open(tmp_path / "o.png") as image:
-                assert max(image.size) == 48
-    finally:
-        assert server.stop() == 0
+    check_example([go_example], tmp_path, png, *serve, cut_within=(9_000, 14_000), **trusted)
 
 
 def test_buf_makes_go_stubs_that_the_example_takes(tmp_path: Path) -> None:
