@@ -26,6 +26,10 @@ _KUBERNETES_VARIABLES = re.compile(r"IMPASTO_(\w+_)?(PORT|SERVICE)(_\w+)?")
 """Variables that Kubernetes sets for a service called impasto."""
 
 
+STOP_ALLOWANCE_S = 30
+"""Time beyond the grace time that an orchestrator must allow for a stop: for states, last answers, traces and the disk."""
+
+
 class ConfigError(ValueError):
     """An invalid setting; the message names it."""
 
@@ -95,7 +99,11 @@ class ServerConfig:
     max_message_bytes: int = _setting(64 * MIB, "Largest message in either direction, in bytes.")
     max_styles: int = _setting(8, "Maximum number of styles of a job.")
     heartbeat_s: float = _setting(5.0, "Seconds without an event after which a watcher gets a heartbeat.")
-    grace_s: float = _setting(30.0, "Seconds that running jobs may take to finish after SIGTERM.", zero=True)
+    grace_s: float = _setting(
+        30.0,
+        f"Seconds that running jobs may take to finish after SIGTERM; the orchestrator must allow {STOP_ALLOWANCE_S} s more.",
+        zero=True,
+    )
     retention_s: float = _setting(3600.0, "Seconds that an ended job and its picture are kept.")
     max_ended_jobs: int = _setting(500, "Maximum number of ended jobs that are kept.")
     data_dir: str = _setting(
