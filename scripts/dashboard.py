@@ -213,8 +213,8 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
 """Rows: title and panels. Panels: title, unit, and queries with their legends."""
 
 
-COLLAPSED = ("GPU",)
-"""Rows that start folded: a server without a GPU has no data for them."""
+COLLAPSED = ("Workers on other machines", "GPU")
+"""Rows that start folded: many servers have no data for them."""
 LOGARITHMIC = ("Call duration (p99)",)
 """Panels with values of several magnitudes: Progress lasts as long as a job, GetJob a millisecond."""
 
