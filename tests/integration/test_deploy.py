@@ -82,10 +82,10 @@ def test_the_dashboard_is_what_its_script_writes() -> None:
     board = json.loads((DEPLOY / "grafana/impasto.json").read_text())
     assert board == module.dashboard(), "run make generate"
     taken: set[tuple[int, int, int]] = set()
-    rows = [row["id"] for row in board["panels"] if row.get("collapsed")]  # unfolding one moves those below it
     for panel in flattened(board["panels"]):
         place = panel["gridPos"]
-        inside = max((row for row in rows if row < panel["id"]), default=0)
+        # Unfolding a row moves those below it.
+        inside = next((row["id"] for row in board["panels"] if panel in row.get("panels", [])), 0)
         cells = {(inside, place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
         assert not cells & taken, panel["title"]
         taken |= cells
