@@ -174,7 +174,7 @@ class RemoteWorker:
         if before is not None:
             await asyncio.wait([before])
         if job_id not in self._checkpoints:
-            received.unlink(missing_ok=True)  # it has ended meanwhile
+            await asyncio.to_thread(received.unlink)  # it has ended meanwhile
             return
 
         def save() -> None:
@@ -189,7 +189,7 @@ class RemoteWorker:
             await asyncio.to_thread(save)
         except OSError as error:
             logger.warning("cannot keep the checkpoint of job %s: %s", job_id, error)
-            received.unlink(missing_ok=True)
+            await asyncio.to_thread(received.unlink, missing_ok=True)
         else:
             self._pass_on(Checkpointed(job_id, size))
 
