@@ -219,7 +219,7 @@ def tokens(folder: Path) -> Path:
 def add_in(running: Cluster, place: Namespace, server: str) -> object:
     """Add a host in a namespace."""
     command = ["ip", "netns", "exec", place.name, sys.executable, "-m", "tests.integration.cluster.fake_process"]
-    return running._add("far", [*command, server, "far", "far-host", "same"], FAKE_STEP_S=str(STEP_S))
+    return running._add("far", [*command, "--join", server, "--name", "far", "--host", "far-host"], FAKE_STEP_S=str(STEP_S))
 
 
 def main() -> None:

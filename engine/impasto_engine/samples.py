@@ -83,7 +83,7 @@ class Entrant:
     """A sample that is ready to join a batch. Making one costs network passes; adding it to a batch costs a copy.
 
     Attributes:
-        objective: The objective to minimise.
+        objective: The objective to minimize.
         optimizer: The optimizer that the state belongs to.
         state: The optimizer state on the batch's device, with a batch axis of length one.
         step: Number of completed steps.
@@ -116,7 +116,7 @@ def entrant(
     """Return a sample with a new optimizer state.
 
     Args:
-        objective: The objective to minimise.
+        objective: The objective to minimize.
         canvas: The initial canvas, on the batch's device.
         optimizer: The optimizer to use.
         learning_rate: Learning rate of the optimizer.

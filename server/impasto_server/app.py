@@ -29,7 +29,9 @@ from impasto_server.api.service import StyleTransferService
 from impasto_server.auth.tls import ServerTls, TlsError, common_name
 from impasto_server.auth.tokens import Principal, TokenFileError, Tokens
 from impasto_server.cluster.hub import WorkerHub
+from impasto_server.cluster.launcher import LauncherError
 from impasto_server.cluster.port import WorkerPort, worker_server
+from impasto_server.cluster.setup import manager
 from impasto_server.config import MIB, ServerConfig
 from impasto_server.domain.errors import ServiceError
 from impasto_server.housekeeping import Housekeeping
@@ -149,7 +151,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     await housekeeping.set_health(serving=False)
     await server.start()
     jobs.pool.start()
-    await joining.open()
+    await _open(joining)
     tasks = housekeeping.start()
     beating = asyncio.create_task(housekeeping.beat())  # until the end: a draining server is alive
     logger.info("listening on %s:%d%s", host, port, ", with TLS" if tls else "")
@@ -186,7 +188,7 @@ def _worker_port(config: ServerConfig, jobs: Assembly, metrics: Metrics, tls: Se
     """Return the port for workers on other machines.
 
     Raises:
-        StartError: If the address is unavailable or the token file cannot be used.
+        StartError: If the address is unavailable, or the token file or a setting of the cluster cannot be used.
     """
     if not config.worker_listen:
         return WorkerPort()
@@ -195,7 +197,23 @@ def _worker_port(config: ServerConfig, jobs: Assembly, metrics: Metrics, tls: Se
     server = worker_server(hub)
     host, port = _listen("worker_listen", config.worker_listen, server, tls)
     logger.info("workers may join at %s:%d%s", host, port, ", with TLS" if tls else "")
-    return WorkerPort(f"{host}:{port}", hub, server)
+    address = f"{host}:{port}"
+    try:
+        return WorkerPort(address, hub, server, manager(config, jobs, address))
+    except ValueError as error:
+        raise StartError(f"cluster: {error}") from None
+
+
+async def _open(joining: WorkerPort) -> None:
+    """Accept workers.
+
+    Raises:
+        StartError: If the cluster can never start any.
+    """
+    try:
+        await joining.open()
+    except LauncherError as error:
+        raise StartError(f"cluster: {error}") from None
 
 
 def _listen(name: str, address: str, server: grpc.aio.Server, tls: ServerTls | None) -> tuple[str, int]:

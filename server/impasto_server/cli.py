@@ -138,8 +138,10 @@ def _check_weights(choice: str) -> None:
 @click.option("--scratch", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures and checkpoints.")
 @click.option("--cuda-graphs", is_flag=True, help="As for 'impasto serve'.")
 @click.option("--once", is_flag=True, help="End when the connection is lost, instead of dialling again.")
-@click.option("--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS))
-@click.option("--log-format", default="console", show_default=True, type=click.Choice(["console", "json"]))
+@click.option("--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS), help="As for 'impasto serve'.")
+@click.option(
+    "--log-format", default="console", show_default=True, type=click.Choice(["console", "json"]), help="As for 'impasto serve'."
+)
 def worker(*, log_level: str, log_format: str, **options: Any) -> None:
     """Lend this machine's devices to a server, until SIGTERM or Ctrl-C; their jobs then continue elsewhere.
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class StyleTransferServiceStub(object):
-    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    """Paints pictures: optimizes a canvas until its features in a convolutional network match those of a content image and
     their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
@@ -119,7 +119,7 @@ class StyleTransferServiceStub(object):
 
 
 class StyleTransferServiceServicer(object):
-    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    """Paints pictures: optimizes a canvas until its features in a convolutional network match those of a content image and
     their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
@@ -331,7 +331,7 @@ def add_StyleTransferServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class StyleTransferService(object):
-    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    """Paints pictures: optimizes a canvas until its features in a convolutional network match those of a content image and
     their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 

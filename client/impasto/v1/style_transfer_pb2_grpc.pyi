@@ -24,7 +24,7 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class StyleTransferServiceStub:
-    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    """Paints pictures: optimizes a canvas until its features in a convolutional network match those of a content image and
     their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
@@ -133,7 +133,7 @@ class StyleTransferServiceStub:
     """Describes the server: version, devices, networks, presets, limits and queue."""
 
 class StyleTransferServiceAsyncStub:
-    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    """Paints pictures: optimizes a canvas until its features in a convolutional network match those of a content image and
     their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
@@ -241,7 +241,7 @@ class StyleTransferServiceAsyncStub:
     """Describes the server: version, devices, networks, presets, limits and queue."""
 
 class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
-    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    """Paints pictures: optimizes a canvas until its features in a convolutional network match those of a content image and
     their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 

@@ -205,6 +205,7 @@ class Desk:
         if job.uploading or time.monotonic() < job.next_upload:
             return
         job.uploading = True
+        self._flush()  # a job that resumes from this checkpoint must have no gap in its steps
 
         async def send() -> AsyncIterator[pb.JoinRequest]:
             began = time.monotonic()

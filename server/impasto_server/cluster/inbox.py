@@ -20,6 +20,7 @@ class Inbox:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._open: dict[tuple[int, str], tuple[BinaryIO, int]] = {}
+        self._finished = 0
 
     async def take(self, piece: pb.Piece) -> Path | None:
         """Add a piece; return the file when it is complete. The caller moves it away.
@@ -51,7 +52,9 @@ class Inbox:
         if at < piece.size_bytes:
             return None
         self._drop(key)
-        return path
+        # The next file of this name may begin to arrive while this one is still being checked and moved.
+        self._finished += 1
+        return path.replace(path.with_name(f"{self._finished}.{path.name}"))
 
     def _drop(self, key: tuple[int, str]) -> None:
         file, _ = self._open.pop(key, (None, 0))

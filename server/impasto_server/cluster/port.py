@@ -9,6 +9,7 @@ import grpc
 
 from impasto.worker.v1 import worker_pb2_grpc as pb_grpc
 from impasto_server.cluster.hub import WorkerHub
+from impasto_server.cluster.manager import ClusterManager
 from impasto_server.cluster.wire import CHANNEL_OPTIONS
 
 
@@ -20,19 +21,29 @@ class WorkerPort:
         address: HOST:PORT that it listens on; empty without a hub.
         hub: Serves the streams.
         server: Not started yet.
+        manager: Starts workers; None if they come by themselves.
     """
 
     address: str = ""
     hub: WorkerHub | None = None
     server: grpc.aio.Server | None = None
+    manager: ClusterManager | None = None
 
     async def open(self) -> None:
-        """Accept workers."""
+        """Accept workers, and start them.
+
+        Raises:
+            LauncherError: If workers can never be started.
+        """
         if self.server is not None:
             await self.server.start()
+        if self.manager is not None:
+            await self.manager.start()
 
     async def close(self) -> None:
-        """End all streams."""
+        """End all workers and streams."""
+        if self.manager is not None:
+            await self.manager.stop()
         if self.hub is not None:
             await self.hub.close()
         if self.server is not None:

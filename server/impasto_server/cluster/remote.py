@@ -174,7 +174,8 @@ class RemoteWorker:
         if before is not None:
             await asyncio.wait([before])
         if job_id not in self._checkpoints:
-            return  # it has ended meanwhile
+            await asyncio.to_thread(received.unlink)  # it has ended meanwhile
+            return
 
         def save() -> None:
             if not checkpoint_format.is_whole(received):
@@ -188,6 +189,7 @@ class RemoteWorker:
             await asyncio.to_thread(save)
         except OSError as error:
             logger.warning("cannot keep the checkpoint of job %s: %s", job_id, error)
+            await asyncio.to_thread(received.unlink, missing_ok=True)
         else:
             self._pass_on(Checkpointed(job_id, size))
 

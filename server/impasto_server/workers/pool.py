@@ -359,6 +359,14 @@ class WorkerPool:
             logger.info("worker %s is draining", name, extra={"device": name})
             self._receiver.on_draining(name)
 
+    def resume(self, name: str) -> None:
+        """Give a draining worker jobs again."""
+        status = self._workers.get(name)
+        if status is not None and status.draining:
+            status.draining = False
+            logger.info("worker %s gets jobs again", name, extra={"device": name})
+            self._receiver.on_memory(name)
+
     def start(self) -> None:
         """Start the workers."""
         for status in self.workers:

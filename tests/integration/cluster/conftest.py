@@ -57,7 +57,8 @@ class Cluster:
     def add(self, name: str, *, host: str = "", server: str = "", weights: str = "same", **environment: str) -> Host:
         """Add a host with a fake engine."""
         command = [sys.executable, "-m", "tests.integration.cluster.fake_process"]
-        command += [server or self.running.worker_address, name, host or f"host-{name}", weights]
+        command += ["--join", server or self.running.worker_address, "--name", name]
+        command += ["--host", host or f"host-{name}", "--weights", weights]
         return self._add(name, command, **environment)
 
     def _add(self, name: str, command: list[str], **environment: str) -> Host:

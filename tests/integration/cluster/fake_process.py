@@ -5,6 +5,7 @@ A step that is left out or done twice gives another picture. Run as a program, i
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import hashlib
 import os
@@ -142,9 +143,13 @@ if __name__ == "__main__":
     from impasto_server.observability import logs
 
     logs.set_up("info", "console")
-    server, name, host, *more = sys.argv[1:]
-    weights = more[0] if more else "same"
+    parser = argparse.ArgumentParser()
+    for option in ("--join", "--name", "--host", "--device", "--weights", "--token-file"):
+        parser.add_argument(option)
+    parser.add_argument("--once", action="store_true")
+    given = parser.parse_args()
+    about = {"name": given.name, "host": given.host, "weights": given.weights or "same", "once": given.once}
     try:
-        run_worker(["cpu"], server=server, name=name, host=host, weights=weights, once="--once" in more, make=FakeProcess)
+        run_worker([given.device or "cpu"], server=given.join, make=FakeProcess, **about)
     except ProgramError as error:
         sys.exit(f"Error: {error}")

@@ -195,6 +195,25 @@ async def test_a_checkpoint_that_arrives_damaged_is_not_kept(tmp_path: Path) -> 
             await asyncio.sleep(0)
         assert is_whole(tmp_path / "job")
     assert reports == [Checkpointed("a", len(good))] * 2
+    assert not list((tmp_path / "in").iterdir())
+
+
+async def test_checkpoints_that_follow_closely_are_all_kept(tmp_path: Path) -> None:
+    """The next one begins to arrive while the one before is being checked."""
+    (tmp_path / "in").mkdir()
+    worker = remote(tmp_path / "in")
+    reports: list[Any] = []
+    worker.start(reports.append, lambda _: None)
+    worker.send(Start("a", whole_spec(), str(tmp_path / "job")))
+    for number in range(5):
+        body = bytes([number]) * 300_000
+        data = MAGIC + hashlib.sha256(body).digest() + body
+        async for piece in pieces(pb.FILE_KIND_CHECKPOINT, "a", data):
+            await worker.take(pb.JoinRequest(piece=piece))
+    while worker._saving:
+        await asyncio.sleep(0.01)
+    assert reports == [Checkpointed("a", len(data))] * 5
+    assert (tmp_path / "job").read_bytes() == data
 
 
 @pytest.mark.parametrize(
