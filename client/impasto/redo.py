@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 
@@ -87,7 +87,7 @@ def provenance(path: Path) -> dict[str, Any]:
     return _provenance(path, path)
 
 
-def _provenance(file: Path | io.BytesIO, name: object) -> dict[str, Any]:
+def _provenance(file: Path | IO[bytes], name: object) -> dict[str, Any]:
     try:
         with Image.open(file) as image:
             values = _metadata(image)
@@ -119,17 +119,17 @@ def recipe(path: Path, search: Iterable[Path] = ()) -> Recipe:
         raise _unusable(path, f"its metadata on how it was made is invalid: {error}") from None
 
 
-def recipe_of(data: bytes, name: str) -> Recipe:
-    """Return how to reproduce a picture, given its file's bytes. No file is searched: all sources are uploads on the server.
+def recipe_of(file: IO[bytes], name: str) -> Recipe:
+    """Return how to reproduce a picture, given its open file. No other file is searched: all sources are uploads on the server.
 
     Args:
-        data: The picture's file.
+        file: The picture's file, open in binary mode.
         name: What errors call it.
 
     Raises:
         InvalidRequest: As for :func:`recipe`.
     """
-    values = _provenance(io.BytesIO(data), name)
+    values = _provenance(file, name)
     try:
         return _recipe(values, _wanted(values), {})
     except _InvalidMetadata as error:

@@ -20,6 +20,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from impasto.installing import needs
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 from impasto_server.api import validation
@@ -42,6 +43,7 @@ from impasto_server.store.base import JobStore
 from impasto_server.store.memory import MemoryStore
 from impasto_server.store.sqlite import DataError, DurableStore
 from impasto_server.store.uploads import Uploads
+from impasto_server.web import Web, missing
 from impasto_server.workers.messages import WorkerSettings
 from impasto_server.workers.process import ProcessWorker, WorkerHandle
 
@@ -138,10 +140,10 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     service = StyleTransferService(jobs.dispatcher, jobs.pool, config, version, uploads, decoders, metrics)
     servicer = _add_services(server, service)
     host, port = _listen(config, server, tls)
+    web = _web(config, server, closing)
     metrics.registry.register(Machine(jobs.pool.processes))
     pulse = Pulse()
     operations = _serve_operations(config, metrics, pulse)
-    _warn_if_exposed(config)
     housekeeping = Housekeeping(jobs, (SERVICE,), servicer, pulse, metrics, version, uploads, gate, tls, tokens)
     await housekeeping.set_health(serving=False)
     await server.start()
@@ -150,7 +152,8 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     beating = asyncio.create_task(housekeeping.beat())  # until the end: a draining server is alive
     logger.info("listening on %s:%d%s", host, port, ", with TLS" if tls else "")
     try:
-        yield RunningServer(f"{host}:{port}", jobs, metrics)
+        async with _page(web):
+            yield RunningServer(f"{host}:{port}", jobs, metrics)
     finally:
         for task in tasks:
             task.cancel()
@@ -182,7 +185,31 @@ def _listen(config: ServerConfig, server: grpc.aio.Server, tls: ServerTls | None
         port = server.add_secure_port(config.listen, tls.credentials()) if tls else server.add_insecure_port(config.listen)
     except RuntimeError:
         raise StartError(f"listen: cannot listen on {config.listen}: {_listen_error(config.listen)}") from None
+    _warn_if_exposed(config)
     return config.listen.rpartition(":")[0], port
+
+
+def _web(config: ServerConfig, server: grpc.aio.Server, closing: contextlib.ExitStack) -> Web | None:
+    """Return the page, and listen on the socket that it calls; None if there is none.
+
+    Raises:
+        StartError: If a library is missing, or the socket cannot be made.
+    """
+    if not config.web:
+        return None
+    if lacking := missing():
+        raise StartError(needs("--web", lacking, "web"))
+    web = Web(config)
+    closing.callback(web.close)
+    try:
+        server.add_insecure_port(web.target)
+    except RuntimeError:
+        raise StartError(f"web: cannot listen on {web.target}; is TMPDIR too long a path?") from None
+    return web
+
+
+def _page(web: Web | None) -> contextlib.AbstractAsyncContextManager[None]:
+    return web.serving() if web else contextlib.nullcontext()
 
 
 def _listen_error(address: str) -> str:
