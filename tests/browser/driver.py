@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
@@ -31,6 +32,9 @@ for (const [name, type, text] of files) {
 for (const name of ["dragenter", "dragover", "drop"])
   document.querySelector(target).dispatchEvent(new DragEvent(name, {bubbles: true, cancelable: true, dataTransfer: data}));
 """
+
+NAMED = """return [...document.querySelectorAll(arguments[0])].flatMap(root => [...root.querySelectorAll("button, a, summary")])
+    .filter(item => [item.innerText.trim(), item.getAttribute("aria-label")].includes(arguments[1]))"""
 
 
 class Page:
@@ -80,11 +84,14 @@ class Page:
         """Press the button with a text or label, as a user would: it must be visible."""
 
         def press() -> bool:
-            for item in self.all(f"{within} button, {within} a, {within} summary"):
-                if name in (item.text, item.get_attribute("aria-label")) and item.is_displayed() and item.is_enabled():
-                    self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", item)
-                    item.click()
-                    return True
+            try:
+                for item in self.driver.execute_script(NAMED, within, name):
+                    if item.is_displayed() and item.is_enabled():
+                        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", item)
+                        item.click()
+                        return True
+            except StaleElementReferenceException:  # the page has drawn it anew
+                pass
             return False
 
         self.wait(press, f"a button {name!r}", 10)
@@ -104,12 +111,17 @@ class Page:
             "for (const e of document.querySelectorAll('details')) if (e.contains(arguments[0])) e.open = true", item
         )
         if item.tag_name == "select":
-            script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change', {bubbles: true}))"
-            self.driver.execute_script(script, item, value)
+            self.choose(f"#set-{field}", value)
             return
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", item)
         item.clear()
         item.send_keys(value + "\t")
+
+    def choose(self, selector: str, value: str) -> None:
+        """Give a slider or a list a value."""
+        script = """arguments[0].value = arguments[1];
+            for (const name of ["input", "change"]) arguments[0].dispatchEvent(new Event(name, {bubbles: true}))"""
+        self.driver.execute_script(script, self.find(selector), value)
 
     def state(self) -> str:
         """Return the state of the job that is shown."""

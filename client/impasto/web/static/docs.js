@@ -13,7 +13,7 @@ function type(schema = {}) {
   return el("span", {}, [schema.format || schema.contentEncoding || schema.type || "any", schema.enum ? `: ${schema.enum.join(", ")}` : ""].join(""));
 }
 
-const table = (heads, rows) => el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))), el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((cell) => el("td", {}, cell)))))));
+const table = (heads, rows) => el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Table" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))), el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((cell) => el("td", {}, cell)))))));
 
 function fields(schema) {
   return table(["field", "type", "meaning"], Object.entries(schema.properties || {}).map(([name, field]) => [el("code", {}, name), type(field), field.description || ""]));

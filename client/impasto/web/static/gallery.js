@@ -73,7 +73,7 @@ export class Card {
     this.name = el("b", {});
     this.state = el("span", {});
     const opener = el("button", { type: "button", onclick: () => open(this.job) }, el("span", { class: "thumb" }, this.image, this.empty), el("span", { class: "text" }, this.name, this.state));
-    this.node = el("li", { class: "card" }, opener, el("div", { class: "row" }, button("Use settings", () => use(this.job), { class: "link", "aria-label": `Use the settings of ${this.title()}` })));
+    this.node = el("li", { class: "card" }, opener, el("div", { class: "row" }, button("Use settings", () => use(this.job), { class: "link", "aria-label": `Use settings of ${this.title()}` })));
     this.node.show = () => this.thumbnail();
     seen.observe(this.node);
   }

@@ -83,7 +83,7 @@ function theme() {
   const apply = () => {
     if (chosen === "auto") delete document.documentElement.dataset.theme; else document.documentElement.dataset.theme = chosen;
     const text = { auto: "Auto", light: "Light", dark: "Dark" }[chosen];
-    $("theme").textContent = `\u25d0 ${text}`;
+    $("theme").replaceChildren(el("span", { "aria-hidden": "true" }, "\u25d0"), text);
     $("theme").setAttribute("aria-label", `${text}: colours of the page`);
   };
   $("theme").addEventListener("click", () => {
