@@ -48,10 +48,16 @@ class Page:
 
     def __init__(self, driver: Any, url: str, downloads: Path) -> None:
         self.driver, self.url, self.downloads = driver, url, downloads
+        self._logged: list[str] = []
 
     def open(self, path: str = "") -> None:
         """Open the page, and wait until it knows the server."""
-        self.driver.get(self.url + path)
+        for _ in range(5):
+            self._logged.clear()
+            self.driver.get(self.url + path)
+            # Chromium drops what it loads when a network of the machine comes or goes, as those of containers do.
+            if "ERR_NETWORK_CHANGED" not in self.console():
+                break
         self.wait(lambda: self.text("#about-text") not in ("", "Server"), "the page knows the server")
 
     def find(self, selector: str) -> WebElement:
@@ -146,13 +152,13 @@ class Page:
 
     def violations(self) -> list[str]:
         """Return the browser's complaints about the content security policy, and errors of scripts."""
-        found = self.driver.get_log("browser")
-        return [
-            item["message"] for item in found if "Content Security Policy" in item["message"] or "Uncaught" in item["message"]
-        ]
+        said = self.console().splitlines()
+        return [line for line in said if "Content Security Policy" in line or "Uncaught" in line]
 
     def console(self) -> str:
-        return "\n".join(str(item["message"]) for item in self.driver.get_log("browser"))
+        """Return all that the browser has logged; its own log is emptied by reading."""
+        self._logged += [str(item["message"]) for item in self.driver.get_log("browser")]
+        return "\n".join(self._logged)
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
         """Write a picture of the page."""

@@ -6,7 +6,6 @@ import io
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -289,6 +288,7 @@ def test_settings_come_back_from_the_gallery_and_from_a_file(page: Page, painter
         assert page.text("#photo .name") == "photo.png"
 
     forget()
+    page.wait(lambda: page.all("#gallery-list .card .link"), "the gallery")
     page.driver.execute_script("document.querySelector('#gallery-list .card .link').click()")
     back()
     forget()
@@ -362,28 +362,37 @@ def test_names_of_files_are_text(page: Page, png: Png) -> None:
 
 def test_everything_can_be_done_with_the_keyboard(page: Page, png: Png) -> None:
     """Tab reaches the samples and Paint, in the order of the page; Escape closes a dialog and focus is visible."""
-    page.driver.execute_script("document.querySelector('.skip').focus()")
-    page.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    page.wait(lambda: page.all("#style-samples button"), "the samples")
+    focused = "const item = document.activeElement; return [item.innerText.trim(), item.getAttribute('aria-label')]"
 
-    def tab_to(text: str) -> Any:
+    def press(key: str) -> None:
+        ActionChains(page.driver).send_keys(key).perform()
+
+    def tab_to(text: str) -> None:
         for _ in range(60):
-            item = page.driver.switch_to.active_element
-            if text in (item.text, item.get_attribute("aria-label")):
-                return item
-            item.send_keys(Keys.TAB)
+            if text in page.driver.execute_script(focused):
+                return
+            press(Keys.TAB)
         raise AssertionError(text)
 
-    tab_to("Use the sample fruit").send_keys(Keys.ENTER)
+    tab_to("Skip to the pictures")
+    press(Keys.ENTER)
+
+    tab_to("Use the sample fruit")
+    press(Keys.ENTER)
     page.wait(lambda: page.all("#photo .pic img[src]"), "the photo")
-    tab_to("Use the sample embers").send_keys(Keys.ENTER)
+    tab_to("Use the sample embers")
+    press(Keys.ENTER)
     page.wait(lambda: page.all("#styles .pic img[src]"), "the style")
     page.set("size_px", "48")
     page.set("steps", "2")
-    tab_to("Paint").send_keys(Keys.ENTER)
+    tab_to("Paint")
+    press(Keys.ENTER)
     page.reaches("Finished")
+    page.driver.execute_script("document.activeElement.blur()")
     page.find("#about-open").send_keys(Keys.ENTER)
     page.wait(lambda: "vgg16" in page.text("#about-body"), "the server's description")
-    page.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    press(Keys.ESCAPE)
     page.wait(lambda: not page.find("#about").is_displayed(), "the closed dialog")
 
 
