@@ -48,11 +48,12 @@ async function add(list, where = "") {
 }
 
 async function recipeOf(blob) {
+  if (!(await pictures.hasRecipe(blob))) return false;
   try {
     const spec = await (await request("/v1/recipe", { method: "POST", body: blob, headers: { "Content-Type": "application/octet-stream" } })).json();
     await onRecipe(spec);
     return true;
-  } catch { return false; } // most pictures were not painted here
+  } catch { return false; }
 }
 
 function place(kept, where) {

@@ -6,6 +6,7 @@ import * as compose from "/static/compose.js";
 import * as easel from "/static/easel.js";
 import * as errors from "/static/errors.js";
 import * as gallery from "/static/gallery.js";
+import * as pictures from "/static/pictures.js";
 import * as server from "/static/server.js";
 import * as settings from "/static/settings.js";
 import { uuid } from "/static/sha256.js";
@@ -18,10 +19,17 @@ async function submit(replaced = {}, requestId = uuid()) {
   errors.clear();
   settings.clearMarks();
   if (!settings.readable()) { errors.tell("Some settings cannot be read; they are marked."); return null; }
-  try {
+  const attempt = async () => {
     const spec = settings.fill(await patiently(() => compose.spec()), replaced);
     remember("pending", { requestId, spec });
-    return await deliver(requestId, spec);
+    return deliver(requestId, spec);
+  };
+  try {
+    return await attempt().catch((error) => {
+      if (!error.violations?.some((item) => item.field.endsWith("image_id"))) throw error;
+      pictures.lost(); // they have expired on the server: this browser still has them
+      return attempt();
+    });
   } catch (error) {
     errors.show(error, (violation) => settings.violated(violation) || compose.violated(violation));
     say("This cannot be painted.");

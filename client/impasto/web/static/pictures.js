@@ -6,6 +6,7 @@ import { sha256 } from "/static/sha256.js";
 const KEPT = 60;
 const memory = new Map();
 const urls = new Map();
+const uploaded = new Set();
 
 const opened = new Promise((done) => {
   try {
@@ -63,12 +64,17 @@ export async function url(sha) {
   return urls.get(sha);
 }
 
-/** Upload a file unless the server has it. */
+/** Upload a file unless it was uploaded before. */
 export async function upload(sha) {
+  if (uploaded.has(sha)) return;
   const local = memory.get(sha) || (await inStore("readonly", (store) => store.get(sha)))?.blob;
   if (!local) return; // it came from the server
   await request(`/v1/images/${sha}`, { method: "PUT", body: local, headers: { "Content-Type": "application/octet-stream" } });
+  uploaded.add(sha);
 }
+
+/** The server no longer has the files: they are uploaded again. */
+export const lost = () => uploaded.clear();
 
 /** Return a picture's bitmap; throws a readable error if the browser cannot decode it. */
 export async function bitmap(sha) {
@@ -85,4 +91,13 @@ export function picturesOf(list) {
   const files = Array.from(list || []);
   const good = files.filter((item) => /^image\/(png|jpeg|webp)$/.test(item.type) || (!item.type && /\.(png|jpe?g|webp)$/i.test(item.name)));
   return { good, bad: files.filter((item) => !good.includes(item)).map((item) => item.name || "a file") };
+}
+
+const MARK = new TextEncoder().encode('"impasto":');
+
+/** Whether a file says how it was made: the mark of our metadata is plain text in it. */
+export async function hasRecipe(blob) {
+  const bytes = new Uint8Array(await blob.arrayBuffer());
+  for (let at = bytes.indexOf(MARK[0]); at >= 0; at = bytes.indexOf(MARK[0], at + 1)) if (MARK.every((byte, index) => bytes[at + index] === byte)) return true;
+  return false;
 }
