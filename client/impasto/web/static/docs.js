@@ -2,6 +2,9 @@
 
 import { $, el } from "/static/dom.js";
 
+/** Show a text; what stands in backticks is code. */
+const said = (text) => text.split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
+
 const local = (ref) => ref.split("/").pop();
 const link = (name) => el("a", { href: `#${name}` }, name);
 
@@ -44,7 +47,7 @@ function operationNode(method, path, operation) {
   const good = answers.filter(([code]) => code < 400), bad = answers.filter(([code]) => code >= 400);
   return el("article", { class: "panel", id: operation.operationId },
     el("h3", {}, el("span", { class: "method" }, method.toUpperCase()), el("code", {}, path)),
-    el("p", { class: "said" }, operation.description), curl(method, path, operation),
+    el("p", { class: "said" }, ...said(operation.description)), curl(method, path, operation),
     operation.parameters?.length ? table(["parameter", "in", "type", "meaning"], operation.parameters.map((item) => [el("code", {}, item.name), item.in, type(item.schema), item.description || ""])) : null,
     operation.requestBody ? el("details", {}, el("summary", {}, "Body"), ...contents(operation.requestBody.content)) : null,
     ...good.map(([code, answer]) => el("div", {}, el("p", {}, el("b", {}, code), ` ${answer.description}`), ...contents(answer.content))),
@@ -61,8 +64,8 @@ async function show() {
       tags.get(tag).push(operationNode(method, path, operation));
     }
   }
-  const paragraphs = described.info.description.split("\n\n").map((text) => (text.startsWith("    ") ? el("pre", { tabindex: "0" }, text.trim()) : el("p", {}, text)));
-  const schemas = Object.entries(described.components.schemas).map(([name, schema]) => el("article", { class: "panel", id: name }, el("h3", {}, name), el("p", { class: "said" }, schema.description || ""), schema.properties ? fields(schema) : null));
+  const paragraphs = described.info.description.split("\n\n").map((text) => (text.startsWith("    ") ? el("pre", { tabindex: "0" }, text.trim()) : el("p", {}, ...said(text))));
+  const schemas = Object.entries(described.components.schemas).map(([name, schema]) => el("article", { class: "panel", id: name }, el("h3", {}, name), el("p", { class: "said" }, ...said(schema.description || "")), schema.properties ? fields(schema) : null));
   $("docs").replaceChildren(...paragraphs, ...[...tags].flatMap(([tag, nodes]) => [el("h2", {}, tag), ...nodes]), el("h2", {}, "Messages"), ...schemas);
   if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 }

@@ -14,7 +14,7 @@ export const MAIN = [
 export const MORE = [
   { key: "styleLoss", field: "style_loss", label: "Style loss", kind: "choice", choices: word("STYLE_LOSS", "gram", "covariance", "moments", "sliced", "histogram"), hint: "Feature statistics that define the style." },
   { key: "styleWeight", field: "style_weight", label: "Style weight", kind: "number" },
-  { key: "network", field: "network", label: "Network", kind: "network" },
+  { key: "network", field: "network", label: "Network", kind: "network", hint: "Such as vgg19:imagenet-v1, or alexnet:random-7 for random filters; empty for the server's." },
   { key: "init", field: "init", label: "Start from", kind: "choice", choices: [["INIT_CONTENT", "the photo"], ["INIT_NOISE", "noise"], ["INIT_STYLE", "the style"], ["INIT_IMAGE", "another picture"]] },
   { key: "seed", field: "seed", label: "Seed", kind: "int", hint: "Of the noise." },
   { key: "optimizer", field: "optimizer", label: "Optimizer", kind: "choice", choices: [["OPTIMIZER_LBFGS", "L-BFGS"], ["OPTIMIZER_ADAM", "Adam"]] },

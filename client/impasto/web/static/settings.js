@@ -21,8 +21,8 @@ export function build() {
   const presetRow = el("div", { class: "setting chosen" }, el("label", { for: "set-preset" }, "Preset"), choice);
   choice.addEventListener("change", () => { preset = choice.value; changed(); });
   $("settings").replaceChildren(presetRow, ...MAIN.map(row));
-  $("settings-more").replaceChildren(...MORE.map(row), ...OUTPUT.map(row));
-  $("settings-reset").addEventListener("click", () => { given.clear(); preset = presets.default ? "default" : preset; changed(); $("set-preset").focus(); });
+  $("settings-more").replaceChildren(...MORE.map(row), ...OUTPUT.map(row), el("datalist", { id: "networks" }));
+  $("settings-reset").addEventListener("click", () => { clearMarks(); given.clear(); preset = presets.default ? "default" : preset; changed(); $("set-preset").focus(); });
   refresh();
 }
 
@@ -37,8 +37,8 @@ export function describe(info) {
     const slider = fields.get(item.key)?.slider;
     if (slider && most[item.key]) slider.max = Math.min(2048, most[item.key]);
   }
-  const select = fields.get("network").input;
-  select.replaceChildren(el("option", { value: "" }, `default (${networks[0]?.id || "of the server"})`), ...networks.slice(1).map((item) => el("option", { value: item.id }, item.id)));
+  fields.get("network").input.placeholder = networks[0]?.id || "";
+  $("networks").replaceChildren(...networks.map((item) => el("option", { value: (item.id || "").replace("SEED", "1") })));
   refresh();
 }
 
@@ -46,13 +46,14 @@ function row(item) {
   const id = `set-${item.field}`;
   const label = el("label", { for: id }, item.label);
   let input, slider = null;
-  if (item.kind === "choice" || item.kind === "network") {
+  if (item.kind === "choice") {
     input = el("select", { id }, ...(item.choices || []).map(([key, text]) => el("option", { value: key }, text)));
   } else if (item.kind === "flag") {
     input = el("input", { id, type: "checkbox" });
   } else {
     const numeric = ["int", "number", "seconds"].includes(item.kind);
     input = el("input", { id, type: "text", inputmode: numeric ? "decimal" : "text", autocomplete: "off", spellcheck: "false", class: numeric ? "" : "wide" });
+    if (item.kind === "network") input.setAttribute("list", "networks");
   }
   if (item.max) {
     slider = el("input", { type: "range", min: item.log ? 0 : item.min, max: item.log ? 1000 : item.max, step: item.log ? 1 : item.step, "aria-label": `${item.label}, slider` });
@@ -81,6 +82,7 @@ function set(item, next) {
   const usual = item.group ? item.initial : presets[preset]?.[item.key];
   const same = next === undefined || (next === "" && !usual) || JSON.stringify(next) === JSON.stringify(usual) || (item.kind === "seconds" && next === "") || (item.kind === "schedule" && !next.length);
   if (same) given.delete(item.key); else given.set(item.key, next);
+  mark(item.key, "");
   changed();
 }
 
@@ -95,11 +97,10 @@ function refresh() {
   choice.value = preset;
   for (const { item, input, slider, whole } of fields.values()) {
     const now = value(item);
+    const unread = input.getAttribute("aria-invalid") === "true"; // what was typed there stays
     if (item.kind === "flag") input.checked = Boolean(now);
-    else if (item.kind === "network") {
-      if (now && given.has("network") && !Array.from(input.options).some((one) => one.value === now)) input.append(el("option", { value: now }, now));
-      input.value = given.get("network") || "";
-    } else if (document.activeElement !== input || slider === document.activeElement) input.value = toText(item, now);
+    else if (item.kind === "network") { if (document.activeElement !== input && !unread) input.value = given.get("network") || ""; }
+    else if (document.activeElement !== input && !unread) input.value = toText(item, now);
     if (slider && now !== undefined) slider.value = toSlider(item, Number(now));
     if (slider) slider.setAttribute("aria-valuetext", toText(item, now));
     whole.classList.toggle("changed", given.has(item.key));
@@ -129,7 +130,7 @@ export function violated({ field, description }) {
 
 /** Return whether every field can be read. */
 export function readable() {
-  for (const { input, item } of fields.values()) if (input.getAttribute("aria-invalid") !== "true" && item.kind !== "network") read(item);
+  for (const { input, item } of fields.values()) if (input.getAttribute("aria-invalid") !== "true") read(item);
   const bad = Array.from(fields.values()).find(({ input, wrong }) => input.getAttribute("aria-invalid") === "true" && !wrong.hidden);
   bad?.input.focus();
   return !bad;
@@ -153,6 +154,7 @@ export function fill(spec, replaced = {}) {
 
 /** Use the settings of another job: its parameters as they are filled in. */
 export function take({ parameters = {}, output = {}, priority }) {
+  clearMarks();
   given.clear();
   preset = presets[parameters.preset] ? parameters.preset : "default";
   const usual = presets[preset] || {};
