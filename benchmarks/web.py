@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import http.client
 import io
+import itertools
 import json
 import re
 import resource
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 CLI = [sys.executable, "-c", "from impasto.cli import main; main()"]
 CALLS, PAINTS, OPENING = 1000, 11, 100
 BODY_MIB = 200
+HEAD = b'--x\r\nContent-Disposition: form-data; name="content"; filename="a.png"\r\n\r\n'
 
 
 @contextlib.contextmanager
@@ -117,7 +119,7 @@ def refuse(page: str, gateway: psutil.Process) -> dict[str, Any]:
     before, found = gateway.memory_info().rss, {}
     for name, headers in (("declared", {"Content-Length": str(BODY_MIB << 20)}), ("chunked", {"Transfer-Encoding": "chunked"})):
         connection = http.client.HTTPConnection(urlsplit(page).netloc)
-        body = (bytes(1 << 20) for _ in range(BODY_MIB))
+        body = itertools.chain([HEAD], (bytes(1 << 20) for _ in range(BODY_MIB - 1)), [bytes((1 << 20) - len(HEAD))])
         kind = {"Content-Type": "multipart/form-data; boundary=x", **headers}
         most = before
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it was refused before all was sent
