@@ -12,6 +12,7 @@ import http.client
 import io
 import itertools
 import json
+import os
 import re
 import resource
 import signal
@@ -32,7 +33,7 @@ import impasto
 
 ROOT = Path(__file__).parents[1]
 CLI = [sys.executable, "-c", "from impasto.cli import main; main()"]
-CALLS, PAINTS, OPENING = 1000, 11, 100
+CALLS, PAINTS, OPENING, ROUNDS = 500, 11, 100, 3
 BODY_MIB = 200
 HEAD = b'--x\r\nContent-Disposition: form-data; name="content"; filename="a.png"\r\n\r\n'
 
@@ -114,6 +115,26 @@ def health(page: str, grpc_address: str) -> dict[str, Any]:
         }
 
 
+def compared(page: str, grpc_address: str, gateway: psutil.Process, job_ids: list[str], streams: int) -> dict[str, Any]:
+    """Return the latencies without streams, then with them, and what they cost."""
+    alone, before = health(page, grpc_address), gateway.memory_info().rss
+    command = [sys.executable, __file__, "--hold", page, str(streams), "--", *job_ids]
+    watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert watcher.stdout
+        assert watcher.stdout.readline() == "watching\n"
+        time.sleep(10)
+        began, busy = time.monotonic(), sum(gateway.cpu_times()[:2])
+        crowded, after = health(page, grpc_address), gateway.memory_info().rss
+        share = (sum(gateway.cpu_times()[:2]) - busy) / (time.monotonic() - began)
+    finally:
+        watcher.kill()
+        watcher.wait()
+    load = [round(item, 1) for item in os.getloadavg()]
+    cost = {"gateway_cpu": share, "gateway_mib": [before / 2**20, after / 2**20], "load_of_the_machine": load}
+    return {"alone": alone, "crowded": crowded, **cost}
+
+
 def refuse(page: str, gateway: psutil.Process) -> dict[str, Any]:
     """Send a body of 200 MiB, declared and not; return the codes and the growth of the gateway's memory."""
     before, found = gateway.memory_info().rss, {}
@@ -170,29 +191,16 @@ def main() -> None:
         painted, refused = first_paint(page), refuse(page, gateway)
         with impasto.Client(grpc_address) as client:
             jobs = [client.submit(out.getvalue(), out.getvalue(), size_px=64, steps=10_000) for _ in range(20)]
-            alone, before = health(page, grpc_address), gateway.memory_info().rss
-            command = [
-                sys.executable,
-                __file__,
-                "--hold",
-                page,
-                str(arguments.streams),
-                "--",
-                *(job.job_id for job in jobs[1:]),
-            ]
-            watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            assert watcher.stdout
-            assert watcher.stdout.readline() == "watching\n"
-            time.sleep(15)
-            crowded, after = health(page, grpc_address), gateway.memory_info().rss
-            watcher.kill()
-            watcher.wait()
+            ids = [job.job_id for job in jobs[1:]]
+            rounds = [compared(page, grpc_address, gateway, ids, arguments.streams) for _ in range(ROUNDS)]
     report = {
         **about(),
         "streams": arguments.streams,
-        "health_ms": {"alone": alone, "crowded": crowded},
-        "gateway_mib": {"before": before / 2**20, "after": after / 2**20},
-        "kib_per_stream": (after - before) / 1024 / arguments.streams,
+        "rounds": rounds,
+        "health_p99_ms": {
+            state: {name: statistics.median(item[state][name]["p99"] for item in rounds) for name in rounds[0][state]}
+            for state in ("alone", "crowded")
+        },
         "body_of_200_mib": refused,
         "first_paint": painted,
     }
