@@ -13,6 +13,7 @@ PROTO := proto/impasto/v1/style_transfer.proto proto/impasto/worker/v1/worker.pr
 STUBS := client/impasto/v1
 NODE_DIR := tests/integration/contract/node
 EXAMPLE_DIR := examples/typescript
+BROWSER_DIR := tests/browser
 # Waiting threads sleep instead of spinning in all commands run from here (engine/impasto_engine/threads.py).
 export GOMP_SPINCOUNT ?= 1000
 export KMP_BLOCKTIME ?= 1
@@ -21,7 +22,7 @@ PARALLEL ?= --numprocesses 2 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup update test-languages test-lowest test-pythons test-ray sbom weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world soak-cluster bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate dashboard test-golden samples builtin-weights docker clean
+.PHONY: help setup update test-languages test-lowest test-pythons test-ray sbom weights demo serve proto lint format test test-fast test-web test-gpu soak soak-attack soak-world soak-cluster bench bench-quality bench-threads bench-service bench-streams bench-web bench-load docs-pictures generate dashboard test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -81,6 +82,10 @@ $(EXAMPLE_DIR)/node_modules/.installed: $(EXAMPLE_DIR)/package.json
 	cd $(EXAMPLE_DIR) && npm install --silent --no-package-lock
 	touch $@
 
+$(BROWSER_DIR)/node_modules/.installed: $(BROWSER_DIR)/package.json
+	cd $(BROWSER_DIR) && npm install --silent --no-package-lock
+	touch $@
+
 $(NODE_DIR)/node_modules/.installed: $(NODE_DIR)/package.json
 	cd $(NODE_DIR) && npm install --silent --no-package-lock
 	touch $@
@@ -116,9 +121,13 @@ format: setup ## Apply ruff's fixes and formatting
 test-fast: setup ## Run the fast unit tests (under a minute on two cores)
 	$(BIN)/pytest tests/unit -m "not gpu and not slow" $(PARALLEL)
 
-test: setup ## Run all tests except gpu, golden and ray (about eight minutes on two cores)
+test-web: setup ## Run the page's tests in Debian's Chromium (apt-get install chromium chromium-driver; npm for axe-core)
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(BROWSER_DIR)/node_modules/.installed; fi
+	$(BIN)/pytest tests/browser $(PARALLEL)
+
+test: setup ## Run all tests except gpu, golden, ray, languages and browser (about eight minutes on two cores)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed $(EXAMPLE_DIR)/node_modules/.installed; fi
-	$(BIN)/pytest -m "not gpu and not golden and not ray and not languages" $(PARALLEL)
+	$(BIN)/pytest -m "not gpu and not golden and not ray and not languages and not browser" $(PARALLEL)
 
 test-languages: setup ## Generate stubs for Go, TypeScript and Java, compile and run them (packages of tests/languages.txt; a minute)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed $(EXAMPLE_DIR)/node_modules/.installed; fi
@@ -169,7 +178,11 @@ bench-streams: setup ## Measure health latency with ten thousand watchers and tw
 bench-load: setup ## Measure the maximum call rate of impasto load
 	$(BIN)/python benchmarks/load.py
 
-docs-pictures: setup ## Repeat the report's comparison of Adam and L-BFGS: prints the table, pictures go to docs/build/
+bench-web: setup ## Measure the HTTP gateway and the page: idle event streams, refused bodies, first paint
+	$(BIN)/python benchmarks/web.py
+
+docs-pictures: setup ## Draw the documents' pictures again: the page's screenshots, and the report's sheets (these go to docs/build/)
+	$(BIN)/python scripts/screenshots.py
 	$(BIN)/python benchmarks/report.py
 
 generate: setup .venv-proto/.installed ## Write the generated files: pages of docs/reference/ and the Grafana dashboard
@@ -199,5 +212,5 @@ docker: ## Build the server image for GPUs (docs/howto/docker.md: CPU images, in
 	docker build --tag impasto .
 
 clean: ## Remove everything that make created
-	rm -rf $(VENV) .venv-proto .venv-lowest .venv-python sbom.json $(NODE_DIR)/node_modules $(EXAMPLE_DIR)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) .venv-proto .venv-lowest .venv-python sbom.json $(NODE_DIR)/node_modules $(EXAMPLE_DIR)/node_modules $(BROWSER_DIR)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache dist demo.png demo-sheet.png docs/build

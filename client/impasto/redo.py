@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 
@@ -84,15 +84,19 @@ def provenance(path: Path) -> dict[str, Any]:
     Raises:
         InvalidRequest: If it cannot be read, or has no metadata that this client understands.
     """
+    return _provenance(path, path)
+
+
+def _provenance(file: Path | IO[bytes], name: object) -> dict[str, Any]:
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             values = _metadata(image)
     except Exception as error:  # Pillow raises errors of many kinds for damaged files
-        raise _unusable(path, f"cannot be read: {shown(error)}") from None
+        raise _unusable(name, f"cannot be read: {shown(error)}") from None
     if "impasto" not in values:
-        raise _unusable(path, "has no metadata on how it was made; impasto did not paint it, or the metadata was omitted")
+        raise _unusable(name, "has no metadata on how it was made; impasto did not paint it, or the metadata was omitted")
     if values["impasto"] != FORMAT:
-        raise _unusable(path, f"its metadata has format {shown(values['impasto'], 20)}; this client reads format {FORMAT}")
+        raise _unusable(name, f"its metadata has format {shown(values['impasto'], 20)}; this client reads format {FORMAT}")
     return values
 
 
@@ -108,15 +112,35 @@ def recipe(path: Path, search: Iterable[Path] = ()) -> Recipe:
     """
     values = provenance(path)
     try:
-        return _recipe(path, values, search)
+        wanted = _wanted(values)
+        found = _find({source.sha256: source.name for source in wanted.values()}, [*search, path.parent, Path()])
+        return _recipe(values, wanted, found)
     except _InvalidMetadata as error:
         raise _unusable(path, f"its metadata on how it was made is invalid: {error}") from None
 
 
-def _recipe(path: Path, values: Mapping[str, Any], search: Iterable[Path]) -> Recipe:
-    wanted = dict(_source(source) for source in _list(values, "sources"))
-    found = _find({source.sha256: source.name for source in wanted.values()}, [*search, path.parent, Path()])
+def recipe_of(file: IO[bytes], name: str) -> Recipe:
+    """Return how to reproduce a picture, given its open file. No other file is searched: all sources are uploads on the server.
 
+    Args:
+        file: The picture's file, open in binary mode.
+        name: What errors call it.
+
+    Raises:
+        InvalidRequest: As for :func:`recipe`.
+    """
+    values = _provenance(file, name)
+    try:
+        return _recipe(values, _wanted(values), {})
+    except _InvalidMetadata as error:
+        raise _unusable(name, f"its metadata on how it was made is invalid: {error}") from None
+
+
+def _wanted(values: Mapping[str, Any]) -> dict[str, _Source]:
+    return dict(_source(source) for source in _list(values, "sources"))
+
+
+def _recipe(values: Mapping[str, Any], wanted: Mapping[str, _Source], found: Mapping[str, bytes]) -> Recipe:
     def picture(role: str) -> Picture | None:
         source = wanted.get(role)
         if source is None:
@@ -274,5 +298,5 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _unusable(path: Path, text: str) -> InvalidRequest:
-    return InvalidRequest(f"{path}: {text}", reason="NO_PROVENANCE")
+def _unusable(name: object, text: str) -> InvalidRequest:
+    return InvalidRequest(f"{name}: {text}", reason="NO_PROVENANCE")

@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from impasto.installing import needs
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 from impasto_server.api import reflection, validation
@@ -45,6 +46,7 @@ from impasto_server.store.base import JobStore
 from impasto_server.store.memory import MemoryStore
 from impasto_server.store.sqlite import DataError, DurableStore
 from impasto_server.store.uploads import Uploads
+from impasto_server.web import Web, missing
 from impasto_server.workers.messages import WorkerSettings
 from impasto_server.workers.process import ProcessWorker, WorkerHandle
 
@@ -141,12 +143,10 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     closing.callback(decoders.close)
     service = StyleTransferService(jobs.dispatcher, jobs.pool, config, VERSION, uploads, decoders, metrics)
     servicer = _add_services(server, service)
-    host, port = _listen("listen", config.listen, server, tls)
-    joining = _worker_port(config, jobs, metrics, tls)
+    address = ":".join(map(str, _listen("listen", config.listen, server, tls)))
+    web, joining = _web(config, server, closing), _worker_port(config, jobs, metrics, tls)
     metrics.registry.register(Machine(jobs.pool.processes))
-    pulse = Pulse()
-    operations = _serve_operations(config, metrics, pulse)
-    _warn_if_exposed(config)
+    operations = _serve_operations(config, metrics, pulse := Pulse())
     housekeeping = Housekeeping(jobs, (SERVICE,), servicer, pulse, metrics, VERSION, uploads, gate, tls, tokens)
     await housekeeping.set_health(serving=False)
     await server.start()
@@ -154,9 +154,11 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     await _open(joining)
     tasks = housekeeping.start()
     beating = asyncio.create_task(housekeeping.beat())  # until the end: a draining server is alive
-    logger.info("listening on %s:%d%s", host, port, ", with TLS" if tls else "")
+    logger.info("listening on %s%s", address, ", with TLS" if tls else "")
+    _warn_if_exposed(config)
     try:
-        yield RunningServer(f"{host}:{port}", jobs, metrics, joining.address)
+        async with _page(web):
+            yield RunningServer(address, jobs, metrics, joining.address)
     finally:
         for task in tasks:
             task.cancel()
@@ -222,6 +224,29 @@ def _listen(name: str, address: str, server: grpc.aio.Server, tls: ServerTls | N
     except RuntimeError:
         raise StartError(f"{name}: cannot listen on {address}: {_listen_error(address)}") from None
     return address.rpartition(":")[0], port
+
+
+def _web(config: ServerConfig, server: grpc.aio.Server, closing: contextlib.ExitStack) -> Web | None:
+    """Return the page, and listen on the socket that it calls; None if there is none.
+
+    Raises:
+        StartError: If a library is missing, or the socket cannot be made.
+    """
+    if not config.web:
+        return None
+    if lacking := missing():
+        raise StartError(needs("--web", lacking, "web"))
+    web = Web(config)
+    closing.callback(web.close)
+    try:
+        server.add_insecure_port(web.target)
+    except RuntimeError:
+        raise StartError(f"web: cannot listen on {web.target}; is TMPDIR too long a path?") from None
+    return web
+
+
+def _page(web: Web | None) -> contextlib.AbstractAsyncContextManager[None]:
+    return web.serving() if web else contextlib.nullcontext()
 
 
 def _listen_error(address: str) -> str:

@@ -55,6 +55,7 @@ class ServerConfig:
 
     listen: str = _setting("127.0.0.1:50051", "Address to serve on, HOST:PORT; port 0 picks a free one.")
     metrics: str = _setting("", "Address for Prometheus metrics (HTTP, /metrics), HOST:PORT; off by default.")
+    web: str = _setting("", "Address for the page and the HTTP API, HOST:PORT; off by default. Needs the extra web.")
     tls_cert: str = _setting("", "Certificate chain (PEM); with --tls-key the server uses TLS.")
     tls_key: str = _setting("", "Private key of the certificate (PEM).")
     tls_client_ca: str = _setting("", "CA (PEM) that must have signed clients' certificates; their common name owns the jobs.")
@@ -118,6 +119,12 @@ class ServerConfig:
         if self.metrics:
             _check_address("metrics", self.metrics)
         self._check_workers()
+        if self.web:
+            _check_address("web", self.web)
+            if self.tls_client_ca:
+                raise ConfigError(
+                    "web does not go with tls_client_ca: browsers' certificates are not passed on; see 'impasto web'"
+                )
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("tls_cert and tls_key must be set together")
         if self.tls_client_ca and not self.tls_cert:

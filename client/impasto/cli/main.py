@@ -57,6 +57,8 @@ def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
 def _needs_server(error: ImportError) -> str:
     if (error.name or "").startswith(("hdrh", "prometheus_client")):
         return needs("this command", error.name or "", "load")
+    if (error.name or "").startswith(("fastapi", "starlette", "uvicorn", "multipart", "python_multipart")):
+        return needs("this command", error.name or "", "web")
     return needs("this command", error.name or "", "server")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from impasto import text_values
 from impasto._base import waited
 from impasto._client import Client, Job
 from impasto.cli.output import (
@@ -32,7 +32,6 @@ from impasto.results import Result
 from impasto.words import words
 
 DEFAULT_PREVIEW_EVERY = 10
-_WHOLE = re.compile(r"[0-9]{1,18}")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -47,14 +46,10 @@ class LayerWeights(click.ParamType):  # type: ignore[type-arg]  # generic since 
         """Return weight by layer."""
         if isinstance(value, dict):
             return value
-        weights = {}
-        for item in filter(None, value.split(",")):
-            layer, _, weight = item.partition("=")
-            try:
-                weights[layer.strip()] = float(weight) if weight else 1.0
-            except ValueError:
-                self.fail(f"{weight!r} in {item!r} is not a number", param, ctx)
-        return weights
+        try:
+            return text_values.layer_weights(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Schedule(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -68,13 +63,10 @@ class Schedule(click.ParamType):  # type: ignore[type-arg]  # generic since clic
         """Return pairs of size and steps."""
         if not isinstance(value, str):
             return value
-        found = []
-        for item in value.split(","):
-            size, _, steps = item.partition(":")
-            if not _WHOLE.fullmatch(size.strip()) or not _WHOLE.fullmatch(steps.strip()):
-                self.fail(f"{item!r} is not SIZE:STEPS, such as 256:100", param, ctx)
-            found.append((int(size), int(steps)))
-        return found
+        try:
+            return text_values.schedule(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _choice(option: str, *, dashed: bool = False) -> click.Choice[str]:
