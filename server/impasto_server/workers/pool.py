@@ -60,8 +60,12 @@ class Listener(Protocol):
         """A worker reported on a job."""
         ...
 
-    def on_lost(self, name: str, cause: str) -> None:
-        """A worker died or was killed."""
+    def on_reports(self, name: str, reports: Sequence[JobReport]) -> None:
+        """A worker sent several reports in one message, those of a job in order."""
+        ...
+
+    def on_lost(self, name: str, cause: str, *, blame: bool = True) -> None:
+        """A worker died or was killed; without ``blame`` its jobs cannot be the cause."""
         ...
 
     def on_memory(self, name: str) -> None:
