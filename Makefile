@@ -21,7 +21,7 @@ PARALLEL ?= --numprocesses 2 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup update test-lowest test-pythons sbom weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate test-golden samples builtin-weights docker clean
+.PHONY: help setup update test-lowest test-pythons sbom weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world bench bench-quality bench-threads bench-service bench-streams bench-load bench-scheduler bench-fleet docs-pictures generate test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -154,6 +154,12 @@ bench-streams: setup ## Measure health latency with ten thousand watchers and tw
 
 bench-load: setup ## Measure the maximum call rate of impasto load
 	$(BIN)/python benchmarks/load.py
+
+bench-scheduler: setup ## Measure the scheduler at up to a thousand devices with 256 waiting jobs
+	$(BIN)/python benchmarks/scheduler.py
+
+bench-fleet: setup ## Measure step reports, one by one and together, and a simulated fleet of a thousand devices
+	$(BIN)/python benchmarks/fleet.py
 
 docs-pictures: setup ## Repeat the report's comparison of Adam and L-BFGS: prints the table, pictures go to docs/build/
 	$(BIN)/python benchmarks/report.py

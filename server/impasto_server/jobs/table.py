@@ -235,9 +235,7 @@ class JobTable:
     def _tell_run(self, job_id: str, steps: Sequence[Stepped]) -> None:
         """Record steps that were reported together; they are numbered one by one, stored in one row, and shown at once."""
         journal = self._runtimes[job_id].journal
-        for step in steps:
-            journal.add(step)
-        last = len(journal.events)
+        last = [journal.add(step) for step in steps][-1]
         self._store.append_run(job_id, last, steps, lambda: journal.show(last))
 
     async def _seal(self, job_id: str, journal: Journal) -> None:

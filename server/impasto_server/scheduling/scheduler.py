@@ -142,6 +142,11 @@ class Scheduler:
         worker = self._fleet.workers.get(name)
         return len(worker.running) if worker else 0
 
+    def jobs_on(self, name: str) -> tuple[str, ...]:
+        """Return the jobs that run on a worker."""
+        worker = self._fleet.workers.get(name)
+        return tuple(worker.running) if worker else ()
+
     def worker_lost(self, name: str, *, suspects: bool = True) -> tuple[str, ...]:
         """Remove a lost worker: its jobs wait again at their old places. Return them.
 

@@ -14,7 +14,7 @@ from impasto_server.config import MIB, ServerConfig
 from impasto_server.domain.errors import ServiceError
 from impasto_server.domain.job import JobSpec, NetworkDescription
 from impasto_server.scheduling.scheduler import Capacity, Demand, Ticket
-from impasto_server.workers.memory import FORWARD_SHARE, NETWORK_BYTES
+from impasto_server.workers.memory import FORWARD_SHARE, NETWORK_BYTES, held_bytes
 from impasto_server.workers.messages import (
     Alive,
     CannotStart,
@@ -236,14 +236,12 @@ class WorkerPool:
         """Return what the scheduler needs to know about a job, except its id and its arrival."""
         parameters = spec.parameters
         shape = (spec.height, spec.width, parameters.network, parameters.pooling, parameters.precision)
-        demands = []
+        held, demands = held_bytes(spec), []
         for ready in (status.ready for status in self.workers if status.ready):
             arithmetic = ready.arithmetic if parameters.precision == "auto" else parameters.precision
-            demand = ready.memory.demand(spec, arithmetic)
-            if parameters.network not in ("", ready.network.id):
-                demand = replace(demand, held=demand.held + NETWORK_BYTES)
-            demands.append(demand)
-        demand = max(demands, key=lambda demand: demand.held + demand.passing, default=Demand())
+            more = 0 if parameters.network in ("", ready.network.id) else NETWORK_BYTES
+            demands.append((held + more, ready.memory.passing_bytes(spec, arithmetic)))
+        demand = Demand(*max(demands, key=sum, default=(0, 0)))
         return Ticket("", spec.width * spec.height, 0.0, spec.priority, shape, demand)
 
     def inspection_demand(self, pixels: int, network: str) -> Demand:
@@ -277,11 +275,12 @@ class WorkerPool:
                 if now - status.started > START_S and not self._restarts:
                     self.kill(name, f"is not ready after {START_S:.0f} s")
                 continue
-            expected = turn_s(name)
-            longest = START_S if expected is None else max(SLOWEST_TURN_S, TURN_FACTOR * expected)
             if silent > SILENCE_S:
                 self.kill(name, f"has sent nothing for {silent:.0f} s")
-            elif status.busy_s > longest:
+            if silent > SILENCE_S or status.busy_s <= SLOWEST_TURN_S:
+                continue
+            expected = turn_s(name)
+            if status.busy_s > (START_S if expected is None else max(SLOWEST_TURN_S, TURN_FACTOR * expected)):
                 self.kill(name, f"has been in one step for {status.busy_s:.0f} s; {expected or 0:.2g} s were expected")
 
     def kill(self, name: str, why: str) -> None:
