@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import statistics
@@ -74,6 +75,7 @@ class Times:
     def __init__(self) -> None:
         self.wall: defaultdict[str, list[float]] = defaultdict(list)
         self.cpu: defaultdict[str, list[float]] = defaultdict(list)
+        self._collecting = 0.0, 0.0
 
     def measured(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function that is timed at each call."""
@@ -98,6 +100,15 @@ class Times:
                 row |= {f"{kind}_max_ms": values[-1]}
             rows[name] = {key: round(value, 4) for key, value in row.items()}
         return rows
+
+    def collected(self, phase: str, info: dict[str, int]) -> None:
+        """Time the garbage collector's full collections: a callback of ``gc``."""
+        if info["generation"] == 2 and phase == "start":
+            self._collecting = time.perf_counter(), time.thread_time()
+        elif info["generation"] == 2:
+            began, busy = self._collecting
+            self.wall["full collection"].append((time.perf_counter() - began) * 1e3)
+            self.cpu["full collection"].append((time.thread_time() - busy) * 1e3)
 
 
 @asynccontextmanager
@@ -143,7 +154,7 @@ async def live(fleet: Fleet) -> None:
     while True:
         for worker in fleet.workers:
             worker.report(Alive(0.0))
-            await asyncio.sleep(1 / len(fleet.workers))
+        await asyncio.sleep(1)
 
 
 async def simulate(devices: int, slots: int, seconds: float, together: int) -> dict[str, Any]:
@@ -166,6 +177,7 @@ async def simulate(devices: int, slots: int, seconds: float, together: int) -> d
         for values in (*times.wall.values(), *times.cpu.values()):
             values.clear()
         turn = times.measured("message", fleet.turn)
+        gc.callbacks.append(times.collected)
         steps = messages = 0
         async with timed_turns(times):
             began, busy = time.perf_counter(), time.process_time()
@@ -181,6 +193,7 @@ async def simulate(devices: int, slots: int, seconds: float, together: int) -> d
             took, busy = time.perf_counter() - began, time.process_time() - busy
         for task in tasks:
             task.cancel()
+        gc.callbacks.remove(times.collected)
         ended = sum(parts.dispatcher.get(job.job_id).state.ended for job in fleet.jobs)
         await parts.shutdown.stop()
     return {

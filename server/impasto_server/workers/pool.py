@@ -236,11 +236,13 @@ class WorkerPool:
         """Return what the scheduler needs to know about a job, except its id and its arrival."""
         parameters = spec.parameters
         shape = (spec.height, spec.width, parameters.network, parameters.pooling, parameters.precision)
-        held, demands = held_bytes(spec), []
+        held, models = held_bytes(spec), {}
         for ready in (status.ready for status in self.workers if status.ready):
             arithmetic = ready.arithmetic if parameters.precision == "auto" else parameters.precision
-            more = 0 if parameters.network in ("", ready.network.id) else NETWORK_BYTES
-            demands.append((held + more, ready.memory.passing_bytes(spec, arithmetic)))
+            more = NETWORK_BYTES if parameters.network and parameters.network != ready.network.id else 0
+            rates = ready.memory.bytes_per_pixel
+            models[more, arithmetic, rates[arithmetic], rates["float32"]] = ready.memory  # many devices are alike
+        demands = [(held + more, memory.passing_bytes(spec, arithmetic)) for (more, arithmetic, *_), memory in models.items()]
         demand = Demand(*max(demands, key=sum, default=(0, 0)))
         return Ticket("", spec.width * spec.height, 0.0, spec.priority, shape, demand)
 
