@@ -164,6 +164,9 @@ async def simulate(devices: int, slots: int, seconds: float, together: int) -> d
         fleet = Fleet(store(folder, durable=True), devices, slots)
         parts = fleet.parts
         await fleet.start()
+        parts.dispatcher._metrics.expect((), [worker.name for worker in fleet.workers])
+        gc.collect()
+        gc.freeze()  # as the server does
         tasks = {asyncio.create_task(live(fleet)), asyncio.create_task(housekeeping(fleet, times, wrong))}
         began = time.perf_counter()
         parts.scheduler.decide = times.measured("decide", parts.scheduler.decide)  # type: ignore[method-assign]

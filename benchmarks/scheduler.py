@@ -141,7 +141,7 @@ def main() -> None:
     rows = []
     for name in arguments.scenario:
         for devices in arguments.devices:
-            compared = 20 if devices <= arguments.reference_up_to else 0
+            compared = 10 if devices <= arguments.reference_up_to else 0
             row = {"scenario": name, **measure(SCENARIOS[name], devices, arguments.rounds, compared)}
             rows.append(row)
             print(json.dumps(row), flush=True)
