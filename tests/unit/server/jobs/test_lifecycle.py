@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from impasto_engine.results import Losses
@@ -180,6 +180,7 @@ def test_steps_reported_together_change_a_job_as_the_last_of_them_and_are_all_to
     assert effects == (lifecycle.TellRun(told), lifecycle.Order("finish"))
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(EVENTS), max_size=40), st.booleans())
 def test_no_order_of_events_breaks_a_life(order: list[type], return_best: bool) -> None:
     """Told once that it ended, if it did; what runs has a worker and nothing else does."""
