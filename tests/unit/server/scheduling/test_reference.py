@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from impasto_server.scheduling import round as round_module
 from impasto_server.scheduling.scheduler import Assignment, Capacity, Decision, Demand, Preemption, Scheduler, Ticket
 from tests.unit.server.scheduling.reference import ReferenceScheduler
 
@@ -174,10 +175,11 @@ class Walk:
         self.both("runs_on", self.worker())
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("seed", "few"), [(0, round_module.FEW), (1, 0)])
 @pytest.mark.parametrize("world", WORLDS)
-def test_decisions_equal_those_of_the_reference(world: str, seed: int) -> None:
-    """The same decisions in the same order, and the same answers to every question, whatever binds."""
+def test_decisions_equal_those_of_the_reference(world: str, seed: int, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same decisions in the same order, and the same answers to every question, whatever binds, by both ways to look."""
+    monkeypatch.setattr(round_module, "FEW", few)
     walk = Walk(WORLDS[world], random.Random(f"{world} {seed}"))
     walk.fill()
     for _ in range(200 if WORLDS[world].workers > 20 else 400):
