@@ -126,8 +126,7 @@ class WorkerLost:
     """Its worker died or was killed.
 
     Attributes:
-        cause: How.
-        blame: Whether the job may be the cause, which counts: not where its host was lost, or its worker's connection.
+        blame: Whether the job may be the cause; it is not if the worker's whole host was lost.
     """
 
     cause: str
