@@ -22,7 +22,7 @@ PARALLEL ?= --numprocesses 2 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup update test-languages test-lowest test-pythons test-ray sbom weights demo serve proto lint format test test-fast test-web test-gpu soak soak-attack soak-world soak-cluster bench bench-quality bench-threads bench-service bench-streams bench-web bench-load docs-pictures generate dashboard test-golden samples builtin-weights docker clean
+.PHONY: help setup update test-languages test-lowest test-pythons test-ray sbom weights demo serve proto lint format test test-fast test-web test-gpu soak soak-attack soak-world soak-cluster bench bench-quality bench-threads bench-service bench-streams bench-web bench-load bench-scheduler bench-fleet docs-pictures generate dashboard test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -180,6 +180,12 @@ bench-load: setup ## Measure the maximum call rate of impasto load
 
 bench-web: setup ## Measure the HTTP gateway and the page: idle event streams, refused bodies, first paint
 	$(BIN)/python benchmarks/web.py
+
+bench-scheduler: setup ## Measure the scheduler at up to a thousand devices with 256 waiting jobs
+	$(BIN)/python benchmarks/scheduler.py
+
+bench-fleet: setup ## Measure step reports, one by one and together, and a simulated fleet of a thousand devices
+	$(BIN)/python benchmarks/fleet.py
 
 docs-pictures: setup ## Draw the documents' pictures again: the page's screenshots, and the report's sheets (these go to docs/build/)
 	$(BIN)/python scripts/screenshots.py

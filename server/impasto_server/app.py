@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import importlib.metadata
 import logging
 import resource
@@ -394,6 +395,7 @@ async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[
     interval_s, graphs = config.checkpoint_interval_s, config.cuda_graphs
     workers = [ProcessWorker(WorkerSettings(device, config.weights, interval_s, graphs)) for device in devices]
     async with serving(config, workers) as running:
+        gc.freeze()  # what is loaded by now stays: full collections, which stop the event loop, need not visit it
         announce = asyncio.create_task(_announce(running, on_ready))
         stopped: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
         broken: asyncio.Future[Any] = running.jobs.pool.broken

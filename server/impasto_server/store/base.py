@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from impasto_server.domain.events import Event
+from impasto_server.domain.events import Event, Stepped
 from impasto_server.domain.job import Job, JobError, JobState
 
 
@@ -80,6 +80,17 @@ class JobStore(Protocol):
 
     def append(self, job_id: str, sequence: int, event: Event, visible: Callable[[], None]) -> None:
         """Store an event, and call back on the event loop when watchers may see it."""
+        ...
+
+    def append_run(self, job_id: str, last: int, steps: Sequence[Stepped], visible: Callable[[], None]) -> None:
+        """Store steps with consecutive numbers as one record, and call back on the event loop when watchers may see them.
+
+        Args:
+            job_id: The job.
+            last: Number of the last of them.
+            steps: At least one step.
+            visible: Called once.
+        """
         ...
 
     async def seal(self, job_id: str, events: list[Event]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from impasto_server.domain.errors import ServiceError
-from impasto_server.domain.events import Event
+from impasto_server.domain.events import Event, Stepped
 from impasto_server.domain.job import Job, JobState
 from impasto_server.files import written_whole
 from impasto_server.store import codec as records
@@ -102,6 +102,11 @@ class MemoryStore:
     def append(self, job_id: str, sequence: int, event: Event, visible: Callable[[], None]) -> None:
         """See :class:`JobStore`. Visible at once."""
         del job_id, sequence, event
+        visible()
+
+    def append_run(self, job_id: str, last: int, steps: Sequence[Stepped], visible: Callable[[], None]) -> None:
+        """See :class:`JobStore`. Visible at once."""
+        del job_id, last, steps
         visible()
 
     async def seal(self, job_id: str, events: list[Event]) -> None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from impasto_server.domain.errors import ServiceError
-from impasto_server.domain.events import Ended, Event
+from impasto_server.domain.events import Ended, Event, Stepped
 from impasto_server.domain.job import Job, JobError
 from impasto_server.failpoints import hit
 from impasto_server.files import written_whole
@@ -59,6 +59,11 @@ MIGRATIONS: Sequence[str] = (
         PRIMARY KEY (job_id, name)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX blobs_by_name ON blobs (name);
+    """,
+    # A row may hold several steps with consecutive numbers; sequence is the number of the last. An earlier version would read
+    # such a row as the end of the job, so it must not open the folder.
+    """
+    ALTER TABLE events ADD COLUMN count INTEGER NOT NULL DEFAULT 1;
     """,
 )
 
@@ -230,11 +235,16 @@ class DurableStore(MemoryStore):
 
     def append(self, job_id: str, sequence: int, event: Event, visible: Callable[[], None]) -> None:
         """See :class:`~impasto_server.store.base.JobStore`."""
-        row = (job_id, sequence, records.encode_event(event), job_id)
+        self._append((job_id, sequence, records.encode_event(event), 1, job_id), visible)
 
+    def append_run(self, job_id: str, last: int, steps: Sequence[Stepped], visible: Callable[[], None]) -> None:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        self._append((job_id, last, records.encode_run(steps), len(steps), job_id), visible)
+
+    def _append(self, row: tuple[str, int, str, int, str], visible: Callable[[], None]) -> None:
         def insert(connection: sqlite3.Connection) -> None:
-            values = "SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM jobs WHERE job_id = ?)"  # it may be removed by now
-            connection.execute(f"INSERT OR REPLACE INTO events (job_id, sequence, event) {values}", row)
+            values = "SELECT ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM jobs WHERE job_id = ?)"  # it may be removed by now
+            connection.execute(f"INSERT OR REPLACE INTO events (job_id, sequence, event, count) {values}", row)
 
         self._queue.put(_Write(insert, visible=visible))
 
@@ -287,7 +297,7 @@ class DurableStore(MemoryStore):
                 self._sizes[job_id] = self._size_of(result)
             last = "SELECT sequence, event FROM events WHERE job_id = ? ORDER BY sequence DESC LIMIT 1"
             count, newest = self._connection.execute(last, (job_id,)).fetchone() or (0, "")
-            closed = bool(newest) and isinstance(records.decode_event(newest), Ended)
+            closed = bool(newest) and isinstance(records.decode_events(newest)[-1], Ended)
             events = [] if closed else _events(self._connection, job_id)
             found.append(Restored(job, events, count, closed, lost))
         return found
@@ -526,7 +536,7 @@ def _refer(connection: sqlite3.Connection, job_id: str, names: Iterable[str]) ->
 
 def _events(connection: sqlite3.Connection, job_id: str) -> list[Event]:
     query = "SELECT event FROM events WHERE job_id = ? ORDER BY sequence"
-    return [records.decode_event(text) for (text,) in connection.execute(query, (job_id,))]
+    return [event for (text,) in connection.execute(query, (job_id,)) for event in records.decode_events(text)]
 
 
 def _lock(path: Path) -> int:

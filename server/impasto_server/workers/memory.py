@@ -49,18 +49,15 @@ class MemoryModel:
 
     def demand(self, spec: JobSpec, arithmetic: Arithmetic) -> Demand:
         """Return the memory that a job will need."""
-        pixels = spec.width * spec.height
-        parameters = spec.parameters
-        canvases = CANVASES[parameters.optimizer] + (2 * parameters.history if parameters.optimizer == "lbfgs" else 0)
-        pictures = CHANNELS * pixels + sum(CHANNELS * s.picture.width * s.picture.height for s in spec.styles)
-        architecture = ARCHITECTURES[split(parameters.network)[0]]
-        values = sum(architecture.values_per_pixel(layer) for layer in parameters.content_layers) if spec.content else 0
-        held = canvases * CHANNELS * FLOAT * pixels + round(FLOAT * values * pixels) + pictures + OVERHEAD_BYTES
-        passing = self.pass_bytes(arithmetic, pixels)
+        return Demand(held_bytes(spec), self.passing_bytes(spec, arithmetic))
+
+    def passing_bytes(self, spec: JobSpec, arithmetic: Arithmetic) -> int:
+        """Return the memory that a job's passes will need."""
+        passing = self.pass_bytes(arithmetic, spec.width * spec.height)
         # Styles go through the network in float32 and without a gradient, at their own size.
         style_pixels = max((style.picture.width * style.picture.height for style in spec.styles), default=0)
         preparing = FORWARD_SHARE * self.pass_bytes("float32", style_pixels)
-        return Demand(held, round(max(passing, preparing) * architecture.memory))
+        return round(max(passing, preparing) * ARCHITECTURES[split(spec.parameters.network)[0]].memory)
 
     def learn(self, arithmetic: Arithmetic, pixels: int, taken: int, share: float = 1.0) -> MemoryModel:
         """Return the model updated by a measured pass.
@@ -85,3 +82,14 @@ class MemoryModel:
             bytes_per_pixel={**self.bytes_per_pixel, arithmetic: learned},
             measured={**self.measured, arithmetic: start},
         )
+
+
+def held_bytes(spec: JobSpec) -> int:
+    """Return the memory that a job will hold while it runs, on any device."""
+    pixels = spec.width * spec.height
+    parameters = spec.parameters
+    canvases = CANVASES[parameters.optimizer] + (2 * parameters.history if parameters.optimizer == "lbfgs" else 0)
+    pictures = CHANNELS * pixels + sum(CHANNELS * s.picture.width * s.picture.height for s in spec.styles)
+    architecture = ARCHITECTURES[split(parameters.network)[0]]
+    values = sum(architecture.values_per_pixel(layer) for layer in parameters.content_layers) if spec.content else 0
+    return canvases * CHANNELS * FLOAT * pixels + round(FLOAT * values * pixels) + pictures + OVERHEAD_BYTES

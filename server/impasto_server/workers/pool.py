@@ -14,7 +14,7 @@ from impasto_server.config import MIB, ServerConfig
 from impasto_server.domain.errors import ServiceError
 from impasto_server.domain.job import JobSpec, NetworkDescription
 from impasto_server.scheduling.scheduler import Capacity, Demand, Ticket
-from impasto_server.workers.memory import FORWARD_SHARE, NETWORK_BYTES
+from impasto_server.workers.memory import FORWARD_SHARE, NETWORK_BYTES, held_bytes
 from impasto_server.workers.messages import (
     Alive,
     CannotStart,
@@ -58,6 +58,10 @@ class Listener(Protocol):
 
     def on_report(self, name: str, report: JobReport) -> None:
         """A worker reported on a job."""
+        ...
+
+    def on_reports(self, name: str, reports: Sequence[JobReport]) -> None:
+        """A worker sent several reports in one message, those of a job in order."""
         ...
 
     def on_lost(self, name: str, cause: str, *, blame: bool = True) -> None:
@@ -246,14 +250,14 @@ class WorkerPool:
         """Return what the scheduler needs to know about a job, except its id and its arrival."""
         parameters = spec.parameters
         shape = (spec.height, spec.width, parameters.network, parameters.pooling, parameters.precision)
-        demands = []
+        held, models = held_bytes(spec), {}
         for ready in (status.ready for status in self.workers if status.ready):
             arithmetic = ready.arithmetic if parameters.precision == "auto" else parameters.precision
-            demand = ready.memory.demand(spec, arithmetic)
-            if parameters.network not in ("", ready.network.id):
-                demand = replace(demand, held=demand.held + NETWORK_BYTES)
-            demands.append(demand)
-        demand = max(demands, key=lambda demand: demand.held + demand.passing, default=Demand())
+            more = NETWORK_BYTES if parameters.network and parameters.network != ready.network.id else 0
+            rates = ready.memory.bytes_per_pixel
+            models[more, arithmetic, rates[arithmetic], rates["float32"]] = ready.memory  # many devices are alike
+        demands = [(held + more, memory.passing_bytes(spec, arithmetic)) for (more, arithmetic, *_), memory in models.items()]
+        demand = Demand(*max(demands, key=sum, default=(0, 0)))
         return Ticket("", spec.width * spec.height, 0.0, spec.priority, shape, demand)
 
     def inspection_demand(self, pixels: int, network: str) -> Demand:
@@ -287,11 +291,12 @@ class WorkerPool:
                 if now - status.started > START_S and not self._restarts:
                     self.kill(name, f"is not ready after {START_S:.0f} s")
                 continue
-            expected = turn_s(name)
-            longest = START_S if expected is None else max(SLOWEST_TURN_S, TURN_FACTOR * expected)
             if silent > SILENCE_S:
                 self.kill(name, f"has sent nothing for {silent:.0f} s")
-            elif status.busy_s > longest:
+            if silent > SILENCE_S or status.busy_s <= SLOWEST_TURN_S:
+                continue
+            expected = turn_s(name)
+            if status.busy_s > (START_S if expected is None else max(SLOWEST_TURN_S, TURN_FACTOR * expected)):
                 self.kill(name, f"has been in one step for {status.busy_s:.0f} s; {expected or 0:.2g} s were expected")
 
     def kill(self, name: str, why: str) -> None:
