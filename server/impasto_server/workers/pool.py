@@ -25,6 +25,7 @@ from impasto_server.workers.messages import (
     PassMeasured,
     Ready,
     Report,
+    Together,
 )
 from impasto_server.workers.process import JoinedHandle, WorkerHandle
 
@@ -394,6 +395,8 @@ class WorkerPool:
             _, future = self._inspected.get(report.number, ("", None))
             if future is not None and not future.done():
                 future.set_result(report)
+        elif isinstance(report, Together):
+            self._receiver.on_reports(name, report.reports)
         else:
             self._receiver.on_report(name, report)
 
