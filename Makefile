@@ -168,7 +168,7 @@ generate: setup ## Write the generated files: pages of docs/reference/ and the G
 	$(BIN)/python scripts/commands.py
 	$(BIN)/python scripts/dashboard.py
 
-test-ray: $(VENV)/.ray ## Start Ray clusters on loopback, and kill and freeze what can be (RAYTIME; installs Ray, 285 MB)
+test-ray: $(VENV)/.ray ## Start Ray clusters on loopback, and kill and freeze what can be (six minutes; installs Ray, 285 MB)
 	bash scripts/test_ray.sh
 
 test-golden: setup ## Check the authors' golden losses; needs IMPASTO_GOLDEN (see tests/golden/test_authors.py)
