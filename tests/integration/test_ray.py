@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -460,17 +462,76 @@ async def test_a_killed_control_store_ends_the_cluster_but_not_the_server(
         cluster.shutdown()
 
 
+@contextlib.contextmanager
+def head(port: int, *options: str) -> Iterator[None]:
+    """Run a head as people start it, and end everything that it started."""
+    ray = os.path.join(os.path.dirname(sys.executable), "ray")
+    command = [ray, "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=false"]
+    process = subprocess.Popen([*command, "--object-store-memory=80000000", *options], stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.wait(60)
+        send([each for each in below if each.is_running()], signal.SIGKILL)
+
+
+async def test_an_autoscaler_brings_the_wanted_hosts(
+    joining: Joining, make: Make, unused_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's own, with its provider for tests: hosts come when they are wanted, and go when they are empty and not wanted."""
+    host = {"resources": {"GPU": 2, "CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 3}
+    config = {
+        "cluster_name": "test",
+        "max_workers": 3,
+        "upscaling_speed": 10,
+        "idle_timeout_minutes": 0.05,
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": f"127.0.0.1:{unused_port}",
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "available_node_types": {"head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}, "host": host},
+        "head_node_type": "head",
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        **{f"{when}_commands": [] for when in ("initialization", "setup", "head_setup", "worker_setup")},
+        **{f"{where}_start_ray_commands": [] for where in ("head", "worker")},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+    }
+    (tmp_path / "scaling.json").write_text(json.dumps(config))
+    monkeypatch.setenv("AUTOSCALER_UPDATE_INTERVAL_S", "1")
+    monkeypatch.setenv("RAY_FAKE_CLUSTER", "1")
+    with head(unused_port, "--num-cpus=0", f"--autoscaling-config={tmp_path / 'scaling.json'}"):
+        launcher = await make(f"127.0.0.1:{unused_port}")
+        await until(lambda: launcher.connected, 60)
+        alive = lambda: sum(node.devices_total for node in joining.nodes if node.alive)  # noqa: E731
+        assert alive() == 0
+        launcher.want(4)
+        told("autoscaler: wanted hosts", await until(lambda: alive() == 4, 90))
+        await placed(launcher, joining, "a")
+        launcher.want(0)
+        told("autoscaler: empty host gone", await until(lambda: alive() == 2, 90))
+        assert joining.live("a")
+        launcher.end("a")
+        told("autoscaler: last host gone", await until(lambda: alive() == 0, 90))
+        launcher.place("b")
+        told("autoscaler: host for a waiting worker", await until(lambda: joining.live("b"), 90))
+        await launcher.stop()
+
+
 async def test_tokens_are_respected(joining: Joining, make: Make, unused_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server with the cluster's token places workers; one with another or without one is refused, and told what to set."""
-    ray = os.path.join(os.path.dirname(sys.executable), "ray")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "5a" * 32)
-    options = [f"--port={unused_port}", "--node-ip-address=127.0.0.1", "--num-gpus=1", "--include-dashboard=false"]
-    head = subprocess.Popen(  # noqa: ASYNC220
-        [ray, "start", "--head", "--block", "--object-store-memory=80000000", *options], stdout=subprocess.DEVNULL
-    )
-    try:
-        address = f"127.0.0.1:{unused_port}"
+    address = f"127.0.0.1:{unused_port}"
+    with head(unused_port, "--num-gpus=1"):
         launcher = await make(address)
         await until(lambda: launcher.connected, 60)
         await placed(launcher, joining, "a")
@@ -484,8 +545,3 @@ async def test_tokens_are_respected(joining: Joining, make: Make, unused_port: i
         launcher = await make(address, start=False)
         with pytest.raises(LauncherError, match="refuses this server .RAY_AUTH_MODE is disabled here"):
             await launcher.start(joining.on_died, joining.on_nodes)
-    finally:
-        processes = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
-        head.terminate()
-        head.wait(30)
-        send([process for process in processes if process.is_running()], signal.SIGKILL)
