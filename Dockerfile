@@ -109,6 +109,7 @@ LABEL org.opencontainers.image.title="impasto" \
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 50051 9464
+# IMPASTO_GRACE_S (30 s) and 30 s more, which an image cannot set: run it with --stop-timeout 60 (docs/howto/docker.md).
 STOPSIGNAL SIGTERM
 # Uses the port of IMPASTO_METRICS, which needs neither TLS nor a token, or that of IMPASTO_LISTEN if there are no metrics.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \

@@ -63,6 +63,10 @@ class Link:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._accepting.join()
+        self.sever()
+
+    def sever(self) -> None:
+        """End all connections; new ones are accepted."""
         with self._lock:
             still = list(self._open)
         for end in still:

@@ -47,7 +47,7 @@ from impasto.requests import (
     texture_options,
     upload_requests,
 )
-from impasto.results import Event, Features, Finished, JobInfo, Result, ServerInfo, Step
+from impasto.results import DeviceInfo, Event, Features, Finished, JobInfo, Result, ServerInfo, Step
 from impasto.retry import DEFAULT_S
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
@@ -313,6 +313,11 @@ class AsyncClient(ClientBase):
         """Return a description of the server."""
         response = await self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest(), CALL_TIMEOUT_S)
         return results.server_info(response)
+
+    async def drain_workers(self, name: str) -> tuple[DeviceInfo, ...]:
+        """Give workers on other machines no more jobs; see :meth:`impasto.Client.drain_workers`."""
+        request = pb.DrainWorkersRequest(name=name)
+        return results.devices((await self._call(self._stub.DrainWorkers, request, CALL_TIMEOUT_S)).devices)
 
     async def health(self, timeout_s: float = 5.0) -> str:
         """Return ``serving`` or ``not_serving``."""

@@ -47,7 +47,7 @@ from impasto.requests import (
     texture_options,
     upload_requests,
 )
-from impasto.results import Event, Features, Finished, JobInfo, Result, ServerInfo, Step
+from impasto.results import DeviceInfo, Event, Features, Finished, JobInfo, Result, ServerInfo, Step
 from impasto.retry import DEFAULT_S
 from impasto.transport import Watchdog, silence
 from impasto.v1 import style_transfer_pb2 as pb
@@ -383,6 +383,19 @@ class Client(ClientBase):
             ImpastoError: See :mod:`impasto.errors`.
         """
         return results.server_info(self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest(), CALL_TIMEOUT_S))
+
+    def drain_workers(self, name: str) -> tuple[DeviceInfo, ...]:
+        """Give workers on other machines no more jobs; their jobs continue elsewhere. Return their devices.
+
+        Args:
+            name: Name of a worker, or of a host for all of its workers.
+
+        Raises:
+            NotFound: If no such worker has joined.
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        request = pb.DrainWorkersRequest(name=name)
+        return results.devices(self._call(self._stub.DrainWorkers, request, CALL_TIMEOUT_S).devices)
 
     def health(self, timeout_s: float = 5.0) -> str:
         """Return ``serving`` or ``not_serving``, as load balancers see it.

@@ -20,6 +20,7 @@ from impasto.cli.output import FOLLOWED, INTERRUPTED, credentials
 from impasto.cli.proto import proto
 from impasto.cli.server import health, info, upload
 from impasto.cli.stylize import PAINTING, stylize
+from impasto.cli.workers import workers
 from impasto.connect_errors import TLS_FAILED
 from impasto.errors import ImpastoError, Overloaded, Unavailable
 from impasto.installing import needs
@@ -89,6 +90,7 @@ cli.add_command(jobs)
 cli.add_command(info)
 cli.add_command(health)
 cli.add_command(upload)
+cli.add_command(workers)
 cli.add_command(proto)
 for _command in (reconstruct, texture, features, redo, paper):
     cli.add_command(_command)

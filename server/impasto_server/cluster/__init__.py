@@ -1,1 +1,1 @@
-"""Workers on other hosts: what starts and ends them there, and how many there should be."""
+"""Workers on other machines: launchers start them there; they dial the server and speak one stream until it ends."""
