@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,8 +21,10 @@ from typing import Any
 import psutil
 import pytest
 
+import impasto
 from impasto_server.cluster.launcher import LauncherError
 from impasto_server.cluster.ray_launcher import RayLauncher
+from tests.conftest import ServerProcess
 from tests.joining import Joining, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
@@ -542,3 +545,52 @@ async def test_tokens_are_respected(joining: Joining, make: Make, unused_port: i
         launcher = await make(address, start=False)
         with pytest.raises(LauncherError, match="refuses this server .RAY_AUTH_MODE is disabled here"):
             await launcher.start(joining.on_died, joining.on_nodes)
+
+
+def worker_processes(address: str) -> dict[str, psutil.Process]:
+    """Return the processes of the workers that join at an address, by name."""
+    found = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            line = process.cmdline()
+            if "worker" in line[:4] and "--name" in line and address in line:
+                found[line[line.index("--name") + 1]] = process
+    return found
+
+
+async def test_a_real_server_paints_on_a_ray_cluster(cluster: TestCluster, png: Callable[..., bytes]) -> None:
+    """As users start it: workers come by themselves, the job of a killed host continues on another, and nothing is left."""
+    options = ["--device", "none", "--worker-listen", "127.0.0.1:0", "--cluster", cluster.address, "--workers", "2"]
+    options += ["--worker-device", "cpu", "--checkpoint-interval-s", "0.5"]
+    start = time.monotonic()
+    server = await asyncio.to_thread(ServerProcess, *options, OMP_NUM_THREADS="1")
+    joins = next(found[1] for line in server.log if (found := re.search(r"workers may join at ([^\s,]+)", line)))
+    try:
+        async with impasto.AsyncClient(server.address) as client:
+            await until(lambda: len(worker_processes(joins)) == 2, 60)
+            while (await client.health()) != "serving":
+                await asyncio.sleep(0.5)
+            told("real server: ready after its start", time.monotonic() - start)
+            same = {"size_px": 64, "steps": 150, "seed": 3, "optimizer": "adam"}
+            whole = await (await client.submit(png(), png(seed=1), **same)).result(120)
+            job = await client.submit(png(), png(seed=1), **same)
+            while (info := await job.info()).step < 30:
+                await asyncio.sleep(0.05)
+            send(cluster.processes(raylet_of(worker_processes(joins)[info.device])), signal.SIGKILL)
+            start, lost = time.monotonic(), info.device
+            while (info := await job.info()).device in ("", lost) and not info.done:
+                await asyncio.sleep(0.02)
+            told("real server: job of a killed host started elsewhere", time.monotonic() - start)
+            assert info.device not in ("", lost)
+            result = await job.result(120)
+            assert result.job.step == 150
+            assert result.image.tobytes() == whole.image.tobytes()
+            await until(lambda: len(worker_processes(joins)) == 2, 60)
+    finally:
+        assert await asyncio.to_thread(server.stop) == 0
+    await until(lambda: not worker_processes(joins), 15, lambda: worker_processes(joins))
+
+
+def raylet_of(process: psutil.Process) -> int:
+    """Return the process id of the raylet above a worker."""
+    return next(parent.pid for parent in process.parents() if parent.name() == "raylet")
