@@ -201,7 +201,7 @@ generate: setup .venv-proto/.installed ## Write the generated files: pages of do
 dashboard: setup ## Draw the dashboard's queries with a real Prometheus and a server under load: docs/build/dashboard.png (five minutes)
 	$(BIN)/python scripts/dashboard_preview.py
 
-test-ray: $(VENV)/.ray ## Start Ray clusters on loopback, and kill and freeze what can be (RAYTIME; installs Ray, 285 MB)
+test-ray: $(VENV)/.ray ## Start Ray clusters on loopback, and kill and freeze what can be (six minutes; installs Ray, 285 MB)
 	bash scripts/test_ray.sh
 
 test-golden: setup ## Check the authors' golden losses; needs IMPASTO_GOLDEN (see tests/golden/test_authors.py)
