@@ -26,6 +26,7 @@ MESSAGES = {
     "OutputOptions": "How pictures are encoded",
     "InspectFeaturesRequest": "Feature inspection",
 }
+_FIELD = re.compile(r"(?:optional |repeated )?(map<string, string>|[\w.]+) (\w+) = \d+;")
 SDK_NAMES = {"time_limit": "time_limit_s", "ttl": "ttl_s"}
 OTHER_FLAGS = {
     ("Style", "weight"): "--style-shares",
@@ -55,7 +56,7 @@ def messages(kind: str) -> dict[str, list[tuple[str, str, str]]]:
         if line.startswith("//"):
             comment.append(line.removeprefix("//").strip())
             continue
-        field = re.match(r"(?:optional |repeated )?([\w.]+) (\w+) = \d+;", line) if kind == "message" else None
+        field = _FIELD.match(line) if kind == "message" else None
         value = re.match(r"(\w+) = \d+;", line) if kind == "enum" else None
         if name and field:
             found[name].append((field[1], field[2], " ".join(comment)))

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
@@ -38,8 +39,8 @@ from impasto.requests import (
     Styles,
     features_request,
     job_spec,
-    job_states,
     large_images,
+    list_request,
     reconstruction_options,
     texture_options,
     upload_requests,
@@ -267,9 +268,17 @@ class AsyncClient(ClientBase):
         """Return a handle to a job by its id."""
         return AsyncJob(self, job_id)
 
-    async def jobs(self, states: Sequence[str] = ()) -> AsyncIterator[JobInfo]:
+    async def jobs(
+        self,
+        states: Sequence[str] = (),
+        *,
+        labels: Mapping[str, str] | None = None,
+        created_from: datetime | None = None,
+        created_before: datetime | None = None,
+        owner: str = "",
+    ) -> AsyncIterator[JobInfo]:
         """Yield jobs, newest first; see :meth:`impasto.Client.jobs`."""
-        request = pb.ListJobsRequest(states=job_states(states))
+        request = list_request(states, labels, created_from, created_before, owner)
         while True:
             page = await self._call(self._stub.ListJobs, request, CALL_TIMEOUT_S)
             for message in page.jobs:

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
@@ -38,8 +39,8 @@ from impasto.requests import (
     Styles,
     features_request,
     job_spec,
-    job_states,
     large_images,
+    list_request,
     reconstruction_options,
     texture_options,
     upload_requests,
@@ -312,16 +313,28 @@ class Client(ClientBase):
         """Return a handle to a job by its id. Whether the job exists is checked by the first call on it."""
         return Job(self, job_id)
 
-    def jobs(self, states: Sequence[str] = ()) -> Iterator[JobInfo]:
+    def jobs(
+        self,
+        states: Sequence[str] = (),
+        *,
+        labels: Mapping[str, str] | None = None,
+        created_from: datetime | None = None,
+        created_before: datetime | None = None,
+        owner: str = "",
+    ) -> Iterator[JobInfo]:
         """Yield jobs, newest first, page by page.
 
         Args:
-            states: Only jobs in one of these: ``queued``, ``running``, ``succeeded``, ``failed``, ``cancelled``.
+            states: Only jobs in one of these: ``queued``, ``running``, ``paused``, ``succeeded``, ``failed``, ``cancelled``.
+            labels: Only jobs that have all of these labels with these values.
+            created_from: Only jobs accepted at this time or later; local time if it has no time zone.
+            created_before: Only jobs accepted before this time, likewise.
+            owner: Only jobs of this caller; only administrators see jobs of others.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
-        request = pb.ListJobsRequest(states=job_states(states))
+        request = list_request(states, labels, created_from, created_before, owner)
         while True:
             page = self._call(self._stub.ListJobs, request, CALL_TIMEOUT_S)
             yield from map(results.job_info, page.jobs)

@@ -6,11 +6,12 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from impasto.errors import InvalidRequest
 from impasto.pictures import Picture, fill
-from impasto.protobuf_fields import assign, invalid, set_layers, set_schedule, set_span, together
+from impasto.protobuf_fields import assign, invalid, set_labels, set_layers, set_schedule, set_span, set_time, together
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.words import enum_words
 
@@ -80,6 +81,7 @@ class Options(TypedDict, total=False):
         on_deadline: ``fail`` (the default) or ``return_best``: what happens at the time limit, or shortly before the deadline
             of a ``stylize`` call without a time limit.
         ttl_s: How long the job and its picture are kept after its end, within the server's retention.
+        labels: Labels by which :meth:`impasto.Client.jobs` finds the job, such as ``{"album": "norway"}``; at most 16.
     """
 
     preset: str
@@ -118,6 +120,7 @@ class Options(TypedDict, total=False):
     time_limit_s: float
     on_deadline: Literal["fail", "return_best"]
     ttl_s: float
+    labels: Mapping[str, str]
 
 
 ENUMS: Mapping[str, Any] = {
@@ -134,7 +137,7 @@ ENUMS: Mapping[str, Any] = {
 """Options whose values are enumerations of the contract."""
 _OUTPUT = ("format", "quality", "preview_every_steps", "preview_size_px", "omit_metadata")
 _PICTURES = ("mask", "init_image")
-_SPEC = ("priority", "time_limit_s", "on_deadline", "ttl_s")
+_SPEC = ("priority", "time_limit_s", "on_deadline", "ttl_s", "labels")
 _SPANS = {"time_limit_s": "time_limit", "ttl_s": "ttl"}
 _JOB_STATES: Mapping[str, Any] = {word: number for number, word in enum_words(pb.JobState).items() if number}
 
@@ -251,6 +254,28 @@ def job_states(states: Sequence[str]) -> list[pb.JobState]:
     return [_JOB_STATES[state] for state in states]
 
 
+def list_request(
+    states: Sequence[str],
+    labels: Mapping[str, str] | None,
+    created_from: datetime | None,
+    created_before: datetime | None,
+    owner: str,
+) -> pb.ListJobsRequest:
+    """Return the request for a list of jobs.
+
+    Raises:
+        InvalidRequest: If a state is unknown or a value is of the wrong kind.
+    """
+    request = pb.ListJobsRequest(states=job_states(states))
+    if labels is not None:
+        set_labels(request.labels, labels, "labels")
+    for name, moment in (("created_from", created_from), ("created_before", created_before)):
+        if moment is not None:
+            set_time(getattr(request, name), moment, name)
+    assign(request, "owner", owner, "owner")
+    return request
+
+
 def _styles(style: Styles) -> list[Style]:
     if style is None:
         return []
@@ -274,6 +299,8 @@ def _set(target: Any, name: str, value: Any) -> None:
         _set_enum(target, name, value, path)
     elif name.endswith("_layers"):
         set_layers(getattr(target, name), value, path)
+    elif name == "labels":
+        set_labels(target.labels, value, path)
     elif name == "schedule":
         set_schedule(target.schedule, value, path)
     elif name in _SPANS:

@@ -114,6 +114,7 @@ class JobInfo:
         warnings: Warnings about its picture.
         inputs: Its pictures.
         output: Output options, with all values filled in.
+        labels: As requested.
     """
 
     job_id: str
@@ -148,6 +149,7 @@ class JobInfo:
     warnings: tuple[JobWarning, ...] = ()
     inputs: tuple[Input, ...] = ()
     output: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -462,6 +464,7 @@ def job_info(message: pb.Job) -> JobInfo:
         warnings=tuple(JobWarning(item.reason, item.message) for item in message.warnings),
         inputs=tuple(Input(item.field, item.name, item.sha256) for item in message.inputs),
         output=_output(message.output),
+        labels=dict(message.labels),
     )
 
 

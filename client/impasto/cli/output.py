@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from impasto.credentials import VARIABLES
+from impasto.display import shortened
 from impasto.pictures import Picture, UploadedImage
 from impasto.results import Event, Heartbeat, JobInfo, Paused, Result, Snapshot, Started, Step
 
@@ -83,6 +84,20 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdou
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     click.echo(json.dumps(value, indent=2))
+
+
+def print_values(values: Mapping[str, Any], indent: int = 0) -> None:
+    """Print names and values, one on a line; nested values follow indented, and empty ones are left out."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            click.echo(f"{'':{indent}}{name}")
+            print_values(value, indent + 2)
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+            click.echo(f"{'':{indent}}{name}")
+            for item in value:
+                click.echo(f"{'':{indent + 2}}" + "  ".join(str(part) for part in item.values() if part != ""))
+        elif value not in ("", None, [], (), {}):
+            click.echo(f"{'':{indent}}{name:<{max(1, 24 - indent)}} {value}")
 
 
 def read_picture(name: str) -> Picture:
@@ -192,7 +207,7 @@ JOBS_HEADER = f"{'JOB':<16}  {'STATE':<9}  {'STEPS':>13}  {'SIZE':>9}  {'AGE':>7
 def jobs_line(job: JobInfo, *, with_owner: bool = False) -> str:
     """Return a job's line in a list: what tells it from others, optionally with its owner."""
     pictures = (item for item in job.inputs if item.field == "content" or ".image" in item.field)
-    inputs = " + ".join(item.name or item.sha256[:8] for item in pictures)
+    inputs = " + ".join(shortened(item.name) or item.sha256[:8] for item in pictures)
     return _line(job, f"{age(job.created):>7}", job.owner if with_owner else "", inputs)
 
 

@@ -11,6 +11,7 @@ import click
 
 from impasto._base import waited
 from impasto._client import Client, Job
+from impasto.cli.arguments import label_option
 from impasto.cli.output import (
     FOLLOWED,
     JSON,
@@ -144,6 +145,7 @@ PAINTING: Mapping[str, Callable[[Any], Any]] = {
     "ttl_s": click.option(
         "--ttl", "ttl_s", type=SECONDS, help="Seconds to keep the job after its end, at most the server's retention time."
     ),
+    "labels": label_option("Label by which 'impasto jobs list --label' finds the job; repeatable."),
     "quality": click.option("--quality", type=int, help="Quality of JPEG and WebP, 1 to 100."),
     "omit_metadata": click.option(
         "--no-metadata", "omit_metadata", is_flag=True, help="Omit the metadata from the file ('impasto redo' needs it)."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from PIL.Image import Image, frombytes
 from impasto_engine.architectures import ARCHITECTURES, split
 from impasto_engine.parameters import Parameters, Pooling, Violation, fitted, settled, violations, without_content
 from impasto_server.config import ServerConfig
+from impasto_server.domain import labels
 from impasto_server.domain.errors import invalid
 from impasto_server.domain.job import JobSpec, OutputOptions, Source, StylePicture
 from impasto_server.domain.pictures import Plane, Raster, content_of
@@ -89,6 +90,7 @@ class Draft:
         ttl_s: How long the job is kept after its end.
         mask: Part of the content that is painted, or None for all.
         init_image: Picture that the canvas starts from, or None.
+        labels: Labels by which its owner finds it.
     """
 
     content: File | None
@@ -105,6 +107,7 @@ class Draft:
     ttl_s: float | None = None
     mask: File | None = None
     init_image: File | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def files(self) -> dict[str, File]:
         """Return every file by its request field."""
@@ -172,6 +175,7 @@ def check_numbers(draft: Draft, request_id: str, network_id: Callable[[str], str
             )
         ]
     found += _job_violations(draft)
+    found += labels.violations(draft.labels)
     found += _output_violations(draft.output)
     _raise(found)
     return replace(draft, parameters=parameters)
@@ -237,6 +241,7 @@ def open_pictures(draft: Draft, config: ServerConfig, tell: Callable[[str], None
         mask,
         init_image,
         tuple(Source(role, file.name, pictures.digests[role]) for role, file in draft.files().items()),
+        draft.labels,
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from impasto_server.domain.events import Event
-from impasto_server.domain.job import Job, JobError, JobState
+from impasto_server.domain.filters import JobFilter
+from impasto_server.domain.job import Job, JobError
+
+EVERY_JOB = JobFilter()
 
 
 @dataclass(frozen=True)
@@ -122,14 +125,13 @@ class JobStore(Protocol):
         """Return the job that a client submitted under a request id."""
         ...
 
-    def page(self, before: int | None, limit: int, states: Collection[JobState], owner: str | None = None) -> list[Job]:
+    def page(self, before: int | None, limit: int, wanted: JobFilter = EVERY_JOB) -> list[Job]:
         """Return jobs as callers see them, newest first.
 
         Args:
-            before: Only jobs with smaller numbers, own numbers if there is an owner; None for all.
+            before: Only jobs with smaller numbers, own numbers if the filter names an owner; None for all.
             limit: Maximum number of jobs.
-            states: Only jobs in one of these states; empty for all.
-            owner: Owner of the jobs; None for all owners.
+            wanted: Only these jobs.
         """
         ...
 

@@ -158,6 +158,7 @@ def encode_spec(spec: JobSpec) -> str:
         },
         "output": asdict(spec.output),
         **{name: getattr(spec, name) for name in _PLAIN},
+        "labels": dict(spec.labels),
     }
     return json.dumps(values)
 
@@ -182,6 +183,7 @@ def decode_spec(text: str, folder: Path | None) -> JobSpec:
         OutputOptions(**values["output"]),
         **{name: values[name] for name in _PLAIN},
         sources=tuple(Source(**source) for source in values.get("sources", ())),
+        labels=values.get("labels", {}),  # absent in records of older servers
     )
     if folder is None:
         return spec

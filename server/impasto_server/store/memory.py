@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from impasto_server.domain.errors import ServiceError
 from impasto_server.domain.events import Event
-from impasto_server.domain.job import Job, JobState
+from impasto_server.domain.filters import JobFilter
+from impasto_server.domain.job import Job
 from impasto_server.files import written_whole
 from impasto_server.store import codec as records
-from impasto_server.store.base import Restored
+from impasto_server.store.base import EVERY_JOB, Restored
 
 
 class MemoryStore:
@@ -154,16 +155,14 @@ class MemoryStore:
         """See :class:`JobStore`."""
         return self._jobs.get(self._requests.get((owner, request_id), ""))
 
-    def page(self, before: int | None, limit: int, states: Collection[JobState], owner: str | None = None) -> list[Job]:
+    def page(self, before: int | None, limit: int, wanted: JobFilter = EVERY_JOB) -> list[Job]:
         """See :class:`JobStore`."""
         found: list[Job] = []
         for job in self._newest_first():
             if len(found) == limit:
                 break
-            if owner is not None and job.owner != owner:
-                continue
-            number = job.number if owner is None else job.own_number
-            if (before is None or number < before) and (not states or job.state in states):
+            number = job.number if wanted.owner is None else job.own_number
+            if wanted.admits(job) and (before is None or number < before):
                 found.append(job)
         return found
 
