@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
@@ -32,6 +32,17 @@ from impasto._base import (
     submit_request,
     waited,
 )
+from impasto._mapping import (
+    Errors,
+    Mapped,
+    checked_errors,
+    checked_in_flight,
+    concurrent,
+    default_in_flight,
+    outcome,
+    pairs,
+)
+from impasto._painters import AsyncPainter
 from impasto.credentials import Credentials
 from impasto.pictures import NamedFile, Picture, UploadedImage, name_of, to_bytes
 from impasto.requests import (
@@ -199,6 +210,30 @@ class AsyncClient(ClientBase):
         return await self.stylize(
             None, style, on_step=on_step, timeout_s=timeout_s, request_id=request_id, **texture_options(layers, options)
         )
+
+    def map(
+        self,
+        contents: Iterable[Picture | None],
+        styles: Styles | Iterable[Styles],
+        *,
+        in_flight: int | None = None,
+        ordered: bool = True,
+        errors: Literal["raise", "return"] = "raise",
+        **options: Unpack[Options],
+    ) -> AsyncIterator[Mapped]:
+        """Paint many pictures, several at a time; see :meth:`impasto.Client.map`."""
+        checked_errors(errors)
+        checked_in_flight(in_flight)
+        return self._mapped(pairs(contents, styles), in_flight, ordered, errors, options)
+
+    async def _mapped(
+        self, chosen: Iterator[Any], in_flight: int | None, ordered: bool, errors: Errors, options: Mapping[str, Any]
+    ) -> AsyncIterator[Mapped]:
+        at_once = in_flight or default_in_flight(await self.server_info())
+        found = concurrent(AsyncPainter(self, options), enumerate(chosen), at_once, ordered=ordered)
+        async with contextlib.aclosing(found):
+            async for painted in found:
+                yield outcome(*painted, errors)
 
     async def features(
         self,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
@@ -31,6 +32,17 @@ from impasto._base import (
     submit_request,
     waited,
 )
+from impasto._mapping import (
+    Errors,
+    Mapped,
+    checked_errors,
+    checked_in_flight,
+    default_in_flight,
+    outcome,
+    pairs,
+    threaded,
+)
+from impasto._painters import Painter
 from impasto.credentials import Credentials
 from impasto.errors import WaitTimeout
 from impasto.pictures import NamedFile, Picture, UploadedImage, name_of, to_bytes
@@ -221,6 +233,48 @@ class Client(ClientBase):
         return self.stylize(
             None, style, on_step=on_step, timeout_s=timeout_s, request_id=request_id, **texture_options(layers, options)
         )
+
+    def map(
+        self,
+        contents: Iterable[Picture | None],
+        styles: Styles | Iterable[Styles],
+        *,
+        in_flight: int | None = None,
+        ordered: bool = True,
+        errors: Literal["raise", "return"] = "raise",
+        **options: Unpack[Options],
+    ) -> Iterator[Mapped]:
+        """Paint many pictures, several at a time, and yield each with its content and style.
+
+        Contents and styles are read while jobs end, and nothing that was yielded is kept: memory does not grow with their
+        number. Style files are uploaded once. A full queue is waited for, and a job that was lost is submitted again. When the
+        iteration ends, whatever the cause, the jobs in flight are cancelled.
+
+        Args:
+            contents: The pictures to repaint; None for a texture.
+            styles: One picture or :class:`~impasto.Style` for all contents, or an iterable with the style, or styles, of each:
+                for every content in every style, see :func:`itertools.product`.
+            in_flight: Most jobs at a time; by default those that the server runs at once and some ahead.
+            ordered: Whether results come in the order of the contents, else as they are ready.
+            errors: ``raise``, or ``return`` to go on: the error is then the ``error`` of its :class:`~impasto.Mapped`.
+            **options: As for :meth:`stylize`; for all jobs.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        checked_errors(errors)
+        checked_in_flight(in_flight)
+        return self._mapped(pairs(contents, styles), in_flight, ordered, errors, options)
+
+    def _mapped(
+        self, chosen: Iterator[Any], in_flight: int | None, ordered: bool, errors: Errors, options: Mapping[str, Any]
+    ) -> Iterator[Mapped]:
+        at_once = in_flight or default_in_flight(self.server_info())
+        painter = Painter(self, options)
+        found = threaded(painter, enumerate(chosen), at_once, ordered=ordered, stop=painter.stop)
+        with contextlib.closing(found):
+            for painted in found:
+                yield outcome(*painted, errors)
 
     def features(
         self,

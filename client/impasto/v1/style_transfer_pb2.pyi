@@ -822,7 +822,7 @@ class Preset(_message.Message):
     def __init__(self, name: _Optional[str] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_image_pixels", "max_size_px", "max_steps", "max_styles", "max_queued_jobs", "max_client_jobs", "max_client_jobs_per_minute", "max_client_pixels")
+    __slots__ = ("max_message_bytes", "max_image_pixels", "max_size_px", "max_steps", "max_styles", "max_queued_jobs", "max_client_jobs", "max_client_jobs_per_minute", "max_client_pixels", "max_running_jobs")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_SIZE_PX_FIELD_NUMBER: _ClassVar[int]
@@ -832,6 +832,7 @@ class Limits(_message.Message):
     MAX_CLIENT_JOBS_FIELD_NUMBER: _ClassVar[int]
     MAX_CLIENT_JOBS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
     MAX_CLIENT_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_RUNNING_JOBS_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_image_pixels: int
     max_size_px: int
@@ -841,7 +842,8 @@ class Limits(_message.Message):
     max_client_jobs: int
     max_client_jobs_per_minute: int
     max_client_pixels: int
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_size_px: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_styles: _Optional[int] = ..., max_queued_jobs: _Optional[int] = ..., max_client_jobs: _Optional[int] = ..., max_client_jobs_per_minute: _Optional[int] = ..., max_client_pixels: _Optional[int] = ...) -> None: ...
+    max_running_jobs: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_size_px: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_styles: _Optional[int] = ..., max_queued_jobs: _Optional[int] = ..., max_client_jobs: _Optional[int] = ..., max_client_jobs_per_minute: _Optional[int] = ..., max_client_pixels: _Optional[int] = ..., max_running_jobs: _Optional[int] = ...) -> None: ...
 
 class Queue(_message.Message):
     __slots__ = ("queued", "running")

@@ -350,6 +350,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
                 max_client_jobs=config.max_client_jobs,
                 max_client_jobs_per_minute=config.max_client_jobs_per_minute,
                 max_client_pixels=config.max_client_pixels,
+                max_running_jobs=self._pool.slots,
             ),
             queue=pb.Queue(queued=dispatcher.queued, running=dispatcher.running),
             storage=pb.Storage(

@@ -129,6 +129,14 @@ class WorkerPool:
         return self._workers.values()
 
     @property
+    def slots(self) -> int:
+        """Maximum number of running jobs on all devices together."""
+        return sum(self._slots(name) for name in self._workers)
+
+    def _slots(self, name: str) -> int:
+        return self._config.max_running_jobs or (1 if name == "cpu" else GPU_SLOTS)
+
+    @property
     def any_ready(self) -> bool:
         """Whether a worker is ready."""
         return any(status.ready for status in self.workers)
@@ -222,11 +230,10 @@ class WorkerPool:
     def capacity(self, name: str) -> Capacity:
         """Return the capacity of a ready worker."""
         ready = self._workers[name].ready
-        slots = self._config.max_running_jobs or (1 if name == "cpu" else GPU_SLOTS)
         memory = int(ready.free_bytes * MEMORY_SHARE) if ready and ready.free_bytes is not None else None
         if self._config.max_memory_mib:
             memory = self._config.max_memory_mib * MIB
-        return Capacity(slots, memory, ready.group if ready else 1)
+        return Capacity(self._slots(name), memory, ready.group if ready else 1)
 
     def ticket(self, spec: JobSpec) -> Ticket:
         """Return what the scheduler needs to know about a job, except its id and its arrival."""
