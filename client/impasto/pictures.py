@@ -100,6 +100,8 @@ def to_bytes(picture: Picture, field: str) -> bytes:
     return data
 
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+"""Endings of the files that are pictures."""
 _SENT_UNCHANGED = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 _DEEP = frozenset({"I", "I;16B", "I;16L", "I;16N"})
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from impasto.display import shown
 from impasto.errors import InvalidRequest
-from impasto.pictures import NamedFile, Picture, UploadedImage
+from impasto.pictures import SUFFIXES, NamedFile, Picture, UploadedImage
 from impasto.requests import Style
 
 FORMAT = 1
@@ -27,7 +27,6 @@ _LARGEST_BYTES = 64 << 20
 """Servers do not accept pictures larger than this."""
 _ROLE = re.compile(r"content|mask|init_image|styles\[\d{1,2}\]\.(image|mask|region)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -264,7 +263,7 @@ def _files(places: Iterable[Path], names: set[str]) -> Iterator[Path]:
     for folder in folders:
         yield from (folder / name for name in sorted(names) if name and _is_file(folder / name))
     for folder in folders:
-        yield from sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
+        yield from sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
 def _is_file(path: Path) -> bool:

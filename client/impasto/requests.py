@@ -330,10 +330,13 @@ LARGE_BYTES = 4 << 20
 """Pictures above this size are uploaded in chunks instead of being sent with the job."""
 
 
-def large_images(spec: pb.JobSpec) -> Iterator[pb.Image]:
-    """Yield the pictures of a job that should be uploaded first."""
+def images_of(spec: pb.JobSpec) -> Iterator[pb.Image]:
+    """Yield the pictures of a job."""
     owners = [(spec, ("content", "mask", "init_image")), *((style, ("image", "mask", "region")) for style in spec.styles)]
     for owner, names in owners:
-        for name in names:
-            if owner.HasField(name) and len(getattr(owner, name).data) > LARGE_BYTES:
-                yield getattr(owner, name)
+        yield from (getattr(owner, name) for name in names if owner.HasField(name))
+
+
+def large_images(spec: pb.JobSpec) -> Iterator[pb.Image]:
+    """Yield the pictures of a job that should be uploaded first."""
+    return (image for image in images_of(spec) if len(image.data) > LARGE_BYTES)

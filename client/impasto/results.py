@@ -250,10 +250,11 @@ def _converted(image: Image.Image, ending: str) -> bytes:
     return out.getvalue()
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, *, sync: bool = False) -> None:
     """Write a file atomically: to a temporary file in the same folder, which is then renamed.
 
-    A target that is not a regular file, such as /dev/stdout or a pipe, is written directly.
+    With ``sync`` its bytes are on the disk before it gets its name. A target that is not a regular file, such as /dev/stdout
+    or a pipe, is written directly.
 
     Raises:
         OSError: If it cannot be written.
@@ -272,6 +273,9 @@ def replace_file(path: Path, data: bytes) -> None:
     with beside as file:
         try:
             file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
             file.close()
             mode = target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~_umask()
             os.chmod(file.name, mode)
