@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,8 @@ def _threads(values: Mapping[str, Any]) -> int:
 
 def _metadata(image: Image.Image) -> dict[str, Any]:
     """Return the values in a picture's user comment; empty if impasto did not write it."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return {}  # impasto writes it before the pixels; Pillow would decode them to look behind them
     comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT, b"")
     text = comment if isinstance(comment, bytes) else str(comment).encode()
     try:
@@ -84,8 +87,10 @@ def provenance(path: Path) -> dict[str, Any]:
         InvalidRequest: If it cannot be read, or has no metadata that this client understands.
     """
     try:
-        with Image.open(path) as image:
-            values = _metadata(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                values = _metadata(image)
     except Exception as error:  # Pillow raises errors of many kinds for damaged files
         raise _unusable(path, f"cannot be read: {shown(error)}") from None
     if "impasto" not in values:
@@ -93,6 +98,29 @@ def provenance(path: Path) -> dict[str, Any]:
     if values["impasto"] != FORMAT:
         raise _unusable(path, f"its metadata has format {shown(values['impasto'], 20)}; this client reads format {FORMAT}")
     return values
+
+
+def description(path: Path) -> dict[str, Any]:
+    """Return what made a picture, as JSON-compatible values: only what impasto writes, checked as for :func:`recipe`.
+
+    Raises:
+        InvalidRequest: If the file has no metadata on how it was made, or the metadata is invalid.
+    """
+    values = provenance(path)
+    try:
+        sources = [_source(source) for source in _list(values, "sources")]
+        made = _recipe(values, ())
+    except _InvalidMetadata as error:
+        raise _invalid(path, error) from None
+    return {
+        "sources": [{"role": role, "name": source.name, "sha256": source.sha256} for role, source in sources],
+        "style_weights": [style.weight for style in made.styles],
+        "parameters": _checked(values, "parameters", _PARAMETERS),
+        "output": _checked(values, "output", _OUTPUT),
+        "weights_sha256": made.weights_sha256,
+        "threads": made.threads,
+        "ended_after_steps": made.ended_after_steps,
+    }
 
 
 def recipe(path: Path, search: Iterable[Path] = ()) -> Recipe:
@@ -107,14 +135,14 @@ def recipe(path: Path, search: Iterable[Path] = ()) -> Recipe:
     """
     values = provenance(path)
     try:
-        return _recipe(path, values, search)
+        return _recipe(values, [*search, path.parent, Path()])
     except _InvalidMetadata as error:
-        raise _unusable(path, f"its metadata on how it was made is invalid: {error}") from None
+        raise _invalid(path, error) from None
 
 
-def _recipe(path: Path, values: Mapping[str, Any], search: Iterable[Path]) -> Recipe:
+def _recipe(values: Mapping[str, Any], places: Iterable[Path]) -> Recipe:
     wanted = dict(_source(source) for source in _list(values, "sources"))
-    found = _find({source.sha256: source.name for source in wanted.values()}, [*search, path.parent, Path()])
+    found = _find({source.sha256: source.name for source in wanted.values()}, places)
 
     def picture(role: str) -> Picture | None:
         source = wanted.get(role)
@@ -271,6 +299,10 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # a name that is invalid on this system
         return False
+
+
+def _invalid(path: Path, error: _InvalidMetadata) -> InvalidRequest:
+    return _unusable(path, f"its metadata on how it was made is invalid: {error}")
 
 
 def _unusable(path: Path, text: str) -> InvalidRequest:

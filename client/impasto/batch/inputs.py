@@ -7,7 +7,7 @@ import glob
 import os
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,12 +31,14 @@ class Pair:
     Attributes:
         photo: File of the content.
         style: File of the style.
-        output: Path of the output below the batch's folder, with slashes.
+        output: Path of the output below the batch's folder, with slashes; no other pair has it.
+        options: Options of this pair, beside those of all.
     """
 
     photo: Path
     style: Path
     output: str
+    options: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 def expanded(arguments: Iterable[str], field: str, without: Path | None = None) -> list[Path]:

@@ -142,7 +142,7 @@ class Batch:
         line: dict[str, Any] = {"output": pair.output, "photo": {"path": str(pair.photo)}, "style": {"path": str(pair.style)}}
         try:
             content, style = self._hashed(pair.photo, "content"), self._hashed(pair.style, "styles[0].image")
-            options = {**self._options, "format": FORMATS[Path(pair.output).suffix.lower()]}
+            options = {**self._options, **pair.options, "format": FORMATS[Path(pair.output).suffix.lower()]}
             key = key_of(content, Style(style), options)
             line["photo"]["sha256"], line["style"]["sha256"], line["key"] = content.image_id, style.image_id, key
             target = self._folder / pair.output

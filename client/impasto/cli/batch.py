@@ -56,7 +56,7 @@ class ListedStyles(click.Command):
 
 
 @dataclass
-class _Tally:
+class Tally:
     """What became of the pairs so far."""
 
     painted: int = 0
@@ -145,14 +145,14 @@ def batch(
         return
     given = given_options(options, None)
     given.pop("format")
-    _make_folder(out)
+    make_folder(out)
     with Client(server, patience_s=patience) as client, Manifest(out) as manifest:
         for name in ("mask", "init_image"):
             if name in given:
                 given[name] = client.upload(given[name])
         info = client.server_info()
         run = Batch(client, out, manifest, given, retries)
-        tally = _run(run, chosen, parallel or default_in_flight(info), quiet=quiet or as_json)
+        tally = run_batch(run, chosen, parallel or default_in_flight(info), quiet=quiet or as_json)
     sheet = None if no_sheet else _sheet(out, chosen)
     _report(run, tally, chosen, out, sheet, as_json=as_json)
 
@@ -190,7 +190,12 @@ def _with_list(photos: Sequence[str]) -> list[str]:
     return found
 
 
-def _make_folder(out: Path) -> None:
+def make_folder(out: Path) -> None:
+    """Create the folder of the outputs if it is missing.
+
+    Raises:
+        ClickException: If it cannot be written.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -198,8 +203,9 @@ def _make_folder(out: Path) -> None:
     check_folder(out, f"to {out}")
 
 
-def _run(run: Batch, pairs: Sequence[Pair], parallel: int, *, quiet: bool) -> _Tally:
-    tally = _Tally()
+def run_batch(run: Batch, pairs: Sequence[Pair], parallel: int, *, quiet: bool) -> Tally:
+    """Paint the pairs, show the progress, and count what becomes of them; Ctrl-C interrupts the run."""
+    tally = Tally()
     with BatchProgress(run, len(pairs), quiet=quiet) as show, _interruptible(run, show.say):
         for outcome in run.paint(pairs, parallel):
             tally.add(outcome)
@@ -258,7 +264,7 @@ def _failure(outcome: Outcome) -> dict[str, str]:
     return {"photo": str(pair.photo), "style": str(pair.style), "output": pair.output, "error": str(outcome.error)}
 
 
-def _report(run: Batch, tally: _Tally, pairs: Sequence[Pair], out: Path, sheet: Path | None, *, as_json: bool) -> None:
+def _report(run: Batch, tally: Tally, pairs: Sequence[Pair], out: Path, sheet: Path | None, *, as_json: bool) -> None:
     """Say what became of the pairs, and end with the exit code for it."""
     left = len(pairs) - tally.painted - tally.kept - len(tally.failures)
     if as_json:

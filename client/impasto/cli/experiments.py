@@ -9,6 +9,7 @@ import click
 from PIL import Image
 
 from impasto._client import Client
+from impasto.changes import changed
 from impasto.cli.output import (
     JSON,
     SECONDS,
@@ -173,16 +174,27 @@ def features(
     type=click.Path(exists=True, path_type=Path),
     help="File or folder of its source pictures.",
 )
+@click.option("--mask", help="Picture that selects the part of the content to paint, instead of the recorded one.")
+@painting_options()
 @TIMEOUT
 @QUIET
 @SERVER
 @JSON
 def redo(
-    picture: Path, out: str, search: tuple[Path, ...], timeout: float | None, quiet: bool, server: str, as_json: bool
+    picture: Path,
+    out: str,
+    search: tuple[Path, ...],
+    timeout: float | None,
+    quiet: bool,
+    server: str,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Reproduce PICTURE from the metadata in its file.
+    """Reproduce PICTURE from the metadata in its file, with any option of 'impasto stylize' changed.
 
-    On the same machine, with as many threads, the result is identical, byte for byte; a warning says where it cannot be.
+    Without changes, on the same machine and with as many threads, the result is identical, byte for byte; a warning says
+    where it cannot be. What follows from a changed option is chosen anew: the learning rate with the optimizer, the layers
+    with the network. --preset replaces everything but sizes, seed and pictures.
 
     Its content and styles are found by their hash: in --from (a file, or a folder without its subfolders), in its folder, in
     the current folder, and among the server's uploads.
@@ -193,9 +205,14 @@ def redo(
         text = f"its time limit ended it after {found.ended_after_steps} steps; the new picture will have all its steps"
         click.echo(f"Warning: {text}", err=True)
     pictures = (found.content, found.styles)
+    given = given_options(options, None)
+    given.pop("format")
+    wanted = changed(found.options, given)
+    repainted = any(found.options.get(name) != wanted.get(name) for name in (*found.options, *wanted))
+    weights, threads = ("", 0) if repainted else (found.weights_sha256, found.threads)
     try:
         with Client(server) as client:
-            _paint(client, pictures, found.options, out, timeout, quiet, as_json, found.weights_sha256, found.threads)
+            _paint(client, pictures, wanted, out, timeout, quiet, as_json, weights, threads)
     except InvalidRequest as error:
         if found.missing and any(item.field.endswith("image_id") for item in error.violations):
             names = ", ".join(found.missing)

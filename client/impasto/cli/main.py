@@ -17,10 +17,12 @@ import click
 from impasto._client import Client
 from impasto.cli.batch import batch
 from impasto.cli.experiments import features, paper, reconstruct, redo, texture
+from impasto.cli.grid import grid
 from impasto.cli.jobs import jobs
 from impasto.cli.output import FOLLOWED, INTERRUPTED, credentials
 from impasto.cli.proto import proto
 from impasto.cli.server import health, info, upload
+from impasto.cli.show import show
 from impasto.cli.stylize import PAINTING, stylize
 from impasto.connect_errors import TLS_FAILED
 from impasto.display import shown
@@ -89,6 +91,8 @@ def cli(*, server: str | None) -> None:
 
 cli.add_command(stylize)
 cli.add_command(batch)
+cli.add_command(grid)
+cli.add_command(show)
 cli.add_command(jobs)
 cli.add_command(info)
 cli.add_command(health)
