@@ -21,7 +21,7 @@ PARALLEL ?= --numprocesses 2 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup update test-lowest test-pythons sbom weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate test-golden samples builtin-weights docker clean
+.PHONY: help setup update test-lowest test-pythons sbom weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world soak-batch bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -136,6 +136,10 @@ soak-attack: setup ## Attack a real server as a single client could, then 20,000
 
 soak-world: setup ## Send 5,000 small jobs with odd files, names and links (a quarter of an hour or more)
 	$(BIN)/python -m tests.soak.world
+
+soak-batch: setup ## Kill a batch of 30 x 4 pictures three times and its server twice; 10,000 pairs through Client.map (a quarter of an hour)
+	$(BIN)/python -m tests.soak.batches
+	IMPASTO_TEST_PAIRS=10000 $(BIN)/pytest tests/unit/client/test_mapping.py -k memory -s
 
 bench: setup ## Measure the engine; writes benchmarks/results/
 	$(BIN)/python benchmarks/engine.py
