@@ -37,6 +37,7 @@ from impasto._mapping import (
     Mapped,
     checked_errors,
     checked_in_flight,
+    count_of,
     default_in_flight,
     outcome,
     pairs,
@@ -44,8 +45,10 @@ from impasto._mapping import (
 )
 from impasto._painters import Painter
 from impasto.credentials import Credentials
-from impasto.errors import WaitTimeout
+from impasto.errors import ImpastoError, WaitTimeout
+from impasto.notebooks import job_html
 from impasto.pictures import NamedFile, Picture, UploadedImage, name_of, to_bytes
+from impasto.progress import ManyBar, ProgressBar
 from impasto.requests import (
     Options,
     Styles,
@@ -105,6 +108,7 @@ class Client(ClientBase):
         on_step: Callable[[Step], None] | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
+        progress: bool = False,
         **options: Unpack[Options],
     ) -> Result:
         """Paint a picture and wait for it. Interrupting the wait (Ctrl-C, a deadline, an error) cancels the job.
@@ -116,13 +120,14 @@ class Client(ClientBase):
             on_step: Called after every optimizer step.
             timeout_s: Deadline for the whole call; none by default.
             request_id: UUID that makes the call safe to retry: the same request joins the running job or returns its result.
+            progress: Whether to show a bar on a terminal or in a notebook.
             **options: See :class:`~impasto.requests.Options`.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
         try:
-            if on_step is None:
+            if on_step is None and not progress:
                 spec = job_spec(content, style, options)
                 self._prepare(spec)
                 request = stylize_request(spec, request_id)
@@ -132,7 +137,8 @@ class Client(ClientBase):
             job = self.submit(content, style, request_id=request_id, timeout_s=timeout_s, **options)
             try:
                 left = None if deadline is None else max(0.001, deadline - time.monotonic())
-                return job.follow(lambda event: on_step(event) if isinstance(event, Step) else None, left)
+                with ProgressBar(quiet=not progress) as show:
+                    return job.follow(lambda event: _told(event, show, on_step), left)
             except BaseException:
                 job.cancel_quietly()
                 raise
@@ -188,6 +194,7 @@ class Client(ClientBase):
         on_step: Callable[[Step], None] | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
+        progress: bool = False,
         **options: Unpack[Options],
     ) -> Result:
         """Reconstruct a picture from the features of one layer, starting from noise.
@@ -198,13 +205,20 @@ class Client(ClientBase):
             on_step: As for :meth:`stylize`.
             timeout_s: As for :meth:`stylize`.
             request_id: As for :meth:`stylize`.
+            progress: As for :meth:`stylize`.
             **options: As for :meth:`stylize`.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
         return self.stylize(
-            image, None, on_step=on_step, timeout_s=timeout_s, request_id=request_id, **reconstruction_options(layer, options)
+            image,
+            None,
+            on_step=on_step,
+            timeout_s=timeout_s,
+            request_id=request_id,
+            progress=progress,
+            **reconstruction_options(layer, options),
         )
 
     def texture(
@@ -215,6 +229,7 @@ class Client(ClientBase):
         on_step: Callable[[Step], None] | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
+        progress: bool = False,
         **options: Unpack[Options],
     ) -> Result:
         """Paint a texture of a style from noise, using the style loss only.
@@ -225,13 +240,20 @@ class Client(ClientBase):
             on_step: As for :meth:`stylize`.
             timeout_s: As for :meth:`stylize`.
             request_id: As for :meth:`stylize`.
+            progress: As for :meth:`stylize`.
             **options: As for :meth:`stylize`.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
         return self.stylize(
-            None, style, on_step=on_step, timeout_s=timeout_s, request_id=request_id, **texture_options(layers, options)
+            None,
+            style,
+            on_step=on_step,
+            timeout_s=timeout_s,
+            request_id=request_id,
+            progress=progress,
+            **texture_options(layers, options),
         )
 
     def map(
@@ -242,6 +264,7 @@ class Client(ClientBase):
         in_flight: int | None = None,
         ordered: bool = True,
         errors: Literal["raise", "return"] = "raise",
+        progress: bool = False,
         **options: Unpack[Options],
     ) -> Iterator[Mapped]:
         """Paint many pictures, several at a time, and yield each with its content and style.
@@ -257,6 +280,7 @@ class Client(ClientBase):
             in_flight: Most jobs at a time; by default those that the server runs at once and some ahead.
             ordered: Whether results come in the order of the contents, else as they are ready.
             errors: ``raise``, or ``return`` to go on: the error is then the ``error`` of its :class:`~impasto.Mapped`.
+            progress: Whether to show a bar on a terminal or in a notebook.
             **options: As for :meth:`stylize`; for all jobs.
 
         Raises:
@@ -264,16 +288,25 @@ class Client(ClientBase):
         """
         checked_errors(errors)
         checked_in_flight(in_flight)
-        return self._mapped(pairs(contents, styles), in_flight, ordered, errors, options)
+        return self._mapped(
+            pairs(contents, styles), in_flight, ordered, errors, ManyBar(count_of(contents), quiet=not progress), options
+        )
 
     def _mapped(
-        self, chosen: Iterator[Any], in_flight: int | None, ordered: bool, errors: Errors, options: Mapping[str, Any]
+        self,
+        chosen: Iterator[Any],
+        in_flight: int | None,
+        ordered: bool,
+        errors: Errors,
+        bar: ManyBar,
+        options: Mapping[str, Any],
     ) -> Iterator[Mapped]:
         at_once = in_flight or default_in_flight(self.server_info())
         painter = Painter(self, options)
         found = threaded(painter, enumerate(chosen), at_once, ordered=ordered, stop=painter.stop)
-        with contextlib.closing(found):
+        with contextlib.closing(found), bar:
             for painted in found:
+                bar.advance(failed=isinstance(painted[3], ImpastoError))
                 yield outcome(*painted, errors)
 
     def features(
@@ -505,16 +538,26 @@ class Job(JobBase):
                 watchdog.stop()
                 call.cancel()
 
-    def result(self, timeout_s: float | None = None) -> Result:
+    def _repr_html_(self) -> str:
+        """Return the job's state, progress and losses for a notebook; nothing fails if no server answers."""
+        try:
+            found = self._client._stub.GetJob(pb.GetJobRequest(job_id=self.job_id), timeout=QUIET_TIMEOUT_S)
+        except grpc.RpcError as error:
+            return job_html(self.job_id, None, str(self._client._error(error)))
+        return job_html(self.job_id, results.job_info(found.job))
+
+    def result(self, timeout_s: float | None = None, *, progress: bool = False) -> Result:
         """Wait for the job's end and return its picture.
 
         Args:
             timeout_s: How long to wait; the job continues after it.
+            progress: Whether to show a bar on a terminal or in a notebook.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
-        return self.follow(lambda _: None, timeout_s)
+        with ProgressBar(quiet=not progress) as show:
+            return self.follow(show, timeout_s)
 
     def follow(self, on_event: Callable[[Event], None], timeout_s: float | None = None) -> Result:
         """Watch the job to its end, including previews, and return its picture, which is part of the last event.
@@ -588,3 +631,10 @@ class Job(JobBase):
             self._client._stub.CancelJob(pb.CancelJobRequest(job_id=self.job_id), timeout=QUIET_TIMEOUT_S)
         except grpc.RpcError:
             return
+
+
+def _told(event: Event, show: Callable[[Event], None], on_step: Callable[[Step], None] | None) -> None:
+    """Show an event, and call back if it is a step."""
+    show(event)
+    if on_step is not None and isinstance(event, Step):
+        on_step(event)

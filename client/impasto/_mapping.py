@@ -91,6 +91,11 @@ def _single(value: Any) -> bool:
     return isinstance(value, kinds) or hasattr(value, "__fspath__") or hasattr(value, "read") or hasattr(value, "getexif")
 
 
+def count_of(contents: object) -> int | None:
+    """Return the number of contents, if it is known before they are read."""
+    return len(contents) if isinstance(contents, Sized) else None
+
+
 def checked_in_flight(in_flight: int | None) -> int | None:
     """Return the number of jobs in flight that the caller wants.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -17,7 +18,7 @@ from PIL import Image
 
 from impasto.display import shown
 from impasto.errors import InvalidRequest
-from impasto.pictures import SUFFIXES, NamedFile, Picture, UploadedImage
+from impasto.pictures import CONVERTED, SUFFIXES, NamedFile, Picture, UploadedImage, to_bytes
 from impasto.requests import Style
 
 FORMAT = 1
@@ -275,10 +276,19 @@ def _find(wanted: Mapping[str, str], places: Iterable[Path]) -> dict[str, bytes]
             data = file.read_bytes()
         except OSError:  # another file may match
             continue
-        digest = hashlib.sha256(data).hexdigest()
-        if digest in wanted:
-            found.setdefault(digest, data)
+        for sent in _as_sent(file, data):
+            digest = hashlib.sha256(sent).hexdigest()
+            if digest in wanted:
+                found.setdefault(digest, sent)
     return found
+
+
+def _as_sent(file: Path, data: bytes) -> Iterator[bytes]:
+    """Yield a file, and what the client sends instead of it, if that differs."""
+    yield data
+    if file.suffix.lower() in CONVERTED:
+        with contextlib.suppress(InvalidRequest):  # it is not a picture, and not one of the sources
+            yield to_bytes(data, "picture")
 
 
 def _files(places: Iterable[Path], names: set[str]) -> Iterator[Path]:

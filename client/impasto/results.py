@@ -17,6 +17,8 @@ from PIL import Image
 
 from impasto.v1 import style_transfer_pb2 as pb
 
+_WRITTEN = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")
+"""Formats that :meth:`Result.save` converts to: those that hold a whole picture in all its colours."""
 _EXTENSIONS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",)}
 
 
@@ -186,6 +188,14 @@ class Result:
         image.load()
         return image
 
+    def _repr_png_(self) -> bytes:
+        """Return the picture for a notebook."""
+        if self.data.startswith(b"\x89PNG"):
+            return self.data
+        out = io.BytesIO()
+        self.image.save(out, "PNG")
+        return out.getvalue()
+
     @property
     def losses(self) -> Losses:
         """Losses of the finished canvas."""
@@ -222,7 +232,7 @@ class Result:
         The file is written completely or not at all: if the disk is full, an existing file is kept.
 
         Raises:
-            ValueError: If Pillow cannot write files with that extension.
+            ValueError: If the extension is that of a format with fewer colours, such as GIF, or of no picture.
             OSError: If it cannot be written.
         """
         target = Path(path)
@@ -237,11 +247,11 @@ class Result:
 def _converted(image: Image.Image, ending: str) -> bytes:
     """Return a picture in another format, with the metadata and the chroma sampling that the server would use."""
     kind = Image.registered_extensions().get(ending)
-    if kind is None:
-        raise ValueError(f"unknown file extension: {ending}")
+    if kind not in _WRITTEN:
+        raise ValueError(f"the name must end in .png, .jpg, .webp, .avif, .tif or .bmp, not {ending}")
     more: dict[str, Any] = {"quality": 95, "icc_profile": image.info.get("icc_profile")}
     exif = image.getexif()
-    if exif and kind in ("PNG", "JPEG", "WEBP"):
+    if exif and kind in ("PNG", "JPEG", "WEBP", "AVIF"):
         more["exif"] = exif
     if kind == "JPEG":
         more |= {"subsampling": 0, "optimize": True}

@@ -1,4 +1,4 @@
-"""Run `impasto batch` while its client and its server are killed at random, and check that the result is that of an undisturbed run.
+"""Run `impasto batch` while its client and its server are killed, and check that the result is that of an undisturbed run.
 
 Invariants, whatever is killed and when: every pair has its picture, bit for bit that of the undisturbed run; the manifest has
 one line for each; the server has one job for each; few evaluations were done again.

@@ -21,6 +21,7 @@ from impasto.batch.manifest import NAME, Manifest
 from impasto.batch.run import Batch, Outcome, Stop
 from impasto.batch.sheet import MOST_TILES, batch_sheet
 from impasto.batch.sheet import NAME as SHEET
+from impasto.cli import completion
 from impasto.cli.batch_progress import BatchProgress
 from impasto.cli.output import INTERRUPTED, JSON, SERVER, check_folder, print_json
 from impasto.cli.stylize import given_options, painting_options
@@ -50,7 +51,9 @@ class ListedStyles(click.Command):
             while rest and not (rest[0].startswith("-") and rest[0] != "-"):
                 spread += ["--style", rest.pop(0)]
                 values += 1
-            if not values:
+            if not values and ctx.resilient_parsing:  # a shell asks for completions
+                spread.append("--style")
+            elif not values:
                 raise click.UsageError("--style needs at least one picture", ctx)
         return super().parse_args(ctx, spread)
 
@@ -74,13 +77,14 @@ class Tally:
 
 
 @click.command(cls=ListedStyles)
-@click.argument("photos", nargs=-1, metavar="PHOTOS...")
+@click.argument("photos", nargs=-1, metavar="PHOTOS...", shell_complete=completion.files)
 @click.option(
     "--style",
     "-s",
     "styles",
     multiple=True,
     metavar="STYLES...",
+    shell_complete=completion.files,
     help="Style pictures: files, folders, patterns; all arguments up to the next option.",
 )
 @click.option(
@@ -107,7 +111,11 @@ class Tally:
     show_default=True,
     help="Seconds to wait for a server that does not answer.",
 )
-@click.option("--mask", help="Picture that selects the part of each photo to paint: white is painted, black is left unchanged.")
+@click.option(
+    "--mask",
+    shell_complete=completion.files,
+    help="Picture that selects the part of each photo to paint: white is painted, black is left unchanged.",
+)
 @click.option("--no-sheet", is_flag=True, help=f"Write no contact sheet ({SHEET}).")
 @click.option("--dry-run", is_flag=True, help="Show the pairs and their outputs, and paint nothing.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")

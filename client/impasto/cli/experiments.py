@@ -10,11 +10,11 @@ from PIL import Image
 
 from impasto._client import Client
 from impasto.changes import changed
+from impasto.cli import completion
 from impasto.cli.output import (
     JSON,
     SECONDS,
     SERVER,
-    ProgressBar,
     check_output,
     print_json,
     read_picture,
@@ -26,21 +26,33 @@ from impasto.errors import InvalidRequest
 from impasto.experiments import series as experiments
 from impasto.experiments.paper import write_paper
 from impasto.experiments.sheets import Tile, contact_sheet
+from impasto.progress import ProgressBar
 from impasto.redo import recipe, threads_of
 from impasto.requests import ENUMS, reconstruction_options, texture_options
 from impasto.words import words
 
-OUTPUT = click.option("-o", "--output", "out", required=True, help="Output file: .png, .jpg or .webp, or - for stdout.")
-SHEET = click.option("-o", "--output", "out", required=True, help="Output file: .png, .jpg or .webp.")
+OUTPUT = click.option(
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    shell_complete=completion.files,
+    help="Output file: .png, .jpg or .webp, or - for stdout.",
+)
+SHEET = click.option(
+    "-o", "--output", "out", required=True, shell_complete=completion.files, help="Output file: .png, .jpg or .webp."
+)
 TIMEOUT = click.option("--timeout", type=SECONDS, help="Seconds after which the job is cancelled.")
 QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 _STYLED = ("style_layers", "style_weight", "style_loss", "style_scale", "color", "content_layers", "content_weight")
 
 
 @click.command()
-@click.argument("image")
+@click.argument("image", shell_complete=completion.files)
 @OUTPUT
-@click.option("--layer", default="relu4_2", show_default=True, help="Layer of the content loss.")
+@click.option(
+    "--layer", shell_complete=completion.layers, default="relu4_2", show_default=True, help="Layer of the content loss."
+)
 @click.option("--series", is_flag=True, help="Make a contact sheet of the first eight layers instead, with the PSNR of each.")
 @painting_options(*_STYLED)
 @TIMEOUT
@@ -82,9 +94,14 @@ def reconstruct(
 
 
 @click.command()
-@click.argument("styles", nargs=-1, required=True, metavar="STYLE...")
+@click.argument("styles", nargs=-1, required=True, metavar="STYLE...", shell_complete=completion.files)
 @OUTPUT
-@click.option("--layers", type=LayerWeights(), help="Layers of the style loss; the first layer of each block by default.")
+@click.option(
+    "--layers",
+    shell_complete=completion.layers,
+    type=LayerWeights(),
+    help="Layers of the style loss; the first layer of each block by default.",
+)
 @click.option("--series", is_flag=True, help="Make a contact sheet for the first 1 to 5 layers instead, L-BFGS above Adam.")
 @painting_options("style_layers", "content_layers", "content_weight", "color", "style_weight")
 @TIMEOUT
@@ -126,8 +143,8 @@ def texture(
 
 
 @click.command()
-@click.argument("image")
-@click.option("--layer", required=True, help="Name of the layer, such as conv1_1.")
+@click.argument("image", shell_complete=completion.files)
+@click.option("--layer", shell_complete=completion.layers, required=True, help="Name of the layer, such as conv1_1.")
 @SHEET
 @click.option(
     "--filters",
@@ -135,7 +152,9 @@ def texture(
     show_default=True,
     help="Number of filters with the strongest response to show, or filter numbers: 3,17,40 (3, for one).",
 )
-@click.option("--network", default="", help="ARCHITECTURE:WEIGHTS; by default the server's.")
+@click.option(
+    "--network", shell_complete=completion.networks, default="", help="ARCHITECTURE:WEIGHTS; by default the server's."
+)
 @click.option("--size", "size_px", type=int, default=256, show_default=True, help="Longer side of the resized picture.")
 @click.option("--pooling", type=click.Choice(words(ENUMS["pooling"])), default="average", help="Type of the pooling layers.")
 @SERVER
@@ -174,7 +193,11 @@ def features(
     type=click.Path(exists=True, path_type=Path),
     help="File or folder of its source pictures.",
 )
-@click.option("--mask", help="Picture that selects the part of the content to paint, instead of the recorded one.")
+@click.option(
+    "--mask",
+    shell_complete=completion.files,
+    help="Picture that selects the part of the content to paint, instead of the recorded one.",
+)
 @painting_options()
 @TIMEOUT
 @QUIET
@@ -221,8 +244,8 @@ def redo(
 
 
 @click.command()
-@click.argument("content")
-@click.argument("style")
+@click.argument("content", shell_complete=completion.files)
+@click.argument("style", shell_complete=completion.files)
 @click.option("-o", "--output", "out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
 @click.option("--size", "size_px", type=int, default=256, show_default=True, help="Longer side of each picture.")
 @click.option("--steps", type=int, default=100, show_default=True, help="Optimizer steps of each picture.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from impasto._client import Client
 from impasto._mapping import default_in_flight
@@ -99,7 +100,10 @@ def grid(
     check_output(out)
     given = given_options(options, None)
     given.pop("format")
+    ctx = click.get_current_context()
     for axis in axes:
+        if ctx.get_parameter_source(axis.name) is ParameterSource.DEFAULT_MAP:
+            given.pop(axis.name, None)  # of the profile
         if axis.name in given:
             raise click.UsageError(f"{axis.name} is given and varies")
     chosen = Grid(photo, style, tuple(axes))

@@ -10,13 +10,13 @@ from datetime import datetime
 import click
 
 from impasto._client import Client, Job
+from impasto.cli import completion
 from impasto.cli.arguments import Moment, label_option
 from impasto.cli.output import (
     JOBS_HEADER,
     JSON,
     SECONDS,
     SERVER,
-    ProgressBar,
     check_output,
     job_line,
     jobs_line,
@@ -26,6 +26,7 @@ from impasto.cli.output import (
     write_picture,
 )
 from impasto.errors import NotReady, from_job
+from impasto.progress import ProgressBar
 from impasto.results import Finished, JobInfo, Paused, Result, Started, Step
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.words import words
@@ -73,7 +74,7 @@ def list_jobs(
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=completion.job_ids())
 @SERVER
 @JSON
 def show(job_id: str, server: str, as_json: bool) -> None:
@@ -88,7 +89,7 @@ def show(job_id: str, server: str, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=completion.job_ids("queued", "running", "paused"))
 @SERVER
 @JSON
 def watch(job_id: str, server: str, as_json: bool) -> None:
@@ -118,7 +119,7 @@ def watch(job_id: str, server: str, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...")
+@click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...", shell_complete=completion.job_ids("queued", "running", "paused"))
 @label_option("Cancel all unfinished jobs with this label; repeatable, and all must match.")
 @SERVER
 @JSON
@@ -148,7 +149,7 @@ def _chosen(client: Client, job_ids: Sequence[str], labels: dict[str, str] | Non
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=completion.job_ids("queued", "running"))
 @SERVER
 @JSON
 def pause(job_id: str, server: str, as_json: bool) -> None:
@@ -162,7 +163,7 @@ def pause(job_id: str, server: str, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=completion.job_ids("paused"))
 @SERVER
 @JSON
 def resume(job_id: str, server: str, as_json: bool) -> None:
@@ -173,7 +174,7 @@ def resume(job_id: str, server: str, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...")
+@click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...", shell_complete=completion.job_ids())
 @label_option("Delete all jobs with this label; repeatable, and all must match.")
 @SERVER
 def delete(job_ids: tuple[str, ...], labels: dict[str, str] | None, server: str) -> None:
@@ -192,7 +193,7 @@ def _show(job: JobInfo, *, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=completion.job_ids("succeeded", "queued", "running"))
 @click.option("-o", "--output", "out", required=True, help="Output file: .png, .jpg or .webp, or - for stdout.")
 @click.option("--wait", is_flag=True, help="Wait until the job ends.")
 @click.option("--timeout", type=SECONDS, help="Maximum seconds to wait; the job continues after it.")

@@ -16,6 +16,7 @@ import click
 
 from impasto._client import Client
 from impasto.cli.batch import batch
+from impasto.cli.completion import completion
 from impasto.cli.experiments import features, paper, reconstruct, redo, texture
 from impasto.cli.grid import grid
 from impasto.cli.jobs import jobs
@@ -92,6 +93,7 @@ def cli(*, server: str | None) -> None:
 cli.add_command(stylize)
 cli.add_command(batch)
 cli.add_command(grid)
+cli.add_command(completion)
 cli.add_command(show)
 cli.add_command(jobs)
 cli.add_command(info)

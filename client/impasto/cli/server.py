@@ -12,6 +12,7 @@ from http.client import HTTPException
 import click
 
 from impasto._client import Client
+from impasto.cli import completion
 from impasto.cli.output import JSON, SERVER, UPLOADED, print_json, read_picture
 from impasto.errors import ImpastoError, InvalidRequest
 
@@ -100,7 +101,7 @@ def _answer_of(url: str, timeout_s: float) -> str | Exception:
 
 
 @click.command()
-@click.argument("pictures", nargs=-1, required=True)
+@click.argument("pictures", nargs=-1, required=True, shell_complete=completion.files)
 @SERVER
 @JSON
 def upload(pictures: tuple[str, ...], server: str, as_json: bool) -> None:
