@@ -82,6 +82,7 @@ class Options(TypedDict, total=False):
             of a ``stylize`` call without a time limit.
         ttl_s: How long the job and its picture are kept after its end, within the server's retention.
         labels: Labels by which :meth:`impasto.Client.jobs` finds the job, such as ``{"album": "norway"}``; at most 16.
+        webhook: URL that the server tells of the job's end, if its operator allows the host; signed as Standard Webhooks.
     """
 
     preset: str
@@ -121,6 +122,7 @@ class Options(TypedDict, total=False):
     on_deadline: Literal["fail", "return_best"]
     ttl_s: float
     labels: Mapping[str, str]
+    webhook: str
 
 
 ENUMS: Mapping[str, Any] = {
@@ -137,7 +139,7 @@ ENUMS: Mapping[str, Any] = {
 """Options whose values are enumerations of the contract."""
 _OUTPUT = ("format", "quality", "preview_every_steps", "preview_size_px", "omit_metadata")
 _PICTURES = ("mask", "init_image")
-_SPEC = ("priority", "time_limit_s", "on_deadline", "ttl_s", "labels")
+_SPEC = ("priority", "time_limit_s", "on_deadline", "ttl_s", "labels", "webhook")
 _SPANS = {"time_limit_s": "time_limit", "ttl_s": "ttl"}
 _JOB_STATES: Mapping[str, Any] = {word: number for number, word in enum_words(pb.JobState).items() if number}
 

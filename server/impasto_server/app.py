@@ -42,6 +42,7 @@ from impasto_server.store.base import JobStore
 from impasto_server.store.memory import MemoryStore
 from impasto_server.store.sqlite import DataError, DurableStore
 from impasto_server.store.uploads import Uploads
+from impasto_server.webhooks.sender import Sender, WebhookError
 from impasto_server.workers.messages import WorkerSettings
 from impasto_server.workers.process import ProcessWorker, WorkerHandle
 
@@ -128,6 +129,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     metrics.expect(_methods(), (worker.name for worker in workers))
     closing.enter_context(counted_faults(metrics))
     jobs = assemble(config, store, workers, metrics, tracing)
+    senders = _senders(config, store, metrics)
     gate = Gate(config.max_message_bytes)
     interceptor = CallInterceptor(metrics, identify, tracing, gate)
     server = grpc.aio.server(options=options(config), interceptors=[interceptor], compression=grpc.Compression.NoCompression)
@@ -146,7 +148,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     await housekeeping.set_health(serving=False)
     await server.start()
     jobs.pool.start()
-    tasks = housekeeping.start()
+    tasks = housekeeping.start(*(sender.run for sender in senders))
     beating = asyncio.create_task(housekeeping.beat())  # until the end: a draining server is alive
     logger.info("listening on %s:%d%s", host, port, ", with TLS" if tls else "")
     try:
@@ -208,6 +210,20 @@ def _methods() -> list[Method]:
             )
             found.append(Method(kind, service.full_name, method.name))
     return found
+
+
+def _senders(config: ServerConfig, store: JobStore, metrics: Metrics) -> list[Sender]:
+    """Return what sends webhooks; nothing if the operator allows none.
+
+    Raises:
+        StartError: If they cannot be sent.
+    """
+    if not config.webhook_hosts:
+        return []
+    try:
+        return [Sender(config, store, metrics)]
+    except WebhookError as error:
+        raise StartError(str(error)) from None
 
 
 def _tracing(config: ServerConfig) -> Tracing:

@@ -60,8 +60,8 @@ class Housekeeping:
     tls: ServerTls | None
     tokens: Tokens | None
 
-    def start(self) -> list[asyncio.Task[None]]:
-        """Start the tasks; cancel them to stop."""
+    def start(self, *more: Callable[[], Coroutine[Any, Any, None]]) -> list[asyncio.Task[None]]:
+        """Start the tasks, and more of them; cancel them to stop."""
         work: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
             self._follow_readiness,
             lambda: watch_lag(self.metrics),
@@ -70,6 +70,7 @@ class Housekeeping:
             self._watch_files,
             self._expire_uploads,
             self.gate.give_back,
+            *more,
         )
         return [asyncio.create_task(self._restarted(each)) for each in work]
 

@@ -22,7 +22,7 @@ PAINTING_COMMANDS = ("stylize", "batch", "grid", "texture", "reconstruct")
 """Commands that take a profile's default options; ``redo`` takes a picture's own."""
 _TEXTS = ("server", "token_file", "tls_ca", "tls_cert", "tls_key")
 _KEYS = (*_TEXTS, "tls", "defaults")
-_NO_DEFAULTS = ("format", "mask", "init_image", "labels", "preview_every_steps", "preview_size_px")
+_NO_DEFAULTS = ("webhook", "format", "mask", "init_image", "labels", "preview_every_steps", "preview_size_px")
 _OPTIONS: Mapping[str, str] = {
     name: str(getattr(kind, "__forward_arg__", kind))
     for name, kind in Options.__annotations__.items()

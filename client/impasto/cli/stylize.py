@@ -158,6 +158,7 @@ PAINTING: Mapping[str, Callable[[Any], Any]] = {
         "--ttl", "ttl_s", type=SECONDS, help="Seconds to keep the job after its end, at most the server's retention time."
     ),
     "labels": label_option("Label by which 'impasto jobs list --label' finds the job; repeatable."),
+    "webhook": click.option("--webhook", help="URL that the server tells of the job's end, if its operator allows the host."),
     "quality": click.option("--quality", type=int, help="Quality of JPEG and WebP, 1 to 100."),
     "omit_metadata": click.option(
         "--no-metadata", "omit_metadata", is_flag=True, help="Omit the metadata from the file ('impasto redo' needs it)."

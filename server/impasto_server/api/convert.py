@@ -139,6 +139,7 @@ def draft(spec: pb.JobSpec, uploaded: Callable[[str], Path]) -> Draft:
         mask,
         init_image,
         dict(spec.labels),
+        spec.webhook,
     )
 
 

@@ -20,6 +20,7 @@ from impasto_server.domain.job import JobSpec, OutputOptions, Source, StylePictu
 from impasto_server.domain.pictures import Plane, Raster, content_of
 from impasto_server.pictures import decoders as decoding
 from impasto_server.pictures import images
+from impasto_server.webhooks.addresses import wrong_with
 from impasto_server.workers.messages import Inspect
 
 MAX_REQUEST_ID = 128
@@ -91,6 +92,7 @@ class Draft:
         mask: Part of the content that is painted, or None for all.
         init_image: Picture that the canvas starts from, or None.
         labels: Labels by which its owner finds it.
+        webhook: URL that is told of its end; empty for none.
     """
 
     content: File | None
@@ -108,6 +110,7 @@ class Draft:
     mask: File | None = None
     init_image: File | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    webhook: str = field(default="", repr=False)
 
     def files(self) -> dict[str, File]:
         """Return every file by its request field."""
@@ -176,6 +179,8 @@ def check_numbers(draft: Draft, request_id: str, network_id: Callable[[str], str
         ]
     found += _job_violations(draft)
     found += labels.violations(draft.labels)
+    if draft.webhook and (wrong := wrong_with(draft.webhook, config.webhook_hosts)):
+        found.append(Violation("webhook", wrong))
     found += _output_violations(draft.output)
     _raise(found)
     return replace(draft, parameters=parameters)
@@ -242,6 +247,7 @@ def open_pictures(draft: Draft, config: ServerConfig, tell: Callable[[str], None
         init_image,
         tuple(Source(role, file.name, pictures.digests[role]) for role, file in draft.files().items()),
         draft.labels,
+        draft.webhook,
     )
 
 

@@ -96,6 +96,7 @@ class JobSpec:
         init_image: Picture that the canvas starts from; same size as the canvas.
         sources: The files of the pictures.
         labels: Labels by which its owner finds it.
+        webhook: URL that is told of its end; empty for none.
     """
 
     width: int
@@ -112,6 +113,7 @@ class JobSpec:
     init_image: Raster | None = None
     sources: tuple[Source, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    webhook: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Protocol
 from impasto_server.domain.events import Event
 from impasto_server.domain.filters import JobFilter
 from impasto_server.domain.job import Job, JobError
+from impasto_server.domain.webhooks import Webhook
 
 EVERY_JOB = JobFilter()
 
@@ -141,6 +142,18 @@ class JobStore(Protocol):
 
     def result(self, job_id: str) -> bytes | None:
         """Return a job's encoded picture."""
+        ...
+
+    def webhooks(self) -> list[Webhook]:
+        """Return the messages about ended jobs that are committed and not confirmed yet."""
+        ...
+
+    def put_off_webhook(self, message_id: str, attempts: int, due: float) -> None:
+        """Note a failed attempt to send a message, and when the next one is due."""
+        ...
+
+    def drop_webhook(self, message_id: str) -> None:
+        """Remove a message that is confirmed or given up."""
         ...
 
     def expire(self, now: float) -> list[str]:
