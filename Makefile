@@ -21,7 +21,7 @@ PARALLEL ?= --numprocesses 2 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup update test-lowest test-pythons sbom weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world soak-batch bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate test-golden samples builtin-weights docker clean
+.PHONY: help setup update test-lowest test-pythons sbom weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world soak-batch bench bench-quality bench-threads bench-service bench-streams bench-load bench-batch docs-pictures generate test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -155,6 +155,9 @@ bench-service: setup ## Measure the service: jobs per minute, control latency un
 
 bench-streams: setup ## Measure health latency with ten thousand watchers and two hundred queued jobs
 	$(BIN)/python benchmarks/streams.py
+
+bench-batch: setup ## Measure the throughput of a batch against single jobs
+	$(BIN)/python benchmarks/batch.py
 
 bench-load: setup ## Measure the maximum call rate of impasto load
 	$(BIN)/python benchmarks/load.py
