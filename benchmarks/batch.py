@@ -1,9 +1,10 @@
 """Throughput of `impasto batch` against the same jobs one after another, on one server. Run by `make bench-batch`.
 
-Rounds alternate: every pair by itself with the client, each after the end of the one before; then the same pairs with the command,
-from the start of its process to its end, contact sheet included. The ratio of a round is the time of the single jobs over the
-time of the batch. Above 1 the batch gains what overlaps with painting: reading, uploading, decoding, encoding, the network. The
-bound is `painting_share`: the part of the batch's time in which steps run cannot exceed 1 on a device that runs one job at a time.
+Rounds alternate: every pair by itself with the client, each after the end of the one before; then the same pairs with the
+command, from the start of its process to its end, contact sheet included. The ratio of a round is the time of the single jobs
+over the time of the batch. Above 1 the batch gains what overlaps with painting: reading, uploading, decoding, encoding, the
+network. The bound is `painting_share`, the part of the batch's time in which steps run: it cannot exceed 1 on a device that
+runs one job at a time, so the ratio cannot exceed 1 over `single_painting_share`, but for noise.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    from tests.conftest import ServerProcess
-    from tests.soak.batches import draw_pictures
+    from tests.conftest import ServerProcess  # noqa: PLC0415 - found by the path above
+    from tests.soak.batches import draw_pictures  # noqa: PLC0415
 
     rows = []
     with tempfile.TemporaryDirectory() as name:
