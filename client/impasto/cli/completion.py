@@ -24,8 +24,6 @@ Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]
 @contextmanager
 def _client(ctx: click.Context) -> Iterator[Client]:
     """Yield a client of the server that the incomplete command line names."""
-    if name := profiles.default_name():
-        profiles.apply(ctx, name, replacing=False)
     given = ctx.params.get("server") if ctx.get_parameter_source("server") is ParameterSource.COMMANDLINE else None
     server = given or ctx.find_root().params.get("server")
     with Client(server, patience_s=0) as client:

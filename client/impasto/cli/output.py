@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from impasto.cli.completion import profile_names
-from impasto.cli.profiles import on_profile
+from impasto.cli.profiles import on_profile, on_server
 from impasto.credentials import VARIABLES
 from impasto.display import shortened
 from impasto.pictures import Picture, UploadedImage
@@ -75,6 +75,8 @@ def SERVER(command: Any) -> Any:  # noqa: N802 - used like the options below
         show_envvar=True,
         default="localhost:50051",
         show_default=True,
+        is_eager=True,  # the default profile has defaults for other options
+        callback=on_server,
         help="Address of the server, HOST:PORT.",
     )
     return option(credentials(hidden=True)(command))

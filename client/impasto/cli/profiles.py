@@ -12,12 +12,14 @@ from typing import Any
 
 import click
 import platformdirs
+from click.core import ParameterSource
 
 from impasto.credentials import VARIABLES
 from impasto.display import shown
 from impasto.requests import Options
 
 FILE_VARIABLE, PROFILE_VARIABLE = "IMPASTO_CLIENT_CONFIG", "IMPASTO_PROFILE"
+_APPLIED = "impasto.profile"
 PAINTING_COMMANDS = ("stylize", "batch", "grid", "texture", "reconstruct")
 """Commands that take a profile's default options; ``redo`` takes a picture's own."""
 _TEXTS = ("server", "token_file", "tls_ca", "tls_cert", "tls_key")
@@ -147,18 +149,22 @@ def _similar(name: str, known: tuple[str, ...]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
 
 
-def apply(ctx: click.Context, name: str, *, replacing: bool) -> None:
+def apply(ctx: click.Context, name: str, *, server: str | None = None) -> None:
     """Set a profile's variables, and its default options for the painting commands.
 
     Args:
         ctx: Context of the group or of a command.
         name: The profile.
-        replacing: Whether it replaces what the environment has; else it fills in what is missing.
+        server: Address that was chosen otherwise. The profile then fills in only what the environment lacks, and its
+            credentials are not used for another server. None for a profile that the user named, which replaces what the
+            environment has.
     """
     chosen = profile(name)
-    for variable, value in chosen.environment.items():
-        if replacing or variable not in os.environ:
+    others = server is not None and server != chosen.environment.get("IMPASTO_SERVER", server)
+    for variable, value in () if others else chosen.environment.items():
+        if server is None or variable not in os.environ:
             os.environ[variable] = value
+    ctx.find_root().meta[_APPLIED] = name
     if isinstance(ctx.command, click.Group):
         ctx.default_map = {command: dict(chosen.defaults) for command in PAINTING_COMMANDS}
     elif ctx.info_name in PAINTING_COMMANDS:
@@ -166,9 +172,18 @@ def apply(ctx: click.Context, name: str, *, replacing: bool) -> None:
 
 
 def on_profile(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-    """Apply the profile of ``--profile``, or the default one where the group is called without it."""
+    """Apply the profile of ``--profile``."""
     del param
     if value:
-        apply(ctx, value, replacing=True)
-    elif isinstance(ctx.command, click.Group) and not ctx.resilient_parsing and (name := default_name()):
-        apply(ctx, name, replacing=False)
+        apply(ctx, value)
+
+
+def on_server(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Apply the default profile to a command without ``--profile``, and return the server's address."""
+    if _APPLIED in ctx.find_root().meta or not (name := default_name()):
+        return value
+    chosen = ctx.get_parameter_source(param.name or "") is not ParameterSource.DEFAULT
+    if not chosen and (own := profile(name).environment.get("IMPASTO_SERVER")):
+        value = os.environ["IMPASTO_SERVER"] = own
+    apply(ctx, name, server=value)
+    return value

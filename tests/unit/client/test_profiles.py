@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from impasto.cli import profiles
 from impasto.cli.main import cli
+from impasto.cli.output import SERVER
 from impasto.cli.stylize import given_options, painting_options
 
 FILE = """
@@ -57,7 +58,7 @@ def seen(*arguments: str) -> dict[str, Any]:
     @click.command("stylize")
     @click.argument("photo")
     @painting_options()
-    @click.option("--server", envvar="IMPASTO_SERVER", default="localhost:50051")
+    @SERVER
     def command(photo: str, server: str, **options: Any) -> None:
         found.update(given_options(options, None), server=server, token=os.environ.get("IMPASTO_TOKEN"))
 
@@ -99,6 +100,19 @@ def test_the_default_profile_fills_in_what_the_environment_lacks(config: Path, m
     monkeypatch.delenv("IMPASTO_SERVER")
     monkeypatch.setenv("IMPASTO_PROFILE", "")
     assert seen("stylize", "p.png")["server"] == "localhost:50051"
+
+
+def test_credentials_of_the_default_profile_are_not_sent_to_another_server(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its default options hold there, its token does not; a profile that is named is meant."""
+    monkeypatch.setenv("IMPASTO_PROFILE", "studio")
+    found = seen("--server", "other:2", "stylize", "p.png")
+    assert (found["server"], found["token"], found["size_px"]) == ("other:2", None, 1024)
+    monkeypatch.delenv("IMPASTO_SERVER")
+    found = seen("stylize", "p.png", "--server", "other:2")
+    assert (found["server"], found["token"], found["size_px"]) == ("other:2", None, 1024)
+    assert seen("stylize", "p.png", "--server", "studio:50051")["token"] == "secret"  # noqa: S105
 
 
 def test_without_a_file_nothing_is_set(config: Path) -> None:
