@@ -8,9 +8,6 @@ runs one job at a time, so the ratio cannot exceed 1 over `single_painting_share
 
 On a machine that does other things the seconds of a step differ from minute to minute. `ratio_at_equal_pace` compares the
 seconds for each second in which steps ran, which that does not change.
-
-On a machine that does other things the seconds of a step differ from minute to minute. `ratio_at_equal_pace` compares seconds for
-each second in which steps ran, which that does not change.
 """
 
 from __future__ import annotations
