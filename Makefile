@@ -22,7 +22,7 @@ PARALLEL ?= --numprocesses 2 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup update test-languages test-lowest test-pythons test-ray sbom weights demo serve proto lint format test test-fast test-web test-gpu soak soak-attack soak-world soak-cluster bench bench-quality bench-threads bench-service bench-streams bench-web bench-load bench-scheduler bench-fleet docs-pictures generate dashboard test-golden samples builtin-weights docker clean
+.PHONY: help setup update test-languages test-lowest test-pythons test-ray sbom weights demo serve proto lint format test test-fast test-web test-gpu soak soak-attack soak-world soak-cluster soak-batch bench bench-quality bench-threads bench-service bench-streams bench-web bench-load bench-scheduler bench-fleet bench-batch docs-pictures generate dashboard test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -156,6 +156,10 @@ soak-attack: setup ## Attack a real server as a single client could, then 20,000
 soak-world: setup ## Send 5,000 small jobs with odd files, names and links (a quarter of an hour or more)
 	$(BIN)/python -m tests.soak.world
 
+soak-batch: setup ## Kill a batch of 30 x 4 pictures three times and its server twice; 10,000 pairs through Client.map (a quarter of an hour)
+	$(BIN)/python -m tests.soak.batches
+	IMPASTO_TEST_PAIRS=10000 $(BIN)/pytest tests/unit/client/test_mapping.py -k memory -s
+
 soak-cluster: setup ## 40 random faults of three hosts with a fake engine, 20 with the real one (ten minutes)
 	$(BIN)/python -m tests.soak.cluster --faults 40 --jobs 60
 	$(BIN)/python -m tests.soak.cluster --faults 20 --jobs 20 --real
@@ -174,6 +178,9 @@ bench-service: setup ## Measure the service: jobs per minute, control latency un
 
 bench-streams: setup ## Measure health latency with ten thousand watchers and two hundred queued jobs
 	$(BIN)/python benchmarks/streams.py
+
+bench-batch: setup ## Measure the throughput of a batch against single jobs
+	$(BIN)/python benchmarks/batch.py
 
 bench-load: setup ## Measure the maximum call rate of impasto load
 	$(BIN)/python benchmarks/load.py

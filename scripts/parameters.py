@@ -26,6 +26,7 @@ MESSAGES = {
     "OutputOptions": "How pictures are encoded",
     "InspectFeaturesRequest": "Feature inspection",
 }
+_FIELD = re.compile(r"(?:optional |repeated )?(map<string, string>|[\w.]+) (\w+) = \d+;")
 SDK_NAMES = {"time_limit": "time_limit_s", "ttl": "ttl_s"}
 OTHER_FLAGS = {
     ("Style", "weight"): "--style-shares",

@@ -48,6 +48,7 @@ from impasto_server.store.memory import MemoryStore
 from impasto_server.store.sqlite import DataError, DurableStore
 from impasto_server.store.uploads import Uploads
 from impasto_server.web import Web, missing
+from impasto_server.webhooks.sender import Sender, WebhookError
 from impasto_server.workers.messages import WorkerSettings
 from impasto_server.workers.process import ProcessWorker, WorkerHandle
 
@@ -148,7 +149,9 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     web, joining = _web(config, server, closing), _worker_port(config, jobs, metrics, tls)
     metrics.registry.register(Machine(jobs.pool.processes))
     operations = _serve_operations(config, metrics, pulse := Pulse())
-    housekeeping = Housekeeping(jobs, (SERVICE,), servicer, pulse, metrics, VERSION, uploads, gate, tls, tokens)
+    housekeeping = Housekeeping(
+        jobs, (SERVICE,), servicer, pulse, metrics, VERSION, uploads, gate, tls, tokens, _senders(config, store, metrics)
+    )
     await housekeeping.set_health(serving=False)
     await server.start()
     jobs.pool.start()
@@ -273,6 +276,20 @@ def _methods() -> list[Method]:
             )
             found.append(Method(kind, service.full_name, method.name))
     return found
+
+
+def _senders(config: ServerConfig, store: JobStore, metrics: Metrics) -> tuple[Sender, ...]:
+    """Return what sends webhooks; nothing if the operator allows none.
+
+    Raises:
+        StartError: If they cannot be sent.
+    """
+    if not config.webhook_hosts:
+        return ()
+    try:
+        return (Sender(config, store, metrics),)
+    except WebhookError as error:
+        raise StartError(str(error)) from None
 
 
 def _tracing(config: ServerConfig) -> Tracing:

@@ -156,7 +156,8 @@ class JobTable:
         elif effect.what == "start":
             self._runtimes[job.job_id].dispatched = time.monotonic()
             begun = job.arithmetic if job.step else None
-            self._pool.send(worker, Start(job.job_id, job.spec, str(self._checkpoint(job.job_id)), begun))
+            spec = replace(job.spec, labels={}, webhook="")  # of its owner; a worker needs neither
+            self._pool.send(worker, Start(job.job_id, spec, str(self._checkpoint(job.job_id)), begun))
         else:
             self._pool.send(worker, _COMMANDS[effect.what](job.job_id))
 

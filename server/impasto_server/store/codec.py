@@ -170,6 +170,8 @@ def encode_spec(spec: JobSpec) -> str:
         },
         "output": asdict(spec.output),
         **{name: getattr(spec, name) for name in _PLAIN},
+        "labels": dict(spec.labels),
+        "webhook": spec.webhook,
     }
     return json.dumps(values)
 
@@ -194,6 +196,8 @@ def decode_spec(text: str, folder: Path | None) -> JobSpec:
         OutputOptions(**values["output"]),
         **{name: values[name] for name in _PLAIN},
         sources=tuple(Source(**source) for source in values.get("sources", ())),
+        labels=values.get("labels", {}),  # absent in records of older servers
+        webhook=values.get("webhook", ""),
     )
     if folder is None:
         return spec

@@ -27,6 +27,7 @@ from impasto_server.domain.job import Job, JobError
 from impasto_server.failpoints import hit
 from impasto_server.files import written_whole
 from impasto_server.store import codec as records
+from impasto_server.store import outbox
 from impasto_server.store.base import Restored
 from impasto_server.store.memory import MemoryStore
 
@@ -65,6 +66,7 @@ MIGRATIONS: Sequence[str] = (
     """
     ALTER TABLE events ADD COLUMN count INTEGER NOT NULL DEFAULT 1;
     """,
+    outbox.MIGRATION,
 )
 
 
@@ -197,7 +199,8 @@ class DurableStore(MemoryStore):
             self._admissions.pop(job_id, None)
 
     def put(self, job: Job) -> None:
-        """See :class:`~impasto_server.store.base.JobStore`."""
+        """See :class:`~impasto_server.store.base.JobStore`. The transaction that ends a job stores its webhook's message."""
+        hook = self._message(job)
         super().put(job)
         kept = self._jobs[job.job_id]
         record, ended = records.encode_job(job), job.state.ended
@@ -208,8 +211,21 @@ class DurableStore(MemoryStore):
                 self._release(
                     connection, [job.job_id], "AND name IS NOT (SELECT result FROM jobs WHERE job_id = ?)", job.job_id
                 )
+            if hook is not None:
+                outbox.insert(connection, hook)
 
-        self._queue.put(_Write(update, visible=lambda: self._see(kept)))
+        told = None if hook is None else lambda: self._outbox.add(hook)
+        self._queue.put(_Write(update, visible=lambda: self._see(kept), committed=told))
+
+    def put_off_webhook(self, message_id: str, attempts: int, due: float) -> None:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        super().put_off_webhook(message_id, attempts, due)
+        self._queue.put(_Write(lambda connection: outbox.put_off(connection, message_id, attempts, due), "webhook"))
+
+    def drop_webhook(self, message_id: str) -> None:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        super().drop_webhook(message_id)
+        self._queue.put(_Write(lambda connection: outbox.delete(connection, message_id), "webhook"))
 
     def _admitted(self, job: Job) -> None:
         """Make a new job visible; its pictures are on disk, and are not needed in memory before it starts."""
@@ -287,6 +303,8 @@ class DurableStore(MemoryStore):
     def restore(self) -> list[Restored]:
         """Return every stored job, and its events. Call it once, before anything is written."""
         found = []
+        for hook in outbox.stored(self._connection):
+            self._outbox.add(hook)
         rows = self._connection.execute("SELECT job_id, spec, record, result FROM jobs ORDER BY number").fetchall()
         for job_id, spec_text, record, result in rows:
             job, lost = self._decode(job_id, spec_text, record)

@@ -145,6 +145,15 @@ class WorkerPool:
         return self._workers.values()
 
     @property
+    def slots(self) -> int:
+        """Maximum number of running jobs on all devices together."""
+        return sum(self._slots(name) for name in self._workers)
+
+    def _slots(self, name: str) -> int:
+        status = self._workers[name]
+        return 0 if status.draining else self._config.max_running_jobs or (1 if status.handle.device == "cpu" else GPU_SLOTS)
+
+    @property
     def any_ready(self) -> bool:
         """Whether a worker is ready."""
         return any(status.ready for status in self.workers)
@@ -238,10 +247,7 @@ class WorkerPool:
     def capacity(self, name: str) -> Capacity:
         """Return the capacity of a ready worker."""
         ready = self._workers[name].ready
-        status = self._workers[name]
-        slots = self._config.max_running_jobs or (1 if status.handle.device == "cpu" else GPU_SLOTS)
-        if status.draining:
-            slots = 0
+        slots = self._slots(name)
         memory = int(ready.free_bytes * MEMORY_SHARE) if ready and ready.free_bytes is not None else None
         if self._config.max_memory_mib:
             memory = self._config.max_memory_mib * MIB

@@ -402,7 +402,7 @@ async def test_a_job_can_be_deleted_while_its_picture_is_encoded(monkeypatch: py
         dispatcher.delete(job.job_id)
         going_on.set()
         await asyncio.sleep(0.05)
-        assert dispatcher.page(None, 10, ()) == []
+        assert dispatcher.page(None, 10) == []
         assert not PARTS[dispatcher].table.tasks
 
 

@@ -310,7 +310,7 @@ async def test_a_job_is_acknowledged_only_when_it_is_safe(tmp_path: Path, monkey
             answers = await asyncio.gather(*pair, return_exceptions=True)
         assert all(isinstance(answer, ServiceError) for answer in answers)
         assert (dispatcher.queued, dispatcher.running) == (0, 0)
-        assert dispatcher.page(None, 10, ()) == []
+        assert dispatcher.page(None, 10) == []
 
 
 @pytest.mark.parametrize("detached", [True, False])
@@ -344,7 +344,7 @@ async def test_a_folder_of_an_earlier_version_opens(tmp_path: Path) -> None:
     with tarfile.open(Path(__file__).with_name("folder-755bac8.tar.gz")) as archive:
         archive.extractall(tmp_path, filter="data")
     async with serving(tmp_path, FakeWorker()) as dispatcher:
-        by_name = {job.request_id: job for job in dispatcher.page(None, 10, ())}
+        by_name = {job.request_id: job for job in dispatcher.page(None, 10)}
         assert by_name.keys() == {"done", "running", "waiting", "paused", "cancelled"}
         assert {job.owner for job in by_name.values()} == {"ann", "bob"}
         assert dispatcher.result(by_name["done"].job_id).startswith(b"\x89PNG")
