@@ -126,7 +126,7 @@ def test_a_server_that_restarts_is_waited_for(tmp_path: Path, png: Png) -> None:
             second = job_of(page)
             page.wait(lambda: page.all("#job .curve path.total[d]"), "some steps")
             server.stop()
-            page.wait(lambda: "cannot be reached" in page.text("#banner"), "the banner")
+            page.wait(lambda: "nothing is lost" in page.text("#banner"), "the banner")
             assert page.state() in ("Painting", "Waiting", "Paused")
             server = ServerProcess(*settings)
             page.wait(lambda: not page.text("#banner"), "the banner to leave", 60)
@@ -345,6 +345,10 @@ def test_a_token_is_asked_for_and_kept_in_the_tab_only(tmp_path: Path, png: Png)
             assert kept[1:] == [token, ""]
             page.driver.refresh()
             page.wait(lambda: page.all("#gallery-list .card img[src]"), "the gallery")
+            page.click("Token")
+            page.click("Forget it", "#token")
+            page.wait(lambda: page.find("#token").is_displayed() and not page.all("#styles .pic"), "an empty page")
+            assert page.driver.execute_script("return sessionStorage.getItem('impasto.token')") is None
     finally:
         server.stop()
 
