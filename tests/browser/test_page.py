@@ -314,6 +314,7 @@ def test_a_grid_of_variations_survives_a_reload(page: Page, png: Png) -> None:
     field.send_keys("0.01, 0.1, 1")
     page.click("Paint the grid")
     page.wait(lambda: len(page.all("#stage .cells .card img[src]")) == 3, "three pictures", 60)
+    page.wait(lambda: len(page.all("#gallery-list .card")) >= 3, "them in the gallery too")
     page.driver.refresh()
     page.wait(lambda: len(page.all("#stage .cells .card img[src]")) == 3, "three pictures after a reload", 60)
     assert page.text("#stage .cells .text b").split("\n") == [f"Content weight {value}" for value in ("0.01", "0.1", "1")]
