@@ -16,6 +16,8 @@ from tests.browser.driver import CHROMEDRIVER, CHROMIUM, Page, browser
 from tests.conftest import ServerProcess
 
 HERE = Path(__file__).parent
+TIMEOUT_S = 300
+"""Of a test: servers and browsers take their time on a busy machine."""
 AXE = HERE / "node_modules/axe-core/axe.min.js"
 
 
@@ -23,6 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
             if not (CHROMIUM and CHROMEDRIVER):
                 item.add_marker(pytest.mark.skip(reason="needs Chromium and chromedriver"))
 

@@ -126,7 +126,7 @@ def test_a_server_that_restarts_is_waited_for(tmp_path: Path, png: Png) -> None:
             second = job_of(page)
             page.wait(lambda: page.all("#job .curve path.total[d]"), "some steps")
             server.stop()
-            page.wait(lambda: "cannot be reached" in page.text("#banner"), "the banner")
+            page.wait(lambda: "nothing is lost" in page.text("#banner"), "the banner")
             assert page.state() in ("Painting", "Waiting", "Paused")
             server = ServerProcess(*settings)
             page.wait(lambda: not page.text("#banner"), "the banner to leave", 60)
@@ -314,6 +314,7 @@ def test_a_grid_of_variations_survives_a_reload(page: Page, png: Png) -> None:
     field.send_keys("0.01, 0.1, 1")
     page.click("Paint the grid")
     page.wait(lambda: len(page.all("#stage .cells .card img[src]")) == 3, "three pictures", 60)
+    page.wait(lambda: len(page.all("#gallery-list .card")) >= 3, "them in the gallery too")
     page.driver.refresh()
     page.wait(lambda: len(page.all("#stage .cells .card img[src]")) == 3, "three pictures after a reload", 60)
     assert page.text("#stage .cells .text b").split("\n") == [f"Content weight {value}" for value in ("0.01", "0.1", "1")]
@@ -345,6 +346,10 @@ def test_a_token_is_asked_for_and_kept_in_the_tab_only(tmp_path: Path, png: Png)
             assert kept[1:] == [token, ""]
             page.driver.refresh()
             page.wait(lambda: page.all("#gallery-list .card img[src]"), "the gallery")
+            page.click("Token")
+            page.click("Forget it", "#token")
+            page.wait(lambda: page.find("#token").is_displayed() and not page.all("#styles .pic"), "an empty page")
+            assert page.driver.execute_script("return sessionStorage.getItem('impasto.token')") is None
     finally:
         server.stop()
 

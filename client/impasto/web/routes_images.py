@@ -67,7 +67,7 @@ async def get_image(sha256: str, client: Caller) -> Response:
     """Return an uploaded file."""
     call = client.stream("DownloadImage", download_request(sha256, 0), UPLOAD_TIMEOUT_S)
     first = await _first(client, call)
-    headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{sha256}"'}
+    headers = {"Cache-Control": "no-store"}  # a browser may have several users
     return StreamingResponse(pieces(call, first), media_type=media_type(first.chunk), headers=headers)
 
 

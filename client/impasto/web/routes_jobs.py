@@ -39,7 +39,7 @@ Caller = Annotated[Gateway, Depends(caller)]
 
 def as_json(message: Any, code: int = 200) -> JSONResponse:
     """Return a message of the contract in its JSON mapping."""
-    return JSONResponse(json_format.MessageToDict(message), code)
+    return JSONResponse(json_format.MessageToDict(message), code, {"Cache-Control": "no-store"})
 
 
 async def _body(request: Request) -> AsyncIterator[Body]:

@@ -33,15 +33,16 @@ export async function request(path, options = {}) {
   let answer;
   try {
     answer = await fetch(path, { ...options, headers, cache: options.cache || "default", credentials: "omit" });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    away();
-    throw new ApiError(0, { message: "The server cannot be reached." });
+  } catch (cause) {
+    if (cause.name === "AbortError") throw cause;
+    const error = new ApiError(0, { message: "The server cannot be reached." });
+    away(error);
+    throw error;
   }
   if (answer.ok || answer.status === 304) return answer;
   const status = await answer.json().catch(() => ({ message: answer.statusText }));
   const error = new ApiError(answer.status, status, answer.headers.get("Retry-After"));
-  if (error.away) away();
+  if (error.away) away(error);
   if (error.http === 401) connection.dispatchEvent(new CustomEvent("token", { detail: error }));
   throw error;
 }
@@ -62,10 +63,10 @@ export async function patiently(call) {
   }
 }
 
-function away() {
+function away(error) {
   if (lost) return;
   lost = true;
-  connection.dispatchEvent(new Event("lost"));
+  connection.dispatchEvent(new CustomEvent("lost", { detail: error }));
   probe();
 }
 

@@ -107,6 +107,7 @@ function route() {
   else if (where.get("grid")) variations.open(where.get("grid"), { open: show, use: useJob });
   else { easel.leave(welcome); $("easel").classList.add("idle"); }
   gallery.mark();
+  gallery.refresh();
 }
 
 /** Send what a reload interrupted. */

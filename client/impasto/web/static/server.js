@@ -1,6 +1,6 @@
 // What the server is, whether it can be reached, and the token for it.
 
-import { $, el } from "/static/dom.js";
+import { $, el, remember } from "/static/dom.js";
 import { connection, json, token } from "/static/api.js";
 import * as errors from "/static/errors.js";
 import * as pictures from "/static/pictures.js";
@@ -11,12 +11,18 @@ let info = null, hooks = { described() {} };
 export function build(given) {
   hooks = given;
   theme();
-  connection.addEventListener("lost", () => banner("The server cannot be reached. This page keeps trying; nothing is lost."));
+  connection.addEventListener("lost", ({ detail }) => banner(`${errors.words(detail.reason, "The server cannot be reached.")} This page keeps trying; nothing is lost.`));
   connection.addEventListener("back", () => { banner(""); refresh(); });
   connection.addEventListener("token", (event) => ask(event.detail));
   $("about-open").addEventListener("click", () => { show(); $("about").showModal(); refresh().then(show); });
   $("token-open").addEventListener("click", () => ask(null));
-  $("token-forget").addEventListener("click", () => { token.set(""); $("token").close(); location.reload(); });
+  $("token-forget").addEventListener("click", async () => { // the next person at this browser finds nothing
+    token.set("");
+    await pictures.forget();
+    for (const key of ["draft", "given", "pending"]) remember(key, null);
+    location.hash = "";
+    location.reload();
+  });
   $("token-form").addEventListener("submit", () => {
     const value = $("token-value").value.trim();
     if (!value) return;

@@ -3,7 +3,7 @@
 import { $, el, recall, remember } from "/static/dom.js";
 import { ALL, MAIN, MORE, OUTPUT, fromSlider, fromText, toSlider, toText } from "/static/parameters.js";
 
-const given = new Map(Object.entries(recall("given", {})));
+const given = new Map(Object.entries(recall("given", {}) || {}));
 const fields = new Map();
 const listeners = [];
 let presets = {}, networks = [], preset = recall("preset", "default");
