@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypedDict
@@ -254,6 +254,27 @@ def job_states(states: Sequence[str]) -> list[pb.JobState]:
         if state not in _JOB_STATES:
             raise invalid("states", f"unknown state {state!r}; valid states: {', '.join(_JOB_STATES)}")
     return [_JOB_STATES[state] for state in states]
+
+
+def labels_of(pairs: Iterable[str], field: str) -> dict[str, str]:
+    """Return the labels in texts ``NAME=VALUE``.
+
+    Args:
+        pairs: The texts.
+        field: What errors call them.
+
+    Raises:
+        InvalidRequest: If a text is not that, or a name is given twice.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator or not name:
+            raise invalid(field, f"{pair!r} is not NAME=VALUE, such as album=norway")
+        if name in found:
+            raise invalid(field, f"gives {name!r} twice")
+        found[name] = text
+    return found
 
 
 def list_request(

@@ -9,6 +9,9 @@ from typing import Any
 
 import click
 
+from impasto import requests
+from impasto.errors import InvalidRequest
+
 _AGO = re.compile(r"(\d{1,9})\s*(s|min|h|d)")
 _UNITS = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
 
@@ -32,15 +35,10 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic since click 
 
 def labels_of(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str] | None:
     """Return the labels of repeated ``NAME=VALUE`` options; None if there are none."""
-    found: dict[str, str] = {}
-    for value in values:
-        name, separator, text = value.partition("=")
-        if not separator or not name:
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE, such as album=norway", ctx, param)
-        if name in found:
-            raise click.BadParameter(f"gives {name!r} twice", ctx, param)
-        found[name] = text
-    return found or None
+    try:
+        return requests.labels_of(values, "") or None
+    except InvalidRequest as error:
+        raise click.BadParameter(error.violations[0].description, ctx, param) from None
 
 
 def label_option(text: str) -> Callable[[Any], Any]:

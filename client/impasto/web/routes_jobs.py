@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Annotated, Any
 
 import grpc
@@ -13,7 +14,7 @@ from google.protobuf import json_format
 
 from impasto._base import UPLOAD_TIMEOUT_S, result_request, stylize_request, submit_request
 from impasto.protobuf_fields import invalid
-from impasto.requests import job_states
+from impasto.requests import labels_of, list_request
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.web import events
 from impasto.web.forms import Body, read_body
@@ -107,17 +108,22 @@ async def list_jobs(
     state: Annotated[list[str], Query()] = [],  # noqa: B006 - FastAPI copies it
     page_size: Annotated[int, Query(ge=0, le=500)] = 0,
     page_token: Annotated[str, Query(max_length=200)] = "",
+    label: Annotated[list[str], Query(description="NAME=VALUE; a job must have all that are given.")] = [],  # noqa: B006
+    created_from: datetime | None = None,
+    created_before: datetime | None = None,
+    owner: str = "",
 ) -> Response:
     """List jobs, newest first, in pages."""
-    asked = pb.ListJobsRequest(page_size=page_size, page_token=page_token)
-    asked.states.extend(_states(state))
+    labels = labels_of(label, "label")
+    asked = list_request(_states(state), labels, created_from, created_before, owner)
+    asked.page_size, asked.page_token = page_size, page_token
     return as_json(await client.call("ListJobs", asked))
 
 
-def _states(given: list[str]) -> list[Any]:
-    """Return states, as in the contract (JOB_STATE_QUEUED) or as words (queued)."""
+def _states(given: list[str]) -> list[str]:
+    """Return states as words, given so (queued) or as in the contract (JOB_STATE_QUEUED)."""
     words = [word.strip().lower() for text in given for word in text.split(",")]
-    return job_states([word.removeprefix(STATE.lower()) for word in words if word])
+    return [word.removeprefix(STATE.lower()) for word in words if word]
 
 
 @router.get("/jobs/{id}")

@@ -114,6 +114,17 @@ async def test_a_job_is_listed_watched_controlled_and_deleted(web: Any) -> None:
             listed = (await http.get("/v1/jobs", params={"state": word})).json()["jobs"]
             assert [item["jobId"] for item in listed] == [job_id]
         assert (await http.get("/v1/jobs", params={"state": "failed"})).json() == {}
+        labelled = await running.submit(labels={"album": "norway"})
+        for filters, found in (
+            ({"label": "album=norway"}, [labelled]),
+            ({"label": ["album=norway", "year=2026"]}, []),
+            ({"created_before": "2020-01-01T00:00:00Z"}, []),
+            ({"created_from": "2020-01-01T00:00:00Z"}, [labelled, job_id]),
+        ):
+            listed = (await http.get("/v1/jobs", params=filters)).json().get("jobs", [])
+            assert [item["jobId"] for item in listed] == found, filters
+        refused = await http.get("/v1/jobs", params={"label": "norway"})
+        assert (refused.status_code, reason(refused)) == (400, "INVALID_FIELD")
         await http.post(f"{path}/pause")
         async with asyncio.timeout(10):
             while (await http.get(path)).json()["job"]["state"] != "JOB_STATE_PAUSED":
