@@ -29,9 +29,11 @@ ARG TORCH_REQUIREMENTS="torch"
 ARG TORCH_INDEX_URL=""
 ARG TORCH_PIP_ARGS=""
 ARG PIP_ARGS=""
+# RAY=yes adds Ray, for servers and hosts of a cluster (docs/howto/cluster.md): 285 MB.
+ARG RAY=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python3 -m venv --without-pip /opt/venv
-COPY requirements/run.txt requirements/torch.txt /requirements/
+COPY requirements/run.txt requirements/torch.txt requirements/ray.txt /requirements/
 # For the CPU, torch is installed first and alone (--no-deps), so that an index of such builds needs no other packages, and no
 # other package is ever taken from it. torchvision is optional: impasto has definitions of the networks of its own.
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -49,7 +51,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         ${pip} --require-hashes --requirement /requirements/run.txt; \
     else \
         ${pip} --require-hashes --requirement /requirements/run.txt --requirement /requirements/torch.txt; \
-    fi
+    fi; \
+    if [ -n "${RAY}" ]; then ${pip} --no-deps --require-hashes --requirement /requirements/ray.txt; fi
 # The build fails here if torch is of the other kind.
 RUN /opt/venv/bin/python -c "import torch; v = 'gpu' if torch.version.cuda else 'cpu'; \
     print('torch', torch.__version__, 'for the', v); \
@@ -106,6 +109,7 @@ LABEL org.opencontainers.image.title="impasto" \
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 50051 9464
+# IMPASTO_GRACE_S (30 s) and 30 s more, which an image cannot set: run it with --stop-timeout 60 (docs/howto/docker.md).
 STOPSIGNAL SIGTERM
 # Uses the port of IMPASTO_METRICS, which needs neither TLS nor a token, or that of IMPASTO_LISTEN if there are no metrics.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \

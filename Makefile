@@ -9,7 +9,7 @@ TORCH ?= $(or $(shell cat $(VENV)/.torch 2>/dev/null),cuda)
 TORCH_INDEX ?=
 TORCH_WHEELS ?=
 TORCH_FROM = $(if $(TORCH_WHEELS),--no-index --find-links "$(TORCH_WHEELS)",--index-url "$(TORCH_INDEX)")
-PROTO := proto/impasto/v1/style_transfer.proto
+PROTO := proto/impasto/v1/style_transfer.proto proto/impasto/worker/v1/worker.proto
 STUBS := client/impasto/v1
 NODE_DIR := tests/integration/contract/node
 EXAMPLE_DIR := examples/typescript
@@ -21,7 +21,7 @@ PARALLEL ?= --numprocesses 2 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup update test-lowest test-pythons sbom weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world soak-batch bench bench-quality bench-threads bench-service bench-streams bench-load bench-batch docs-pictures generate test-golden samples builtin-weights docker clean
+.PHONY: help setup update test-languages test-lowest test-pythons test-ray sbom weights demo serve proto lint format test test-fast test-gpu soak soak-attack soak-world soak-cluster soak-batch bench bench-quality bench-threads bench-service bench-streams bench-load bench-batch docs-pictures generate dashboard test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -54,6 +54,10 @@ $(VENV)/.demo: $(VENV)/.installed requirements/demo.txt
 
 $(VENV)/.dev: $(VENV)/.demo requirements/dev.txt
 	$(INSTALL) --require-hashes --requirement requirements/dev.txt
+	touch $@
+
+$(VENV)/.ray: $(VENV)/.dev requirements/ray.txt
+	$(INSTALL) --require-hashes --requirement requirements/ray.txt
 	touch $@
 
 # A .venv keeps the torch that it was made with.
@@ -95,12 +99,14 @@ proto: .venv-proto/.installed ## Generate the stubs from the contract
 	PATH="$$PWD/.venv-proto/bin:$$PATH" .venv-proto/bin/python -m grpc_tools.protoc -Iproto \
 		--python_out=client --pyi_out=client --grpc_python_out=client --mypy_grpc_out=quiet:client $(PROTO)
 
-lint: setup .venv-proto/.installed ## ruff, mypy strict, import contracts, stubs up to date, buf lint and breaking
+lint: setup .venv-proto/.installed ## ruff, mypy strict, import contracts, generated files current, deploy/, buf lint and breaking
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/check_examples.py
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_generated.py
+	BIN=$(abspath $(BIN)) bash scripts/check_deploy.sh
 	BIN=$(BIN) BASE=$(BASE) NODE_DIR=$(NODE_DIR) MAKE=$(MAKE) bash scripts/check_contract.sh
 
 format: setup ## Apply ruff's fixes and formatting
@@ -110,9 +116,13 @@ format: setup ## Apply ruff's fixes and formatting
 test-fast: setup ## Run the fast unit tests (under a minute on two cores)
 	$(BIN)/pytest tests/unit -m "not gpu and not slow" $(PARALLEL)
 
-test: setup ## Run all tests except gpu and golden (about eight minutes on two cores)
+test: setup ## Run all tests except gpu, golden and ray (about eight minutes on two cores)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed $(EXAMPLE_DIR)/node_modules/.installed; fi
-	$(BIN)/pytest -m "not gpu and not golden" $(PARALLEL)
+	$(BIN)/pytest -m "not gpu and not golden and not ray and not languages" $(PARALLEL)
+
+test-languages: setup ## Generate stubs for Go, TypeScript and Java, compile and run them (packages of tests/languages.txt; a minute)
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed $(EXAMPLE_DIR)/node_modules/.installed; fi
+	$(BIN)/pytest tests/integration/test_languages.py -m languages
 
 test-lowest: setup ## Run the fast tests with the oldest versions that pyproject.toml admits (3 GB of downloads)
 	bash scripts/test_lowest.sh
@@ -141,6 +151,10 @@ soak-batch: setup ## Kill a batch of 30 x 4 pictures three times and its server 
 	$(BIN)/python -m tests.soak.batches
 	IMPASTO_TEST_PAIRS=10000 $(BIN)/pytest tests/unit/client/test_mapping.py -k memory -s
 
+soak-cluster: setup ## 40 random faults of three hosts with a fake engine, 20 with the real one (ten minutes)
+	$(BIN)/python -m tests.soak.cluster --faults 40 --jobs 60
+	$(BIN)/python -m tests.soak.cluster --faults 20 --jobs 20 --real
+
 bench: setup ## Measure the engine; writes benchmarks/results/
 	$(BIN)/python benchmarks/engine.py
 
@@ -165,11 +179,18 @@ bench-load: setup ## Measure the maximum call rate of impasto load
 docs-pictures: setup ## Repeat the report's comparison of Adam and L-BFGS: prints the table, pictures go to docs/build/
 	$(BIN)/python benchmarks/report.py
 
-generate: setup ## Write the generated files: pages of docs/reference/ and the Grafana dashboard
+generate: setup .venv-proto/.installed ## Write the generated files: pages of docs/reference/ and the Grafana dashboard
 	$(BIN)/python scripts/parameters.py
 	$(BIN)/python scripts/errors.py
 	$(BIN)/python scripts/commands.py
 	$(BIN)/python scripts/dashboard.py
+	$(BIN)/python scripts/api.py
+
+dashboard: setup ## Draw the dashboard's queries with a real Prometheus and a server under load: docs/build/dashboard.png (five minutes)
+	$(BIN)/python scripts/dashboard_preview.py
+
+test-ray: $(VENV)/.ray ## Start Ray clusters on loopback, and kill and freeze what can be (RAYTIME; installs Ray, 285 MB)
+	bash scripts/test_ray.sh
 
 test-golden: setup ## Check the authors' golden losses; needs IMPASTO_GOLDEN (see tests/golden/test_authors.py)
 	$(BIN)/pytest tests/golden -m golden

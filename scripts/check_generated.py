@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 def main() -> int:
     """Return 1 if any generated file is out of date, and print its name."""
     stale = []
-    for name in ("parameters", "errors", "commands", "dashboard"):
+    for name in ("parameters", "errors", "commands", "dashboard", "api"):
         module = importlib.import_module(name)
         target: Path = getattr(module, "PAGE", None) or module.TARGET
         if target.read_text() != module.page():

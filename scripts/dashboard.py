@@ -8,7 +8,7 @@ from typing import Any
 
 TARGET = Path(__file__).parents[1] / "deploy/grafana/impasto.json"
 SOURCE = {"type": "prometheus", "uid": "${source}"}
-WIDTH, HEIGHT = 8, 7
+HEIGHT = 7
 
 
 def p(quantile: float, name: str, by: str = "") -> str:
@@ -22,6 +22,11 @@ def rate(name: str, by: str) -> str:
     return f'sum by ({by}) (rate({name}{{instance=~"$instance"}}[5m]))'
 
 
+def grown(name: str, by: str) -> str:
+    """Return the query for what a counter, summed by labels, gained within five minutes."""
+    return f'sum by ({by}) (increase({name}{{instance=~"$instance"}}[5m]))'
+
+
 def now(name: str) -> str:
     """Return the query for a gauge."""
     return f'{name}{{instance=~"$instance"}}'
@@ -32,21 +37,21 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
         "Service level",
         [
             (
-                "Job success ratio",
+                "Jobs that succeeded, time limits aside",  # the objective of the alerts
                 "percentunit",
                 [
                     (
-                        'sum(rate(impasto_jobs_ended_total{instance=~"$instance", state="succeeded"}[5m]))'
-                        ' / sum(rate(impasto_jobs_ended_total{instance=~"$instance", state=~"succeeded|failed"}[5m]))',
+                        'sum(rate(impasto_jobs_ended_total{instance=~"$instance", state="succeeded", stop_reason!="deadline"}[5m]))'
+                        ' / sum(rate(impasto_jobs_ended_total{instance=~"$instance", state=~"succeeded|failed", stop_reason!="deadline"}[5m]))',
                         "succeeded",
                     )
                 ],
             ),
-            ("Time limits reached", "short", [(rate("impasto_deadline_misses_total", "outcome"), "{{outcome}}")]),
+            ("Time limits reached in 5 minutes", "short", [(grown("impasto_deadline_misses_total", "outcome"), "{{outcome}}")]),
             (
-                "Jobs ended per second",
+                "Jobs ended per minute",
                 "short",
-                [(rate("impasto_jobs_ended_total", "state, stop_reason"), "{{state}} {{stop_reason}}")],
+                [(f"60 * {rate('impasto_jobs_ended_total', 'state, stop_reason')} > 0", "{{state}} ({{stop_reason}})")],
             ),
         ],
     ),
@@ -56,9 +61,9 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
             (
                 "Time to first step",
                 "s",
-                [(p(q, "impasto_time_to_first_step_seconds"), f"p{q:g}") for q in (0.5, 0.95, 0.99)],
+                [(p(q, "impasto_time_to_first_step_seconds"), f"p{100 * q:g}") for q in (0.5, 0.95, 0.99)],
             ),
-            ("Time to picture", "s", [(p(q, "impasto_job_seconds"), f"p{q:g}") for q in (0.5, 0.95, 0.99)]),
+            ("Time to picture", "s", [(p(q, "impasto_job_seconds"), f"p{100 * q:g}") for q in (0.5, 0.95, 0.99)]),
             (
                 "Time by phase (p95)",
                 "s",
@@ -73,10 +78,14 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
             (
                 "Calls per second",
                 "reqps",
-                [(rate("grpc_server_handled_total", "grpc_method, grpc_code"), "{{grpc_method}} {{grpc_code}}")],
+                [(f"{rate('grpc_server_handled_total', 'grpc_method, grpc_code')} > 0", "{{grpc_method}} {{grpc_code}}")],
             ),
-            ("Call duration (p99)", "s", [(p(0.99, "grpc_server_handling_seconds", "grpc_method"), "{{grpc_method}}")]),
-            ("Jobs rejected", "short", [(rate("impasto_jobs_rejected_total", "reason"), "{{reason}}")]),
+            (
+                "Call duration (p99)",
+                "s",
+                [(f"{p(0.99, 'grpc_server_handling_seconds', 'grpc_method')} > 0", "{{grpc_method}}")],
+            ),
+            ("Jobs rejected in 5 minutes", "short", [(grown("impasto_jobs_rejected_total", "reason"), "{{reason}}")]),
             ("Progress streams", "short", [(now("impasto_progress_streams"), "{{instance}}")]),
         ],
     ),
@@ -93,13 +102,22 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
                 "s",
                 [(now("impasto_queue_age_seconds"), "age"), (now("impasto_queue_work_seconds"), "work")],
             ),
-            ("Jobs per step (batch occupancy)", "short", [(p(0.5, "impasto_batch_occupancy", "device"), "median {{device}}")]),
             (
-                "Preemptions and resumes",
+                "Jobs per step (batch occupancy)",
                 "short",
                 [
-                    (rate("impasto_preemptions_total", "instance"), "preempted"),
-                    (rate("impasto_resumes_total", "instance"), "resumed"),
+                    (
+                        f"{rate('impasto_batch_occupancy_sum', 'device')} / {rate('impasto_batch_occupancy_count', 'device')}",
+                        "mean {{device}}",
+                    )
+                ],
+            ),
+            (
+                "Preemptions and resumes in 5 minutes",
+                "short",
+                [
+                    (grown("impasto_preemptions_total", "instance"), "preempted"),
+                    (grown("impasto_resumes_total", "instance"), "resumed"),
                 ],
             ),
         ],
@@ -126,7 +144,7 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
         [
             ("Event loop lag (p99)", "s", [(p(0.99, "impasto_event_loop_lag_seconds"), "lag")]),
             (
-                "Internal faults and blocked event loop",
+                "Internal faults and blocked event loop in 5 minutes",
                 "short",
                 [
                     (f"sum by (kind) (increase({now('impasto_faults_total')}[5m]))", "{{kind}}"),
@@ -134,7 +152,7 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
                 ],
             ),
             (
-                "CPU",
+                "CPU cores in use",
                 "short",
                 [
                     (rate("process_cpu_seconds_total", "instance"), "server"),
@@ -149,7 +167,26 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
             ("Open files", "short", [(now("process_open_fds"), "{{instance}}")]),
             ("Webhooks", "short", [(rate("impasto_webhooks_total", "outcome"), "{{outcome}}")]),
             ("Oldest unconfirmed webhook", "s", [(now("impasto_webhook_oldest_seconds"), "{{instance}}")]),
-            ("Worker restarts", "short", [(f"increase({now('impasto_worker_restarts_total')}[1h])", "{{device}}")]),
+            ("Worker restarts in an hour", "short", [(f"increase({now('impasto_worker_restarts_total')}[1h])", "{{device}}")]),
+        ],
+    ),
+    (
+        "Workers on other machines",
+        [
+            ("Time since a worker was heard", "s", [(now("impasto_worker_heartbeat_age_seconds"), "{{device}} on {{host}}")]),
+            (
+                "Lost and fenced in an hour",
+                "short",
+                [
+                    (f"increase({now('impasto_remote_workers_lost_total')}[1h])", "lost, {{host}}"),
+                    (f"increase({now('impasto_remote_workers_fenced_total')}[1h])", "fenced"),
+                ],
+            ),
+            (
+                "Checkpoints over the stream",
+                "Bps",
+                [(rate("impasto_checkpoint_stream_bytes_total", "direction"), "{{direction}}")],
+            ),
         ],
     ),
     (
@@ -178,31 +215,65 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
 """Rows: title and panels. Panels: title, unit, and queries with their legends."""
 
 
+COLLAPSED = ("Workers on other machines", "GPU")
+"""Rows that start folded: many servers have no data for them."""
+LOGARITHMIC = ("Call duration (p99)",)
+"""Panels with values of several magnitudes: Progress lasts as long as a job, GetJob a millisecond."""
+
+
+def heading(title: str, number: int, top: int) -> dict[str, Any]:
+    """Return the heading of a row. The panels of a collapsed row are inside it."""
+    place = {"h": 1, "w": 24, "x": 0, "y": top}
+    return {
+        "type": "row",
+        "title": title,
+        "gridPos": place,
+        "id": number,
+        "collapsed": title in COLLAPSED,
+        "panels": [],
+    }
+
+
+def chart(title: str, unit: str, targets: list[dict[str, Any]], place: dict[str, int], number: int) -> dict[str, Any]:
+    """Return a panel of lines, with the last values in its legend."""
+    limits = {"min": 0, "max": 1} if unit == "percentunit" else {} if title in LOGARITHMIC else {"min": 0}
+    scale = {"type": "log", "log": 10} if title in LOGARITHMIC else {"type": "linear"}
+    style = {"lineWidth": 1, "fillOpacity": 8, "showPoints": "never", "scaleDistribution": scale}
+    return {
+        "type": "timeseries",
+        "id": number,
+        "title": title,
+        "datasource": SOURCE,
+        "gridPos": place,
+        "fieldConfig": {"defaults": {"unit": unit, **limits, "custom": style}, "overrides": []},
+        "options": {
+            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": ["lastNotNull"]},
+            "tooltip": {"mode": "multi", "sort": "desc"},
+        },
+        "targets": targets,
+    }
+
+
 def dashboard() -> dict[str, Any]:
     """Return the dashboard as Grafana reads it."""
     panels: list[dict[str, Any]] = []
-    top = 0
+    top = number_of_panels = 0
     for row, inside in ROWS:
-        panels.append({"type": "row", "title": row, "gridPos": {"h": 1, "w": 24, "x": 0, "y": top}, "id": len(panels) + 1})
+        number_of_panels += 1
+        panels.append(heading(row, number_of_panels, top))
+        home = panels[-1]["panels"] if row in COLLAPSED else panels
         top += 1
+        across = 4 if len(inside) == 4 else 3
+        width = 24 // across
         for index, (title, unit, queries) in enumerate(inside):
-            place = {"h": HEIGHT, "w": WIDTH, "x": index % 3 * WIDTH, "y": top + index // 3 * HEIGHT}
+            place = {"h": HEIGHT, "w": width, "x": index % across * width, "y": top + index // across * HEIGHT}
             targets = [
                 {"refId": chr(65 + number), "expr": query, "legendFormat": legend, "datasource": SOURCE}
                 for number, (query, legend) in enumerate(queries)
             ]
-            panels.append(
-                {
-                    "type": "timeseries",
-                    "id": len(panels) + 1,
-                    "title": title,
-                    "datasource": SOURCE,
-                    "gridPos": place,
-                    "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
-                    "targets": targets,
-                }
-            )
-        top += -(-len(inside) // 3) * HEIGHT
+            number_of_panels += 1
+            home.append(chart(title, unit, targets, place, number_of_panels))
+        top += 0 if row in COLLAPSED else -(-len(inside) // across) * HEIGHT
     variables = [
         {"name": "source", "type": "datasource", "query": "prometheus", "label": "Source"},
         {

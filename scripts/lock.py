@@ -1,8 +1,9 @@
 """Write the locked requirements in requirements/: exact versions with hashes, for every supported Python. Run by `make update`.
 
 build.txt has what installs the rest, run.txt all libraries except torch, torch.txt torch with CUDA, demo.txt the photographs
-of the demo, dev.txt the developers' tools; lowest.txt the oldest versions that pyproject.toml admits, for `make test-lowest`.
-torch is apart because builds for the CPU come from elsewhere, with other hashes. uv resolves; pip's constraints are respected.
+of the demo, dev.txt the developers' tools, ray.txt Ray for servers with a cluster, lowest.txt the oldest versions that
+pyproject.toml admits, for `make test-lowest`. torch is apart because builds for the CPU come from elsewhere, with other
+hashes. uv resolves; pip's constraints are respected.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ TITLES = {
     "torch.txt": "torch and torchvision with CUDA, for Linux.",
     "demo.txt": "The photographs of `make demo`.",
     "lowest.txt": "The oldest versions that pyproject.toml admits, with torch.",
+    "ray.txt": "Ray, for servers with a cluster and for `make test-ray`.",
     "dev.txt": "Tools of developers and of `make test`.",
 }
 _OF_TORCH = re.compile(r"(torch|torchvision|triton|cuda-.*|nvidia-(?!ml-py).*)==")
@@ -37,7 +39,9 @@ def main() -> None:
     sources = [str(ROOT / "pyproject.toml"), *(part for extra in EXTRAS for part in ("--extra", extra))]
     run = _resolved(sources, constraints)
     demo = _resolved([*sources, *_group("demo")], constraints, run)
-    dev = _resolved([*sources, *_group("dev")], constraints, demo)
+    ray = _resolved([*sources, "--extra", "ray"], constraints, demo)
+    both = {block.partition("==")[0]: block for block in (*demo, *ray)}
+    dev = _resolved([*sources, *_group("dev")], constraints, list(both.values()))
     with tempfile.NamedTemporaryFile("w", suffix=".in") as wanted:
         wanted.write("\n".join(BUILD))
         wanted.flush()
@@ -48,6 +52,7 @@ def main() -> None:
     _write("torch.txt", [block for block in run if _OF_TORCH.match(block)])
     _write("demo.txt", _added(demo, run))
     _write("dev.txt", _added(dev, demo))
+    _write("ray.txt", _added(ray, run))
 
 
 def _group(name: str) -> tuple[str, str]:

@@ -26,6 +26,7 @@ class Link:
         cuts: Number of connections that are cut at a random byte; later ones are left alone.
         cut_within: Fewest and most bytes that such a connection carries.
         seed: Seed of the instants.
+        mute: Whether a connection carries only the first piece of what the server sends, as long as this attribute is set.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class Link:
         cuts: int = 0,
         cut_within: tuple[int, int] = (0, 20_000),
         seed: int = 0,
+        mute: bool = False,
     ) -> None:
         host, _, port = server.rpartition(":")
         self._server = (host, int(port))
         self._rate, self._hole_s = bytes_per_s, hole_s
         self._cuts, self._cut_within = cuts, cut_within
+        self.mute = mute
         self._draw = random.Random(seed)
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -60,6 +63,10 @@ class Link:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._accepting.join()
+        self.sever()
+
+    def sever(self) -> None:
+        """End all connections; new ones are accepted."""
         with self._lock:
             still = list(self._open)
         for end in still:
@@ -103,6 +110,7 @@ class _Connection:
         self._running = 2
         self._how = socket.SHUT_RDWR
         self._was_cut = False
+        self._greeted = False
 
     def start(self) -> None:
         for source, sink in (self._ends, self._ends[::-1]):
@@ -111,7 +119,7 @@ class _Connection:
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(PIECE_BYTES):
+            while data := self._receive(source):
                 self._bytes += len(data)
                 if self._link._rate:
                     time.sleep(len(data) / self._link._rate)
@@ -130,6 +138,13 @@ class _Connection:
             last = self._running == 0
         if last:
             self._link._forget(*self._ends)
+
+    def _receive(self, source: socket.socket) -> bytes:
+        if source is self._ends[1]:  # the server's end
+            while self._link.mute and self._greeted:
+                time.sleep(0.01)
+            self._greeted = True
+        return source.recv(PIECE_BYTES)
 
     def _cut(self, sink: socket.socket, data: bytes) -> None:
         """Let part of the data through, then end the connection, half of the time by a reset."""

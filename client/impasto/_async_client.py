@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from impasto import errors, results, transport
 from impasto._base import (
     CALL_TIMEOUT_S,
+    QUIET_DELAYS_S,
     QUIET_TIMEOUT_S,
     UPLOAD_TIMEOUT_S,
     ClientBase,
@@ -26,6 +27,8 @@ from impasto._base import (
     checked_picture,
     download_request,
     left_out,
+    may_have_started,
+    new_request_id,
     result_request,
     stream_ended,
     stylize_request,
@@ -60,7 +63,7 @@ from impasto.requests import (
     texture_options,
     upload_requests,
 )
-from impasto.results import Event, Features, Finished, JobInfo, Result, ServerInfo, Step
+from impasto.results import DeviceInfo, Event, Features, Finished, JobInfo, Result, ServerInfo, Step
 from impasto.retry import DEFAULT_S
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
@@ -84,6 +87,7 @@ class AsyncClient(ClientBase):
 
     def _connected(self) -> grpc.aio.Channel:
         """Return the channel of the running event loop. A client reconnects when it is used on another loop."""
+        self._check_open()
         loop = asyncio.get_running_loop()
         if self._channel is None or self._loop is not loop:
             if self._channel_credentials:
@@ -115,6 +119,7 @@ class AsyncClient(ClientBase):
 
     async def close(self) -> None:
         """Close the connection; calls in progress end."""
+        self._closed = True
         if self._channel is not None and self._loop is asyncio.get_running_loop():
             await self._channel.close()
         self._channel = None
@@ -141,14 +146,17 @@ class AsyncClient(ClientBase):
                 request = stylize_request(spec, request_id)
                 response = await self._call(self._stub.Stylize, request, timeout_s)
                 return await self._whole(response.result)
-            async with asyncio.timeout(timeout_s):
-                job = await self.submit(content, style, request_id=request_id, **options)
-                try:
+            request_id = request_id or new_request_id()
+            job: AsyncJob | None = None
+            try:
+                async with asyncio.timeout(timeout_s):
+                    job = await self.submit(content, style, request_id=request_id, **options)
                     with ProgressBar(quiet=not progress) as show:
                         return await job.follow(lambda event: _told(event, show, on_step))
-                except BaseException:
-                    await asyncio.shield(job.cancel_quietly())
-                    raise
+            except BaseException as error:
+                if job is not None or may_have_started(error) or isinstance(error, TimeoutError):  # asyncio's own
+                    await asyncio.shield(self.cancel_quietly(request_id))
+                raise
         except errors.DeadlineExceeded:  # the job's own limit; a TimeoutError too
             raise
         except TimeoutError:
@@ -168,8 +176,31 @@ class AsyncClient(ClientBase):
         await self._prepare(spec)
         request = submit_request(spec, request_id)
         allowed_s = self._time_for(request) if timeout_s == CALL_TIMEOUT_S else timeout_s
-        response = await self._call(self._stub.SubmitJob, request, allowed_s)
+        try:
+            response = await self._call(self._stub.SubmitJob, request, allowed_s)
+        except BaseException as error:
+            if not request_id and may_have_started(error):
+                await asyncio.shield(self.cancel_quietly(request.request_id))
+            raise
         return AsyncJob(self, response.job.job_id, results.job_info(response.job))
+
+    async def cancel_request(self, request_id: str) -> JobInfo:
+        """Cancel the job that was submitted with a request id; see :meth:`impasto.Client.cancel_request`."""
+        request = pb.CancelJobRequest(request_id=request_id)
+        return results.job_info((await self._call(self._stub.CancelJob, request, CALL_TIMEOUT_S)).job)
+
+    async def cancel_quietly(self, request_id: str) -> bool:
+        """Cancel a request's job while another error is being raised; return whether it was cancelled."""
+        for delay_s in QUIET_DELAYS_S:
+            await asyncio.sleep(delay_s)
+            try:
+                await self._stub.CancelJob(pb.CancelJobRequest(request_id=request_id), timeout=QUIET_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                if not isinstance(self._error(error), errors.NotFound):
+                    return False
+            else:
+                return True
+        return False
 
     async def validate(self, content: Picture | None, style: Styles = None, **options: Unpack[Options]) -> JobInfo:
         """Validate a job without submitting it; see :meth:`impasto.Client.validate`."""
@@ -358,6 +389,11 @@ class AsyncClient(ClientBase):
         response = await self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest(), CALL_TIMEOUT_S)
         return results.server_info(response)
 
+    async def drain_workers(self, name: str) -> tuple[DeviceInfo, ...]:
+        """Give workers on other machines no more jobs; see :meth:`impasto.Client.drain_workers`."""
+        request = pb.DrainWorkersRequest(name=name)
+        return results.devices((await self._call(self._stub.DrainWorkers, request, CALL_TIMEOUT_S)).devices)
+
     async def health(self, timeout_s: float = 5.0) -> str:
         """Return ``serving`` or ``not_serving``."""
         response = await self._call(self._health.Check, health_pb2.HealthCheckRequest(), timeout_s)
@@ -482,11 +518,6 @@ class AsyncJob(JobBase):
         """Cancel the job if it has not ended, and delete it and its picture from the server."""
         client = self._client
         await client._call(client._stub.DeleteJob, pb.DeleteJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)
-
-    async def cancel_quietly(self) -> None:
-        """Cancel while another error is being raised; errors of the cancellation are ignored."""
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            await self._client._stub.CancelJob(pb.CancelJobRequest(job_id=self.job_id), timeout=QUIET_TIMEOUT_S)
 
 
 def _told(

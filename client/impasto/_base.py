@@ -24,6 +24,8 @@ UPLOAD_TIMEOUT_S = 600.0
 """Deadline of an upload or a download."""
 QUIET_TIMEOUT_S = 3.0
 """Deadline of a cancellation while another error is being raised."""
+QUIET_DELAYS_S = (0.0, 0.25, 0.75)
+"""Delays before the attempts of such a cancellation: a submission may still be on its way to its commit."""
 
 
 class ClientBase:
@@ -44,6 +46,11 @@ class ClientBase:
         self.secured = self._channel_credentials is not None
         self._answered = False
         self._limit_bytes: int | None = None
+        self._closed = False
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ImpastoError("the client is closed", reason="CLIENT_CLOSED")
 
     def _retry(self, timeout_s: float | None = None) -> Retry:
         return Retry(self.patience_s, answered=self._answered, timeout_s=timeout_s)
@@ -110,14 +117,24 @@ class Cursor:
         self._resumed = self._resumed or self._request.HasField("resume_after_sequence")
 
 
+def new_request_id() -> str:
+    """Return a request id that was never used."""
+    return str(uuid.uuid4())
+
+
+def may_have_started(error: BaseException) -> bool:
+    """Whether a submission that ended with an error may have started a job: no answer of the server's was received."""
+    return isinstance(error, (errors.WaitTimeout, errors.Unavailable)) or not isinstance(error, Exception)
+
+
 def stylize_request(spec: pb.JobSpec, request_id: str) -> pb.StylizeRequest:
     """Return the request, with a new id if none is given."""
-    return pb.StylizeRequest(spec=spec, request_id=request_id or str(uuid.uuid4()))
+    return pb.StylizeRequest(spec=spec, request_id=request_id or new_request_id())
 
 
 def submit_request(spec: pb.JobSpec, request_id: str) -> pb.SubmitJobRequest:
     """Return the request, with a new id if none is given."""
-    return pb.SubmitJobRequest(spec=spec, request_id=request_id or str(uuid.uuid4()))
+    return pb.SubmitJobRequest(spec=spec, request_id=request_id or new_request_id())
 
 
 def download_request(image: UploadedImage | str, offset_bytes: int) -> pb.DownloadImageRequest:

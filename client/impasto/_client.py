@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from impasto import results
 from impasto._base import (
     CALL_TIMEOUT_S,
+    QUIET_DELAYS_S,
     QUIET_TIMEOUT_S,
     UPLOAD_TIMEOUT_S,
     ClientBase,
@@ -26,6 +27,8 @@ from impasto._base import (
     checked_picture,
     download_request,
     left_out,
+    may_have_started,
+    new_request_id,
     result_request,
     stream_ended,
     stylize_request,
@@ -45,7 +48,7 @@ from impasto._mapping import (
 )
 from impasto._painters import Painter
 from impasto.credentials import Credentials
-from impasto.errors import ImpastoError, WaitTimeout
+from impasto.errors import ImpastoError, NotFound, WaitTimeout
 from impasto.notebooks import job_html
 from impasto.pictures import NamedFile, Picture, UploadedImage, name_of, to_bytes
 from impasto.progress import ManyBar, ProgressBar
@@ -60,7 +63,7 @@ from impasto.requests import (
     texture_options,
     upload_requests,
 )
-from impasto.results import Event, Features, Finished, JobInfo, Result, ServerInfo, Step
+from impasto.results import DeviceInfo, Event, Features, Finished, JobInfo, Result, ServerInfo, Step
 from impasto.retry import DEFAULT_S
 from impasto.transport import Watchdog, silence
 from impasto.v1 import style_transfer_pb2 as pb
@@ -85,8 +88,17 @@ class Client(ClientBase):
             self._channel = grpc.secure_channel(self.server, self._channel_credentials, options=self._channel_options)
         else:
             self._channel = grpc.insecure_channel(self.server, options=self._channel_options)
-        self._stub = self._credentials.authorized(pb_grpc.StyleTransferServiceStub(self._channel))
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._stubs = self._credentials.authorized(pb_grpc.StyleTransferServiceStub(self._channel))
+
+    @property
+    def _stub(self) -> Any:
+        self._check_open()
+        return self._stubs
+
+    @property
+    def _health(self) -> Any:
+        self._check_open()
+        return health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Self:
         """Return the client itself."""
@@ -98,6 +110,7 @@ class Client(ClientBase):
 
     def close(self) -> None:
         """Close the connection; calls in progress end."""
+        self._closed = True
         self._channel.close()
 
     def stylize(
@@ -134,13 +147,16 @@ class Client(ClientBase):
                 response = self._call(self._stub.Stylize, request, timeout_s)
                 return self._whole(response.result)
             deadline = None if timeout_s is None else time.monotonic() + timeout_s
-            job = self.submit(content, style, request_id=request_id, timeout_s=timeout_s, **options)
+            request_id = request_id or new_request_id()
+            job: Job | None = None
             try:
+                job = self.submit(content, style, request_id=request_id, timeout_s=timeout_s, **options)
                 left = None if deadline is None else max(0.001, deadline - time.monotonic())
                 with ProgressBar(quiet=not progress) as show:
                     return job.follow(lambda event: _told(event, show, on_step), left)
-            except BaseException:
-                job.cancel_quietly()
+            except BaseException as error:
+                if job is not None or may_have_started(error):
+                    self.cancel_quietly(request_id)
                 raise
         except WaitTimeout:
             raise waited(timeout_s, "was cancelled") from None
@@ -156,6 +172,9 @@ class Client(ClientBase):
     ) -> Job:
         """Submit a job and return at once. Arguments as for :meth:`stylize`; the job continues without this client.
 
+        If the call is interrupted or has no answer in time, the job is cancelled, since nobody knows its id; with a
+        ``request_id`` it is not, and the same call joins it.
+
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
@@ -163,8 +182,36 @@ class Client(ClientBase):
         self._prepare(spec)
         request = submit_request(spec, request_id)
         allowed_s = self._time_for(request) if timeout_s == CALL_TIMEOUT_S else timeout_s
-        response = self._call(self._stub.SubmitJob, request, allowed_s)
+        try:
+            response = self._call(self._stub.SubmitJob, request, allowed_s)
+        except BaseException as error:
+            if not request_id and may_have_started(error):
+                self.cancel_quietly(request.request_id)
+            raise
         return Job(self, response.job.job_id, results.job_info(response.job))
+
+    def cancel_request(self, request_id: str) -> JobInfo:
+        """Cancel the job that was submitted with a request id, whether or not its acknowledgement arrived.
+
+        Raises:
+            NotFound: If no such job was accepted so far.
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        request = pb.CancelJobRequest(request_id=request_id)
+        return results.job_info(self._call(self._stub.CancelJob, request, CALL_TIMEOUT_S).job)
+
+    def cancel_quietly(self, request_id: str) -> bool:
+        """Cancel a request's job while another error is being raised; return whether it was cancelled."""
+        for delay_s in QUIET_DELAYS_S:
+            time.sleep(delay_s)
+            try:
+                self._stub.CancelJob(pb.CancelJobRequest(request_id=request_id), timeout=QUIET_TIMEOUT_S)
+            except grpc.RpcError as error:
+                if not isinstance(self._error(error), NotFound):
+                    return False
+            else:
+                return True
+        return False
 
     def validate(self, content: Picture | None, style: Styles = None, **options: Unpack[Options]) -> JobInfo:
         """Validate a job on the server without submitting it; return the job it would become, with estimated start and end.
@@ -437,6 +484,19 @@ class Client(ClientBase):
         """
         return results.server_info(self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest(), CALL_TIMEOUT_S))
 
+    def drain_workers(self, name: str) -> tuple[DeviceInfo, ...]:
+        """Give workers on other machines no more jobs; their jobs continue elsewhere. Return their devices.
+
+        Args:
+            name: Name of a worker, or of a host for all of its workers.
+
+        Raises:
+            NotFound: If no such worker has joined.
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        request = pb.DrainWorkersRequest(name=name)
+        return results.devices(self._call(self._stub.DrainWorkers, request, CALL_TIMEOUT_S).devices)
+
     def health(self, timeout_s: float = 5.0) -> str:
         """Return ``serving`` or ``not_serving``, as load balancers see it.
 
@@ -450,10 +510,14 @@ class Client(ClientBase):
         """Call a method and retry while the server is unavailable; the timeout bounds all attempts together."""
         retry = self._retry(timeout_s)
         while True:
+            call = method.future(request, timeout=retry.left_s)
             try:
-                answer = method(request, timeout=retry.left_s)
+                answer = call.result()
             except grpc.RpcError as error:
                 time.sleep(retry.delay(self._error(error)))
+            except BaseException:
+                call.cancel()  # interrupted: the server must not go on reading the request
+                raise
             else:
                 self._answered = True
                 return answer
@@ -624,13 +688,6 @@ class Job(JobBase):
             ImpastoError: See :mod:`impasto.errors`.
         """
         self._client._call(self._client._stub.DeleteJob, pb.DeleteJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)
-
-    def cancel_quietly(self) -> None:
-        """Cancel while another error is being raised; errors of the cancellation are ignored."""
-        try:
-            self._client._stub.CancelJob(pb.CancelJobRequest(job_id=self.job_id), timeout=QUIET_TIMEOUT_S)
-        except grpc.RpcError:
-            return
 
 
 def _told(event: Event, show: Callable[[Event], None], on_step: Callable[[Step], None] | None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from impasto._base import new_request_id
 from impasto._mapping import RETRIES, Room, UploadedOnce, another_try_helps, path_of, styles_of, upload_expired, with_upload
 from impasto.errors import ImpastoError, JobCancelled
 from impasto.pictures import Picture, UploadedImage
@@ -35,7 +36,7 @@ class Painter:
         self._client, self._options = client, options
         self._room, self._uploads = Room(), UploadedOnce(client.upload)
         self._stopping = threading.Event()
-        self._jobs: set[Job] = set()
+        self._requests: set[str] = set()
 
     def __call__(self, pair: Pair) -> Painted:
         """Paint a pair; an error of impasto is a value."""
@@ -53,18 +54,19 @@ class Painter:
     def stop(self) -> None:
         """Cancel the jobs in flight."""
         self._stopping.set()
-        for job in list(self._jobs):
-            job.cancel_quietly()
+        for request_id in list(self._requests):
+            self._client.cancel_quietly(request_id)
 
     def _paint(self, content: Picture | None, style: Styles) -> Result:
-        job = self._submit(content, [self._uploaded(part) for part in styles_of(style)] or style)
-        self._jobs.add(job)
+        styles, request_id = [self._uploaded(part) for part in styles_of(style)] or style, new_request_id()
+        self._requests.add(request_id)
         try:
+            job = self._submit(content, styles, request_id)
             if self._stopping.is_set():
-                job.cancel_quietly()
+                self._client.cancel_quietly(request_id)
             return job.result()
         finally:
-            self._jobs.discard(job)
+            self._requests.discard(request_id)
 
     def _uploaded(self, part: Any) -> Any:
         path = path_of(part)
@@ -72,10 +74,10 @@ class Painter:
             return part if path is None else with_upload(part, self._uploads.get(path))
         return part
 
-    def _submit(self, content: Picture | None, style: Styles) -> Job:
+    def _submit(self, content: Picture | None, style: Styles, request_id: str) -> Job:
         while True:
             try:
-                job = self._client.submit(content, style, **self._options)
+                job = self._client.submit(content, style, request_id=request_id, **self._options)
             except ImpastoError as error:
                 if self._stopping.wait(self._room.delay(error)):
                     raise JobCancelled("the iteration over the results has ended", reason="JOB_CANCELLED") from None
@@ -108,19 +110,19 @@ class AsyncPainter:
         raise AssertionError("unreachable")
 
     async def _paint(self, content: Picture | None, style: Styles) -> Result:
-        parts = [await self._uploaded(part) for part in styles_of(style)]
-        while True:
-            try:
-                job = await self._client.submit(content, parts or style, **self._options)
-            except ImpastoError as error:
-                await asyncio.sleep(self._room.delay(error))
-            else:
-                break
-        self._room.accepted()
+        parts, request_id = [await self._uploaded(part) for part in styles_of(style)], new_request_id()
         try:
+            while True:
+                try:
+                    job = await self._client.submit(content, parts or style, request_id=request_id, **self._options)
+                except ImpastoError as error:
+                    await asyncio.sleep(self._room.delay(error))
+                else:
+                    break
+            self._room.accepted()
             return await job.result()
         except asyncio.CancelledError:
-            await asyncio.shield(job.cancel_quietly())
+            await asyncio.shield(self._client.cancel_quietly(request_id))
             raise
 
     async def _uploaded(self, part: Any) -> Any:

@@ -80,7 +80,11 @@ class _Authorized:
         self._metadata = (("authorization", f"Bearer {token}"),)
 
     def __getattr__(self, name: str) -> Any:
-        return functools.partial(getattr(self._stub, name), metadata=self._metadata)
+        method = getattr(self._stub, name)
+        authorized: Any = functools.partial(method, metadata=self._metadata)
+        if hasattr(method, "future"):
+            authorized.future = functools.partial(method.future, metadata=self._metadata)
+        return authorized
 
 
 def checked(credentials: Credentials | None) -> Credentials:

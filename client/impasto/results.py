@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -409,13 +409,24 @@ Event = Snapshot | Started | Step | Paused | Heartbeat | Finished
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """A device that paints."""
+    """A device that paints.
+
+    Attributes:
+        host: Name of its host; empty for the server's own.
+        draining: Whether it gets no more jobs.
+        running: Number of jobs that it runs.
+        silence_s: Time since its worker was last heard.
+    """
 
     name: str
     description: str
     ready: bool
     restarts: int
     auto_precision: str
+    host: str = ""
+    draining: bool = False
+    running: int = 0
+    silence_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -529,21 +540,30 @@ def event(message: pb.ProgressResponse) -> Event:
     return Heartbeat(sequence, _word(pb.JobState, "JOB_STATE_", heartbeat.state), heartbeat.queue_position)
 
 
+def devices(messages: Iterable[pb.Device]) -> tuple[DeviceInfo, ...]:
+    """Return devices from their messages."""
+    return tuple(
+        DeviceInfo(
+            device.name,
+            device.description,
+            device.ready,
+            device.restarts,
+            _word(pb.Precision, "PRECISION_", device.auto_precision),
+            device.host,
+            device.draining,
+            device.running_jobs,
+            device.silence.ToNanoseconds() / 1e9,
+        )
+        for device in messages
+    )
+
+
 def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
     """Return a server's description from its message."""
     return ServerInfo(
         version=message.version,
         accepting=message.accepting,
-        devices=tuple(
-            DeviceInfo(
-                device.name,
-                device.description,
-                device.ready,
-                device.restarts,
-                _word(pb.Precision, "PRECISION_", device.auto_precision),
-            )
-            for device in message.devices
-        ),
+        devices=devices(message.devices),
         networks=tuple(_network(network) for network in message.networks),
         presets={preset.name: _parameters(preset.parameters) for preset in message.presets},
         limits={item.name: getattr(message.limits, item.name) for item in pb.Limits.DESCRIPTOR.fields},

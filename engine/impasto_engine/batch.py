@@ -188,7 +188,7 @@ class RunningBatch:
 
         Args:
             name: Name of the canvas in this batch.
-            objective: The objective to minimise.
+            objective: The objective to minimize.
             canvas: The initial canvas.
             optimizer: The optimizer to use.
             learning_rate: Learning rate of the optimizer.

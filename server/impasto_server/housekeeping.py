@@ -19,6 +19,7 @@ from impasto_server.observability.http import Pulse
 from impasto_server.observability.metrics import Metrics, watch_lag
 from impasto_server.observability.watchdog import Watchdog
 from impasto_server.store.uploads import Uploads
+from impasto_server.webhooks.sender import Sender
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Housekeeping:
         gate: Returns memory to the system.
         tls: Reloaded when its files change; None without TLS.
         tokens: Reloaded when the file changes; None without tokens.
+        senders: Send webhooks; none if there are no webhooks.
     """
 
     jobs: Assembly
@@ -59,9 +61,10 @@ class Housekeeping:
     gate: Gate
     tls: ServerTls | None
     tokens: Tokens | None
+    senders: tuple[Sender, ...] = ()
 
-    def start(self, *more: Callable[[], Coroutine[Any, Any, None]]) -> list[asyncio.Task[None]]:
-        """Start the tasks, and more of them; cancel them to stop."""
+    def start(self) -> list[asyncio.Task[None]]:
+        """Start the tasks; cancel them to stop."""
         work: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
             self._follow_readiness,
             lambda: watch_lag(self.metrics),
@@ -70,7 +73,7 @@ class Housekeeping:
             self._watch_files,
             self._expire_uploads,
             self.gate.give_back,
-            *more,
+            *(sender.run for sender in self.senders),
         )
         return [asyncio.create_task(self._restarted(each)) for each in work]
 

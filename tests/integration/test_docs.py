@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,23 @@ def test_every_option_of_the_client_is_on_the_page_of_parameters() -> None:
     page = (ROOT / "docs/reference/parameters.md").read_text()
     contract = {name.removesuffix("_s") for name in Options.__annotations__}
     assert {name for name in contract if f"`{name}`" not in page} == set()
+
+
+def test_defaults_that_depend_on_other_choices_are_those_of_the_server(real_server: Any, png: Callable[..., bytes]) -> None:
+    """What the page says for Adam, another normalization and the built-in filters is what a job gets that sets only these."""
+    pages = script("parameters")
+    painting = pages.page().partition("## Contents of a job")[0]
+    found = []
+    with impasto.Client(real_server.address) as client:
+        for name, default in re.findall(r"^\| `(\w+)` \| [^|]*\| ([^|]*) \|", painting, re.MULTILINE):
+            for value, kind, choice in re.findall(r"([^;]+) with (`optimizer`|`normalization`|the filters) (\w+)", default):
+                if value == " not used":
+                    continue
+                given = {} if kind == "the filters" else {kind.strip("`"): choice}
+                job = client.validate(png(), png(seed=1), **given)  # the server's filters are the built-in ones
+                assert pages.shown(job.parameters[name]) == value.strip(), (name, kind, choice)
+                found.append((name, choice))
+    assert {("learning_rate", "adam"), ("content_weight", "gatys"), ("pooling", "builtin")} <= set(found)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -10,11 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from impasto_server.auth.tokens import new_token
-from tests.conftest import ROOT, ServerProcess
-from tests.links import Link
+from tests.conftest import ROOT
+from tests.paints import check_example
 
 EXAMPLE = ROOT / "examples/typescript"
 
@@ -34,33 +31,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def paint(built: Path, address: str, where: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = ["node", str(built / "build/paint.js"), address, "p.png", "s.png", "o.png"]
-    given = {"PATH": os.environ["PATH"], "SIZE": "48", "STEPS": "30", **environment}
-    return subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=100, env=given, check=False)
-
-
 def test_the_typescript_example_paints_over_a_bad_link(built: Path, tmp_path: Path, png: Callable[..., bytes]) -> None:
     """With a token: it submits, watches every step once, resumes where the connection was lost, and decodes errors."""
-    (tmp_path / "p.png").write_bytes(png())
-    (tmp_path / "s.png").write_bytes(png(seed=1))
-    token, line = new_token("ann")
-    (tmp_path / "tokens").write_text(line + "\n")
-    server = ServerProcess("--tokens", str(tmp_path / "tokens"))
-    try:
-        done = paint(built, server.address, tmp_path)
-        assert done.returncode == 1
-        assert "TOKEN_MISSING" in done.stderr
-        done = paint(built, server.address, tmp_path, IMPASTO_TOKEN=token, SIZE="5")
-        assert (done.returncode, done.stderr.strip().split(" | ")[1:]) == (1, ["INVALID_FIELD", "parameters.size_px"])
-        for seed in range(3):
-            with Link(server.address, cuts=1, cut_within=(9_000, 16_000), seed=seed) as link:
-                done = paint(built, link.address, tmp_path, IMPASTO_TOKEN=token)
-                assert done.returncode == 0, done.stderr
-                assert link.cut == 1
-            steps = [int(line.split()[1]) for line in done.stdout.splitlines()]
-            assert steps == list(range(1, 31))
-            with Image.open(tmp_path / "o.png") as image:
-                assert max(image.size) == 48
-    finally:
-        assert server.stop() == 0
+    check_example(["node", built / "build/paint.js"], tmp_path, png, cut_within=(9_000, 16_000))
+
+
+def test_the_python_example_paints_over_a_bad_link(tmp_path: Path, png: Callable[..., bytes]) -> None:
+    """The same, where the client resumes by itself."""
+    check_example([sys.executable, ROOT / "examples/python/paint.py"], tmp_path, png, cut_within=(9_000, 14_000))

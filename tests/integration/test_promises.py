@@ -393,7 +393,7 @@ async def test_a_watch_that_is_interrupted_leaves_the_job(
             assert await settles(lambda: watchers(running) == 1)
             process.send_signal(signal.SIGINT)
             _, said = await asyncio.to_thread(process.communicate, timeout=20)
-        assert (process.returncode, said.strip()) == (130, "Interrupted.")
+        assert (process.returncode, said.strip()) == (130, f"Interrupted. Job {job.job_id} goes on.")
         assert await settles(lambda: watchers(running) == 0)
         assert (await job.info()).state == "running"
         await job.cancel()

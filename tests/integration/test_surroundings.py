@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,10 +176,89 @@ def test_a_command_that_is_stopped_leaves_no_job(real_server: ServerProcess, fil
             time.sleep(0.05)
         process.send_signal(number)
         _, error = process.communicate(timeout=30)
-    assert (process.returncode, error.strip()) == (130, "Interrupted.")
+    assert (process.returncode, error.strip()) == (130, "Interrupted. The job is cancelled.")
     while jobs_of(real_server, "running", "queued") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not jobs_of(real_server, "running", "queued")
+
+
+LONG: impasto.Options = {"size_px": 64, "steps": 5000, "optimizer": "adam"}
+
+
+def test_a_command_that_is_stopped_while_it_submits_leaves_no_job(real_server: ServerProcess, files: Path) -> None:
+    """The job was accepted; its acknowledgement never arrived."""
+    with Link(real_server.address, mute=True) as link:
+        process = subprocess.Popen(
+            [*COMMAND, "stylize", "p.png", "s.png", "-o", "o.png", "--size", "64", "--steps", "5000", "-q"],
+            cwd=files,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "IMPASTO_SERVER": link.address},
+        )
+        with process:
+            accepted = _wait_for_job(real_server)
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+            link.mute = False
+            _, error = process.communicate(timeout=30)
+    assert (process.returncode, error.strip()) == (130, "Interrupted. The job is cancelled.")
+    assert _state_at_end(real_server, accepted) == "cancelled"
+
+
+def test_a_submission_without_an_answer_leaves_no_job(real_server: ServerProcess, files: Path) -> None:
+    """Nobody knows its id."""
+    with Link(real_server.address, mute=True) as link, impasto.Client(link.address) as client:
+        with pytest.raises(TimeoutError):
+            client.submit(files / "p.png", files / "s.png", timeout_s=2, **LONG)
+        assert _state_at_end(real_server, _newest(real_server)) == "cancelled"
+
+
+def test_a_submission_with_a_request_id_goes_on_without_an_answer(real_server: ServerProcess, files: Path) -> None:
+    """The caller can join it, or cancel it by its request id."""
+    request_id = str(uuid.uuid4())
+    with Link(real_server.address, mute=True) as link, impasto.Client(link.address) as client:
+        with pytest.raises(TimeoutError):
+            client.submit(files / "p.png", files / "s.png", timeout_s=2, request_id=request_id, **LONG)
+        assert jobs_of(real_server, "running", "queued")
+    with impasto.Client(real_server.address) as client:
+        assert client.cancel_request(request_id).request_id == request_id
+        assert _state_at_end(real_server, _newest(real_server)) == "cancelled"
+        with pytest.raises(impasto.NotFound):
+            client.cancel_request(str(uuid.uuid4()))
+
+
+async def test_a_task_that_is_cancelled_while_it_submits_leaves_no_job(real_server: ServerProcess, files: Path) -> None:
+    """With asyncio."""
+    with Link(real_server.address, mute=True) as link:
+        async with impasto.AsyncClient(link.address) as client:
+            task = asyncio.create_task(client.submit(files / "p.png", files / "s.png", **LONG))
+            accepted = await asyncio.to_thread(_wait_for_job, real_server)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert await asyncio.to_thread(_state_at_end, real_server, accepted) == "cancelled"
+
+
+def _wait_for_job(server: ServerProcess) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if found := jobs_of(server, "running", "queued"):
+            return found[0].job_id
+        time.sleep(0.05)
+    raise AssertionError("no job was accepted")
+
+
+def _newest(server: ServerProcess) -> str:
+    with impasto.Client(server.address) as client:
+        return next(client.jobs()).job_id
+
+
+def _state_at_end(server: ServerProcess, job_id: str) -> str:
+    deadline = time.monotonic() + 30
+    with impasto.Client(server.address) as client:
+        while client.job(job_id).info().state in ("queued", "running") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return client.job(job_id).info().state
 
 
 @pytest.mark.parametrize(

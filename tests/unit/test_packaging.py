@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FIRST = {"impasto", "impasto_engine", "impasto_server"}
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+APART = "ray"
+"""The extra with a lock of its own, which only servers with a cluster install."""
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -50,7 +52,7 @@ def distributions_of(module: str) -> set[str]:
     [
         ("client/impasto", ("load", "heif")),
         ("engine/impasto_engine", ("server", "weights")),
-        ("server/impasto_server", ("server", "otel", "webhooks")),
+        ("server/impasto_server", ("server", "otel", "webhooks", APART)),
     ],
 )
 def test_every_import_is_declared(folder: str, extras: tuple[str, ...]) -> None:
@@ -81,7 +83,9 @@ def test_the_locks_have_everything_that_is_declared() -> None:
     """`make update` writes them; here it was forgotten."""
     locked = {lock.name: names([line for line in lock.read_text().splitlines() if "==" in line]) for lock in LOCKS}
     project, groups = PROJECT["project"], PROJECT["dependency-groups"]
-    run = names([*project["dependencies"], *(item for extra in project["optional-dependencies"].values() for item in extra)])
+    extras = project["optional-dependencies"]
+    run = names([*project["dependencies"], *(item for name, extra in extras.items() if name != APART for item in extra)])
+    assert names(extras[APART]) <= locked["ray.txt"]
     assert run <= locked["run.txt"] | locked["torch.txt"]
     assert run <= locked["lowest.txt"]
     assert names(groups["demo"]) <= locked["demo.txt"]
@@ -93,7 +97,8 @@ def test_lowest_versions_are_the_declared_bounds() -> None:
     """Each lower bound in pyproject.toml is what `make test-lowest` installs."""
     lowest = dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", (ROOT / "requirements/lowest.txt").read_text(), re.MULTILINE))
     project = PROJECT["project"]
-    declared = [*project["dependencies"], *(item for extra in project["optional-dependencies"].values() for item in extra)]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *(item for name, extra in extras.items() if name != APART for item in extra)]
     for requirement in declared:
         name, _, bound = requirement.partition(">=")
         installed = lowest[name]

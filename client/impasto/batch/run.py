@@ -66,7 +66,7 @@ class Outcome:
 class _Running:
     """A pair whose job is on the server."""
 
-    job: Job
+    request_id: str
     started: bool = False
     share: float = 0.0
 
@@ -110,10 +110,10 @@ class Batch:
         """Stop the run: the first time let running jobs end and cancel those that wait, the second time cancel all."""
         with self._lock:
             self._stop = Stop.FINISH if self._stop is Stop.NO else Stop.CANCEL
-            doomed = [each.job for each in self._running.values() if self._stop is Stop.CANCEL or not each.started]
+            doomed = [each.request_id for each in self._running.values() if self._stop is Stop.CANCEL or not each.started]
         self._wake.set()
-        for job in doomed:
-            job.cancel_quietly()
+        for request in doomed:
+            self._client.cancel_quietly(request)
         return self._stop
 
     def paint(self, pairs: Sequence[Pair], parallel: int) -> Iterator[Outcome]:
@@ -132,10 +132,10 @@ class Batch:
         """Cancel what still runs when the iteration ends early."""
         with self._lock:
             self._stop = Stop.CANCEL
-            jobs = [each.job for each in self._running.values()]
+            requests = [each.request_id for each in self._running.values()]
         self._wake.set()
-        for job in jobs:
-            job.cancel_quietly()
+        for request in requests:
+            self._client.cancel_quietly(request)
 
     def _outcome(self, pair: Pair) -> Outcome:
         began = time.monotonic()
@@ -231,7 +231,7 @@ class Batch:
                     if attempt > MOST_ATTEMPTS:
                         raise ServerError(f"{MOST_ATTEMPTS} jobs for it have ended without a picture", reason="MANY_ATTEMPTS")
                     continue
-                return self._follow(pair, job)
+                return self._follow(pair, job, request)
             except ImpastoError as error:
                 if self._stop is not Stop.NO or tries >= self._retries or not another_try_helps(error):
                     raise
@@ -273,14 +273,14 @@ class Batch:
             call.cancel()
         raise ServerError("the progress stream ended without a snapshot")
 
-    def _follow(self, pair: Pair, job: Job) -> Result:
-        running = _Running(job)
+    def _follow(self, pair: Pair, job: Job, request: str) -> Result:
+        running = _Running(request)
         with self._lock:
             self._running[pair] = running
             doomed = self._stop is not Stop.NO
         try:
             if doomed:
-                job.cancel_quietly()
+                self._client.cancel_quietly(request)
             return job.follow(lambda event: _note(running, event))
         finally:
             with self._lock:

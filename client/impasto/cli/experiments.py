@@ -21,7 +21,7 @@ from impasto.cli.output import (
     tell,
     write_picture,
 )
-from impasto.cli.stylize import LayerWeights, follow, given_options, painting_options
+from impasto.cli.stylize import LayerWeights, given_options, paint, painting_options
 from impasto.errors import InvalidRequest
 from impasto.experiments import series as experiments
 from impasto.experiments.paper import write_paper
@@ -274,8 +274,7 @@ def _paint(
     weights_sha256: str = "",
     threads: int = 0,
 ) -> None:
-    job = client.submit(*pictures, **options)
-    result = follow(job, ProgressBar(quiet=quiet), timeout)
+    result = paint(client, pictures, options, ProgressBar(quiet=quiet), timeout)
     write_picture(result, out)
     network = result.job.network
     if weights_sha256 and network is not None and network.weights_sha256 != weights_sha256:

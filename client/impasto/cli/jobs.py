@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import click
@@ -97,7 +98,7 @@ def watch(job_id: str, server: str, as_json: bool) -> None:
 
     --json prints a line for every step, start and pause, and one for the end.
     """
-    with Client(server) as client, ProgressBar(quiet=as_json, lines=not as_json) as display:
+    with Client(server) as client, _only_watching(job_id), ProgressBar(quiet=as_json, lines=not as_json) as display:
         for event in client.job(job_id).progress():
             if as_json and isinstance(event, Step):
                 losses = event.losses
@@ -208,7 +209,7 @@ def result(job_id: str, out: str, wait: bool, timeout: float | None, quiet: bool
     with Client(server) as client:
         job = client.job(job_id)
         if wait:
-            with ProgressBar(quiet=quiet) as display:
+            with _only_watching(job_id), ProgressBar(quiet=quiet) as display:
                 fetched = job.follow(display, timeout)
         else:
             fetched = _fetch(job)
@@ -217,6 +218,16 @@ def result(job_id: str, out: str, wait: bool, timeout: float | None, quiet: bool
         print_json({**fetched.job.to_dict(), "output": out})
     else:
         tell(fetched)
+
+
+@contextlib.contextmanager
+def _only_watching(job_id: str) -> Iterator[None]:
+    """Say, when the command is interrupted, that the job is not."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        stopped.add_note(f"Job {job_id} goes on.")
+        raise
 
 
 def _fetch(job: Job) -> Result:

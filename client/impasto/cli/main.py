@@ -25,6 +25,7 @@ from impasto.cli.proto import proto
 from impasto.cli.server import health, info, upload
 from impasto.cli.show import show
 from impasto.cli.stylize import PAINTING, stylize
+from impasto.cli.workers import workers
 from impasto.connect_errors import TLS_FAILED
 from impasto.display import shown
 from impasto.errors import ImpastoError, Overloaded, Unavailable
@@ -99,6 +100,7 @@ cli.add_command(jobs)
 cli.add_command(info)
 cli.add_command(health)
 cli.add_command(upload)
+cli.add_command(workers)
 cli.add_command(proto)
 for _command in (reconstruct, texture, features, redo, paper):
     cli.add_command(_command)
@@ -121,9 +123,9 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _stop_at_once() -> None:
     """Cancel jobs that nobody waits for over connections of their own, and end without asking anybody."""
-    for server, job_id in list(FOLLOWED):
+    for server, request_id in list(FOLLOWED):
         with contextlib.suppress(Exception), Client(server, patience_s=0) as client:
-            client.job(job_id).cancel_quietly()
+            client.cancel_quietly(request_id)
     os._exit(INTERRUPTED)
 
 
@@ -164,8 +166,9 @@ def main() -> None:
         code = cli.main(standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()  # report a full disk here, not when the interpreter exits
-    except (click.Abort, KeyboardInterrupt):
-        _show("Interrupted.")
+    except (click.Abort, KeyboardInterrupt) as stopped:
+        cause = stopped.__cause__ or stopped  # click raises its own
+        _show(" ".join(["Interrupted.", *getattr(cause, "__notes__", [])]))
         code = INTERRUPTED
     except BrokenPipeError:
         _discard_stdout()

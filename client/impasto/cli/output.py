@@ -24,7 +24,7 @@ from impasto.results import JobInfo, Result
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
 FOLLOWED: set[tuple[str, str]] = set()
-"""Server and id of the jobs that this process waits for."""
+"""Server and request id of the jobs that this process waits for."""
 UPLOADED = "sha256:"
 """Prefix of the id of an uploaded picture."""
 FILE = click.Path(exists=True, dir_okay=False)

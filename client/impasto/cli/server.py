@@ -31,7 +31,9 @@ def info(server: str, as_json: bool) -> None:
     click.echo(f"impasto {found.version} at {server}, {state}: {found.queued} waiting, {found.running} running")
     for device in found.devices:
         ready = "ready" if device.ready else "not ready"
-        click.echo(f"device   {device.name}: {device.description}, {ready}, auto precision {device.auto_precision or '?'}")
+        where = f" on {device.host}" if device.host else ""
+        precision = device.auto_precision or "?"
+        click.echo(f"device   {device.name}{where}: {device.description or 'unknown'}, {ready}, auto precision {precision}")
     for network in found.networks:
         click.echo(f"network  {network.name} with {network.weights} weights{_hash(network.weights_sha256)}")
     for name, values in found.presets.items():

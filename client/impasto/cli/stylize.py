@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ from impasto.cli.output import (
 from impasto.errors import Unavailable, WaitTimeout
 from impasto.pictures import Picture
 from impasto.progress import ProgressBar
-from impasto.requests import ENUMS, Style
+from impasto.requests import ENUMS, Style, Styles
 from impasto.results import Result
 from impasto.words import words
 
@@ -276,12 +277,11 @@ def stylize(
     given = given_options(options, out)
     pictures = _styles(styles, style_shares, style_masks, style_regions)
     with Client(server) as client:
-        job = client.submit(read_picture(content), pictures, **given)
         if detach:
-            _print_id(job, as_json=as_json)
+            _print_id(client.submit(read_picture(content), pictures, **given), as_json=as_json)
             return
         bar = ProgressBar(quiet=quiet, preview_dir=preview_dir)
-        result = follow(job, bar, timeout)
+        result = paint(client, (read_picture(content), pictures), given, bar, timeout)
     bar.save_last_preview(result)
     write_picture(result, out or "-")
     if as_json:
@@ -323,26 +323,38 @@ def _check_usage(
         raise click.UsageError("stdin can be read only once: use '-' for one picture")
 
 
-def follow(job: Job, bar: ProgressBar, timeout_s: float | None) -> Result:
-    """Watch a job to its end; interrupting it cancels the job.
+def paint(
+    client: Client,
+    pictures: tuple[Picture | None, Styles],
+    options: Mapping[str, Any],
+    bar: ProgressBar,
+    timeout_s: float | None,
+) -> Result:
+    """Submit a job and watch it to its end; interrupting it cancels the job.
 
     Raises:
         ImpastoError: If the job ends without a picture.
     """
-    followed = (job.server, job.job_id)
+    request_id = str(uuid.uuid4())  # known from the first moment on, so that an interrupted submission can be cancelled
+    followed = (client.server, request_id)
     FOLLOWED.add(followed)
+    job: Job | None = None
     try:
+        job = client.submit(*pictures, request_id=request_id, **options)
         with bar as show:
             return job.follow(show, timeout_s)
     except Unavailable as error:
+        if job is None:
+            raise
         later = f"impasto jobs result {job.job_id} --wait -o OUT"
         text = f"{error}; job {job.job_id} goes on when its server is back, if it keeps jobs on disk: {later}"
         raise Unavailable(text, reason=error.reason, retry_after_s=error.retry_after_s) from None
     except WaitTimeout:
-        job.cancel_quietly()
+        client.cancel_quietly(request_id)
         raise waited(timeout_s, "was cancelled") from None
-    except BaseException:  # whatever it is, nobody waits for the job any more
-        job.cancel_quietly()
+    except BaseException as error:  # whatever it is, nobody waits for the job any more
+        if (job is not None or not isinstance(error, Exception)) and client.cancel_quietly(request_id):
+            error.add_note("The job is cancelled.")
         raise
     finally:
         FOLLOWED.discard(followed)

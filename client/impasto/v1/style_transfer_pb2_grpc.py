@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class StyleTransferServiceStub(object):
-    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    """Paints pictures: optimizes a canvas until its features in a convolutional network match those of a content image and
     their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
@@ -81,6 +81,11 @@ class StyleTransferServiceStub(object):
                 request_serializer=impasto_dot_v1_dot_style__transfer__pb2.DeleteJobRequest.SerializeToString,
                 response_deserializer=impasto_dot_v1_dot_style__transfer__pb2.DeleteJobResponse.FromString,
                 _registered_method=True)
+        self.DrainWorkers = channel.unary_unary(
+                '/impasto.v1.StyleTransferService/DrainWorkers',
+                request_serializer=impasto_dot_v1_dot_style__transfer__pb2.DrainWorkersRequest.SerializeToString,
+                response_deserializer=impasto_dot_v1_dot_style__transfer__pb2.DrainWorkersResponse.FromString,
+                _registered_method=True)
         self.GetResult = channel.unary_unary(
                 '/impasto.v1.StyleTransferService/GetResult',
                 request_serializer=impasto_dot_v1_dot_style__transfer__pb2.GetResultRequest.SerializeToString,
@@ -114,7 +119,7 @@ class StyleTransferServiceStub(object):
 
 
 class StyleTransferServiceServicer(object):
-    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    """Paints pictures: optimizes a canvas until its features in a convolutional network match those of a content image and
     their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
@@ -179,6 +184,13 @@ class StyleTransferServiceServicer(object):
 
     def DeleteJob(self, request, context):
         """Cancels a job if it has not ended, and deletes it, its events and its pictures.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainWorkers(self, request, context):
+        """Gives workers on other machines no more jobs; their jobs continue elsewhere. For admins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -275,6 +287,11 @@ def add_StyleTransferServiceServicer_to_server(servicer, server):
                     request_deserializer=impasto_dot_v1_dot_style__transfer__pb2.DeleteJobRequest.FromString,
                     response_serializer=impasto_dot_v1_dot_style__transfer__pb2.DeleteJobResponse.SerializeToString,
             ),
+            'DrainWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainWorkers,
+                    request_deserializer=impasto_dot_v1_dot_style__transfer__pb2.DrainWorkersRequest.FromString,
+                    response_serializer=impasto_dot_v1_dot_style__transfer__pb2.DrainWorkersResponse.SerializeToString,
+            ),
             'GetResult': grpc.unary_unary_rpc_method_handler(
                     servicer.GetResult,
                     request_deserializer=impasto_dot_v1_dot_style__transfer__pb2.GetResultRequest.FromString,
@@ -314,7 +331,7 @@ def add_StyleTransferServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class StyleTransferService(object):
-    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    """Paints pictures: optimizes a canvas until its features in a convolutional network match those of a content image and
     their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
@@ -551,6 +568,33 @@ class StyleTransferService(object):
             '/impasto.v1.StyleTransferService/DeleteJob',
             impasto_dot_v1_dot_style__transfer__pb2.DeleteJobRequest.SerializeToString,
             impasto_dot_v1_dot_style__transfer__pb2.DeleteJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/impasto.v1.StyleTransferService/DrainWorkers',
+            impasto_dot_v1_dot_style__transfer__pb2.DrainWorkersRequest.SerializeToString,
+            impasto_dot_v1_dot_style__transfer__pb2.DrainWorkersResponse.FromString,
             options,
             channel_credentials,
             insecure,

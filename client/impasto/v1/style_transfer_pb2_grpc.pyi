@@ -24,7 +24,7 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class StyleTransferServiceStub:
-    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    """Paints pictures: optimizes a canvas until its features in a convolutional network match those of a content image and
     their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
@@ -88,6 +88,12 @@ class StyleTransferServiceStub:
     ]
     """Cancels a job if it has not ended, and deletes it, its events and its pictures."""
 
+    DrainWorkers: grpc.UnaryUnaryMultiCallable[
+        impasto.v1.style_transfer_pb2.DrainWorkersRequest,
+        impasto.v1.style_transfer_pb2.DrainWorkersResponse,
+    ]
+    """Gives workers on other machines no more jobs; their jobs continue elsewhere. For admins."""
+
     GetResult: grpc.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetResultRequest,
         impasto.v1.style_transfer_pb2.GetResultResponse,
@@ -127,7 +133,7 @@ class StyleTransferServiceStub:
     """Describes the server: version, devices, networks, presets, limits and queue."""
 
 class StyleTransferServiceAsyncStub:
-    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    """Paints pictures: optimizes a canvas until its features in a convolutional network match those of a content image and
     their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
@@ -190,6 +196,12 @@ class StyleTransferServiceAsyncStub:
     ]
     """Cancels a job if it has not ended, and deletes it, its events and its pictures."""
 
+    DrainWorkers: grpc.aio.UnaryUnaryMultiCallable[
+        impasto.v1.style_transfer_pb2.DrainWorkersRequest,
+        impasto.v1.style_transfer_pb2.DrainWorkersResponse,
+    ]
+    """Gives workers on other machines no more jobs; their jobs continue elsewhere. For admins."""
+
     GetResult: grpc.aio.UnaryUnaryMultiCallable[
         impasto.v1.style_transfer_pb2.GetResultRequest,
         impasto.v1.style_transfer_pb2.GetResultResponse,
@@ -229,7 +241,7 @@ class StyleTransferServiceAsyncStub:
     """Describes the server: version, devices, networks, presets, limits and queue."""
 
 class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
-    """Paints pictures: optimises a canvas until its features in a convolutional network match those of a content image and
+    """Paints pictures: optimizes a canvas until its features in a convolutional network match those of a content image and
     their statistics match those of style images (Gatys, Ecker and Bethge, 2016).
     """
 
@@ -309,6 +321,14 @@ class StyleTransferServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[impasto.v1.style_transfer_pb2.DeleteJobResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.DeleteJobResponse]]:
         """Cancels a job if it has not ended, and deletes it, its events and its pictures."""
+
+    @abc.abstractmethod
+    def DrainWorkers(
+        self,
+        request: impasto.v1.style_transfer_pb2.DrainWorkersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[impasto.v1.style_transfer_pb2.DrainWorkersResponse, collections.abc.Awaitable[impasto.v1.style_transfer_pb2.DrainWorkersResponse]]:
+        """Gives workers on other machines no more jobs; their jobs continue elsewhere. For admins."""
 
     @abc.abstractmethod
     def GetResult(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from impasto_engine.architectures import ARCHITECTURES
-from impasto_engine.weights.errors import WeightsError
+from impasto_engine.cache import WeightsError
 
 FINDABLE = ("vgg19", "vgg16")
 _SHOWN = 20

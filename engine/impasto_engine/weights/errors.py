@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-
-class WeightsError(Exception):
-    """The requested filters are missing, damaged or of the wrong shape. The message says what to do."""
+from impasto_engine.cache import WeightsError
 
 
 class MissingPackageError(WeightsError):

@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from impasto_engine.cache import WeightsError
 from impasto_engine.weights.convolutions import Contents, Convolution, natural
-from impasto_engine.weights.errors import MissingPackageError, WeightsError
+from impasto_engine.weights.errors import MissingPackageError
 
 MAX_FILE_BYTES = 4 << 30
 _HDF5 = b"\x89HDF\r\n\x1a\n"

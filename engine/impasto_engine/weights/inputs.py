@@ -13,9 +13,9 @@ from typing import Literal
 
 import torch
 
+from impasto_engine.cache import WeightsError
 from impasto_engine.networks import IMAGENET_MEAN, IMAGENET_STD
 from impasto_engine.weights.convolutions import Convolution
-from impasto_engine.weights.errors import WeightsError
 
 Channels = Literal["rgb", "bgr"]
 Triple = tuple[float, float, float]

@@ -11,26 +11,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from impasto_engine.architectures import DEFAULT, random_seed, split
+from impasto_engine.cache import WeightsError, cached_file, is_cached, resolve
 from impasto_engine.networks import Network, WeightsInfo, random_trunk
 from impasto_engine.weights import records
 from impasto_engine.weights.convolutions import FINDABLE
-from impasto_engine.weights.errors import WeightsError
 from impasto_engine.weights.files import read_state
 from impasto_engine.weights.obtain import fill, read_vgg
-from impasto_engine.weights.published import AUTOMATIC, NAMES
-from impasto_engine.weights.records import cached_file, sha256_of
+from impasto_engine.weights.published import NAMES
+from impasto_engine.weights.records import sha256_of
 
 BUILTIN_FILE = "vgg16_builtin.safetensors"
-
-
-def resolve(choice: str) -> str:
-    """Resolve ``auto`` to the best published weights in the cache, or to the built-in ones if none is cached.
-
-    Any other choice is returned unchanged.
-    """
-    if choice != "auto":
-        return choice
-    return next((name for name in AUTOMATIC if records.is_cached(name)), "builtin")
 
 
 def available() -> tuple[str, ...]:
@@ -60,13 +50,13 @@ def load_network(choice: str, device: torch.device) -> Network:
         return Network(features, WeightsInfo(f"random-{seed}", _fingerprint(features)), device, architecture)
     if name == "builtin" and architecture == DEFAULT:
         state, info = _builtin()
-    elif records.is_cached(full):
+    elif is_cached(full):
         info = records.verify(full).info
         state = read_state(cached_file(full))
     elif Path(name).is_file():
         state, info = _file(architecture, Path(name))
     else:
-        raise _missing(choice, full)
+        raise missing(choice)
     return Network(fill(architecture, state, name), info, device, architecture)
 
 
@@ -81,7 +71,9 @@ def _file(architecture: str, path: Path) -> tuple[dict[str, Tensor], WeightsInfo
     return dict(vgg.state), WeightsInfo(path.name, record.source_sha256, record.mean, record.std, record.unit)
 
 
-def _missing(choice: str, full: str) -> WeightsError:
+def missing(choice: str) -> WeightsError:
+    """Return the error for filters that are neither cached nor a file: what to do, or what there is."""
+    full = ":".join(split(resolve(choice)))
     known = full.removeprefix(f"{DEFAULT}:")
     if known in NAMES:
         return WeightsError(f"weights {choice!r} are not in the cache; run: impasto weights download {known}")

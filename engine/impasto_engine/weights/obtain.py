@@ -16,14 +16,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from impasto_engine.cache import WeightsError, cache_dir, cached_file, is_cached
 from impasto_engine.trunks import empty_trunk
 from impasto_engine.weights import records
 from impasto_engine.weights.convolutions import Contents, find_vgg
-from impasto_engine.weights.errors import WeightsError
 from impasto_engine.weights.files import check_reader, read_convolutions, read_state
 from impasto_engine.weights.inputs import Given, determine
 from impasto_engine.weights.published import FILES, NAMES, WHEELS, PublishedFile, PublishedWheel, as_published
-from impasto_engine.weights.records import Record, cached_file, sha256_of
+from impasto_engine.weights.records import Record, sha256_of
 
 Progress = Callable[[int, int], None]
 """Called with the bytes received and the total (0 if unknown)."""
@@ -109,7 +109,7 @@ def import_file(path: Path, name: str = "", given: Given | None = None, *, repla
         raise WeightsError(f"name {name!r} refers to published filters (impasto weights download); choose another with --name")
     vgg = read_vgg(path, name, given)
     full = f"{vgg.architecture}:{name}"
-    if records.is_cached(full) and not replace:
+    if is_cached(full) and not replace:
         raise WeightsError(
             f"filters named {name!r} already exist ({cached_file(full)}); choose another --name, or use --replace"
         )
@@ -248,7 +248,7 @@ class _workspace:  # noqa: N801 - used like a function in a with statement
     """A temporary folder inside the cache, removed on exit."""
 
     def __enter__(self) -> Path:
-        folder = records.cache_dir()
+        folder = cache_dir()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._folder = tempfile.TemporaryDirectory(prefix=".download-", dir=folder)

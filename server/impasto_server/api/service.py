@@ -131,8 +131,14 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         """See the contract."""
-        self._dispatcher.cancel(self._own(request.job_id, "cancel").job_id)
-        return pb.CancelJobResponse(job=self._message(await self._dispatcher.settled(request.job_id)))
+        if bool(request.job_id) == bool(request.request_id):
+            raise invalid(("job_id", "give a job_id or a request_id"))
+        if request.job_id:
+            job = self._own(request.job_id, "cancel")
+        else:
+            job = self._dispatcher.by_request(PRINCIPAL.get().name, request.request_id)
+        self._dispatcher.cancel(job.job_id)
+        return pb.CancelJobResponse(job=self._message(await self._dispatcher.settled(job.job_id)))
 
     async def PauseJob(self, request: pb.PauseJobRequest, context: Context) -> pb.PauseJobResponse:
         """See the contract."""
@@ -149,6 +155,24 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         self._dispatcher.delete(self._own(request.job_id, "delete").job_id)
         await self._dispatcher.flushed()
         return pb.DeleteJobResponse()
+
+    async def DrainWorkers(self, request: pb.DrainWorkersRequest, context: Context) -> pb.DrainWorkersResponse:
+        """See the contract."""
+        if not PRINCIPAL.get().admin:
+            raise ServiceError("NOT_ADMIN", "only admins may drain workers")
+        joined = [status for status in self._pool.workers if status.joined]
+        names = [status.handle.name for status in joined if request.name in (status.handle.name, status.handle.host)]
+        if not request.name or not names:
+            text = f"no worker or host called {request.name!r} has joined this server"
+            resource = ("impasto.v1.Device", request.name)
+            raise ServiceError("WORKER_NOT_FOUND", text, metadata={"name": request.name}, resource=resource)
+        for name in names:
+            self._pool.drain(name)
+        return pb.DrainWorkersResponse(devices=[device for device in self._devices() if device.name in names])
+
+    def _devices(self) -> list[pb.Device]:
+        running = self._dispatcher.running_on
+        return [convert.device_message(status, running.get(status.handle.name, 0)) for status in self._pool.workers]
 
     async def GetResult(self, request: pb.GetResultRequest, context: Context) -> pb.GetResultResponse:
         """See the contract."""
@@ -334,7 +358,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
         return pb.GetServerInfoResponse(
             version=self._version,
             accepting=dispatcher.accepting,
-            devices=[convert.device_message(status) for status in self._pool.workers],
+            devices=self._devices(),
             networks=[convert.network_message(network) for network in self._pool.networks()],
             presets=[
                 pb.Preset(name=name, parameters=convert.parameters_message(fitted(parameters, default, name, ()), name))

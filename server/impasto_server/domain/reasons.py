@@ -44,6 +44,10 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         "JOB_NOT_FOUND": Reason(
             "NOT_FOUND", "The job does not exist, has expired, or belongs to another owner.", "See ListJobs.", ("job_id",)
         ),
+        "WORKER_NOT_FOUND": Reason(
+            "NOT_FOUND", "No worker or host of this name has joined the server.", "See GetServerInfo.", ("name",)
+        ),
+        "NOT_ADMIN": Reason("PERMISSION_DENIED", "The call is for admins.", "Use the token of an admin."),
         "IMAGE_NOT_FOUND": Reason(
             "NOT_FOUND", "The uploaded file does not exist or has expired.", "Upload it again.", ("image_id",)
         ),

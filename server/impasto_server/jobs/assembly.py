@@ -31,6 +31,7 @@ class Assembly:
         scheduler: Decides which job runs where.
         pool: The workers.
         table: The jobs.
+        admission: Decides whether there is room, and estimates the waiting work.
         dispatcher: Commands and views for callers.
         supervisor: Periodic checks.
         gauges: Sets the gauges of the metrics.
@@ -41,6 +42,7 @@ class Assembly:
     scheduler: Scheduler
     pool: WorkerPool
     table: JobTable
+    admission: Admission
     dispatcher: Dispatcher
     supervisor: Supervisor
     gauges: Gauges
@@ -74,6 +76,7 @@ def assemble(
         scheduler,
         pool,
         table,
+        admission,
         Dispatcher(config, table, store, scheduler, pool, admission, metrics, tracing),
         Supervisor(config, table, store, scheduler, pool, admission.pace),
         Gauges(config, metrics, table, store, scheduler, pool, admission),

@@ -39,12 +39,20 @@ class Gauges:
     ) -> None:
         self._config, self._metrics, self._table, self._store = config, metrics, table, store
         self._scheduler, self._pool, self._admission = scheduler, pool, admission
+        self._joined: dict[str, str] = {}
 
     def measure(self) -> None:
         """Set the gauges."""
         now, metrics = time.monotonic(), self._metrics
         for status in self._pool.workers:
-            metrics.running.labels(status.handle.name).set(self._scheduler.runs_on(status.handle.name))
+            name, host = status.handle.name, status.handle.host
+            metrics.running.labels(name).set(self._scheduler.runs_on(name))
+            metrics.worker_draining.labels(name).set(status.draining)
+            if status.joined:
+                metrics.heartbeat_age.labels(name, host).set(now - status.joined.heard)
+                self._joined[name] = host
+        for name in [name for name in self._joined if not self._pool.has(name)]:
+            metrics.forget_worker(name, self._joined.pop(name))
         waiting = self._scheduler.waiting()
         metrics.queue_depth.set(len(waiting))
         metrics.queue_age.set(max((now - self._table.runtimes[job_id].accepted for job_id in waiting), default=0.0))

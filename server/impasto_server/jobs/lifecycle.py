@@ -116,9 +116,14 @@ class Failed:
 
 @dataclass(frozen=True)
 class WorkerLost:
-    """Its worker died or was killed."""
+    """Its worker died or was killed.
+
+    Attributes:
+        blame: Whether the job may be the cause; it is not if the worker's whole host was lost.
+    """
 
     cause: str
+    blame: bool = True
 
 
 @dataclass(frozen=True)
@@ -295,8 +300,8 @@ def _failed(life: Life, event: Failed, now: float) -> Change:
 
 
 def _lost(life: Life, event: WorkerLost, now: float) -> Change:
-    life = replace(life, job=replace(life.job, losses_of_worker=life.job.losses_of_worker + 1))
-    if life.job.losses_of_worker >= MAX_LOSSES:
+    life = replace(life, job=replace(life.job, losses_of_worker=life.job.losses_of_worker + event.blame))
+    if event.blame and life.job.losses_of_worker >= MAX_LOSSES:
         text = f"its worker was lost {life.job.losses_of_worker} times (last: {event.cause})"
         return _failed(life, Failed(JobError("WORKER_LOST", text)), now)
     if life.intent is Intent.PAUSE:

@@ -15,11 +15,11 @@ from impasto_server.jobs.table import JobTable
 from impasto_server.observability.logs import about
 from impasto_server.observability.metrics import Metrics
 from impasto_server.pictures import images
-from impasto_server.pictures.provenance import provenance
+from impasto_server.pictures.provenance import Painting, provenance
 from impasto_server.scheduling.estimates import Pace, work
 from impasto_server.scheduling.scheduler import Scheduler
 from impasto_server.store.base import JobStore
-from impasto_server.workers.messages import Checkpointed, JobPainted, JobParked, JobReport, JobStarted, JobStepped
+from impasto_server.workers.messages import Checkpointed, JobPainted, JobParked, JobReport, JobStarted, JobStepped, Park
 from impasto_server.workers.pool import WorkerPool
 
 logger = logging.getLogger(__name__)
@@ -62,12 +62,20 @@ class WorkerReports:
         self._scheduler.resize(name, self._pool.capacity(name))
         self._table.dispatch()
 
-    def on_lost(self, name: str, cause: str) -> None:
+    def on_draining(self, name: str) -> None:
+        """A worker must get no more jobs: its jobs are parked, and resume elsewhere."""
+        self._scheduler.resize(name, self._pool.capacity(name))
+        for job, _ in self._table.unended():
+            if job.state is JobState.RUNNING and job.device == name:
+                self._pool.send(name, Park(job.job_id))
+        self._table.dispatch()
+
+    def on_lost(self, name: str, cause: str, *, blame: bool = True) -> None:
         """A worker died or was killed."""
         self._metrics.restarts.labels(name).inc()
         self._metrics.ready.labels(name).set(0)
-        for job_id in self._scheduler.worker_lost(name):
-            job = self._table.change(job_id, lifecycle.WorkerLost(cause))
+        for job_id in self._scheduler.worker_lost(name, suspects=blame):
+            job = self._table.change(job_id, lifecycle.WorkerLost(cause, blame))
             if job.state is JobState.QUEUED:
                 text = "job %s will resume from its newest checkpoint, if there is one: its worker was lost"
                 logger.warning(text, job_id, extra=about(job))
@@ -145,29 +153,36 @@ class WorkerReports:
     def _on_painted(self, job: Job, report: JobPainted) -> None:
         if self._table.runtimes[job.job_id].intent is not Intent.ENCODE:  # else it was reported before
             self._table.change(job.job_id, lifecycle.Painted())
+            if report.encoded is not None:
+                self._keep(job, report, report.encoded, report.encode_s)
+                return
             self._table.dispatch()
             self._table.spawn(self._finish(job, report))
 
     async def _finish(self, job: Job, report: JobPainted) -> None:
         output, began = job.spec.output, time.monotonic()
-        outcome: lifecycle.LifeEvent
-        picture = None
         try:
-            made_by = provenance(job, report.stop_reason) if output.metadata else None
+            made_by = provenance(Painting.of(job), report.stop_reason) if output.metadata else None
             encode = functools.partial(images.encode, report.picture, output.format, output.quality, made_by)
             picture = await asyncio.get_running_loop().run_in_executor(self._encoding, encode)
         except (OSError, ValueError, MemoryError) as cause:
-            text = f"its picture could not be encoded as {output.format}: {cause}"
-            outcome = lifecycle.Failed(JobError("ENCODE_ERROR", text))
+            if self._unended(job.job_id):
+                text = f"its picture could not be encoded as {output.format}: {cause}"
+                self._table.change(job.job_id, lifecycle.Failed(JobError("ENCODE_ERROR", text)))
+                self._table.dispatch()
         else:
-            outcome = lifecycle.Encoded(report.stop_reason, time.monotonic() - began, report.warnings)
-        current = self._store.get(job.job_id)
-        if current is None or current.state.ended:
-            return  # deleted or cancelled meanwhile
-        if picture is not None:
+            self._keep(job, report, picture, time.monotonic() - began)
+
+    def _keep(self, job: Job, report: JobPainted, picture: bytes, encode_s: float) -> None:
+        """Store a picture and end its job, unless it was deleted or cancelled meanwhile."""
+        if self._unended(job.job_id):
             self._store.put_result(job.job_id, picture)
-        self._table.change(job.job_id, outcome)
+            self._table.change(job.job_id, lifecycle.Encoded(report.stop_reason, encode_s, report.warnings))
         self._table.dispatch()
+
+    def _unended(self, job_id: str) -> bool:
+        current = self._store.get(job_id)
+        return current is not None and not current.state.ended
 
     def close(self) -> None:
         """Stop the threads."""

@@ -153,7 +153,9 @@ class JobTable:
             self._scheduler.remove(job.job_id)
         elif effect.what == "start":
             self._runtimes[job.job_id].dispatched = time.monotonic()
-            self._pool.send(worker, Start(job.job_id, job.spec, str(self._checkpoint(job.job_id))))
+            begun = job.arithmetic if job.step else None
+            spec = replace(job.spec, labels={}, webhook="")  # of its owner; a worker needs neither
+            self._pool.send(worker, Start(job.job_id, spec, str(self._checkpoint(job.job_id)), begun))
         else:
             self._pool.send(worker, _COMMANDS[effect.what](job.job_id))
 

@@ -44,6 +44,11 @@ class JobViews:
         return self._scheduler.queued
 
     @property
+    def running_on(self) -> dict[str, int]:
+        """Number of running jobs of each worker."""
+        return self._scheduler.running_on()
+
+    @property
     def running(self) -> int:
         """Number of running jobs."""
         return self._scheduler.running

@@ -7,6 +7,7 @@ first event. Process and GPU metrics are read at each scrape.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -115,6 +116,17 @@ class Metrics:
         self.checkpoint_age = self._gauge("impasto_checkpoint_age_seconds", text)
         self.restarts = self._counter("impasto_worker_restarts", "Workers restarted.", "device")
         self.ready = self._gauge("impasto_worker_ready", "Whether a worker is ready.", "device")
+        text = "Workers on other machines whose connection was lost, by host."
+        self.lost_workers = self._counter("impasto_remote_workers_lost", text, "host")
+        self.fenced = self._counter(
+            "impasto_remote_workers_fenced",
+            "Streams of workers that were silent for too long, or were replaced by a newer one.",
+        )
+        text = "Time since a worker on another machine was last heard."
+        self.heartbeat_age = self._gauge("impasto_worker_heartbeat_age_seconds", text, "device", "host")
+        self.worker_draining = self._gauge("impasto_worker_draining", "Whether a worker gets no more jobs.", "device")
+        text = "Bytes of checkpoints sent to and received from workers on other machines."
+        self.stream_bytes = self._counter("impasto_checkpoint_stream_bytes", text, "direction")
         self.streams = self._gauge("impasto_progress_streams", "Open Progress streams.")
         self.storage = self._gauge("impasto_storage_bytes", "Size of the jobs' pictures on disk.")
         self.storage_limit = self._gauge("impasto_storage_limit_bytes", "Size limit of the jobs' pictures on disk.")
@@ -131,6 +143,17 @@ class Metrics:
             "impasto_build_info", "Always 1; the labels give the version and the network.", "version", "network"
         )
         self.tokens_good.set(1)
+
+    def forget_worker(self, name: str, host: str) -> None:
+        """Remove the gauges of a worker that has left: an old value would look like a fault."""
+        for gauge, labels in (
+            (self.ready, (name,)),
+            (self.running, (name,)),
+            (self.worker_draining, (name,)),
+            (self.heartbeat_age, (name, host)),
+        ):
+            with contextlib.suppress(KeyError):
+                gauge.remove(*labels)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)

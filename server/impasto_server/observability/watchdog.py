@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -67,8 +68,13 @@ class Watchdog:
         if frame is None or now - self._logged < TELL_AGAIN_S:
             return
         self._logged = now
-        stack = "".join(traceback.format_stack(frame, limit=12))
-        logger.warning("the event loop was blocked for %.0f ms, here:\n%s", late * 1e3, stack)
+        stack = traceback.extract_stack(frame, limit=12)
+        own = next((entry for entry in reversed(stack) if "impasto" in entry.filename), stack[-1])
+        text = (
+            "the event loop was blocked for %.0f ms, by this server or by other programs on this machine; it was in %s (%s:%d)"
+        )
+        logger.warning(text, late * 1e3, own.name, Path(own.filename).name, own.lineno)
+        logger.debug("its stack:\n%s", "".join(stack.format()))
 
 
 @contextlib.contextmanager

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from impasto_server.domain.job import Job, StopReason
+from impasto_engine.parameters import Arithmetic
+from impasto_server.domain.job import Job, JobSpec, NetworkDescription, StopReason
 
 MAX_LENGTH = 60_000
 """JPEG holds 65,533 bytes of EXIF."""
@@ -17,7 +19,28 @@ FORMAT = 1
 """Version of this format; read by ``impasto redo``."""
 
 
-def provenance(job: Job, stop_reason: StopReason) -> str:
+@dataclass(frozen=True)
+class Painting:
+    """What the provenance of a picture is made from.
+
+    Attributes:
+        step: Steps done.
+        threads: Threads that computed them; 0 if unknown.
+    """
+
+    spec: JobSpec
+    network: NetworkDescription | None
+    arithmetic: Arithmetic | None
+    step: int
+    threads: int
+
+    @classmethod
+    def of(cls, job: Job) -> Painting:
+        """Return it from a job's record."""
+        return cls(job.spec, job.network, job.arithmetic, job.step, job.threads)
+
+
+def provenance(job: Painting, stop_reason: StopReason) -> str:
     """Return JSON in ASCII about a painted job.
 
     Precision and network are those that were used, whatever ``auto`` meant. File names are left out if the whole would not
@@ -27,7 +50,7 @@ def provenance(job: Job, stop_reason: StopReason) -> str:
     return text if len(text) <= MAX_LENGTH else _written(job, stop_reason, names=False)
 
 
-def _written(job: Job, stop_reason: StopReason, *, names: bool) -> str:
+def _written(job: Painting, stop_reason: StopReason, *, names: bool) -> str:
     spec = job.spec
     parameters = {name: _plain(value) for name, value in vars(spec.parameters).items()}
     if job.network is not None:

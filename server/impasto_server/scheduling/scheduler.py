@@ -253,13 +253,18 @@ class Scheduler:
         worker = self._workers.get(name)
         return len(worker.running) if worker else 0
 
-    def worker_lost(self, name: str) -> tuple[str, ...]:
-        """Remove a lost worker: its jobs wait again at their old places, and run alone from now on. Return them."""
+    def worker_lost(self, name: str, *, suspects: bool = True) -> tuple[str, ...]:
+        """Remove a lost worker: its jobs wait again at their old places. Return them.
+
+        Args:
+            name: The worker.
+            suspects: Whether its jobs may be the cause, and run alone from now on.
+        """
         worker = self._workers.pop(name, None)
         if worker is None:
             return ()
         for entry in worker.running.values():
-            self._wait(_Entry(replace(entry.ticket, alone=True), entry.place))
+            self._wait(_Entry(replace(entry.ticket, alone=entry.ticket.alone or suspects), entry.place))
         return tuple(worker.running)
 
     def parked(self, job_id: str) -> bool:

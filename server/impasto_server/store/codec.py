@@ -42,7 +42,7 @@ def pictures(spec: JobSpec) -> dict[str, bytes]:
 
 def names(spec: JobSpec) -> set[str]:
     """Return the names of a job's pictures."""
-    return {_name(blob) for blob in _values(spec)}
+    return {name_of(blob) for blob in _values(spec)}
 
 
 def files(spec: JobSpec) -> set[str]:
@@ -56,7 +56,16 @@ def _values(spec: JobSpec) -> list[bytes | Path]:
     return [raster.rgb for raster in rasters if raster] + [plane.values for plane in planes if plane]
 
 
-def _name(values: bytes | Path) -> str:
+def contents(spec: JobSpec) -> dict[str, tuple[bytes | Path, int]]:
+    """Return a job's pictures with their sizes in bytes, by name."""
+    rasters = [spec.content, spec.init_image, *(style.picture for style in spec.styles)]
+    planes = [spec.mask, *(plane for style in spec.styles for plane in (style.mask, style.region))]
+    found = [(raster.rgb, raster.size) for raster in rasters if raster] + [(p.values, p.size) for p in planes if p]
+    return {name_of(values): (values, size) for values, size in found}
+
+
+def name_of(values: bytes | Path) -> str:
+    """Return the name of a picture: the SHA-256 of its values."""
     return digest(values) if isinstance(values, bytes) else values.name
 
 
@@ -64,10 +73,10 @@ def laid_down(spec: JobSpec, folder: Path) -> JobSpec:
     """Return a spec whose pictures are files in a folder, by name, instead of in memory."""
 
     def raster(picture: Raster | None) -> Any:
-        return None if picture is None else replace(picture, rgb=folder / _name(picture.rgb))
+        return None if picture is None else replace(picture, rgb=folder / name_of(picture.rgb))
 
     def plane(mask: Plane | None) -> Any:
-        return None if mask is None else replace(mask, values=folder / _name(mask.values))
+        return None if mask is None else replace(mask, values=folder / name_of(mask.values))
 
     styles = tuple(
         replace(style, picture=raster(style.picture), mask=plane(style.mask), region=plane(style.region))
@@ -214,7 +223,7 @@ def _decode_parameters(values: dict[str, Any]) -> Parameters:
 def _encode_plane(plane: Plane | None) -> dict[str, Any] | None:
     if plane is None:
         return None
-    return {"width": plane.width, "height": plane.height, "values": _name(plane.values)}
+    return {"width": plane.width, "height": plane.height, "values": name_of(plane.values)}
 
 
 def _decode_plane(values: dict[str, Any] | None, folder: Path) -> Plane | None:
@@ -222,7 +231,7 @@ def _decode_plane(values: dict[str, Any] | None, folder: Path) -> Plane | None:
 
 
 def _encode_raster(raster: Raster) -> dict[str, Any]:
-    return {"width": raster.width, "height": raster.height, "rgb": _name(raster.rgb)}
+    return {"width": raster.width, "height": raster.height, "rgb": name_of(raster.rgb)}
 
 
 def _decode_raster(values: dict[str, Any], folder: Path) -> Raster:

@@ -23,10 +23,9 @@ from impasto_engine.batch import SampleState
 from impasto_engine.parameters import OptimizerName
 from impasto_server.failpoints import hit
 from impasto_server.files import written_whole
+from impasto_server.workers.checkpoint_format import HASH_BYTES, MAGIC
 from impasto_server.workers.messages import checkpoint_files
 
-MAGIC = b"impasto checkpoint 2\n"
-_HASH_BYTES = 32
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 
 
@@ -66,7 +65,7 @@ def write(path: Path, checkpoint: Checkpoint) -> int:
     newest, before = checkpoint_files(path)
     with written_whole(newest, partial=path.with_name(path.name + ".partial"), before_rename=_keep(before, newest)) as file:
         file.write(MAGIC)
-        file.write(bytes(_HASH_BYTES))
+        file.write(bytes(HASH_BYTES))
         digest, length = hashlib.sha256(), 0
         for piece in _pieces(state.tensors, about):
             digest.update(piece)
@@ -75,7 +74,7 @@ def write(path: Path, checkpoint: Checkpoint) -> int:
         file.write(digest.digest())
         hit("checkpoint.before_fsync")
     hit("checkpoint.after_rename")
-    return len(MAGIC) + _HASH_BYTES + length
+    return len(MAGIC) + HASH_BYTES + length
 
 
 def _keep(before: Path, newest: Path) -> Callable[[], None]:
@@ -130,7 +129,7 @@ def read(path: Path, owner: str) -> Checkpoint:
         raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from None
     if not data.startswith(MAGIC):
         raise CheckpointError(f"{path.name} is not a checkpoint of this version")
-    start = len(MAGIC) + _HASH_BYTES
+    start = len(MAGIC) + HASH_BYTES
     digest, block = data[len(MAGIC) : start], data[start:]
     if hashlib.sha256(block).digest() != digest:
         raise CheckpointError(f"{path.name} is damaged: its hash does not match")

@@ -33,11 +33,13 @@ class Start:
 
     Attributes:
         checkpoint: File to resume from if it exists, and to write the job's state to regularly; empty for neither.
+        arithmetic: Arithmetic that the job began with, which a resumed job keeps; None for a new job.
     """
 
     job_id: str
     spec: JobSpec
     checkpoint: str = ""
+    arithmetic: Arithmetic | None = None
 
 
 @dataclass(frozen=True)
@@ -189,12 +191,19 @@ class Checkpointed:
 
 @dataclass(frozen=True)
 class JobPainted:
-    """A job's canvas is finished."""
+    """A job's canvas is finished.
+
+    Attributes:
+        encoded: The picture in its output format, if the worker's host has encoded it; ``picture`` is empty then.
+        encode_s: Time that this took.
+    """
 
     job_id: str
     stop_reason: StopReason
     picture: Raster = field(repr=False)
     warnings: tuple[JobWarning, ...] = ()
+    encoded: bytes | None = field(default=None, repr=False)
+    encode_s: float = 0.0
 
 
 @dataclass(frozen=True)

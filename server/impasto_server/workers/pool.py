@@ -26,7 +26,7 @@ from impasto_server.workers.messages import (
     Ready,
     Report,
 )
-from impasto_server.workers.process import WorkerHandle
+from impasto_server.workers.process import JoinedHandle, WorkerHandle
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,12 @@ class Listener(Protocol):
         """A worker reported on a job."""
         ...
 
-    def on_lost(self, name: str, cause: str) -> None:
-        """A worker died or was killed."""
+    def on_lost(self, name: str, cause: str, *, blame: bool = True) -> None:
+        """A worker died or was killed. Without blame its jobs are not suspected: its host was lost."""
+        ...
+
+    def on_draining(self, name: str) -> None:
+        """A worker must get no more jobs, and its jobs should continue elsewhere."""
         ...
 
     def on_memory(self, name: str) -> None:
@@ -71,7 +75,12 @@ class Listener(Protocol):
 
 @dataclass
 class WorkerStatus:
-    """One worker as GetServerInfo reports it."""
+    """One worker as GetServerInfo reports it.
+
+    Attributes:
+        draining: Whether it gets no more jobs.
+        joined: Its handle, if it is on another machine.
+    """
 
     handle: WorkerHandle
     ready: Ready | None = None
@@ -81,6 +90,8 @@ class WorkerStatus:
     heard: float = 0.0
     busy_s: float = 0.0
     alive: bool = False
+    draining: bool = False
+    joined: JoinedHandle | None = None
 
 
 def described(network_id: str) -> NetworkDescription:
@@ -134,7 +145,8 @@ class WorkerPool:
         return sum(self._slots(name) for name in self._workers)
 
     def _slots(self, name: str) -> int:
-        return self._config.max_running_jobs or (1 if name == "cpu" else GPU_SLOTS)
+        status = self._workers[name]
+        return 0 if status.draining else self._config.max_running_jobs or (1 if status.handle.device == "cpu" else GPU_SLOTS)
 
     @property
     def any_ready(self) -> bool:
@@ -230,10 +242,11 @@ class WorkerPool:
     def capacity(self, name: str) -> Capacity:
         """Return the capacity of a ready worker."""
         ready = self._workers[name].ready
+        slots = self._slots(name)
         memory = int(ready.free_bytes * MEMORY_SHARE) if ready and ready.free_bytes is not None else None
         if self._config.max_memory_mib:
             memory = self._config.max_memory_mib * MIB
-        return Capacity(self._slots(name), memory, ready.group if ready else 1)
+        return Capacity(slots, memory, ready.group if ready else 1)
 
     def ticket(self, spec: JobSpec) -> Ticket:
         """Return what the scheduler needs to know about a job, except its id and its arrival."""
@@ -295,6 +308,45 @@ class WorkerPool:
         status.busy_s = 0.0
         status.handle.kill()
 
+    def has(self, name: str) -> bool:
+        """Whether there is a worker of this name."""
+        return name in self._workers
+
+    def is_draining(self, name: str) -> bool:
+        """Whether a worker gets no more jobs."""
+        return name in self._workers and self._workers[name].draining
+
+    def join(self, handle: JoinedHandle) -> None:
+        """Add a worker from another machine, and start it."""
+        status = WorkerStatus(handle, joined=handle)
+        self._workers[handle.name] = status
+        self._start(status)
+
+    def leave(self, name: str, cause: str) -> None:
+        """Remove a worker whose host was lost or has left; its jobs continue elsewhere and are not suspected."""
+        status = self._workers.pop(name, None)
+        if status is None or self._stopping:
+            return
+        self._note_loss(name, status)
+        logger.warning("worker %s on host %s has left: %s", name, status.handle.host, cause, extra={"device": name})
+        self._receiver.on_lost(name, cause, blame=False)
+
+    def drain(self, name: str) -> None:
+        """Give a worker no more jobs, and let its jobs continue elsewhere."""
+        status = self._workers.get(name)
+        if status is not None and not status.draining:
+            status.draining = True
+            logger.info("worker %s is draining", name, extra={"device": name})
+            self._receiver.on_draining(name)
+
+    def resume(self, name: str) -> None:
+        """Give a draining worker jobs again."""
+        status = self._workers.get(name)
+        if status is not None and status.draining:
+            status.draining = False
+            logger.info("worker %s gets jobs again", name, extra={"device": name})
+            self._receiver.on_memory(name)
+
     def start(self) -> None:
         """Start the workers."""
         for status in self.workers:
@@ -305,7 +357,7 @@ class WorkerPool:
         self._stopping = True
         for task in list(self._restarts):
             task.cancel()
-        await asyncio.gather(*(status.handle.stop() for status in self.workers))
+        await asyncio.gather(*(status.handle.stop() for status in list(self.workers)))
 
     def _start(self, status: WorkerStatus) -> None:
         name = status.handle.name
@@ -323,12 +375,17 @@ class WorkerPool:
             return
         status.busy_s = 0.0
         if isinstance(report, Ready):
+            if (text := self._differs(report)) and status.joined is not None:
+                status.joined.refuse(text)
+                return
             status.ready, status.failures = report, 0
             logger.info("worker %s ready: %s with %s weights", name, report.network.name, report.network.weights)
             self.ready.set()
             self._receiver.on_ready(name)
         elif isinstance(report, CannotStart):
-            if not self.broken.done():
+            if status.joined is not None:
+                status.joined.refuse(report.message)
+            elif not self.broken.done():
                 self.broken.set_result(f"worker {name}: {report.message}")
         elif isinstance(report, PassMeasured):
             if status.ready:
@@ -358,21 +415,36 @@ class WorkerPool:
             return  # its end was reported before, and it is being restarted
         status.alive = False
         delay = RESTART_DELAYS_S[min(status.failures, len(RESTART_DELAYS_S) - 1)]
-        status.ready = None
         status.failures += 1
         status.restarts += 1
-        if not self.any_ready:
-            self.ready.clear()
+        self._note_loss(name, status)
         logger.error("worker %s %s", name, cause, extra={"device": name})
-        for worker, future in self._inspected.values():
-            if worker == name and not future.done():
-                text = "the worker was lost meanwhile; retry"
-                future.set_exception(ServiceError("WORKER_GONE", text, retry_s=1.0))
         task = asyncio.create_task(self._restart(status, delay))
         self._restarts.add(task)
         task.add_done_callback(self._restarts.discard)
         self._receiver.on_lost(name, cause)
 
+    def _note_loss(self, name: str, status: WorkerStatus) -> None:
+        """Record that a worker's process is gone, and fail its inspections."""
+        status.ready = None
+        if not self.any_ready:
+            self.ready.clear()
+        for worker, future in self._inspected.values():
+            if worker == name and not future.done():
+                text = "the worker was lost meanwhile; retry"
+                future.set_exception(ServiceError("WORKER_GONE", text, retry_s=1.0))
+
+    def _differs(self, report: Ready) -> str:
+        """Return how a worker's network differs from that of the others; empty if it does not."""
+        ours, theirs = self.network, report.network
+        if ours is None or (ours.id, ours.weights_sha256) == (theirs.id, theirs.weights_sha256):
+            return ""
+        return (
+            f"its filters differ from the server's: {theirs.id} ({theirs.weights_sha256[:12]}) instead of {ours.id} "
+            f"({ours.weights_sha256[:12]}); give it the same --weights"
+        )
+
     async def _restart(self, status: WorkerStatus, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
-        self._start(status)
+        if self._workers.get(status.handle.name) is status:  # else it has left meanwhile
+            self._start(status)

@@ -17,9 +17,17 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerHandle(Protocol):
-    """One worker as the dispatcher sees it: a process here, or an actor elsewhere."""
+    """One worker as the pool sees it: a process here, or on another machine.
+
+    Attributes:
+        name: Unique among the pool's workers.
+        host: Name of its host; empty for this one.
+        device: Its device, for example ``cpu`` or ``cuda:0``.
+    """
 
     name: str
+    host: str
+    device: str
 
     def start(self, on_report: Callable[[Report], None], on_exit: Callable[[str], None]) -> None:
         """Start the worker. Both callbacks run on the event loop; ``on_exit`` gets the cause of its exit."""
@@ -38,6 +46,20 @@ class WorkerHandle(Protocol):
         ...
 
 
+class JoinedHandle(WorkerHandle, Protocol):
+    """A worker that has joined from another machine.
+
+    Attributes:
+        heard: When its host was last heard, from ``time.monotonic()``.
+    """
+
+    heard: float
+
+    def refuse(self, message: str) -> None:
+        """End its stream because it cannot be used; the message tells it why."""
+        ...
+
+
 class ProcessWorker:
     """A worker in a separate process, started by spawn.
 
@@ -45,7 +67,8 @@ class ProcessWorker:
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self.name = settings.device
+        self.name = self.device = settings.device
+        self.host = ""
         self._settings = settings
         self._process: multiprocessing.process.BaseProcess | None = None
         self._outbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()

@@ -8,7 +8,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -181,7 +181,7 @@ class Worker:
         return reports
 
     def _join(self, command: Start) -> None:
-        job = tensors.to_engine(command.spec)
+        job = tensors.to_engine(self._pinned(command))
         network = self._networks.get(command.spec.parameters.network, self._used())
         key = job.key(network.device)
         owner = f"{command.job_id} {network.weights.sha256} {key.precision}"
@@ -208,6 +208,13 @@ class Worker:
         self._send(
             JobStarted(command.job_id, key.precision, done, note, described(network), hits, misses, torch.get_num_threads())
         )
+
+    def _pinned(self, command: Start) -> JobSpec:
+        """Return a job's spec with the arithmetic that it began with, if this device has it."""
+        spec, begun = command.spec, command.arithmetic
+        if begun is None or spec.parameters.precision != "auto" or (begun == "tf32" and self.device.type != "cuda"):
+            return spec
+        return replace(spec, parameters=replace(spec.parameters, precision=begun))
 
     def _used(self) -> list[Network]:
         return [running.batch.network for running in self._jobs.values()]

@@ -9,10 +9,11 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.rpc import error_details_pb2, status_pb2
 from grpc._cython import cygrpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
 from PIL import Image
 
@@ -379,6 +380,18 @@ async def test_watching_checks_its_arguments(service: Any, spec: Any) -> None:
             assert (code, list(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
 
 
+async def test_a_job_is_cancelled_by_one_id(service: Any, spec: Any) -> None:
+    """Its own or its request's; neither and both are refused, and other callers' requests are not found."""
+    async with service(FakeWorker(hang=True)) as running:
+        job = (await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec(), request_id="mine"))).job
+        for request in (pb.CancelJobRequest(), pb.CancelJobRequest(job_id=job.job_id, request_id="mine")):
+            code, _, violations = await fails(running.stub.CancelJob(request))
+            assert (code, list(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, ["job_id"])
+        code, info, _ = await fails(running.stub.CancelJob(pb.CancelJobRequest(request_id="other")))
+        assert (code, info.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
+        assert (await running.stub.CancelJob(pb.CancelJobRequest(request_id="mine"))).job.job_id == job.job_id
+
+
 async def test_overload_says_when_to_come_back(service: Any, spec: Any) -> None:
     """RESOURCE_EXHAUSTED with RetryInfo and queue figures."""
     async with service(FakeWorker(hang=True), max_running_jobs=1, max_queued_jobs=1) as running:
@@ -457,16 +470,31 @@ async def test_health_follows_the_workers(service: Any) -> None:
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_reflection_lists_the_service(service: Any) -> None:
-    """So that grpcurl works without the .proto."""
+@pytest.mark.parametrize("version", ["v1alpha", "v1"])
+async def test_reflection_describes_the_services(service: Any, version: str) -> None:
+    """So that tools that know either version work without the .proto; the service describes itself too."""
+    name = f"grpc.reflection.{version}.ServerReflection"
     async with service() as running:
-        stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)
-        request = reflection_pb2.ServerReflectionRequest(list_services="")
-        call = stub.ServerReflectionInfo(iter([request]))
-        answer = await call.read()
-        names = {item.name for item in answer.list_services_response.service}
-        assert {"impasto.v1.StyleTransferService", "grpc.health.v1.Health"} <= names
-        call.cancel()
+        ask = running.channel.stream_stream(
+            f"/{name}/ServerReflectionInfo",
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        symbols = ("impasto.v1.StyleTransferService", "grpc.health.v1.Health", name)
+        requests = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol) for symbol in symbols]
+        answers = ask(iter([reflection_pb2.ServerReflectionRequest(list_services=""), *requests]))
+        names = {item.name for item in (await answers.read()).list_services_response.service}
+        assert set(symbols) <= names
+        for symbol in symbols:
+            files = [
+                FileDescriptorProto.FromString(data)
+                for data in (await answers.read()).file_descriptor_response.file_descriptor_proto
+            ]
+            assert any(f"{file.package}.{item.name}" == symbol for file in files for item in file.service), symbol
+            methods = [method for file in files for item in file.service for method in item.method]
+            types = {f".{file.package}.{item.name}" for file in files for item in file.message_type}
+            assert {method.input_type for method in methods} <= types
+        answers.cancel()
 
 
 async def test_nothing_is_left_behind_by_clients_that_vanish(service: Any, spec: Any) -> None:

@@ -31,6 +31,7 @@ class FakeService(pb_grpc.StyleTransferServiceServicer):
         self.submitted = self.uploads = self.most = self.in_flight = 0
         self.cancelled: list[str] = []
         self.specs: dict[str, pb.JobSpec] = {}
+        self.by_request: dict[str, str] = {}
         self._refuse = refuse
         self._lock = threading.Lock()
         self.hold = threading.Event()
@@ -47,6 +48,7 @@ class FakeService(pb_grpc.StyleTransferServiceServicer):
             self.in_flight += 1
             self.most = max(self.most, self.in_flight)
         job_id = f"job-{number}"
+        self.by_request[request.request_id] = job_id
         if self.keep:
             self.specs[job_id] = request.spec
         return pb.SubmitJobResponse(job=pb.Job(job_id=job_id, request_id=request.request_id, state=pb.JOB_STATE_QUEUED))
@@ -66,8 +68,9 @@ class FakeService(pb_grpc.StyleTransferServiceServicer):
         return pb.GetResultResponse(result=pb.JobResult(job=job, image=image))
 
     def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
-        self.cancelled.append(request.job_id)
-        return pb.CancelJobResponse(job=pb.Job(job_id=request.job_id, state=pb.JOB_STATE_CANCELLED))
+        job_id = request.job_id or self.by_request.get(request.request_id, "")
+        self.cancelled.append(job_id)
+        return pb.CancelJobResponse(job=pb.Job(job_id=job_id, state=pb.JOB_STATE_CANCELLED))
 
     def UploadImage(self, request_iterator: Iterator[pb.UploadImageRequest], context: Any) -> pb.UploadImageResponse:
         requests = list(request_iterator)

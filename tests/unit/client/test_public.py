@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -103,3 +105,27 @@ def test_an_empty_list_of_styles_is_no_style_by_mistake() -> None:
     """An empty glob; None says that none is meant."""
     with pytest.raises(impasto.InvalidRequest, match="styles: is an empty list"):
         impasto.Client("localhost:1").validate(b"x", [])
+
+
+def test_a_closed_client_says_that_it_is_closed() -> None:
+    """With an error of this package, from both clients and every call."""
+    client = impasto.Client("127.0.0.1:1")
+    client.close()
+    calls: tuple[Callable[[], object], ...] = (
+        client.server_info,
+        client.health,
+        lambda: next(client.jobs()),
+        lambda: client.upload(b"data"),
+        lambda: next(client.job("a").progress()),
+    )
+    for call in calls:
+        with pytest.raises(impasto.ImpastoError, match="closed"):
+            call()
+
+    async def use() -> None:
+        async with impasto.AsyncClient("127.0.0.1:1") as other:
+            pass
+        await other.server_info()
+
+    with pytest.raises(impasto.ImpastoError, match="closed"):
+        asyncio.run(use())

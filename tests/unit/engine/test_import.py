@@ -170,7 +170,7 @@ def test_order_and_range_are_taken_as_given(given: Given, mean: tuple[float, ...
 
 @pytest.mark.slow
 def test_order_and_range_are_told_by_fingerprint_then_by_names(tmp_path: Path, vgg: list[Pair]) -> None:
-    """Fine-tuned from the authors' filters in either order, from torchvision's, or recognised only by the layer names."""
+    """Fine-tuned from the authors' filters in either order, from torchvision's, or recognized only by the layer names."""
     authors = [(kernel.copy(), bias.copy()) for kernel, bias in vgg]
     authors[0][1][:8] = np.array(_CAFFE_BIASES) * 1.05
     for filter_, sums in _CAFFE_COLORS.items():
@@ -202,7 +202,7 @@ def test_a_file_that_does_not_tell_is_refused_not_guessed(tmp_path: Path, vgg: l
 
 @pytest.mark.slow
 def test_vgg19_is_found_and_told_from_vgg16(tmp_path: Path) -> None:
-    """Both are recognised by shapes alone, also inside a network with additional layers."""
+    """Both are recognized by shapes alone, also inside a network with additional layers."""
     found = pairs("vgg19")
     names = [f"conv{index}" for index in range(len(found) + 2)]
     head = [(np.zeros((1, 512, 1, 1), np.float32), np.zeros(1, np.float32))]

@@ -57,6 +57,8 @@ class FakeWorker:
     """Does each job's steps at its own pace; can be told to fail, to hang, to hear nothing but Start, and to die."""
 
     name: str = "cpu"
+    device: str = "cpu"
+    host: str = ""
     step_s: float = 0.001
     ready: bool = True
     fail_with: tuple[str, str] | None = None

@@ -1,0 +1,1 @@
+"""The internal contract between a server and its workers on other machines."""

@@ -1,0 +1,1 @@
+"""Generated from proto/impasto/worker/v1 by ``make proto``."""

@@ -1,0 +1,3 @@
+module paint
+
+go 1.19
