@@ -13,6 +13,7 @@ PROTO := proto/impasto/v1/style_transfer.proto proto/impasto/worker/v1/worker.pr
 STUBS := client/impasto/v1
 NODE_DIR := tests/integration/contract/node
 EXAMPLE_DIR := examples/typescript
+BROWSER_DIR := tests/browser
 # Waiting threads sleep instead of spinning in all commands run from here (engine/impasto_engine/threads.py).
 export GOMP_SPINCOUNT ?= 1000
 export KMP_BLOCKTIME ?= 1
@@ -21,7 +22,7 @@ PARALLEL ?= --numprocesses 2 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup update test-languages test-lowest test-pythons test-ray sbom weights demo serve proto lint format test test-fast test-gpu gpu-check soak soak-attack soak-world soak-cluster bench bench-quality bench-threads bench-service bench-streams bench-load docs-pictures generate dashboard test-golden samples builtin-weights docker clean
+.PHONY: help setup update test-languages test-lowest test-pythons test-ray sbom weights demo serve proto lint format test test-fast test-web test-gpu gpu-check soak soak-attack soak-world soak-cluster soak-batch bench bench-quality bench-threads bench-service bench-streams bench-web bench-load bench-scheduler bench-fleet bench-batch docs-pictures generate dashboard test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -81,6 +82,10 @@ $(EXAMPLE_DIR)/node_modules/.installed: $(EXAMPLE_DIR)/package.json
 	cd $(EXAMPLE_DIR) && npm install --silent --no-package-lock
 	touch $@
 
+$(BROWSER_DIR)/node_modules/.installed: $(BROWSER_DIR)/package.json
+	cd $(BROWSER_DIR) && npm install --silent --no-package-lock
+	touch $@
+
 $(NODE_DIR)/node_modules/.installed: $(NODE_DIR)/package.json
 	cd $(NODE_DIR) && npm install --silent --no-package-lock
 	touch $@
@@ -116,9 +121,13 @@ format: setup ## Apply ruff's fixes and formatting
 test-fast: setup ## Run the fast unit tests (under a minute on two cores)
 	$(BIN)/pytest tests/unit -m "not gpu and not slow" $(PARALLEL)
 
-test: setup ## Run all tests except gpu, golden and ray (about eight minutes on two cores)
+test-web: setup ## Run the page's tests in Debian's Chromium (apt-get install chromium chromium-driver; npm for axe-core)
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(BROWSER_DIR)/node_modules/.installed; fi
+	$(BIN)/pytest tests/browser $(PARALLEL)
+
+test: setup ## Run all tests except gpu, golden, ray, languages and browser (about eight minutes on two cores)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed $(EXAMPLE_DIR)/node_modules/.installed; fi
-	$(BIN)/pytest -m "not gpu and not golden and not ray and not languages" $(PARALLEL)
+	$(BIN)/pytest -m "not gpu and not golden and not ray and not languages and not browser" $(PARALLEL)
 
 test-languages: setup ## Generate stubs for Go, TypeScript and Java, compile and run them (packages of tests/languages.txt; a minute)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed $(EXAMPLE_DIR)/node_modules/.installed; fi
@@ -152,6 +161,10 @@ soak-attack: setup ## Attack a real server as a single client could, then 20,000
 soak-world: setup ## Send 5,000 small jobs with odd files, names and links (a quarter of an hour or more)
 	$(BIN)/python -m tests.soak.world
 
+soak-batch: setup ## Kill a batch of 30 x 4 pictures three times and its server twice; 10,000 pairs through Client.map (a quarter of an hour)
+	$(BIN)/python -m tests.soak.batches
+	IMPASTO_TEST_PAIRS=10000 $(BIN)/pytest tests/unit/client/test_mapping.py -k memory -s
+
 soak-cluster: setup ## 40 random faults of three hosts with a fake engine, 20 with the real one (ten minutes)
 	$(BIN)/python -m tests.soak.cluster --faults 40 --jobs 60
 	$(BIN)/python -m tests.soak.cluster --faults 20 --jobs 20 --real
@@ -171,10 +184,23 @@ bench-service: setup ## Measure the service: jobs per minute, control latency un
 bench-streams: setup ## Measure health latency with ten thousand watchers and two hundred queued jobs
 	$(BIN)/python benchmarks/streams.py
 
+bench-batch: setup ## Measure the throughput of a batch against single jobs
+	$(BIN)/python benchmarks/batch.py
+
 bench-load: setup ## Measure the maximum call rate of impasto load
 	$(BIN)/python benchmarks/load.py
 
-docs-pictures: setup ## Repeat the report's comparison of Adam and L-BFGS: prints the table, pictures go to docs/build/
+bench-web: setup ## Measure the HTTP gateway and the page: idle event streams, refused bodies, first paint
+	$(BIN)/python benchmarks/web.py
+
+bench-scheduler: setup ## Measure the scheduler at up to a thousand devices with 256 waiting jobs
+	$(BIN)/python benchmarks/scheduler.py
+
+bench-fleet: setup ## Measure step reports, one by one and together, and a simulated fleet of a thousand devices
+	$(BIN)/python benchmarks/fleet.py
+
+docs-pictures: setup ## Draw the documents' pictures again: the page's screenshots, and the report's sheets (these go to docs/build/)
+	$(BIN)/python scripts/screenshots.py
 	$(BIN)/python benchmarks/report.py
 
 generate: setup .venv-proto/.installed ## Write the generated files: pages of docs/reference/ and the Grafana dashboard
@@ -187,7 +213,7 @@ generate: setup .venv-proto/.installed ## Write the generated files: pages of do
 dashboard: setup ## Draw the dashboard's queries with a real Prometheus and a server under load: docs/build/dashboard.png (five minutes)
 	$(BIN)/python scripts/dashboard_preview.py
 
-test-ray: $(VENV)/.ray ## Start Ray clusters on loopback, and kill and freeze what can be (RAYTIME; installs Ray, 285 MB)
+test-ray: $(VENV)/.ray ## Start Ray clusters on loopback, and kill and freeze what can be (six minutes; installs Ray, 285 MB)
 	bash scripts/test_ray.sh
 
 test-golden: setup ## Check the authors' golden losses; needs IMPASTO_GOLDEN (see tests/golden/test_authors.py)
@@ -204,5 +230,5 @@ docker: ## Build the server image for GPUs (docs/howto/docker.md: CPU images, in
 	docker build --tag impasto .
 
 clean: ## Remove everything that make created
-	rm -rf $(VENV) .venv-proto .venv-lowest .venv-python sbom.json $(NODE_DIR)/node_modules $(EXAMPLE_DIR)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) .venv-proto .venv-lowest .venv-python sbom.json $(NODE_DIR)/node_modules $(EXAMPLE_DIR)/node_modules $(BROWSER_DIR)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache dist demo.png demo-sheet.png docs/build

@@ -238,7 +238,7 @@ with PeakMemory(CPU) as peak:
     while not runner.idle:
         runner.step()
 row = {"size_px": size, "arithmetic": arithmetic, "taken": peak.taken, "estimate": demand.held + demand.passing}
-row["passing_bytes_per_pixel"] = ready.memory.bytes_per_pixel[arithmetic]
+row["passing_bytes_per_pixel"] = ready.memory.lines[arithmetic].per_pixel
 print(json.dumps(row))
 """
 

@@ -165,6 +165,8 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
                 [(now("process_resident_memory_bytes"), "server"), (now("impasto_worker_resident_bytes"), "worker {{device}}")],
             ),
             ("Open files", "short", [(now("process_open_fds"), "{{instance}}")]),
+            ("Webhooks", "short", [(rate("impasto_webhooks_total", "outcome"), "{{outcome}}")]),
+            ("Oldest unconfirmed webhook", "s", [(now("impasto_webhook_oldest_seconds"), "{{instance}}")]),
             ("Worker restarts in an hour", "short", [(f"increase({now('impasto_worker_restarts_total')}[1h])", "{{device}}")]),
         ],
     ),

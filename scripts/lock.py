@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "requirements"
-EXTRAS = ("server", "weights", "load", "otel")
+EXTRAS = ("server", "weights", "load", "webhooks", "heif", "web", "otel")
 BUILD = ("pip", "hatchling>=1.24", "editables")
 PYTHON = "3.11"
 """The oldest supported Python; newer ones get their own lines where they need other versions."""

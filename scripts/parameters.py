@@ -13,11 +13,11 @@ from typing import Any
 import click
 
 from impasto.cli.main import cli
+from impasto.contract import messages
 from impasto.requests import Options
 from impasto_engine.parameters import ADAM_LEARNING_RATE, NORMALIZED, PRESETS, TUNED, Parameters
 
 ROOT = Path(__file__).parents[1]
-PROTO = ROOT / "proto/impasto/v1/style_transfer.proto"
 PAGE = ROOT / "docs/reference/parameters.md"
 MESSAGES = {
     "Parameters": "How a job paints",
@@ -26,6 +26,7 @@ MESSAGES = {
     "OutputOptions": "How pictures are encoded",
     "InspectFeaturesRequest": "Feature inspection",
 }
+_FIELD = re.compile(r"(?:optional |repeated )?(map<string, string>|[\w.]+) (\w+) = \d+;")
 SDK_NAMES = {"time_limit": "time_limit_s", "ttl": "ttl_s"}
 OTHER_FLAGS = {
     ("Style", "weight"): "--style-shares",
@@ -38,31 +39,6 @@ OTHER_FLAGS = {
     ("InspectFeaturesRequest", "size_px"): "`impasto features --size`",
     ("InspectFeaturesRequest", "pooling"): "`impasto features --pooling`",
 }
-
-
-def messages(kind: str) -> dict[str, list[tuple[str, str, str]]]:
-    """Return the type, name and comment of every field of every message (or the name and comment of enum values)."""
-    found: dict[str, list[tuple[str, str, str]]] = {}
-    comment: list[str] = []
-    name = ""
-    for raw in PROTO.read_text().splitlines():
-        line = raw.strip()
-        if start := re.match(rf"{kind} (\w+) {{", line):
-            name = start[1]
-            found[name] = []
-        elif raw == "}":
-            name = ""
-        if line.startswith("//"):
-            comment.append(line.removeprefix("//").strip())
-            continue
-        field = re.match(r"(?:optional |repeated )?([\w.]+) (\w+) = \d+;", line) if kind == "message" else None
-        value = re.match(r"(\w+) = \d+;", line) if kind == "enum" else None
-        if name and field:
-            found[name].append((field[1], field[2], " ".join(comment)))
-        elif name and value:
-            found[name].append(("", value[1], " ".join(comment)))
-        comment = []
-    return found
 
 
 def flags() -> dict[str, str]:

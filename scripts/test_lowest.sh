@@ -9,6 +9,6 @@ $uv pip install --quiet --python $venv/bin/python --require-hashes --requirement
 $uv pip install --quiet --python $venv/bin/python --no-deps --require-hashes --requirement requirements/demo.txt --requirement requirements/dev.txt
 $uv pip install --quiet --python $venv/bin/python --no-deps .
 # Every module is imported once with warnings as errors.
-$venv/bin/python -W error -c 'import impasto, impasto.cli.main, impasto.cli.load, impasto_engine.painting, impasto_server.app, impasto_server.cli, impasto_server.weights_cli'
+$venv/bin/python -W error -c 'import impasto, impasto.cli.main, impasto.cli.load, impasto.cli.web, impasto_engine.painting, impasto_server.app, impasto_server.cli, impasto_server.weights_cli'
 $venv/bin/python -m pytest tests/unit -m "not gpu and not slow" --numprocesses 2 --dist worksteal -p no:cacheprovider "$@"
 rm -rf $venv

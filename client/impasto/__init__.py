@@ -12,6 +12,7 @@ import importlib.metadata
 import impasto.quiet  # noqa: F401 - must precede the import of gRPC
 from impasto._async_client import AsyncClient, AsyncJob
 from impasto._client import Client, Job
+from impasto._mapping import Mapped
 from impasto.credentials import Credentials
 from impasto.errors import (
     DeadlineExceeded,
@@ -75,6 +76,7 @@ __all__ = [
     "JobState",
     "JobWarning",
     "Losses",
+    "Mapped",
     "NamedFile",
     "NetworkInfo",
     "NotFound",

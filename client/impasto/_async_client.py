@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
@@ -34,15 +35,30 @@ from impasto._base import (
     submit_request,
     waited,
 )
+from impasto._mapping import (
+    Errors,
+    Mapped,
+    checked_errors,
+    checked_in_flight,
+    concurrent,
+    count_of,
+    default_in_flight,
+    outcome,
+    pairs,
+)
+from impasto._painters import AsyncPainter
 from impasto.credentials import Credentials
+from impasto.errors import ImpastoError
+from impasto.notebooks import job_html
 from impasto.pictures import NamedFile, Picture, UploadedImage, name_of, to_bytes
+from impasto.progress import ManyBar, ProgressBar
 from impasto.requests import (
     Options,
     Styles,
     features_request,
     job_spec,
-    job_states,
     large_images,
+    list_request,
     reconstruction_options,
     texture_options,
     upload_requests,
@@ -116,6 +132,7 @@ class AsyncClient(ClientBase):
         on_step: Callable[[Step], Awaitable[None] | None] | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
+        progress: bool = False,
         **options: Unpack[Options],
     ) -> Result:
         """Paint a picture and wait for it; see :meth:`impasto.Client.stylize`. ``on_step`` may be a coroutine function.
@@ -123,7 +140,7 @@ class AsyncClient(ClientBase):
         Cancelling the task cancels the job.
         """
         try:
-            if on_step is None:
+            if on_step is None and not progress:
                 spec = await asyncio.to_thread(job_spec, content, style, options)
                 await self._prepare(spec)
                 request = stylize_request(spec, request_id)
@@ -134,7 +151,8 @@ class AsyncClient(ClientBase):
             try:
                 async with asyncio.timeout(timeout_s):
                     job = await self.submit(content, style, request_id=request_id, **options)
-                    return await job.follow(lambda event: on_step(event) if isinstance(event, Step) else None)
+                    with ProgressBar(quiet=not progress) as show:
+                        return await job.follow(lambda event: _told(event, show, on_step))
             except BaseException as error:
                 if job is not None or may_have_started(error) or isinstance(error, TimeoutError):  # asyncio's own
                     await asyncio.shield(self.cancel_quietly(request_id))
@@ -208,11 +226,18 @@ class AsyncClient(ClientBase):
         on_step: Callable[[Step], Awaitable[None] | None] | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
+        progress: bool = False,
         **options: Unpack[Options],
     ) -> Result:
         """Reconstruct a picture from the features of one layer; see :meth:`impasto.Client.reconstruct`."""
         return await self.stylize(
-            image, None, on_step=on_step, timeout_s=timeout_s, request_id=request_id, **reconstruction_options(layer, options)
+            image,
+            None,
+            on_step=on_step,
+            timeout_s=timeout_s,
+            request_id=request_id,
+            progress=progress,
+            **reconstruction_options(layer, options),
         )
 
     async def texture(
@@ -223,12 +248,54 @@ class AsyncClient(ClientBase):
         on_step: Callable[[Step], Awaitable[None] | None] | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
+        progress: bool = False,
         **options: Unpack[Options],
     ) -> Result:
         """Paint a texture of a style; see :meth:`impasto.Client.texture`."""
         return await self.stylize(
-            None, style, on_step=on_step, timeout_s=timeout_s, request_id=request_id, **texture_options(layers, options)
+            None,
+            style,
+            on_step=on_step,
+            timeout_s=timeout_s,
+            request_id=request_id,
+            progress=progress,
+            **texture_options(layers, options),
         )
+
+    def map(
+        self,
+        contents: Iterable[Picture | None],
+        styles: Styles | Iterable[Styles],
+        *,
+        in_flight: int | None = None,
+        ordered: bool = True,
+        errors: Literal["raise", "return"] = "raise",
+        progress: bool = False,
+        **options: Unpack[Options],
+    ) -> AsyncIterator[Mapped]:
+        """Paint many pictures, several at a time; see :meth:`impasto.Client.map`."""
+        checked_errors(errors)
+        checked_in_flight(in_flight)
+        return self._mapped(
+            pairs(contents, styles), in_flight, ordered, errors, ManyBar(count_of(contents), quiet=not progress), options
+        )
+
+    async def _mapped(
+        self,
+        chosen: Iterator[Any],
+        in_flight: int | None,
+        ordered: bool,
+        errors: Errors,
+        bar: ManyBar,
+        options: Mapping[str, Any],
+    ) -> AsyncIterator[Mapped]:
+        at_once = in_flight or default_in_flight(await self.server_info())
+        found = concurrent(AsyncPainter(self, options), enumerate(chosen), at_once, ordered=ordered)
+        async with contextlib.aclosing(found):
+            with bar:
+                async for painted in found:
+                    bar.advance(failed=isinstance(painted[3], ImpastoError))
+                    yield outcome(*painted, errors)
 
     async def features(
         self,
@@ -298,9 +365,17 @@ class AsyncClient(ClientBase):
         """Return a handle to a job by its id."""
         return AsyncJob(self, job_id)
 
-    async def jobs(self, states: Sequence[str] = ()) -> AsyncIterator[JobInfo]:
+    async def jobs(
+        self,
+        states: Sequence[str] = (),
+        *,
+        labels: Mapping[str, str] | None = None,
+        created_from: datetime | None = None,
+        created_before: datetime | None = None,
+        owner: str = "",
+    ) -> AsyncIterator[JobInfo]:
         """Yield jobs, newest first; see :meth:`impasto.Client.jobs`."""
-        request = pb.ListJobsRequest(states=job_states(states))
+        request = list_request(states, labels, created_from, created_before, owner)
         while True:
             page = await self._call(self._stub.ListJobs, request, CALL_TIMEOUT_S)
             for message in page.jobs:
@@ -393,9 +468,14 @@ class AsyncJob(JobBase):
             finally:
                 call.cancel()
 
-    async def result(self, timeout_s: float | None = None) -> Result:
+    def _repr_html_(self) -> str:
+        """Return the job's state when it was submitted; an event loop cannot be waited for here."""
+        return job_html(self.job_id, self.acknowledgement)
+
+    async def result(self, timeout_s: float | None = None, *, progress: bool = False) -> Result:
         """Wait for the job's end and return its picture; see :meth:`impasto.Job.result`."""
-        return await self.follow(lambda _: None, timeout_s)
+        with ProgressBar(quiet=not progress) as show:
+            return await self.follow(show, timeout_s)
 
     async def follow(self, on_event: Callable[[Event], Awaitable[None] | None], timeout_s: float | None = None) -> Result:
         """Watch the job to its end; see :meth:`impasto.Job.follow`. ``on_event`` may be a coroutine function."""
@@ -438,3 +518,11 @@ class AsyncJob(JobBase):
         """Cancel the job if it has not ended, and delete it and its picture from the server."""
         client = self._client
         await client._call(client._stub.DeleteJob, pb.DeleteJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)
+
+
+def _told(
+    event: Event, show: Callable[[Event], None], on_step: Callable[[Step], Awaitable[None] | None] | None
+) -> Awaitable[None] | None:
+    """Show an event, and call back if it is a step."""
+    show(event)
+    return on_step(event) if on_step is not None and isinstance(event, Step) else None

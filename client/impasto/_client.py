@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
@@ -33,16 +35,30 @@ from impasto._base import (
     submit_request,
     waited,
 )
+from impasto._mapping import (
+    Errors,
+    Mapped,
+    checked_errors,
+    checked_in_flight,
+    count_of,
+    default_in_flight,
+    outcome,
+    pairs,
+    threaded,
+)
+from impasto._painters import Painter
 from impasto.credentials import Credentials
-from impasto.errors import NotFound, WaitTimeout
+from impasto.errors import ImpastoError, NotFound, WaitTimeout
+from impasto.notebooks import job_html
 from impasto.pictures import NamedFile, Picture, UploadedImage, name_of, to_bytes
+from impasto.progress import ManyBar, ProgressBar
 from impasto.requests import (
     Options,
     Styles,
     features_request,
     job_spec,
-    job_states,
     large_images,
+    list_request,
     reconstruction_options,
     texture_options,
     upload_requests,
@@ -105,6 +121,7 @@ class Client(ClientBase):
         on_step: Callable[[Step], None] | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
+        progress: bool = False,
         **options: Unpack[Options],
     ) -> Result:
         """Paint a picture and wait for it. Interrupting the wait (Ctrl-C, a deadline, an error) cancels the job.
@@ -116,13 +133,14 @@ class Client(ClientBase):
             on_step: Called after every optimizer step.
             timeout_s: Deadline for the whole call; none by default.
             request_id: UUID that makes the call safe to retry: the same request joins the running job or returns its result.
+            progress: Whether to show a bar on a terminal or in a notebook.
             **options: See :class:`~impasto.requests.Options`.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
         try:
-            if on_step is None:
+            if on_step is None and not progress:
                 spec = job_spec(content, style, options)
                 self._prepare(spec)
                 request = stylize_request(spec, request_id)
@@ -134,7 +152,8 @@ class Client(ClientBase):
             try:
                 job = self.submit(content, style, request_id=request_id, timeout_s=timeout_s, **options)
                 left = None if deadline is None else max(0.001, deadline - time.monotonic())
-                return job.follow(lambda event: on_step(event) if isinstance(event, Step) else None, left)
+                with ProgressBar(quiet=not progress) as show:
+                    return job.follow(lambda event: _told(event, show, on_step), left)
             except BaseException as error:
                 if job is not None or may_have_started(error):
                     self.cancel_quietly(request_id)
@@ -222,6 +241,7 @@ class Client(ClientBase):
         on_step: Callable[[Step], None] | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
+        progress: bool = False,
         **options: Unpack[Options],
     ) -> Result:
         """Reconstruct a picture from the features of one layer, starting from noise.
@@ -232,13 +252,20 @@ class Client(ClientBase):
             on_step: As for :meth:`stylize`.
             timeout_s: As for :meth:`stylize`.
             request_id: As for :meth:`stylize`.
+            progress: As for :meth:`stylize`.
             **options: As for :meth:`stylize`.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
         return self.stylize(
-            image, None, on_step=on_step, timeout_s=timeout_s, request_id=request_id, **reconstruction_options(layer, options)
+            image,
+            None,
+            on_step=on_step,
+            timeout_s=timeout_s,
+            request_id=request_id,
+            progress=progress,
+            **reconstruction_options(layer, options),
         )
 
     def texture(
@@ -249,6 +276,7 @@ class Client(ClientBase):
         on_step: Callable[[Step], None] | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
+        progress: bool = False,
         **options: Unpack[Options],
     ) -> Result:
         """Paint a texture of a style from noise, using the style loss only.
@@ -259,14 +287,74 @@ class Client(ClientBase):
             on_step: As for :meth:`stylize`.
             timeout_s: As for :meth:`stylize`.
             request_id: As for :meth:`stylize`.
+            progress: As for :meth:`stylize`.
             **options: As for :meth:`stylize`.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
         return self.stylize(
-            None, style, on_step=on_step, timeout_s=timeout_s, request_id=request_id, **texture_options(layers, options)
+            None,
+            style,
+            on_step=on_step,
+            timeout_s=timeout_s,
+            request_id=request_id,
+            progress=progress,
+            **texture_options(layers, options),
         )
+
+    def map(
+        self,
+        contents: Iterable[Picture | None],
+        styles: Styles | Iterable[Styles],
+        *,
+        in_flight: int | None = None,
+        ordered: bool = True,
+        errors: Literal["raise", "return"] = "raise",
+        progress: bool = False,
+        **options: Unpack[Options],
+    ) -> Iterator[Mapped]:
+        """Paint many pictures, several at a time, and yield each with its content and style.
+
+        Contents and styles are read while jobs end, and nothing that was yielded is kept: memory does not grow with their
+        number. Style files are uploaded once. A full queue is waited for, and a job that was lost is submitted again. When the
+        iteration ends, whatever the cause, the jobs in flight are cancelled.
+
+        Args:
+            contents: The pictures to repaint; None for a texture.
+            styles: One picture or :class:`~impasto.Style` for all contents, or an iterable with the style, or styles, of each:
+                for every content in every style, see :func:`itertools.product`.
+            in_flight: Most jobs at a time; by default those that the server runs at once and some ahead.
+            ordered: Whether results come in the order of the contents, else as they are ready.
+            errors: ``raise``, or ``return`` to go on: the error is then the ``error`` of its :class:`~impasto.Mapped`.
+            progress: Whether to show a bar on a terminal or in a notebook.
+            **options: As for :meth:`stylize`; for all jobs.
+
+        Raises:
+            ImpastoError: See :mod:`impasto.errors`.
+        """
+        checked_errors(errors)
+        checked_in_flight(in_flight)
+        return self._mapped(
+            pairs(contents, styles), in_flight, ordered, errors, ManyBar(count_of(contents), quiet=not progress), options
+        )
+
+    def _mapped(
+        self,
+        chosen: Iterator[Any],
+        in_flight: int | None,
+        ordered: bool,
+        errors: Errors,
+        bar: ManyBar,
+        options: Mapping[str, Any],
+    ) -> Iterator[Mapped]:
+        at_once = in_flight or default_in_flight(self.server_info())
+        painter = Painter(self, options)
+        found = threaded(painter, enumerate(chosen), at_once, ordered=ordered, stop=painter.stop)
+        with contextlib.closing(found), bar:
+            for painted in found:
+                bar.advance(failed=isinstance(painted[3], ImpastoError))
+                yield outcome(*painted, errors)
 
     def features(
         self,
@@ -359,16 +447,28 @@ class Client(ClientBase):
         """Return a handle to a job by its id. Whether the job exists is checked by the first call on it."""
         return Job(self, job_id)
 
-    def jobs(self, states: Sequence[str] = ()) -> Iterator[JobInfo]:
+    def jobs(
+        self,
+        states: Sequence[str] = (),
+        *,
+        labels: Mapping[str, str] | None = None,
+        created_from: datetime | None = None,
+        created_before: datetime | None = None,
+        owner: str = "",
+    ) -> Iterator[JobInfo]:
         """Yield jobs, newest first, page by page.
 
         Args:
-            states: Only jobs in one of these: ``queued``, ``running``, ``succeeded``, ``failed``, ``cancelled``.
+            states: Only jobs in one of these: ``queued``, ``running``, ``paused``, ``succeeded``, ``failed``, ``cancelled``.
+            labels: Only jobs that have all of these labels with these values.
+            created_from: Only jobs accepted at this time or later; local time if it has no time zone.
+            created_before: Only jobs accepted before this time, likewise.
+            owner: Only jobs of this caller; only administrators see jobs of others.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
-        request = pb.ListJobsRequest(states=job_states(states))
+        request = list_request(states, labels, created_from, created_before, owner)
         while True:
             page = self._call(self._stub.ListJobs, request, CALL_TIMEOUT_S)
             yield from map(results.job_info, page.jobs)
@@ -502,16 +602,26 @@ class Job(JobBase):
                 watchdog.stop()
                 call.cancel()
 
-    def result(self, timeout_s: float | None = None) -> Result:
+    def _repr_html_(self) -> str:
+        """Return the job's state, progress and losses for a notebook; nothing fails if no server answers."""
+        try:
+            found = self._client._stub.GetJob(pb.GetJobRequest(job_id=self.job_id), timeout=QUIET_TIMEOUT_S)
+        except grpc.RpcError as error:
+            return job_html(self.job_id, None, str(self._client._error(error)))
+        return job_html(self.job_id, results.job_info(found.job))
+
+    def result(self, timeout_s: float | None = None, *, progress: bool = False) -> Result:
         """Wait for the job's end and return its picture.
 
         Args:
             timeout_s: How long to wait; the job continues after it.
+            progress: Whether to show a bar on a terminal or in a notebook.
 
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
-        return self.follow(lambda _: None, timeout_s)
+        with ProgressBar(quiet=not progress) as show:
+            return self.follow(show, timeout_s)
 
     def follow(self, on_event: Callable[[Event], None], timeout_s: float | None = None) -> Result:
         """Watch the job to its end, including previews, and return its picture, which is part of the last event.
@@ -578,3 +688,10 @@ class Job(JobBase):
             ImpastoError: See :mod:`impasto.errors`.
         """
         self._client._call(self._client._stub.DeleteJob, pb.DeleteJobRequest(job_id=self.job_id), CALL_TIMEOUT_S)
+
+
+def _told(event: Event, show: Callable[[Event], None], on_step: Callable[[Step], None] | None) -> None:
+    """Show an event, and call back if it is a step."""
+    show(event)
+    if on_step is not None and isinstance(event, Step):
+        on_step(event)

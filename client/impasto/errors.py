@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -41,7 +42,10 @@ class ImpastoError(Exception):
         metadata: The variable parts of the message.
         violations: Invalid fields.
         retry_after_s: Seconds after which to retry, if the server gave them.
+        status: The google.rpc.Status that the error was made from; None if it was raised without a response.
     """
+
+    status: Any = None
 
     def __init__(
         self,
@@ -137,7 +141,8 @@ def from_status(
         secured: Whether the client used TLS, likewise.
     """
     info, violations, retry = error_details_pb2.ErrorInfo(), [], None
-    for packed in status_pb2.Status.FromString(details).details if details else ():
+    status = status_pb2.Status.FromString(details) if details else None
+    for packed in status.details if status else ():
         if packed.Unpack(info):
             continue
         request, delay = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
@@ -154,13 +159,15 @@ def from_status(
     if kind is Overloaded and not info.reason:
         # gRPC rejects messages above the size limit with this code, before any server code runs.
         kind = InvalidRequest
-    return kind(
+    error = kind(
         message or code.name,
         reason=reason,
         metadata=dict(info.metadata),
         violations=tuple(violations),
         retry_after_s=retry,
     )
+    error.status = status
+    return error
 
 
 def from_job(job_id: str, state: str, reason: str, message: str) -> ImpastoError:

@@ -7,10 +7,11 @@ import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 from PIL import Image, ImageCms
 
+from impasto.conversion import converted
 from impasto.errors import InvalidRequest, Violation
 from impasto.names import clean_name
 from impasto.v1 import style_transfer_pb2 as pb
@@ -70,7 +71,7 @@ def name_of(picture: Picture) -> str:
 
 
 def to_bytes(picture: Picture, field: str) -> bytes:
-    """Return an encoded picture. Files are sent unchanged; a PIL image is sent as PNG.
+    """Return an encoded picture. PNG, JPEG and WebP files are sent unchanged; PIL images, AVIF, TIFF, GIF, BMP and HEIC as PNG.
 
     Args:
         picture: The caller's picture.
@@ -81,13 +82,13 @@ def to_bytes(picture: Picture, field: str) -> bytes:
     """
     try:
         if isinstance(picture, bytes | bytearray | memoryview):
-            return bytes(picture)
+            return converted(bytes(picture), field, _png_of)
         if isinstance(picture, NamedFile):
-            return picture.data
+            return converted(picture.data, field, _png_of)
         if isinstance(picture, Image.Image):
             return _png_of(picture, field)
         if isinstance(picture, str | os.PathLike):
-            return Path(picture).read_bytes()
+            return converted(Path(picture).read_bytes(), field, _png_of)
         if isinstance(picture, UploadedImage) or not hasattr(picture, "read"):
             raise TypeError(f"{field} must be a path, bytes, a PIL image or an open file, not {type(picture).__name__}")
         data = picture.read()
@@ -97,10 +98,15 @@ def to_bytes(picture: Picture, field: str) -> bytes:
     if not isinstance(data, bytes):
         text = "the file is not open in binary mode"
         raise InvalidRequest(f"{field}: {text}", reason="UNREADABLE", violations=(Violation(field, text),))
-    return data
+    return converted(data, field, _png_of)
 
 
+CONVERTED = (".avif", ".tif", ".tiff", ".gif", ".bmp", ".heic", ".heif")
+"""Endings of the files that the client converts."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", *CONVERTED)
+"""Endings of the files that are pictures."""
 _SENT_UNCHANGED = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+_WITH_ALPHA = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}  # La and RGBa are premultiplied
 _DEEP = frozenset({"I", "I;16B", "I;16L", "I;16N"})
 
 
@@ -110,6 +116,7 @@ def _png_of(image: Image.Image, field: str) -> bytes:
     Raises:
         InvalidRequest: If the scale of its values is unknown.
     """
+    image.load()  # which turns some formats upright
     profile = image.info.get("icc_profile")
     orientation = _orientation(image)
     image = _eight_or_sixteen_bits(image, field)
@@ -125,20 +132,29 @@ def _png_of(image: Image.Image, field: str) -> bytes:
 def _eight_or_sixteen_bits(image: Image.Image, field: str) -> Image.Image:
     if image.mode in _SENT_UNCHANGED:
         return image
-    if image.mode in ("La", "RGBa"):  # premultiplied
-        return image.convert("LA" if image.mode == "La" else "RGBA")
-    if image.mode == "PA":
-        return image.convert("RGBA")
+    if image.mode in _WITH_ALPHA:
+        return image.convert(_WITH_ALPHA[image.mode])
+    if image.mode == "LAB":
+        return _through_profiles(image, ImageCms.createProfile("LAB"))
     if image.mode in _DEEP or image.mode == "F":
         return _sixteen_bits(image, field)
     profile = image.info.get("icc_profile")
     if image.mode == "CMYK" and isinstance(profile, bytes):
         with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):  # a profile that does not fit is ignored
-            source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-            converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-            if converted is not None:
-                return converted
-    return image.convert("RGB")
+            return _through_profiles(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+    try:
+        return image.convert("RGB")
+    except ValueError:
+        text = f"has mode {image.mode}, which cannot be converted; convert it to RGB first"
+        raise InvalidRequest(f"{field}: {text}", reason="INVALID_FIELD", violations=(Violation(field, text),)) from None
+
+
+def _through_profiles(image: Image.Image, source: Any) -> Image.Image:
+    """Return a picture in sRGB."""
+    found = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    if found is None:
+        raise ValueError("no picture")
+    return found
 
 
 def _sixteen_bits(image: Image.Image, field: str) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -71,6 +72,30 @@ def set_layers(target: Any, value: Any, path: str) -> None:
         added = target.layers.add()
         assign(added, "layer", layer, path)
         assign(added, "weight", weight, f"{path}[{layer}]")
+
+
+def set_labels(target: Any, value: Any, path: str) -> None:
+    """Set text by name.
+
+    Raises:
+        InvalidRequest: If the value is not such a mapping.
+    """
+    valid = isinstance(value, Mapping) and all(isinstance(text, str) for item in value.items() for text in item)
+    if not valid:
+        raise invalid(path, f'must be text by name, such as {{"album": "norway"}}, got {value!r}')
+    target.update(value)
+
+
+def set_time(target: Any, value: Any, path: str) -> None:
+    """Set a moment; one without a time zone is local time.
+
+    Raises:
+        InvalidRequest: If the value is not a datetime that a timestamp can hold.
+    """
+    try:
+        target.FromDatetime(value.astimezone(UTC))
+    except (AttributeError, TypeError, ValueError, OverflowError, OSError):
+        raise invalid(path, f"must be a datetime, got {value!r}") from None
 
 
 def set_schedule(target: Any, value: Any, path: str) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 
 from impasto.display import shown
 from impasto.errors import InvalidRequest
-from impasto.pictures import NamedFile, Picture, UploadedImage
+from impasto.pictures import CONVERTED, SUFFIXES, NamedFile, Picture, UploadedImage, to_bytes
 from impasto.requests import Style
 
 FORMAT = 1
@@ -27,7 +29,6 @@ _LARGEST_BYTES = 64 << 20
 """Servers do not accept pictures larger than this."""
 _ROLE = re.compile(r"content|mask|init_image|styles\[\d{1,2}\]\.(image|mask|region)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def _threads(values: Mapping[str, Any]) -> int:
 
 def _metadata(image: Image.Image) -> dict[str, Any]:
     """Return the values in a picture's user comment; empty if impasto did not write it."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return {}  # impasto writes it before the pixels; Pillow would decode them to look behind them
     comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT, b"")
     text = comment if isinstance(comment, bytes) else str(comment).encode()
     try:
@@ -84,16 +87,45 @@ def provenance(path: Path) -> dict[str, Any]:
     Raises:
         InvalidRequest: If it cannot be read, or has no metadata that this client understands.
     """
+    return _provenance(path, path)
+
+
+def _provenance(file: Path | IO[bytes], name: object) -> dict[str, Any]:
     try:
-        with Image.open(path) as image:
-            values = _metadata(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                values = _metadata(image)
     except Exception as error:  # Pillow raises errors of many kinds for damaged files
-        raise _unusable(path, f"cannot be read: {shown(error)}") from None
+        raise _unusable(name, f"cannot be read: {shown(error)}") from None
     if "impasto" not in values:
-        raise _unusable(path, "has no metadata on how it was made; impasto did not paint it, or the metadata was omitted")
+        raise _unusable(name, "has no metadata on how it was made; impasto did not paint it, or the metadata was omitted")
     if values["impasto"] != FORMAT:
-        raise _unusable(path, f"its metadata has format {shown(values['impasto'], 20)}; this client reads format {FORMAT}")
+        raise _unusable(name, f"its metadata has format {shown(values['impasto'], 20)}; this client reads format {FORMAT}")
     return values
+
+
+def description(path: Path) -> dict[str, Any]:
+    """Return what made a picture, as JSON-compatible values: only what impasto writes, checked as for :func:`recipe`.
+
+    Raises:
+        InvalidRequest: If the file has no metadata on how it was made, or the metadata is invalid.
+    """
+    values = provenance(path)
+    try:
+        sources = [_source(source) for source in _list(values, "sources")]
+        made = _recipe(values, ())
+    except _InvalidMetadata as error:
+        raise _invalid(path, error) from None
+    return {
+        "sources": [{"role": role, "name": source.name, "sha256": source.sha256} for role, source in sources],
+        "style_weights": [style.weight for style in made.styles],
+        "parameters": _checked(values, "parameters", _PARAMETERS),
+        "output": _checked(values, "output", _OUTPUT),
+        "weights_sha256": made.weights_sha256,
+        "threads": made.threads,
+        "ended_after_steps": made.ended_after_steps,
+    }
 
 
 def recipe(path: Path, search: Iterable[Path] = ()) -> Recipe:
@@ -108,14 +140,31 @@ def recipe(path: Path, search: Iterable[Path] = ()) -> Recipe:
     """
     values = provenance(path)
     try:
-        return _recipe(path, values, search)
+        return _recipe(values, [*search, path.parent, Path()])
     except _InvalidMetadata as error:
-        raise _unusable(path, f"its metadata on how it was made is invalid: {error}") from None
+        raise _invalid(path, error) from None
 
 
-def _recipe(path: Path, values: Mapping[str, Any], search: Iterable[Path]) -> Recipe:
+def recipe_of(file: IO[bytes], name: str) -> Recipe:
+    """Return how to reproduce a picture, given its open file. No other file is searched: all sources are uploads on the server.
+
+    Args:
+        file: The picture's file, open in binary mode.
+        name: What errors call it.
+
+    Raises:
+        InvalidRequest: As for :func:`recipe`.
+    """
+    values = _provenance(file, name)
+    try:
+        return _recipe(values, ())
+    except _InvalidMetadata as error:
+        raise _invalid(name, error) from None
+
+
+def _recipe(values: Mapping[str, Any], places: Iterable[Path]) -> Recipe:
     wanted = dict(_source(source) for source in _list(values, "sources"))
-    found = _find({source.sha256: source.name for source in wanted.values()}, [*search, path.parent, Path()])
+    found = _find({source.sha256: source.name for source in wanted.values()}, places)
 
     def picture(role: str) -> Picture | None:
         source = wanted.get(role)
@@ -248,10 +297,19 @@ def _find(wanted: Mapping[str, str], places: Iterable[Path]) -> dict[str, bytes]
             data = file.read_bytes()
         except OSError:  # another file may match
             continue
-        digest = hashlib.sha256(data).hexdigest()
-        if digest in wanted:
-            found.setdefault(digest, data)
+        for sent in _as_sent(file, data):
+            digest = hashlib.sha256(sent).hexdigest()
+            if digest in wanted:
+                found.setdefault(digest, sent)
     return found
+
+
+def _as_sent(file: Path, data: bytes) -> Iterator[bytes]:
+    """Yield a file, and what the client sends instead of it, if that differs."""
+    yield data
+    if file.suffix.lower() in CONVERTED:
+        with contextlib.suppress(InvalidRequest):  # it is not a picture, and not one of the sources
+            yield to_bytes(data, "picture")
 
 
 def _files(places: Iterable[Path], names: set[str]) -> Iterator[Path]:
@@ -264,7 +322,7 @@ def _files(places: Iterable[Path], names: set[str]) -> Iterator[Path]:
     for folder in folders:
         yield from (folder / name for name in sorted(names) if name and _is_file(folder / name))
     for folder in folders:
-        yield from sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
+        yield from sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
 def _is_file(path: Path) -> bool:
@@ -274,5 +332,9 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _unusable(path: Path, text: str) -> InvalidRequest:
-    return InvalidRequest(f"{path}: {text}", reason="NO_PROVENANCE")
+def _invalid(name: object, error: _InvalidMetadata) -> InvalidRequest:
+    return _unusable(name, f"its metadata on how it was made is invalid: {error}")
+
+
+def _unusable(name: object, text: str) -> InvalidRequest:
+    return InvalidRequest(f"{name}: {text}", reason="NO_PROVENANCE")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from impasto.errors import InvalidRequest
 from impasto.pictures import Picture, fill
-from impasto.protobuf_fields import assign, invalid, set_layers, set_schedule, set_span, together
+from impasto.protobuf_fields import assign, invalid, set_labels, set_layers, set_schedule, set_span, set_time, together
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.words import enum_words
 
@@ -80,6 +81,8 @@ class Options(TypedDict, total=False):
         on_deadline: ``fail`` (the default) or ``return_best``: what happens at the time limit, or shortly before the deadline
             of a ``stylize`` call without a time limit.
         ttl_s: How long the job and its picture are kept after its end, within the server's retention.
+        labels: Labels by which :meth:`impasto.Client.jobs` finds the job, such as ``{"album": "norway"}``; at most 16.
+        webhook: URL that the server tells of the job's end, if its operator allows the host; signed as Standard Webhooks.
     """
 
     preset: str
@@ -118,6 +121,8 @@ class Options(TypedDict, total=False):
     time_limit_s: float
     on_deadline: Literal["fail", "return_best"]
     ttl_s: float
+    labels: Mapping[str, str]
+    webhook: str
 
 
 ENUMS: Mapping[str, Any] = {
@@ -134,7 +139,7 @@ ENUMS: Mapping[str, Any] = {
 """Options whose values are enumerations of the contract."""
 _OUTPUT = ("format", "quality", "preview_every_steps", "preview_size_px", "omit_metadata")
 _PICTURES = ("mask", "init_image")
-_SPEC = ("priority", "time_limit_s", "on_deadline", "ttl_s")
+_SPEC = ("priority", "time_limit_s", "on_deadline", "ttl_s", "labels", "webhook")
 _SPANS = {"time_limit_s": "time_limit", "ttl_s": "ttl"}
 _JOB_STATES: Mapping[str, Any] = {word: number for number, word in enum_words(pb.JobState).items() if number}
 
@@ -251,6 +256,49 @@ def job_states(states: Sequence[str]) -> list[pb.JobState]:
     return [_JOB_STATES[state] for state in states]
 
 
+def labels_of(pairs: Iterable[str], field: str) -> dict[str, str]:
+    """Return the labels in texts ``NAME=VALUE``.
+
+    Args:
+        pairs: The texts.
+        field: What errors call them.
+
+    Raises:
+        InvalidRequest: If a text is not that, or a name is given twice.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator or not name:
+            raise invalid(field, f"{pair!r} is not NAME=VALUE, such as album=norway")
+        if name in found:
+            raise invalid(field, f"gives {name!r} twice")
+        found[name] = text
+    return found
+
+
+def list_request(
+    states: Sequence[str],
+    labels: Mapping[str, str] | None,
+    created_from: datetime | None,
+    created_before: datetime | None,
+    owner: str,
+) -> pb.ListJobsRequest:
+    """Return the request for a list of jobs.
+
+    Raises:
+        InvalidRequest: If a state is unknown or a value is of the wrong kind.
+    """
+    request = pb.ListJobsRequest(states=job_states(states))
+    if labels is not None:
+        set_labels(request.labels, labels, "labels")
+    for name, moment in (("created_from", created_from), ("created_before", created_before)):
+        if moment is not None:
+            set_time(getattr(request, name), moment, name)
+    assign(request, "owner", owner, "owner")
+    return request
+
+
 def _styles(style: Styles) -> list[Style]:
     if style is None:
         return []
@@ -274,6 +322,8 @@ def _set(target: Any, name: str, value: Any) -> None:
         _set_enum(target, name, value, path)
     elif name.endswith("_layers"):
         set_layers(getattr(target, name), value, path)
+    elif name == "labels":
+        set_labels(target.labels, value, path)
     elif name == "schedule":
         set_schedule(target.schedule, value, path)
     elif name in _SPANS:
@@ -303,10 +353,13 @@ LARGE_BYTES = 4 << 20
 """Pictures above this size are uploaded in chunks instead of being sent with the job."""
 
 
-def large_images(spec: pb.JobSpec) -> Iterator[pb.Image]:
-    """Yield the pictures of a job that should be uploaded first."""
+def images_of(spec: pb.JobSpec) -> Iterator[pb.Image]:
+    """Yield the pictures of a job."""
     owners = [(spec, ("content", "mask", "init_image")), *((style, ("image", "mask", "region")) for style in spec.styles)]
     for owner, names in owners:
-        for name in names:
-            if owner.HasField(name) and len(getattr(owner, name).data) > LARGE_BYTES:
-                yield getattr(owner, name)
+        yield from (getattr(owner, name) for name in names if owner.HasField(name))
+
+
+def large_images(spec: pb.JobSpec) -> Iterator[pb.Image]:
+    """Yield the pictures of a job that should be uploaded first."""
+    return (image for image in images_of(spec) if len(image.data) > LARGE_BYTES)

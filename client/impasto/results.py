@@ -17,6 +17,8 @@ from PIL import Image
 
 from impasto.v1 import style_transfer_pb2 as pb
 
+_WRITTEN = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")
+"""Formats that :meth:`Result.save` converts to: those that hold a whole picture in all its colours."""
 _EXTENSIONS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",)}
 
 
@@ -114,6 +116,7 @@ class JobInfo:
         warnings: Warnings about its picture.
         inputs: Its pictures.
         output: Output options, with all values filled in.
+        labels: As requested.
     """
 
     job_id: str
@@ -148,6 +151,7 @@ class JobInfo:
     warnings: tuple[JobWarning, ...] = ()
     inputs: tuple[Input, ...] = ()
     output: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -183,6 +187,14 @@ class Result:
         image = Image.open(io.BytesIO(self.data))
         image.load()
         return image
+
+    def _repr_png_(self) -> bytes:
+        """Return the picture for a notebook."""
+        if self.data.startswith(b"\x89PNG"):
+            return self.data
+        out = io.BytesIO()
+        self.image.save(out, "PNG")
+        return out.getvalue()
 
     @property
     def losses(self) -> Losses:
@@ -220,7 +232,7 @@ class Result:
         The file is written completely or not at all: if the disk is full, an existing file is kept.
 
         Raises:
-            ValueError: If Pillow cannot write files with that extension.
+            ValueError: If the extension is that of a format with fewer colours, such as GIF, or of no picture.
             OSError: If it cannot be written.
         """
         target = Path(path)
@@ -235,11 +247,11 @@ class Result:
 def _converted(image: Image.Image, ending: str) -> bytes:
     """Return a picture in another format, with the metadata and the chroma sampling that the server would use."""
     kind = Image.registered_extensions().get(ending)
-    if kind is None:
-        raise ValueError(f"unknown file extension: {ending}")
+    if kind not in _WRITTEN:
+        raise ValueError(f"the name must end in .png, .jpg, .webp, .avif, .tif or .bmp, not {ending}")
     more: dict[str, Any] = {"quality": 95, "icc_profile": image.info.get("icc_profile")}
     exif = image.getexif()
-    if exif and kind in ("PNG", "JPEG", "WEBP"):
+    if exif and kind in ("PNG", "JPEG", "WEBP", "AVIF"):
         more["exif"] = exif
     if kind == "JPEG":
         more |= {"subsampling": 0, "optimize": True}
@@ -248,10 +260,11 @@ def _converted(image: Image.Image, ending: str) -> bytes:
     return out.getvalue()
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, *, sync: bool = False) -> None:
     """Write a file atomically: to a temporary file in the same folder, which is then renamed.
 
-    A target that is not a regular file, such as /dev/stdout or a pipe, is written directly.
+    With ``sync`` its bytes are on the disk before it gets its name. A target that is not a regular file, such as /dev/stdout
+    or a pipe, is written directly.
 
     Raises:
         OSError: If it cannot be written.
@@ -270,6 +283,9 @@ def replace_file(path: Path, data: bytes) -> None:
     with beside as file:
         try:
             file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
             file.close()
             mode = target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~_umask()
             os.chmod(file.name, mode)
@@ -473,6 +489,7 @@ def job_info(message: pb.Job) -> JobInfo:
         warnings=tuple(JobWarning(item.reason, item.message) for item in message.warnings),
         inputs=tuple(Input(item.field, item.name, item.sha256) for item in message.inputs),
         output=_output(message.output),
+        labels=dict(message.labels),
     )
 
 

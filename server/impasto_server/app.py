@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import importlib.metadata
 import logging
 import resource
@@ -19,6 +20,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from impasto.installing import needs
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 from impasto_server.api import reflection, validation
@@ -45,6 +47,8 @@ from impasto_server.store.base import JobStore
 from impasto_server.store.memory import MemoryStore
 from impasto_server.store.sqlite import DataError, DurableStore
 from impasto_server.store.uploads import Uploads
+from impasto_server.web import Web, missing
+from impasto_server.webhooks.sender import Sender, WebhookError
 from impasto_server.workers.messages import WorkerSettings
 from impasto_server.workers.process import ProcessWorker, WorkerHandle
 
@@ -141,22 +145,24 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     closing.callback(decoders.close)
     service = StyleTransferService(jobs.dispatcher, jobs.pool, config, VERSION, uploads, decoders, metrics)
     servicer = _add_services(server, service)
-    host, port = _listen("listen", config.listen, server, tls)
-    joining = _worker_port(config, jobs, metrics, tls)
+    address = ":".join(map(str, _listen("listen", config.listen, server, tls)))
+    web, joining = _web(config, server, closing), _worker_port(config, jobs, metrics, tls)
     metrics.registry.register(Machine(jobs.pool.processes, jobs.pool.gpus))
-    pulse = Pulse()
-    operations = _serve_operations(config, metrics, pulse)
-    _warn_if_exposed(config)
-    housekeeping = Housekeeping(jobs, (SERVICE,), servicer, pulse, metrics, VERSION, uploads, gate, tls, tokens)
+    operations = _serve_operations(config, metrics, pulse := Pulse())
+    housekeeping = Housekeeping(
+        jobs, (SERVICE,), servicer, pulse, metrics, VERSION, uploads, gate, tls, tokens, _senders(config, store, metrics)
+    )
     await housekeeping.set_health(serving=False)
     await server.start()
     jobs.pool.start()
     await _open(joining)
     tasks = housekeeping.start()
     beating = asyncio.create_task(housekeeping.beat())  # until the end: a draining server is alive
-    logger.info("listening on %s:%d%s", host, port, ", with TLS" if tls else "")
+    logger.info("listening on %s%s", address, ", with TLS" if tls else "")
+    _warn_if_exposed(config)
     try:
-        yield RunningServer(f"{host}:{port}", jobs, metrics, joining.address)
+        async with _page(web):
+            yield RunningServer(address, jobs, metrics, joining.address)
     finally:
         for task in tasks:
             task.cancel()
@@ -224,6 +230,29 @@ def _listen(name: str, address: str, server: grpc.aio.Server, tls: ServerTls | N
     return address.rpartition(":")[0], port
 
 
+def _web(config: ServerConfig, server: grpc.aio.Server, closing: contextlib.ExitStack) -> Web | None:
+    """Return the page, and listen on the socket that it calls; None if there is none.
+
+    Raises:
+        StartError: If a library is missing, or the socket cannot be made.
+    """
+    if not config.web:
+        return None
+    if lacking := missing():
+        raise StartError(needs("--web", lacking, "web"))
+    web = Web(config)
+    closing.callback(web.close)
+    try:
+        server.add_insecure_port(web.target)
+    except RuntimeError:
+        raise StartError(f"web: cannot listen on {web.target}; is TMPDIR too long a path?") from None
+    return web
+
+
+def _page(web: Web | None) -> contextlib.AbstractAsyncContextManager[None]:
+    return web.serving() if web else contextlib.nullcontext()
+
+
 def _listen_error(address: str) -> str:
     """Return why an address is unavailable, which gRPC does not say."""
     host, _, port = address.rpartition(":")
@@ -247,6 +276,20 @@ def _methods() -> list[Method]:
             )
             found.append(Method(kind, service.full_name, method.name))
     return found
+
+
+def _senders(config: ServerConfig, store: JobStore, metrics: Metrics) -> tuple[Sender, ...]:
+    """Return what sends webhooks; nothing if the operator allows none.
+
+    Raises:
+        StartError: If they cannot be sent.
+    """
+    if not config.webhook_hosts:
+        return ()
+    try:
+        return (Sender(config, store, metrics),)
+    except WebhookError as error:
+        raise StartError(str(error)) from None
 
 
 def _tracing(config: ServerConfig) -> Tracing:
@@ -369,6 +412,7 @@ async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[
     interval_s, graphs = config.checkpoint_interval_s, config.cuda_graphs
     workers = [ProcessWorker(WorkerSettings(device, config.weights, interval_s, graphs)) for device in devices]
     async with serving(config, workers) as running:
+        gc.freeze()  # what is loaded by now stays: full collections, which stop the event loop, need not visit it
         announce = asyncio.create_task(_announce(running, on_ready))
         stopped: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
         broken: asyncio.Future[Any] = running.jobs.pool.broken

@@ -19,7 +19,20 @@ IN_MEMORY = ":memory:"
 NO_DEVICE = "none"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _OTHER_VARIABLES = frozenset(
-    f"IMPASTO_{name}" for name in ["CONFIG", "CACHE", "SERVER", "TOKEN", "TLS", "TLS_CA", "TLS_CERT", "TLS_KEY", "FAILPOINT"]
+    f"IMPASTO_{name}"
+    for name in [
+        "CONFIG",
+        "CACHE",
+        "SERVER",
+        "TOKEN",
+        "TLS",
+        "TLS_CA",
+        "TLS_CERT",
+        "TLS_KEY",
+        "FAILPOINT",
+        "PROFILE",
+        "CLIENT_CONFIG",
+    ]
 )
 """Variables that are not settings of the server: the settings file, the filters' cache, and the client's own."""
 _KUBERNETES_VARIABLES = re.compile(r"IMPASTO_(\w+_)?(PORT|SERVICE)(_\w+)?")
@@ -55,6 +68,7 @@ class ServerConfig:
 
     listen: str = _setting("127.0.0.1:50051", "Address to serve on, HOST:PORT; port 0 picks a free one.")
     metrics: str = _setting("", "Address for Prometheus metrics (HTTP, /metrics), HOST:PORT; off by default.")
+    web: str = _setting("", "Address for the page and the HTTP API, HOST:PORT; off by default. Needs the extra web.")
     tls_cert: str = _setting("", "Certificate chain (PEM); with --tls-key the server uses TLS.")
     tls_key: str = _setting("", "Private key of the certificate (PEM).")
     tls_client_ca: str = _setting("", "CA (PEM) that must have signed clients' certificates; their common name owns the jobs.")
@@ -111,6 +125,14 @@ class ServerConfig:
     )
     max_data_mib: int = _setting(4096, "Maximum size of the stored pictures, in MiB; new jobs are rejected beyond it.")
     checkpoint_interval_s: float = _setting(5.0, "Seconds between checkpoints of a running job.")
+    webhook_hosts: str = _setting(
+        "",
+        "Hosts that jobs may name as webhooks, comma-separated: HOST, HOST:PORT or *.DOMAIN; off by default.",
+    )
+    webhook_secret: str = _setting("", "File with the secrets that sign webhooks (whsec_...), one on a line.")
+    webhook_ca: str = _setting("", "CA certificates (PEM) that verify webhooks' receivers; the system's by default.")
+    webhook_retry_s: float = _setting(5.0, "Seconds before a webhook is tried again; four times as many after each failure.")
+    webhook_give_up_s: float = _setting(259200.0, "Seconds after which a webhook is given up; three days by default.")
     cuda_graphs: bool = _setting(False, "Record steps as CUDA graphs; not confirmed on a GPU yet.")
 
     def __post_init__(self) -> None:
@@ -118,10 +140,18 @@ class ServerConfig:
         if self.metrics:
             _check_address("metrics", self.metrics)
         self._check_workers()
+        if self.web:
+            _check_address("web", self.web)
+            if self.tls_client_ca:
+                raise ConfigError(
+                    "web does not go with tls_client_ca: browsers' certificates are not passed on; see 'impasto web'"
+                )
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("tls_cert and tls_key must be set together")
         if self.tls_client_ca and not self.tls_cert:
             raise ConfigError("tls_client_ca needs tls_cert and tls_key")
+        if self.webhook_hosts and not self.webhook_secret:
+            raise ConfigError("webhook_hosts needs webhook_secret, a file with the secrets that sign webhooks")
         if self.log_format not in ("console", "json"):
             raise ConfigError(f"log_format must be console or json, got {self.log_format!r}")
         if self.log_level not in LOG_LEVELS:

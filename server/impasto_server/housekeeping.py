@@ -19,6 +19,7 @@ from impasto_server.observability.http import Pulse
 from impasto_server.observability.metrics import Metrics, watch_lag
 from impasto_server.observability.watchdog import Watchdog
 from impasto_server.store.uploads import Uploads
+from impasto_server.webhooks.sender import Sender
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Housekeeping:
         gate: Returns memory to the system.
         tls: Reloaded when its files change; None without TLS.
         tokens: Reloaded when the file changes; None without tokens.
+        senders: Send webhooks; none if there are no webhooks.
     """
 
     jobs: Assembly
@@ -59,6 +61,7 @@ class Housekeeping:
     gate: Gate
     tls: ServerTls | None
     tokens: Tokens | None
+    senders: tuple[Sender, ...] = ()
 
     def start(self) -> list[asyncio.Task[None]]:
         """Start the tasks; cancel them to stop."""
@@ -70,6 +73,7 @@ class Housekeeping:
             self._watch_files,
             self._expire_uploads,
             self.gate.give_back,
+            *(sender.run for sender in self.senders),
         )
         return [asyncio.create_task(self._restarted(each)) for each in work]
 
@@ -109,10 +113,10 @@ class Housekeeping:
     async def _check_jobs(self) -> None:
         supervisor = self.jobs.supervisor
         while True:
-            supervisor.look()
-            supervisor.expire()
-            self.jobs.table.dispatch()
-            self.jobs.gauges.measure()
+            # With many jobs each takes milliseconds: other work goes between them.
+            for work in (supervisor.look, supervisor.expire, self.jobs.table.dispatch, self.jobs.gauges.measure):
+                work()
+                await asyncio.sleep(0)
             for text in supervisor.audit():
                 self.metrics.faults.labels("audit").inc()
                 logger.error("the jobs are inconsistent: %s", text)

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+import impasto
 from impasto_server.cluster.launcher import LauncherError
 from impasto_server.cluster.ray_launcher import RayLauncher
+from tests.conftest import ServerProcess
 from tests.joining import Joining, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
@@ -28,8 +33,9 @@ TUNED = {
     "health_check_period_ms": 1000,
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 3,
+    "worker_niceness": 0,
 }
-"""A host that says nothing is dead after some 4 s; deploy/ray sets more patient values."""
+"""A host that says nothing is dead after some 4 s; deploy/ray sets more patient values. Ray's niceness is 15."""
 SILENCE_S = 3.0
 """What the server's stream calls a loss."""
 NODES = 3
@@ -460,17 +466,72 @@ async def test_a_killed_control_store_ends_the_cluster_but_not_the_server(
         cluster.shutdown()
 
 
+@contextlib.contextmanager
+def head(port: int, *options: str) -> Iterator[None]:
+    """Run a head as people start it, and end everything that it started."""
+    ray = os.path.join(os.path.dirname(sys.executable), "ray")
+    command = [ray, "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=false"]
+    process = subprocess.Popen([*command, "--object-store-memory=80000000", *options], stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.wait(60)
+        send([each for each in below if each.is_running()], signal.SIGKILL)
+
+
+async def test_an_autoscaler_brings_the_wanted_hosts(
+    joining: Joining, make: Make, unused_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's own, with its provider for tests: hosts come when they are wanted, and workers are placed there."""
+    host = {"resources": {"GPU": 2, "CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 3}
+    config = {
+        "cluster_name": "test",
+        "max_workers": 3,
+        "upscaling_speed": 10,
+        "idle_timeout_minutes": 5,
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": f"127.0.0.1:{unused_port}",
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "host": host,
+        },
+        "head_node_type": "ray.head.default",
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        **{f"{when}_commands": [] for when in ("initialization", "setup", "head_setup", "worker_setup")},
+        **{f"{where}_start_ray_commands": [] for where in ("head", "worker")},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+    }
+    (tmp_path / "scaling.json").write_text(json.dumps(config))
+    monkeypatch.setenv("AUTOSCALER_UPDATE_INTERVAL_S", "1")
+    monkeypatch.setenv("RAY_FAKE_CLUSTER", "1")
+    with head(unused_port, "--num-cpus=0", f"--autoscaling-config={tmp_path / 'scaling.json'}"):
+        launcher = await make(f"127.0.0.1:{unused_port}")
+        await until(lambda: launcher.connected, 60)
+        alive = lambda: sum(node.devices_total for node in joining.nodes if node.alive)  # noqa: E731
+        assert alive() == 0
+        launcher.want(3)
+        told("autoscaler: two wanted hosts", await until(lambda: alive() == 4, 90))
+        await placed(launcher, joining, "a", "b", "c")
+        await launcher.stop()
+
+
 async def test_tokens_are_respected(joining: Joining, make: Make, unused_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server with the cluster's token places workers; one with another or without one is refused, and told what to set."""
-    ray = os.path.join(os.path.dirname(sys.executable), "ray")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "5a" * 32)
-    options = [f"--port={unused_port}", "--node-ip-address=127.0.0.1", "--num-gpus=1", "--include-dashboard=false"]
-    head = subprocess.Popen(  # noqa: ASYNC220
-        [ray, "start", "--head", "--block", "--object-store-memory=80000000", *options], stdout=subprocess.DEVNULL
-    )
-    try:
-        address = f"127.0.0.1:{unused_port}"
+    address = f"127.0.0.1:{unused_port}"
+    with head(unused_port, "--num-gpus=1"):
         launcher = await make(address)
         await until(lambda: launcher.connected, 60)
         await placed(launcher, joining, "a")
@@ -484,8 +545,52 @@ async def test_tokens_are_respected(joining: Joining, make: Make, unused_port: i
         launcher = await make(address, start=False)
         with pytest.raises(LauncherError, match="refuses this server .RAY_AUTH_MODE is disabled here"):
             await launcher.start(joining.on_died, joining.on_nodes)
+
+
+def worker_processes(address: str) -> dict[str, psutil.Process]:
+    """Return the processes of the workers that join at an address, by name."""
+    found = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            line = process.cmdline()
+            if "worker" in line[:4] and "--name" in line and address in line:
+                found[line[line.index("--name") + 1]] = process
+    return found
+
+
+async def test_a_real_server_paints_on_a_ray_cluster(cluster: TestCluster, png: Callable[..., bytes]) -> None:
+    """As users start it: workers come by themselves, the job of a killed host continues on another, and nothing is left."""
+    options = ["--device", "none", "--worker-listen", "127.0.0.1:0", "--cluster", cluster.address, "--workers", "2"]
+    options += ["--worker-device", "cpu", "--checkpoint-interval-s", "0.5"]
+    start = time.monotonic()
+    server = await asyncio.to_thread(ServerProcess, *options, OMP_NUM_THREADS="1")
+    joins = next(found[1] for line in server.log if (found := re.search(r"workers may join at ([^\s,]+)", line)))
+    try:
+        async with impasto.AsyncClient(server.address) as client:
+            await until(lambda: len(worker_processes(joins)) == 2, 60)
+            while (await client.health()) != "serving":
+                await asyncio.sleep(0.5)
+            told("real server: ready after its start", time.monotonic() - start)
+            same = {"size_px": 64, "steps": 150, "seed": 3, "optimizer": "adam"}
+            whole = await (await client.submit(png(), png(seed=1), **same)).result(120)
+            job = await client.submit(png(), png(seed=1), **same)
+            while (info := await job.info()).step < 30:
+                await asyncio.sleep(0.05)
+            send(cluster.processes(raylet_of(worker_processes(joins)[info.device])), signal.SIGKILL)
+            start, lost = time.monotonic(), info.device
+            while (info := await job.info()).device in ("", lost) and not info.done:
+                await asyncio.sleep(0.02)
+            told("real server: job of a killed host started elsewhere", time.monotonic() - start)
+            assert info.device not in ("", lost)
+            result = await job.result(120)
+            assert result.job.step == 150
+            assert result.image.tobytes() == whole.image.tobytes()
+            await until(lambda: len(worker_processes(joins)) == 2, 60)
     finally:
-        processes = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
-        head.terminate()
-        head.wait(30)
-        send([process for process in processes if process.is_running()], signal.SIGKILL)
+        assert await asyncio.to_thread(server.stop) == 0
+    await until(lambda: not worker_processes(joins), 15, lambda: worker_processes(joins))
+
+
+def raylet_of(process: psutil.Process) -> int:
+    """Return the process id of the raylet above a worker."""
+    return next(parent.pid for parent in process.parents() if parent.name() == "raylet")

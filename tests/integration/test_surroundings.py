@@ -455,3 +455,19 @@ def test_a_machine_without_a_home_says_what_to_set(tmp_path: Path) -> None:
         assert server.stderr
         assert any("is serving" in line for line in server.stderr)
         server.terminate()
+
+
+def test_a_name_that_starts_with_a_dash_gets_a_hint(files: Path) -> None:
+    """It was taken for options."""
+    told = one_line(run(None, files, "stylize", "-dash.jpg", "s.png", "-o", "o.png"))
+    assert "a file whose name starts with a dash is ./-dash.jpg, or follows --" in told
+    assert "dash" not in one_line(run(None, files, "stylize", "p.png", "s.png", "-x", "-o", "o.png"))
+
+
+def test_a_missing_file_does_not_stop_the_upload_of_the_others(real_server: ServerProcess, files: Path) -> None:
+    """Their ids are printed; the exit code is 1."""
+    done = run(real_server, files, "upload", "p.png", "nope.png", "s.png")
+    assert "nope.png" in one_line(done)
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["sha256", "sha256"]
+    done = run(real_server, files, "upload", "p.png", "nope.png", "--json")
+    assert list(json.loads(done.stdout)) == ["p.png"]

@@ -50,9 +50,9 @@ def distributions_of(module: str) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("client/impasto", ("load",)),
+        ("client/impasto", ("load", "heif")),
         ("engine/impasto_engine", ("server", "weights")),
-        ("server/impasto_server", ("server", "otel", APART)),
+        ("server/impasto_server", ("server", "otel", "webhooks", APART)),
     ],
 )
 def test_every_import_is_declared(folder: str, extras: tuple[str, ...]) -> None:

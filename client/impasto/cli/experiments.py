@@ -9,11 +9,12 @@ import click
 from PIL import Image
 
 from impasto._client import Client
+from impasto.changes import changed
+from impasto.cli import completion
 from impasto.cli.output import (
     JSON,
     SECONDS,
     SERVER,
-    ProgressBar,
     check_output,
     print_json,
     read_picture,
@@ -25,21 +26,33 @@ from impasto.errors import InvalidRequest
 from impasto.experiments import series as experiments
 from impasto.experiments.paper import write_paper
 from impasto.experiments.sheets import Tile, contact_sheet
+from impasto.progress import ProgressBar
 from impasto.redo import recipe, threads_of
 from impasto.requests import ENUMS, reconstruction_options, texture_options
 from impasto.words import words
 
-OUTPUT = click.option("-o", "--output", "out", required=True, help="Output file: .png, .jpg or .webp, or - for stdout.")
-SHEET = click.option("-o", "--output", "out", required=True, help="Output file: .png, .jpg or .webp.")
+OUTPUT = click.option(
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    shell_complete=completion.files,
+    help="Output file: .png, .jpg or .webp, or - for stdout.",
+)
+SHEET = click.option(
+    "-o", "--output", "out", required=True, shell_complete=completion.files, help="Output file: .png, .jpg or .webp."
+)
 TIMEOUT = click.option("--timeout", type=SECONDS, help="Seconds after which the job is cancelled.")
 QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 _STYLED = ("style_layers", "style_weight", "style_loss", "style_scale", "color", "content_layers", "content_weight")
 
 
 @click.command()
-@click.argument("image")
+@click.argument("image", shell_complete=completion.files)
 @OUTPUT
-@click.option("--layer", default="relu4_2", show_default=True, help="Layer of the content loss.")
+@click.option(
+    "--layer", shell_complete=completion.layers, default="relu4_2", show_default=True, help="Layer of the content loss."
+)
 @click.option("--series", is_flag=True, help="Make a contact sheet of the first eight layers instead, with the PSNR of each.")
 @painting_options(*_STYLED)
 @TIMEOUT
@@ -81,9 +94,14 @@ def reconstruct(
 
 
 @click.command()
-@click.argument("styles", nargs=-1, required=True, metavar="STYLE...")
+@click.argument("styles", nargs=-1, required=True, metavar="STYLE...", shell_complete=completion.files)
 @OUTPUT
-@click.option("--layers", type=LayerWeights(), help="Layers of the style loss; the first layer of each block by default.")
+@click.option(
+    "--layers",
+    shell_complete=completion.layers,
+    type=LayerWeights(),
+    help="Layers of the style loss; the first layer of each block by default.",
+)
 @click.option("--series", is_flag=True, help="Make a contact sheet for the first 1 to 5 layers instead, L-BFGS above Adam.")
 @painting_options("style_layers", "content_layers", "content_weight", "color", "style_weight")
 @TIMEOUT
@@ -125,8 +143,8 @@ def texture(
 
 
 @click.command()
-@click.argument("image")
-@click.option("--layer", required=True, help="Name of the layer, such as conv1_1.")
+@click.argument("image", shell_complete=completion.files)
+@click.option("--layer", shell_complete=completion.layers, required=True, help="Name of the layer, such as conv1_1.")
 @SHEET
 @click.option(
     "--filters",
@@ -134,7 +152,9 @@ def texture(
     show_default=True,
     help="Number of filters with the strongest response to show, or filter numbers: 3,17,40 (3, for one).",
 )
-@click.option("--network", default="", help="ARCHITECTURE:WEIGHTS; by default the server's.")
+@click.option(
+    "--network", shell_complete=completion.networks, default="", help="ARCHITECTURE:WEIGHTS; by default the server's."
+)
 @click.option("--size", "size_px", type=int, default=256, show_default=True, help="Longer side of the resized picture.")
 @click.option("--pooling", type=click.Choice(words(ENUMS["pooling"])), default="average", help="Type of the pooling layers.")
 @SERVER
@@ -173,16 +193,31 @@ def features(
     type=click.Path(exists=True, path_type=Path),
     help="File or folder of its source pictures.",
 )
+@click.option(
+    "--mask",
+    shell_complete=completion.files,
+    help="Picture that selects the part of the content to paint, instead of the recorded one.",
+)
+@painting_options()
 @TIMEOUT
 @QUIET
 @SERVER
 @JSON
 def redo(
-    picture: Path, out: str, search: tuple[Path, ...], timeout: float | None, quiet: bool, server: str, as_json: bool
+    picture: Path,
+    out: str,
+    search: tuple[Path, ...],
+    timeout: float | None,
+    quiet: bool,
+    server: str,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Reproduce PICTURE from the metadata in its file.
+    """Reproduce PICTURE from the metadata in its file, with any option of 'impasto stylize' changed.
 
-    On the same machine, with as many threads, the result is identical, byte for byte; a warning says where it cannot be.
+    Without changes, on the same machine and with as many threads, the result is identical, byte for byte; a warning says
+    where it cannot be. What follows from a changed option is chosen anew: the learning rate with the optimizer, the layers
+    with the network. --preset replaces everything but sizes, seed and pictures.
 
     Its content and styles are found by their hash: in --from (a file, or a folder without its subfolders), in its folder, in
     the current folder, and among the server's uploads.
@@ -193,9 +228,14 @@ def redo(
         text = f"its time limit ended it after {found.ended_after_steps} steps; the new picture will have all its steps"
         click.echo(f"Warning: {text}", err=True)
     pictures = (found.content, found.styles)
+    given = given_options(options, None)
+    given.pop("format")
+    wanted = changed(found.options, given)
+    repainted = any(found.options.get(name) != wanted.get(name) for name in (*found.options, *wanted))
+    weights, threads = ("", 0) if repainted else (found.weights_sha256, found.threads)
     try:
         with Client(server) as client:
-            _paint(client, pictures, found.options, out, timeout, quiet, as_json, found.weights_sha256, found.threads)
+            _paint(client, pictures, wanted, out, timeout, quiet, as_json, weights, threads)
     except InvalidRequest as error:
         if found.missing and any(item.field.endswith("image_id") for item in error.violations):
             names = ", ".join(found.missing)
@@ -204,8 +244,8 @@ def redo(
 
 
 @click.command()
-@click.argument("content")
-@click.argument("style")
+@click.argument("content", shell_complete=completion.files)
+@click.argument("style", shell_complete=completion.files)
 @click.option("-o", "--output", "out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
 @click.option("--size", "size_px", type=int, default=256, show_default=True, help="Longer side of each picture.")
 @click.option("--steps", type=int, default=100, show_default=True, help="Optimizer steps of each picture.")

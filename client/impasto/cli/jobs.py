@@ -5,30 +5,35 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 import click
 
 from impasto._client import Client, Job
+from impasto.cli import completion
+from impasto.cli.arguments import Moment, label_option
 from impasto.cli.output import (
     JOBS_HEADER,
     JSON,
     SECONDS,
     SERVER,
-    ProgressBar,
     check_output,
     job_line,
     jobs_line,
     print_json,
+    print_values,
     tell,
     write_picture,
 )
 from impasto.errors import NotReady, from_job
+from impasto.progress import ProgressBar
 from impasto.results import Finished, JobInfo, Paused, Result, Started, Step
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.words import words
 
 STATES = words(pb.JobState)
+UNFINISHED = ("queued", "running", "paused")
 
 
 @click.group()
@@ -38,13 +43,27 @@ def jobs() -> None:
 
 @jobs.command(name="list")
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only jobs in this state; repeatable.")
+@label_option("Only jobs with this label; repeatable, and all must match.")
+@click.option("--since", type=Moment(), help="Only jobs accepted since: 30min, 2h, 3d, or a date.")
+@click.option("--before", type=Moment(), help="Only jobs accepted before, likewise.")
+@click.option("--owner", default="", help="Only jobs of this caller; for administrators.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Maximum number of jobs.")
 @SERVER
 @JSON
-def list_jobs(states: tuple[str, ...], limit: int, server: str, as_json: bool) -> None:
+def list_jobs(
+    states: tuple[str, ...],
+    labels: dict[str, str] | None,
+    since: datetime | None,
+    before: datetime | None,
+    owner: str,
+    limit: int,
+    server: str,
+    as_json: bool,
+) -> None:
     """Show jobs, newest first: state, steps, size, age, loss and the names of their pictures."""
     with Client(server) as client:
-        found = list(itertools.islice(client.jobs(states), limit))
+        listed = client.jobs(states, labels=labels, created_from=since, created_before=before, owner=owner)
+        found = list(itertools.islice(listed, limit))
     if as_json:
         print_json([job.to_dict() for job in found])
         return
@@ -56,7 +75,7 @@ def list_jobs(states: tuple[str, ...], limit: int, server: str, as_json: bool) -
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=completion.job_ids())
 @SERVER
 @JSON
 def show(job_id: str, server: str, as_json: bool) -> None:
@@ -67,13 +86,11 @@ def show(job_id: str, server: str, as_json: bool) -> None:
     if as_json:
         print_json(values)
         return
-    for name, value in values.items():
-        if value not in ("", None, [], ()):
-            click.echo(f"{name:<15} {json.dumps(value) if isinstance(value, dict | list | tuple) else value}")
+    print_values(values)
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=completion.job_ids("queued", "running", "paused"))
 @SERVER
 @JSON
 def watch(job_id: str, server: str, as_json: bool) -> None:
@@ -103,18 +120,37 @@ def watch(job_id: str, server: str, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...", shell_complete=completion.job_ids("queued", "running", "paused"))
+@label_option("Cancel all unfinished jobs with this label; repeatable, and all must match.")
 @SERVER
 @JSON
-def cancel(job_id: str, server: str, as_json: bool) -> None:
-    """Cancel a job; it stops at its next step."""
+def cancel(job_ids: tuple[str, ...], labels: dict[str, str] | None, server: str, as_json: bool) -> None:
+    """Cancel jobs, by id or by label; they stop at their next step."""
     with Client(server) as client:
-        job = client.job(job_id).cancel()
-    _show(job, as_json=as_json)
+        chosen = _chosen(client, job_ids, labels, UNFINISHED)
+        cancelled = [client.job(job_id).cancel() for job_id in chosen]
+    if as_json:
+        values = [job.to_dict() for job in cancelled]
+        print_json(values[0] if len(job_ids) == 1 else values)
+        return
+    for job in cancelled:
+        click.echo(job_line(job))
+
+
+def _chosen(client: Client, job_ids: Sequence[str], labels: dict[str, str] | None, states: Sequence[str] = ()) -> Sequence[str]:
+    """Return the ids that a command names, or those of the jobs with its labels."""
+    if bool(job_ids) == bool(labels):
+        raise click.UsageError("give either job ids or --label NAME=VALUE")
+    if not labels:
+        return job_ids
+    found = [job.job_id for job in client.jobs(states, labels=labels)]
+    if not found:
+        click.echo("no job has these labels" + (" and is unfinished" if states else ""), err=True)
+    return found
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=completion.job_ids("queued", "running"))
 @SERVER
 @JSON
 def pause(job_id: str, server: str, as_json: bool) -> None:
@@ -128,7 +164,7 @@ def pause(job_id: str, server: str, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=completion.job_ids("paused"))
 @SERVER
 @JSON
 def resume(job_id: str, server: str, as_json: bool) -> None:
@@ -139,13 +175,15 @@ def resume(job_id: str, server: str, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...", shell_complete=completion.job_ids())
+@label_option("Delete all jobs with this label; repeatable, and all must match.")
 @SERVER
-def delete(job_id: str, server: str) -> None:
-    """Cancel a job if it has not ended, and delete it and its picture from the server."""
+def delete(job_ids: tuple[str, ...], labels: dict[str, str] | None, server: str) -> None:
+    """Delete jobs and their pictures from the server, by id or by label; unfinished ones are cancelled."""
     with Client(server) as client:
-        client.job(job_id).delete()
-    click.echo(f"{job_id} deleted", err=True)
+        for job_id in _chosen(client, job_ids, labels):
+            client.job(job_id).delete()
+            click.echo(f"{job_id} deleted", err=True)
 
 
 def _show(job: JobInfo, *, as_json: bool) -> None:
@@ -156,7 +194,7 @@ def _show(job: JobInfo, *, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=completion.job_ids("succeeded", "queued", "running"))
 @click.option("-o", "--output", "out", required=True, help="Output file: .png, .jpg or .webp, or - for stdout.")
 @click.option("--wait", is_flag=True, help="Wait until the job ends.")
 @click.option("--timeout", type=SECONDS, help="Maximum seconds to wait; the job continues after it.")

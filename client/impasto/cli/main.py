@@ -9,19 +9,25 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import click
 
 from impasto._client import Client
+from impasto.cli.batch import batch
+from impasto.cli.completion import completion
 from impasto.cli.experiments import features, paper, reconstruct, redo, texture
+from impasto.cli.grid import grid
 from impasto.cli.jobs import jobs
 from impasto.cli.output import FOLLOWED, INTERRUPTED, credentials
 from impasto.cli.proto import proto
 from impasto.cli.server import health, info, upload
+from impasto.cli.show import show
 from impasto.cli.stylize import PAINTING, stylize
 from impasto.cli.workers import workers
 from impasto.connect_errors import TLS_FAILED
+from impasto.display import shown
 from impasto.errors import ImpastoError, Overloaded, Unavailable
 from impasto.installing import needs
 
@@ -57,6 +63,8 @@ def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
 def _needs_server(error: ImportError) -> str:
     if (error.name or "").startswith(("hdrh", "prometheus_client")):
         return needs("this command", error.name or "", "load")
+    if (error.name or "").startswith(("fastapi", "starlette", "uvicorn", "multipart", "python_multipart")):
+        return needs("this command", error.name or "", "web")
     return needs("this command", error.name or "", "server")
 
 
@@ -86,6 +94,10 @@ def cli(*, server: str | None) -> None:
 
 
 cli.add_command(stylize)
+cli.add_command(batch)
+cli.add_command(grid)
+cli.add_command(completion)
+cli.add_command(show)
 cli.add_command(jobs)
 cli.add_command(info)
 cli.add_command(health)
@@ -178,7 +190,7 @@ def _report(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "impasto"
-        text, code = f"{error.format_message()} (see '{path} --help')", error.exit_code
+        text, code = f"{error.format_message()} (see '{path} --help'){_dashed(error)}", error.exit_code
         values |= {"reason": "USAGE", "message": error.format_message()}
     elif isinstance(error, click.ClickException):
         text, code = error.format_message(), error.exit_code
@@ -202,6 +214,14 @@ def _report(error: Exception) -> int:
         text = str(error) or type(error).__name__
     _show(json.dumps({"error": values}) if "--json" in sys.argv else f"Error: {text}")
     return code
+
+
+def _dashed(error: click.UsageError) -> str:
+    """Return a hint where a file's name was taken for an option."""
+    if not isinstance(error, click.NoSuchOption):
+        return ""
+    name = next((item for item in sys.argv if item.startswith(error.option_name) and Path(item).suffix), "")
+    return f"; a file whose name starts with a dash is ./{shown(name)}, or follows --" if name else ""
 
 
 def _show(text: str) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-CONTRACT = "impasto/v1/style_transfer.proto"
+from impasto.contract import CONTRACT, source
+
 DETAILS = ("google/rpc/code.proto", "google/rpc/error_details.proto", "google/rpc/status.proto")
 """The details of errors, for languages without a library of them."""
 
@@ -22,17 +23,11 @@ def proto(out: Path) -> None:
 
     Other languages generate their clients from them. What else they import (google/protobuf) comes with protoc.
     """
-    for name, source in {CONTRACT: _contract(), **{name: _details(name) for name in DETAILS}}.items():
+    for name, file in {CONTRACT: source(), **{name: _details(name) for name in DETAILS}}.items():
         target = out / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(source.read_bytes())
+        target.write_bytes(file.read_bytes())
         click.echo(str(target))
-
-
-def _contract() -> Traversable:
-    packed = importlib.resources.files("impasto") / "v1" / "style_transfer.proto"
-    # In a clone it lies where the other languages look for it.
-    return packed if packed.is_file() else Path(__file__).parents[3] / "proto" / CONTRACT
 
 
 def _details(name: str) -> Traversable:

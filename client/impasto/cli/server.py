@@ -12,8 +12,9 @@ from http.client import HTTPException
 import click
 
 from impasto._client import Client
+from impasto.cli import completion
 from impasto.cli.output import JSON, SERVER, UPLOADED, print_json, read_picture
-from impasto.errors import ImpastoError
+from impasto.errors import ImpastoError, InvalidRequest
 
 
 @click.command()
@@ -102,15 +103,26 @@ def _answer_of(url: str, timeout_s: float) -> str | Exception:
 
 
 @click.command()
-@click.argument("pictures", nargs=-1, required=True)
+@click.argument("pictures", nargs=-1, required=True, shell_complete=completion.files)
 @SERVER
 @JSON
 def upload(pictures: tuple[str, ...], server: str, as_json: bool) -> None:
-    """Upload PICTURES once; use the printed ids instead of the files in 'impasto stylize'."""
+    """Upload PICTURES once; use the printed ids instead of the files in 'impasto stylize'.
+
+    A file that cannot be read does not stop the others; the exit code is then 1.
+    """
+    names: dict[str, str] = {}
+    wrong: list[str] = []
     with Client(server) as client:
-        names = {name: UPLOADED + client.upload(read_picture(name)).image_id for name in pictures}
+        for name in pictures:
+            try:
+                names[name] = UPLOADED + client.upload(read_picture(name)).image_id
+            except InvalidRequest as error:
+                wrong.append(str(error))
+                continue
+            if not as_json:
+                click.echo(names[name])
     if as_json:
         print_json(names)
-        return
-    for name in names.values():
-        click.echo(name)
+    if wrong:
+        raise click.ClickException("; ".join(wrong))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from impasto import text_values
 from impasto._base import waited
 from impasto._client import Client, Job
+from impasto.cli import completion
+from impasto.cli.arguments import label_option
 from impasto.cli.output import (
     FOLLOWED,
     JSON,
     SECONDS,
     SERVER,
-    ProgressBar,
     check_folder,
     check_output,
     print_json,
@@ -27,12 +29,12 @@ from impasto.cli.output import (
 )
 from impasto.errors import Unavailable, WaitTimeout
 from impasto.pictures import Picture
+from impasto.progress import ProgressBar
 from impasto.requests import ENUMS, Style, Styles
 from impasto.results import Result
 from impasto.words import words
 
 DEFAULT_PREVIEW_EVERY = 10
-_WHOLE = re.compile(r"[0-9]{1,18}")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -47,14 +49,10 @@ class LayerWeights(click.ParamType):  # type: ignore[type-arg]  # generic since 
         """Return weight by layer."""
         if isinstance(value, dict):
             return value
-        weights = {}
-        for item in filter(None, value.split(",")):
-            layer, _, weight = item.partition("=")
-            try:
-                weights[layer.strip()] = float(weight) if weight else 1.0
-            except ValueError:
-                self.fail(f"{weight!r} in {item!r} is not a number", param, ctx)
-        return weights
+        try:
+            return text_values.layer_weights(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Schedule(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -68,13 +66,10 @@ class Schedule(click.ParamType):  # type: ignore[type-arg]  # generic since clic
         """Return pairs of size and steps."""
         if not isinstance(value, str):
             return value
-        found = []
-        for item in value.split(","):
-            size, _, steps = item.partition(":")
-            if not _WHOLE.fullmatch(size.strip()) or not _WHOLE.fullmatch(steps.strip()):
-                self.fail(f"{item!r} is not SIZE:STEPS, such as 256:100", param, ctx)
-            found.append((int(size), int(steps)))
-        return found
+        try:
+            return text_values.schedule(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _choice(option: str, *, dashed: bool = False) -> click.Choice[str]:
@@ -83,7 +78,9 @@ def _choice(option: str, *, dashed: bool = False) -> click.Choice[str]:
 
 
 PAINTING: Mapping[str, Callable[[Any], Any]] = {
-    "preset": click.option("--preset", help="Set of parameters to start from; see 'impasto info'."),
+    "preset": click.option(
+        "--preset", shell_complete=completion.presets, help="Set of parameters to start from; see 'impasto info'."
+    ),
     "size_px": click.option("--size", "size_px", type=int, help="Longer side of the canvas in pixels."),
     "width_px": click.option("--width", "width_px", type=int, help="Exact width; the content is cropped to the aspect ratio."),
     "height_px": click.option("--height", "height_px", type=int, help="Exact height; see --width."),
@@ -98,8 +95,12 @@ PAINTING: Mapping[str, Callable[[Any], Any]] = {
     "total_variation_weight": click.option(
         "--tv-weight", "total_variation_weight", type=float, help="Weight of the total variation."
     ),
-    "content_layers": click.option("--content-layers", type=LayerWeights(), help="Layers of the content loss."),
-    "style_layers": click.option("--style-layers", type=LayerWeights(), help="Layers of the style loss."),
+    "content_layers": click.option(
+        "--content-layers", type=LayerWeights(), shell_complete=completion.layers, help="Layers of the content loss."
+    ),
+    "style_layers": click.option(
+        "--style-layers", type=LayerWeights(), shell_complete=completion.layers, help="Layers of the style loss."
+    ),
     "normalization": click.option("--normalization", type=_choice("normalization"), help="How layer errors are normalized."),
     "style_loss": click.option(
         "--style-loss",
@@ -120,9 +121,13 @@ PAINTING: Mapping[str, Callable[[Any], Any]] = {
     ),
     "history": click.option("--history", type=int, help="Number of correction pairs that L-BFGS keeps."),
     "init": click.option("--init", type=_choice("init"), help="Initial canvas."),
-    "init_image": click.option("--init-image", help="Picture for the initial canvas."),
+    "init_image": click.option("--init-image", shell_complete=completion.files, help="Picture for the initial canvas."),
     "seed": click.option("--seed", type=int, help="Seed of the noise."),
-    "network": click.option("--network", help="ARCHITECTURE:WEIGHTS, such as alexnet:random-7; see 'impasto info'."),
+    "network": click.option(
+        "--network",
+        shell_complete=completion.networks,
+        help="ARCHITECTURE:WEIGHTS, such as alexnet:random-7; see 'impasto info'.",
+    ),
     "pooling": click.option("--pooling", type=_choice("pooling"), help="Type of the network's pooling layers."),
     "levels": click.option(
         "--levels", type=int, help="Number of sizes to paint at, each twice the previous one; 1: full size only, 0: automatic."
@@ -145,6 +150,8 @@ PAINTING: Mapping[str, Callable[[Any], Any]] = {
     "ttl_s": click.option(
         "--ttl", "ttl_s", type=SECONDS, help="Seconds to keep the job after its end, at most the server's retention time."
     ),
+    "labels": label_option("Label by which 'impasto jobs list --label' finds the job; repeatable."),
+    "webhook": click.option("--webhook", help="URL that the server tells of the job's end, if its operator allows the host."),
     "quality": click.option("--quality", type=int, help="Quality of JPEG and WebP, 1 to 100."),
     "omit_metadata": click.option(
         "--no-metadata", "omit_metadata", is_flag=True, help="Omit the metadata from the file ('impasto redo' needs it)."
@@ -168,6 +175,8 @@ def painting_options(*excluded: str) -> Callable[[Command], Command]:
 def given_options(options: Mapping[str, Any], out: str | None) -> dict[str, Any]:
     """Return the given options as client options, and the format for the output file's extension."""
     given = {name: value for name, value in options.items() if value is not None and value is not False}
+    for name in overridden(given):
+        del given[name]
     if "schedule" in given:
         for name, flag in (("size_px", "--size"), ("steps", "--steps"), ("levels", "--levels")):
             if name in given:
@@ -181,19 +190,44 @@ def given_options(options: Mapping[str, Any], out: str | None) -> dict[str, Any]
     return given
 
 
+def overridden(given: Mapping[str, Any]) -> list[str]:
+    """Return the options of the profile that contradict an option of the command line."""
+    ctx = click.get_current_context(silent=True)
+    if ctx is None:
+        return []
+    of_profile = {name for name in given if ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
+    sizes = {"size_px", "steps", "levels"} & given.keys()
+    if "schedule" in given and sizes:
+        return list(sizes & of_profile if "schedule" not in of_profile else {"schedule"})
+    return []
+
+
 @click.command()
-@click.argument("content")
-@click.argument("styles", nargs=-1, required=True, metavar="STYLE...")
-@click.option("-o", "--output", "out", help="Output file: .png, .jpg or .webp, or - for stdout.")
+@click.argument("content", shell_complete=completion.files)
+@click.argument("styles", nargs=-1, required=True, metavar="STYLE...", shell_complete=completion.files)
+@click.option(
+    "-o", "--output", "out", shell_complete=completion.files, help="Output file: .png, .jpg or .webp, or - for stdout."
+)
 @click.option("--style-shares", help="Weight of each style, comma-separated; equal by default.")
-@click.option("--mask", help="Picture that selects the part of CONTENT to paint: white is painted, black is left unchanged.")
+@click.option(
+    "--mask",
+    shell_complete=completion.files,
+    help="Picture that selects the part of CONTENT to paint: white is painted, black is left unchanged.",
+)
 @click.option(
     "--style-mask",
     "style_masks",
     multiple=True,
+    shell_complete=completion.files,
     help="Part of a STYLE to use; once per style, '' for all.",
 )
-@click.option("--style-region", "style_regions", multiple=True, help="Where a STYLE is painted; once per style.")
+@click.option(
+    "--style-region",
+    "style_regions",
+    multiple=True,
+    shell_complete=completion.files,
+    help="Where a STYLE is painted; once per style.",
+)
 @click.option(
     "--preview-dir",
     type=click.Path(file_okay=False, path_type=Path),

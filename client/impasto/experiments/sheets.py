@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 GAP_PX, TEXT_PX = 8, 13
-_PAPER, _INK = "white", "black"
+_PAPER, _INK, _EMPTY = "white", "black", "lightgrey"
 
 
 @dataclass(frozen=True)
@@ -46,3 +46,51 @@ def _fitted(picture: Image.Image, side: int) -> Image.Image:
     scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+
+
+def labelled_grid(
+    rows: Sequence[Sequence[tuple[Image.Image | None, str]]],
+    columns: Sequence[str],
+    labels: Sequence[str],
+    tile_px: int = 256,
+) -> Image.Image:
+    """Return a table of pictures with a label above each column and before each row, and a caption under each picture.
+
+    Args:
+        rows: Pictures and their captions; a cell without a picture is grey.
+        columns: Labels of the columns.
+        labels: Labels of the rows.
+        tile_px: Longer side of each picture.
+    """
+    font = ImageFont.load_default(TEXT_PX)
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    margin = GAP_PX + max((round(measure.textlength(text, font)) for text in labels), default=0)
+    line = TEXT_PX + 4
+    fitted = [[(None if picture is None else _fitted(picture, tile_px), text) for picture, text in row] for row in rows]
+    heights = [max((picture.height for picture, _ in row if picture), default=tile_px // 2) for row in fitted]
+    width = margin + GAP_PX + len(columns) * (tile_px + GAP_PX)
+    sheet = Image.new("RGB", (width, 2 * GAP_PX + line + sum(height + line + GAP_PX for height in heights)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for index, text in enumerate(columns):
+        draw.text((margin + GAP_PX + index * (tile_px + GAP_PX) + tile_px // 2, GAP_PX), text, _INK, font, anchor="ma")
+    top = 2 * GAP_PX + line
+    for row, height, label in zip(fitted, heights, labels, strict=True):
+        draw.text((margin, top + height // 2), label, _INK, font, anchor="rm")
+        for index, (picture, text) in enumerate(row):
+            left = margin + GAP_PX + index * (tile_px + GAP_PX)
+            if picture is None:
+                draw.rectangle((left, top, left + tile_px - 1, top + height - 1), fill=_EMPTY)
+            else:
+                sheet.paste(picture, (left + (tile_px - picture.width) // 2, top + (height - picture.height) // 2))
+            draw.text((left, top + height + 2), _cut(draw, text, tile_px, font), _INK, font)
+        top += height + line + GAP_PX
+    return sheet
+
+
+def _cut(draw: ImageDraw.ImageDraw, text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Return as much of a text's first line as fits."""
+    text = text.partition("\n")[0]
+    whole = text
+    while text and draw.textlength(text + ("…" if text != whole else ""), font) > width:
+        text = text[:-1]
+    return text + ("…" if text != whole else "")

@@ -269,7 +269,14 @@ class OutputOptions(_message.Message):
     def __init__(self, format: _Optional[_Union[ImageFormat, str]] = ..., quality: _Optional[int] = ..., preview_every_steps: _Optional[int] = ..., preview_size_px: _Optional[int] = ..., omit_metadata: bool = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("content", "styles", "parameters", "output", "priority", "time_limit", "on_deadline", "ttl", "mask", "init_image")
+    __slots__ = ("content", "styles", "parameters", "output", "priority", "time_limit", "on_deadline", "ttl", "mask", "init_image", "labels", "webhook")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     STYLES_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
@@ -280,6 +287,8 @@ class JobSpec(_message.Message):
     TTL_FIELD_NUMBER: _ClassVar[int]
     MASK_FIELD_NUMBER: _ClassVar[int]
     INIT_IMAGE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     content: Image
     styles: _containers.RepeatedCompositeFieldContainer[Style]
     parameters: Parameters
@@ -290,7 +299,9 @@ class JobSpec(_message.Message):
     ttl: _duration_pb2.Duration
     mask: Image
     init_image: Image
-    def __init__(self, content: _Optional[_Union[Image, _Mapping]] = ..., styles: _Optional[_Iterable[_Union[Style, _Mapping]]] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., priority: _Optional[int] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., mask: _Optional[_Union[Image, _Mapping]] = ..., init_image: _Optional[_Union[Image, _Mapping]] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    webhook: str
+    def __init__(self, content: _Optional[_Union[Image, _Mapping]] = ..., styles: _Optional[_Iterable[_Union[Style, _Mapping]]] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., priority: _Optional[int] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., mask: _Optional[_Union[Image, _Mapping]] = ..., init_image: _Optional[_Union[Image, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., webhook: _Optional[str] = ...) -> None: ...
 
 class Losses(_message.Message):
     __slots__ = ("total", "content", "style", "total_variation")
@@ -345,7 +356,14 @@ class Warning(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "request_id", "state", "create_time", "start_time", "end_time", "step", "evaluations", "losses", "parameters", "width_px", "height_px", "network", "device", "stop_reason", "error", "timings", "queue_position", "attempts", "priority", "preemptions", "time_limit", "on_deadline", "ttl", "estimated_start_time", "estimated_end_time", "owner", "warnings", "output", "inputs")
+    __slots__ = ("job_id", "request_id", "state", "create_time", "start_time", "end_time", "step", "evaluations", "losses", "parameters", "width_px", "height_px", "network", "device", "stop_reason", "error", "timings", "queue_position", "attempts", "priority", "preemptions", "time_limit", "on_deadline", "ttl", "estimated_start_time", "estimated_end_time", "owner", "warnings", "output", "inputs", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -376,6 +394,7 @@ class Job(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     request_id: str
     state: JobState
@@ -406,7 +425,8 @@ class Job(_message.Message):
     warnings: _containers.RepeatedCompositeFieldContainer[Warning]
     output: OutputOptions
     inputs: _containers.RepeatedCompositeFieldContainer[Input]
-    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[int] = ..., evaluations: _Optional[int] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., network: _Optional[_Union[NetworkInfo, _Mapping]] = ..., device: _Optional[str] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., queue_position: _Optional[int] = ..., attempts: _Optional[int] = ..., priority: _Optional[int] = ..., preemptions: _Optional[int] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., estimated_start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., estimated_end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., owner: _Optional[str] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[int] = ..., evaluations: _Optional[int] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., network: _Optional[_Union[NetworkInfo, _Mapping]] = ..., device: _Optional[str] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., queue_position: _Optional[int] = ..., attempts: _Optional[int] = ..., priority: _Optional[int] = ..., preemptions: _Optional[int] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., estimated_start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., estimated_end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., owner: _Optional[str] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Input(_message.Message):
     __slots__ = ("field", "name", "sha256")
@@ -555,14 +575,29 @@ class GetJobResponse(_message.Message):
     def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
 
 class ListJobsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token", "states")
+    __slots__ = ("page_size", "page_token", "states", "labels", "created_from", "created_before", "owner")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     STATES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FROM_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
     states: _containers.RepeatedScalarFieldContainer[JobState]
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., states: _Optional[_Iterable[_Union[JobState, str]]] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    created_from: _timestamp_pb2.Timestamp
+    created_before: _timestamp_pb2.Timestamp
+    owner: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., states: _Optional[_Iterable[_Union[JobState, str]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., created_from: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., created_before: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class ListJobsResponse(_message.Message):
     __slots__ = ("jobs", "next_page_token")
@@ -811,7 +846,7 @@ class Preset(_message.Message):
     def __init__(self, name: _Optional[str] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_image_pixels", "max_size_px", "max_steps", "max_styles", "max_queued_jobs", "max_client_jobs", "max_client_jobs_per_minute", "max_client_pixels")
+    __slots__ = ("max_message_bytes", "max_image_pixels", "max_size_px", "max_steps", "max_styles", "max_queued_jobs", "max_client_jobs", "max_client_jobs_per_minute", "max_client_pixels", "max_running_jobs")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_SIZE_PX_FIELD_NUMBER: _ClassVar[int]
@@ -821,6 +856,7 @@ class Limits(_message.Message):
     MAX_CLIENT_JOBS_FIELD_NUMBER: _ClassVar[int]
     MAX_CLIENT_JOBS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
     MAX_CLIENT_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_RUNNING_JOBS_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_image_pixels: int
     max_size_px: int
@@ -830,7 +866,8 @@ class Limits(_message.Message):
     max_client_jobs: int
     max_client_jobs_per_minute: int
     max_client_pixels: int
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_size_px: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_styles: _Optional[int] = ..., max_queued_jobs: _Optional[int] = ..., max_client_jobs: _Optional[int] = ..., max_client_jobs_per_minute: _Optional[int] = ..., max_client_pixels: _Optional[int] = ...) -> None: ...
+    max_running_jobs: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_size_px: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_styles: _Optional[int] = ..., max_queued_jobs: _Optional[int] = ..., max_client_jobs: _Optional[int] = ..., max_client_jobs_per_minute: _Optional[int] = ..., max_client_pixels: _Optional[int] = ..., max_running_jobs: _Optional[int] = ...) -> None: ...
 
 class Queue(_message.Message):
     __slots__ = ("queued", "running")

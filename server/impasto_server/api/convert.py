@@ -35,6 +35,7 @@ from impasto_server.api.validation import INSPECTION_PX, Draft, File, Inspection
 from impasto_server.domain.errors import invalid
 from impasto_server.domain.events import Heartbeat, Paused, PauseReason, Started, Stepped
 from impasto_server.domain.job import Job, JobState, NetworkDescription, OutputOptions, StopReason
+from impasto_server.domain.labels import MAX_LABELS
 from impasto_server.domain.pictures import ImageFormat
 from impasto_server.workers.messages import Inspected
 from impasto_server.workers.pool import WorkerStatus
@@ -137,6 +138,8 @@ def draft(spec: pb.JobSpec, uploaded: Callable[[str], Path]) -> Draft:
         _seconds(spec, "ttl"),
         mask,
         init_image,
+        dict(spec.labels),
+        spec.webhook,
     )
 
 
@@ -155,6 +158,7 @@ def check_lengths(spec: pb.JobSpec, max_styles: int) -> None:
     parameters = spec.parameters
     lists = (
         ("styles", len(spec.styles), max_styles),
+        ("labels", len(spec.labels), MAX_LABELS),
         ("parameters.content_layers", len(parameters.content_layers.layers), MAX_LAYERS),
         ("parameters.style_layers", len(parameters.style_layers.layers), MAX_LAYERS),
         ("parameters.schedule", len(parameters.schedule), MAX_LEVELS),
@@ -337,6 +341,7 @@ def job_message(job: Job, queue_position: int = 0, estimate: tuple[float, float]
         warnings=[pb.Warning(reason=warning.reason, message=warning.message) for warning in job.warnings],
         output=output_message(job.spec.output),
         inputs=[pb.Input(field=item.role, name=item.name, sha256=item.sha256) for item in job.spec.sources],
+        labels=job.spec.labels,
     )
 
 

@@ -17,7 +17,7 @@ import grpc
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 from impasto_engine.parameters import MAX_STEPS, PRESETS, fitted
-from impasto_server.api import convert, validation
+from impasto_server.api import convert, filters, validation
 from impasto_server.api.limits import let_go
 from impasto_server.auth.tokens import PRINCIPAL
 from impasto_server.config import MIB, ServerConfig
@@ -121,14 +121,12 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
             raise invalid(("page_size", f"must be 0 or more, got {request.page_size}"))
         size = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
         before = _page_start(request.page_token)
-        caller = PRINCIPAL.get()
-        states = convert.states(request.states)
-        owner = None if caller.admin else caller.name
-        jobs = self._dispatcher.page(before, size + 1, states, owner)
+        wanted = filters.job_filter(request, PRINCIPAL.get())
+        jobs = self._dispatcher.page(before, size + 1, wanted)
         token = ""
         if len(jobs) > size:
             last = jobs[size - 1]
-            token = _page_token(last.number if owner is None else last.own_number)
+            token = _page_token(last.number if wanted.owner is None else last.own_number)
         return pb.ListJobsResponse(jobs=[self._message(job) for job in jobs[:size]], next_page_token=token)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
@@ -376,6 +374,7 @@ class StyleTransferService(pb_grpc.StyleTransferServiceServicer):
                 max_client_jobs=config.max_client_jobs,
                 max_client_jobs_per_minute=config.max_client_jobs_per_minute,
                 max_client_pixels=config.max_client_pixels,
+                max_running_jobs=self._pool.slots,
             ),
             queue=pb.Queue(queued=dispatcher.queued, running=dispatcher.running),
             storage=pb.Storage(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,11 +14,13 @@ from PIL.Image import Image, frombytes
 from impasto_engine.architectures import ARCHITECTURES, split
 from impasto_engine.parameters import Parameters, Pooling, Violation, fitted, settled, violations, without_content
 from impasto_server.config import ServerConfig
+from impasto_server.domain import labels
 from impasto_server.domain.errors import invalid
 from impasto_server.domain.job import JobSpec, OutputOptions, Source, StylePicture
 from impasto_server.domain.pictures import Plane, Raster, content_of
 from impasto_server.pictures import decoders as decoding
 from impasto_server.pictures import images
+from impasto_server.webhooks.addresses import wrong_with
 from impasto_server.workers.messages import Inspect
 
 MAX_REQUEST_ID = 128
@@ -89,6 +91,8 @@ class Draft:
         ttl_s: How long the job is kept after its end.
         mask: Part of the content that is painted, or None for all.
         init_image: Picture that the canvas starts from, or None.
+        labels: Labels by which its owner finds it.
+        webhook: URL that is told of its end; empty for none.
     """
 
     content: File | None
@@ -105,6 +109,8 @@ class Draft:
     ttl_s: float | None = None
     mask: File | None = None
     init_image: File | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    webhook: str = field(default="", repr=False)
 
     def files(self) -> dict[str, File]:
         """Return every file by its request field."""
@@ -172,6 +178,9 @@ def check_numbers(draft: Draft, request_id: str, network_id: Callable[[str], str
             )
         ]
     found += _job_violations(draft)
+    found += labels.violations(draft.labels)
+    if draft.webhook and (wrong := wrong_with(draft.webhook, config.webhook_hosts)):
+        found.append(Violation("webhook", wrong))
     found += _output_violations(draft.output)
     _raise(found)
     return replace(draft, parameters=parameters)
@@ -237,6 +246,8 @@ def open_pictures(draft: Draft, config: ServerConfig, tell: Callable[[str], None
         mask,
         init_image,
         tuple(Source(role, file.name, pictures.digests[role]) for role, file in draft.files().items()),
+        draft.labels,
+        draft.webhook,
     )
 
 

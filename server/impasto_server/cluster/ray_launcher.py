@@ -121,6 +121,7 @@ class RayLauncher:
         try:
             await asyncio.wait_for(asyncio.shield(self._first), START_S)
         except TimeoutError:
+            self._first.cancel()  # what happens later is logged
             logger.warning("the cluster at %s does not answer yet; it is tried again", self._settings.address)
         except LauncherError:
             await self._cancel()
@@ -203,7 +204,7 @@ class RayLauncher:
         was_connected = False
         try:
             writer.write(encode(self._settings))
-            while line := await asyncio.wait_for(reader.readline(), SILENCE_S):
+            while line := await self._line_of(reader):
                 self._receive(decode(line))
                 was_connected = was_connected or self._connected
         except (TimeoutError, ConnectionError, ValueError) as error:
@@ -215,6 +216,10 @@ class RayLauncher:
                 process.kill()
             await process.wait()
         return was_connected
+
+    async def _line_of(self, reader: asyncio.StreamReader) -> bytes:
+        async with asyncio.timeout(SILENCE_S):  # not wait_for, which loses a cancellation that comes with a line
+            return await reader.readline()
 
     def _receive(self, message: Message) -> None:
         if isinstance(message, Connected):

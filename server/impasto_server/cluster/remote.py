@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,8 +28,10 @@ from impasto_server.workers.messages import (
     JobFailed,
     JobPainted,
     JobParked,
+    JobStepped,
     Report,
     Start,
+    Together,
 )
 
 logger = logging.getLogger(__name__)
@@ -113,8 +116,7 @@ class RemoteWorker:
         self.heard = time.monotonic()
         part = request.WhichOneof("part")
         if part == "reports":
-            for message in request.reports.reports:
-                self._report(wire.decode(message))
+            self._reports([wire.decode(message) for message in request.reports.reports])
         elif part == "piece":
             await self._take_piece(request.piece)
         elif part == "process_ended":
@@ -129,6 +131,15 @@ class RemoteWorker:
     def _pass_on(self, report: Report) -> None:
         if self._on_report:
             self._on_report(report)
+
+    def _reports(self, reports: Sequence[object]) -> None:
+        """Pass on reports, runs of steps together."""
+        for steps, group in itertools.groupby(reports, lambda report: isinstance(report, JobStepped)):
+            if steps:
+                self._pass_on(Together(tuple(group)))  # type: ignore[arg-type]  # they are steps
+                continue
+            for report in group:
+                self._report(report)
 
     def _report(self, report: object) -> None:
         if isinstance(report, wire.JobFinished):

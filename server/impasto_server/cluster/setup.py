@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 from impasto_server.cluster.launcher import Launcher, WorkerCommand
 from impasto_server.cluster.local import LocalLauncher
@@ -40,7 +41,9 @@ def manager(config: ServerConfig, jobs: Assembly, address: str) -> ClusterManage
         launcher = LocalLauncher(command, min(limits.most, os.cpu_count() or 1))
     else:
         resource = "CPU" if config.worker_device == "cpu" else "GPU"
-        launcher = RayLauncher(config.cluster, command, namespace=f"impasto-{config.listen}", resource=resource)
+        # Another server's workers would be ended: 0.0.0.0:50051 alone is the address of many.
+        namespace = f"impasto-{socket.gethostname()}-{config.listen}"
+        launcher = RayLauncher(config.cluster, command, namespace=namespace, resource=resource)
     slots = config.max_running_jobs or (1 if config.worker_device == "cpu" else 16)
 
     def load() -> Load:

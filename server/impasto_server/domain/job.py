@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from impasto_engine.parameters import Arithmetic, Parameters
@@ -94,6 +95,8 @@ class JobSpec:
         mask: Part of the content that is painted; same size as the canvas.
         init_image: Picture that the canvas starts from; same size as the canvas.
         sources: The files of the pictures.
+        labels: Labels by which its owner finds it.
+        webhook: URL that is told of its end; empty for none.
     """
 
     width: int
@@ -109,6 +112,8 @@ class JobSpec:
     mask: Plane | None = None
     init_image: Raster | None = None
     sources: tuple[Source, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    webhook: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import replace
 
+from impasto_engine.results import Losses
 from impasto_server.domain.events import Ended, Event, Stepped
+
+_Packed = tuple[int, int, float, float, float, float, float]
 
 
 class Journal:
     """Events numbered from 1. Only the newest preview is kept: a slow reader loses old previews, never an event.
+
+    Steps are kept as plain tuples of numbers: a fleet holds millions of them, and Python's garbage collector, which stops the
+    event loop, does not visit such tuples.
 
     An event is added when it happens and shown when it is committed: watchers must not see what a restart would lose.
 
@@ -20,10 +25,11 @@ class Journal:
     """
 
     def __init__(self, events: Iterable[Event] = (), sealed: int | None = None) -> None:
-        self._events: list[Event] = list(events)
+        self._preview: tuple[int, bytes] | None = None
+        """Index of the newest event with a preview, and the preview."""
+        self._events: list[Event | _Packed] = [_packed(event) for event in events]
         self._shown = len(self._events) if sealed is None else sealed
         self._sealed = sealed is not None
-        self._preview_at: int | None = None
         self._grown = asyncio.Event()
 
     @property
@@ -44,19 +50,18 @@ class Journal:
     @property
     def events(self) -> list[Event]:
         """All events so far."""
-        return self._events
+        return [self._event(index) for index in range(len(self._events))]
 
     def seal(self) -> None:
         """Release the events: the job has ended, and they are kept elsewhere."""
         self._sealed = True
-        self._events = []
+        self._events, self._preview = [], None
 
     def add(self, event: Event) -> int:
         """Add an event; return its number."""
         if isinstance(event, Stepped) and event.preview is not None:
-            self._drop_old_preview()
-            self._preview_at = len(self._events)
-        self._events.append(event)
+            self._preview = len(self._events), event.preview
+        self._events.append(_packed(event))
         return len(self._events)
 
     def show(self, sequence: int) -> None:
@@ -67,7 +72,8 @@ class Journal:
 
     def after(self, sequence: int) -> list[tuple[int, Event]]:
         """Return the visible events after a number, each with its own number."""
-        return list(enumerate(self._events[sequence : self._shown], start=sequence + 1))
+        last = min(self._shown, len(self._events))
+        return [(index + 1, self._event(index)) for index in range(sequence, last)]
 
     async def wait(self, timeout_s: float) -> bool:
         """Wait for the next event; False if none came in time."""
@@ -77,9 +83,18 @@ class Journal:
             return False
         return True
 
-    def _drop_old_preview(self) -> None:
-        if self._preview_at is None:
-            return
-        event = self._events[self._preview_at]
-        if isinstance(event, Stepped):
-            self._events[self._preview_at] = replace(event, preview=None)
+    def _event(self, index: int) -> Event:
+        kept = self._events[index]
+        if not isinstance(kept, tuple):
+            return kept
+        step, steps, content, style, variation, elapsed_s, remaining_s = kept
+        preview = self._preview[1] if self._preview is not None and self._preview[0] == index else None
+        return Stepped(step, steps, Losses(content, style, variation), elapsed_s, remaining_s, preview)
+
+
+def _packed(event: Event) -> Event | _Packed:
+    if not isinstance(event, Stepped):
+        return event
+    losses = event.losses
+    terms = losses.content, losses.style, losses.total_variation
+    return event.step, event.steps, *terms, event.elapsed_s, event.remaining_s

@@ -18,7 +18,7 @@ from impasto_server.domain.events import Ended, Event, Paused, PauseReason, Star
 from impasto_server.domain.job import Job, JobError, JobState, JobWarning, NetworkDescription, StopReason
 
 MAX_LOSSES = 3
-"""A job fails when its worker was lost this often while it ran."""
+"""A job fails when its worker was lost this often while it ran, and the job may have been the cause."""
 
 
 class Intent(Enum):
@@ -78,6 +78,13 @@ class StepDone:
     elapsed_s: float
     remaining_s: float
     preview: bytes | None
+
+
+@dataclass(frozen=True)
+class StepsDone:
+    """Its worker finished several steps, which it reported together, in order."""
+
+    steps: tuple[StepDone, ...]
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,7 @@ LifeEvent = (
     Dispatched
     | Began
     | StepDone
+    | StepsDone
     | Parked
     | Painted
     | Encoded
@@ -203,7 +211,14 @@ class Tell:
     event: Event
 
 
-Effect = Order | Enqueue | Dequeue | Tell
+@dataclass(frozen=True)
+class TellRun:
+    """Record several steps for its watchers, which are stored together."""
+
+    events: tuple[Stepped, ...]
+
+
+Effect = Order | Enqueue | Dequeue | Tell | TellRun
 Change = tuple[Life, tuple[Effect, ...]]
 _Transition = Callable[[Life, Any, float], Change]
 
@@ -223,7 +238,7 @@ def apply(life: Life, event: LifeEvent, now: float) -> Change:
     return TRANSITIONS[life.job.state, type(event)](life, event, now)
 
 
-_WORKER_EVENTS = (Began, StepDone, Parked, Painted, WorkerLost)
+_WORKER_EVENTS = (Began, StepDone, StepsDone, Parked, Painted, WorkerLost)
 
 
 def _ignore(life: Life, event: LifeEvent, now: float) -> Change:
@@ -263,12 +278,23 @@ def _began(life: Life, event: Began, now: float) -> Change:
 
 
 def _stepped(life: Life, event: StepDone, now: float) -> Change:
-    steps = life.job.spec.parameters.steps
-    job = replace(life.job, step=event.step, losses=event.losses, optimize_s=event.elapsed_s)
-    shown = Tell(Stepped(event.step, steps, event.losses, event.elapsed_s, event.remaining_s, event.preview))
+    return _step_to(life, event, Tell(_shown(life, event)))
+
+
+def _stepped_on(life: Life, event: StepsDone, now: float) -> Change:
+    return _step_to(life, event.steps[-1], TellRun(tuple(_shown(life, step) for step in event.steps)))
+
+
+def _step_to(life: Life, last: StepDone, shown: Effect) -> Change:
+    job = replace(life.job, step=last.step, losses=last.losses, optimize_s=last.elapsed_s)
     # The worker that got the order to finish may be lost; this may be another one.
     finish: tuple[Effect, ...] = (Order("finish"),) if life.intent is Intent.FINISH else ()
     return replace(life, job=job), (shown, *finish)
+
+
+def _shown(life: Life, step: StepDone) -> Stepped:
+    steps = life.job.spec.parameters.steps
+    return Stepped(step.step, steps, step.losses, step.elapsed_s, step.remaining_s, step.preview)
 
 
 def _parked(life: Life, event: Parked, now: float) -> Change:
@@ -370,6 +396,7 @@ _QUEUED: Mapping[type[LifeEvent], _Transition] = {
 _RUNNING: Mapping[type[LifeEvent], _Transition] = {
     Began: _began,
     StepDone: _stepped,
+    StepsDone: _stepped_on,
     Parked: _parked,
     Painted: _painted,
     Encoded: _encoded,

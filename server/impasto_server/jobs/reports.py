@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from impasto_server.domain.job import Job, JobError, JobState
@@ -65,13 +66,18 @@ class WorkerReports:
     def on_draining(self, name: str) -> None:
         """A worker must get no more jobs: its jobs are parked, and resume elsewhere."""
         self._scheduler.resize(name, self._pool.capacity(name))
-        for job, _ in self._table.unended():
-            if job.state is JobState.RUNNING and job.device == name:
-                self._pool.send(name, Park(job.job_id))
+        for job_id in self._scheduler.jobs_on(name):
+            self._pool.send(name, Park(job_id))
         self._table.dispatch()
 
     def on_lost(self, name: str, cause: str, *, blame: bool = True) -> None:
-        """A worker died or was killed."""
+        """A worker died or was killed.
+
+        Args:
+            name: Name of the worker.
+            cause: How it was lost.
+            blame: Whether one of its jobs may be the cause: they run alone from now on, and fail after some losses.
+        """
         self._metrics.restarts.labels(name).inc()
         self._metrics.ready.labels(name).set(0)
         for job_id in self._scheduler.worker_lost(name, suspects=blame):
@@ -81,13 +87,41 @@ class WorkerReports:
                 logger.warning(text, job_id, extra=about(job))
         self._table.dispatch()
 
+    def on_reports(self, name: str, reports: Sequence[JobReport]) -> None:
+        """A worker sent several reports in one message, those of a job in order.
+
+        The steps of a job without another of its reports between them are a run: they change its record once, and are stored in
+        one row. Reports of different jobs may be handled in another order.
+        """
+        runs: dict[str, list[JobStepped]] = {}
+        for report in reports:
+            if isinstance(report, JobStepped):
+                runs.setdefault(report.job_id, []).append(report)
+            else:
+                self._on_run(name, runs.pop(report.job_id, ()))
+                self.on_report(name, report)
+        for run in runs.values():
+            self._on_run(name, run)
+
+    def _on_run(self, name: str, run: Sequence[JobStepped]) -> None:
+        if len(run) == 1:
+            self.on_report(name, run[0])
+        elif run and (job := self._runs(name, run[0].job_id)) is not None:
+            self._count_steps(job, run)
+            self._table.change(job.job_id, lifecycle.StepsDone(tuple(_step_done(report) for report in run)))
+
+    def _runs(self, name: str, job_id: str) -> Job | None:
+        """Return a job that runs on a worker; None if it was cancelled meanwhile, or assigned to another worker."""
+        job = self._store.get(job_id)
+        return job if job is not None and job.state is JobState.RUNNING and job.device == name else None
+
     def on_report(self, name: str, report: JobReport) -> None:
         """A worker reported on a job."""
-        job = self._store.get(report.job_id)
-        if job is None or job.state is not JobState.RUNNING or job.device != name:
+        job = self._runs(name, report.job_id)
+        if job is None:
             if isinstance(report, JobParked):
                 self._table.drop_checkpoint(report.job_id)
-            return  # cancelled meanwhile, or assigned to another worker
+            return
         if isinstance(report, JobStarted):
             self._on_started(job, report)
         elif isinstance(report, JobStepped):
@@ -120,25 +154,27 @@ class WorkerReports:
         self._table.change(job.job_id, began)
 
     def _on_step(self, job: Job, report: JobStepped) -> None:
-        self._count_step(job, report)
-        done = lifecycle.StepDone(report.step, report.losses, report.elapsed_s, report.remaining_s, report.preview)
-        self._table.change(job.job_id, done)
+        self._count_steps(job, (report,))
+        self._table.change(job.job_id, _step_done(report))
 
-    def _count_step(self, job: Job, report: JobStepped) -> None:
-        """Count a step, and learn its time."""
-        runtime, metrics, device = self._table.runtimes[job.job_id], self._metrics, job.device
+    def _count_steps(self, job: Job, reports: Sequence[JobStepped]) -> None:
+        """Count consecutive steps of a job, and learn their times."""
+        runtime, metrics, device, spec = self._table.runtimes[job.job_id], self._metrics, job.device, job.spec
         together = max(1, self._scheduler.runs_on(device))
-        seconds = max(0.0, report.elapsed_s - runtime.elapsed_s)
-        runtime.stepped, runtime.elapsed_s, runtime.remaining_s = time.monotonic(), report.elapsed_s, report.remaining_s
-        metrics.steps.labels(device).inc()
-        metrics.step_s.labels(device).observe(seconds)
-        metrics.occupancy.labels(device).observe(together)
-        if report.step == 1:
-            metrics.first_step_s.observe(runtime.stepped - runtime.accepted)
-        spec = job.spec
-        before, after = (work(spec.width, spec.height, spec.parameters, done) for done in (report.step - 1, report.step))
-        if before > after and seconds:
-            self._pace.learn(device, seconds / together, before - after)
+        took, shared = metrics.step_s.labels(device), metrics.occupancy.labels(device)
+        metrics.steps.labels(device).inc(len(reports))
+        runtime.stepped = time.monotonic()
+        left = work(spec.width, spec.height, spec.parameters, reports[0].step - 1)
+        for report in reports:
+            seconds, runtime.elapsed_s = max(0.0, report.elapsed_s - runtime.elapsed_s), report.elapsed_s
+            took.observe(seconds)
+            shared.observe(together)
+            if report.step == 1:
+                metrics.first_step_s.observe(runtime.stepped - runtime.accepted)
+            before, left = left, work(spec.width, spec.height, spec.parameters, report.step)
+            if before > left and seconds:
+                self._pace.learn(device, seconds / together, before - left)
+        runtime.remaining_s = reports[-1].remaining_s
 
     def _on_parked(self, job: Job, step: int) -> None:
         self._scheduler.parked(job.job_id)
@@ -187,3 +223,7 @@ class WorkerReports:
     def close(self) -> None:
         """Stop the threads."""
         self._encoding.shutdown(wait=False)
+
+
+def _step_done(report: JobStepped) -> lifecycle.StepDone:
+    return lifecycle.StepDone(report.step, report.losses, report.elapsed_s, report.remaining_s, report.preview)

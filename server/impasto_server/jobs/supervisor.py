@@ -66,9 +66,8 @@ class Supervisor:
     def _turn_s(self, worker: str) -> float | None:
         """Return the expected time of one round of a worker: a step of each of its jobs."""
         seconds = 0.0
-        for job, _ in self._table.unended():
-            if job.state is not JobState.RUNNING or job.device != worker:
-                continue
+        for job_id in self._scheduler.jobs_on(worker):
+            job = self._table.known(job_id)
             left = job.spec.parameters.steps - job.step
             whole = self._pace.seconds(job.spec.width, job.spec.height, job.spec.parameters, job.step)
             if whole is None:
@@ -93,12 +92,8 @@ class Supervisor:
             if not runtime.admitted or runtime.intent is Intent.ENCODE:
                 continue
             waits, worker = self._scheduler.waits(job.job_id), self._scheduler.worker_of(job.job_id)
-            wanted = {
-                JobState.QUEUED: (True, None),
-                JobState.RUNNING: (False, job.device),
-                JobState.PAUSED: (False, None),
-            }[job.state]
-            if (waits, worker) != wanted:
+            wanted = job.device if job.state is JobState.RUNNING else None
+            if waits != (job.state is JobState.QUEUED) or worker != wanted:
                 where = f"{job.state.value} on {job.device or 'no worker'}"
                 wrong.append(f"job {job.job_id} is {where}: waits {waits}, runs on {worker}")
         return wrong

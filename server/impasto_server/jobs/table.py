@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Coroutine, Iterator, Mapping
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from impasto_server.domain.errors import not_found
-from impasto_server.domain.events import Ended, Event
+from impasto_server.domain.events import Ended, Event, Stepped
 from impasto_server.domain.job import Job, JobState
 from impasto_server.jobs import lifecycle
 from impasto_server.jobs.admission import Admission
@@ -147,6 +147,8 @@ class JobTable:
     def _carry_out(self, effect: lifecycle.Effect, job: Job, worker: str) -> None:
         if isinstance(effect, lifecycle.Tell):
             self.tell(job.job_id, effect.event)
+        elif isinstance(effect, lifecycle.TellRun):
+            self._tell_run(job.job_id, effect.events)
         elif isinstance(effect, lifecycle.Enqueue):
             self.enqueue(job, at_once=effect.at_once)
         elif isinstance(effect, lifecycle.Dequeue):
@@ -154,7 +156,8 @@ class JobTable:
         elif effect.what == "start":
             self._runtimes[job.job_id].dispatched = time.monotonic()
             begun = job.arithmetic if job.step else None
-            self._pool.send(worker, Start(job.job_id, job.spec, str(self._checkpoint(job.job_id)), begun))
+            spec = replace(job.spec, labels={}, webhook="")  # of its owner; a worker needs neither
+            self._pool.send(worker, Start(job.job_id, spec, str(self._checkpoint(job.job_id)), begun))
         else:
             self._pool.send(worker, _COMMANDS[effect.what](job.job_id))
 
@@ -230,6 +233,12 @@ class JobTable:
                 self.spawn(self._seal(job_id, runtime.journal))
 
         self._store.append(job_id, number, event, show)
+
+    def _tell_run(self, job_id: str, steps: Sequence[Stepped]) -> None:
+        """Record steps that were reported together; they are numbered one by one, stored in one row, and shown at once."""
+        journal = self._runtimes[job_id].journal
+        last = [journal.add(step) for step in steps][-1]
+        self._store.append_run(job_id, last, steps, lambda: journal.show(last))
 
     async def _seal(self, job_id: str, journal: Journal) -> None:
         await self._store.seal(job_id, journal.events)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator
 
 from impasto_server.config import ServerConfig
 from impasto_server.domain.errors import ServiceError, invalid, not_found
 from impasto_server.domain.events import Ended, Event, Heartbeat
+from impasto_server.domain.filters import JobFilter
 from impasto_server.domain.job import Job, JobState
 from impasto_server.jobs.admission import Admission
 from impasto_server.jobs.journal import Journal
 from impasto_server.jobs.table import JobTable
 from impasto_server.scheduling.scheduler import Scheduler
-from impasto_server.store.base import JobStore
+from impasto_server.store.base import EVERY_JOB, JobStore
 
 HEARTBEATS_PER_S = 500
 """Maximum rate of heartbeats to all watchers together."""
@@ -100,9 +101,9 @@ class JobViews:
         await self._store.settled()
         return self.get(job_id)
 
-    def page(self, before: int | None, limit: int, states: Collection[JobState], owner: str | None = None) -> list[Job]:
+    def page(self, before: int | None, limit: int, wanted: JobFilter = EVERY_JOB) -> list[Job]:
         """Return jobs, newest first; see :class:`~impasto_server.store.base.JobStore`."""
-        return self._store.page(before, limit, states, owner)
+        return self._store.page(before, limit, wanted)
 
     def position(self, job_id: str) -> int:
         """Return how many jobs will start before this one."""

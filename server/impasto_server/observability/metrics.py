@@ -104,6 +104,9 @@ class Metrics:
         self.losses = self._histogram("impasto_final_loss", "Final loss of a finished picture.", LOSS_BUCKETS)
 
     def _make_server(self) -> None:
+        self.webhooks = self._counter("impasto_webhooks", "Calls of webhooks, by outcome.", "outcome")
+        self.webhooks_pending = self._gauge("impasto_webhooks_pending", "Messages that their receivers have not confirmed.")
+        self.webhook_age = self._gauge("impasto_webhook_oldest_seconds", "Age of the oldest of these messages.")
         self.preemptions = self._counter("impasto_preemptions", "Jobs preempted.")
         self.resumes = self._counter("impasto_resumes", "Jobs resumed after a lost worker, a pause or a restart.")
         self.cache = self._counter("impasto_style_cache", "Style lookups in a worker's cache, by result.", "result")
@@ -171,6 +174,8 @@ class Metrics:
                 self.ended.labels(state.value, stop.value)
         for outcome in ("failed", "best"):
             self.deadlines.labels(outcome)
+        for outcome in ("delivered", "failed", "given_up"):
+            self.webhooks.labels(outcome)
         for result in ("hit", "miss"):
             self.cache.labels(result)
 

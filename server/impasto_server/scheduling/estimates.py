@@ -26,17 +26,23 @@ class Pace:
     def __init__(self) -> None:
         self._start: dict[str, float] = {}
         self._recent: dict[str, deque[float]] = {}
+        self._known: dict[str, float] = {}
+        """Time per pixel of each device that is known, computed when it was last needed."""
+        self._stale: set[str] = set()
+        self._mean: float | None = None
 
     def measured(self, device: str, seconds_per_pixel: float) -> None:
         """Record the measurement at a worker's start; it is used until enough steps are seen, and bounds later values."""
         self._start[device] = seconds_per_pixel
         self._recent.setdefault(device, deque(maxlen=RECENT))
+        self._stale.add(device)
 
     def learn(self, device: str, seconds: float, pixels: float) -> None:
         """Record the time of a step over this many pixels, counted as VGG16's in the device's own arithmetic."""
         if pixels >= LEAST_PIXELS:
             recent = self._recent.setdefault(device, deque(maxlen=RECENT))
             recent.append(max(0.0, seconds - FIXED_S) / pixels)
+            self._stale.add(device)
 
     def per_pixel(self, device: str) -> float | None:
         """Return the time of a device's step per pixel; None if unknown."""
@@ -57,11 +63,21 @@ class Pace:
             parameters: Parameters of the job.
             done: Steps already done.
         """
-        known = [value for device in {*self._start, *self._recent} if (value := self.per_pixel(device)) is not None]
-        if not known:
+        mean = self._average()
+        if mean is None:
             return None
         steps = max(0, sum(level_steps(parameters)) - done)
-        return sum(known) / len(known) * work(width, height, parameters, done) + FIXED_S * steps
+        return mean * work(width, height, parameters, done) + FIXED_S * steps
+
+    def _average(self) -> float | None:
+        """Return the mean of the devices' times per pixel; None if none is known."""
+        if self._stale:
+            for device in self._stale:
+                if (value := self.per_pixel(device)) is not None:
+                    self._known[device] = value
+            self._stale.clear()
+            self._mean = statistics.fmean(self._known.values()) if self._known else None
+        return self._mean
 
 
 def work(width: int, height: int, parameters: Parameters, done: int = 0) -> float:

@@ -3,141 +3,32 @@
 - **Order**: priority, then age, in one number: a level of priority is worth a number of seconds of age. The number never
   changes while a job waits, so a job that waits long enough comes first, and no job starves.
 - **Room**: a worker accepts a job if it has a free slot and its memory budget holds what its jobs keep plus what its largest
-  pass needs (:func:`memory`).
+  pass needs (:func:`~impasto_server.scheduling.tickets.memory`).
 - **No overtaking of large jobs**: one worker is kept free for the first job that fits nowhere; later jobs go to the other
   workers only.
 - **Preemption**: for a job of higher priority, running jobs of lower priority that come after it in the order are asked to
   leave. They wait again at their old place; the caller keeps their state.
-- **Suspects**: a job that ran on a lost worker runs alone from then on, so that a job that kills its workers does not
-  repeatedly interrupt others.
+- **Suspects**: a job that ran on a worker that died runs alone from then on, so that a job that kills its workers does not
+  repeatedly interrupt others. Jobs of a worker whose host was lost are no suspects.
+
+The books are kept in :mod:`~impasto_server.scheduling.fleet` and :mod:`~impasto_server.scheduling.waiting`, the decisions are
+made in :mod:`~impasto_server.scheduling.round`. The tests compare every decision with an implementation without any sums or
+indices (``tests/unit/server/scheduling/reference.py``).
 """
 
 from __future__ import annotations
 
-import bisect
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+
+from impasto_server.scheduling.fleet import Entry, Fleet
+from impasto_server.scheduling.round import Round
+from impasto_server.scheduling.tickets import Assignment, Capacity, Decision, Demand, Preemption, Ticket, memory
+from impasto_server.scheduling.waiting import WaitingJobs
+
+__all__ = ["AGING_S", "Assignment", "Capacity", "Decision", "Demand", "Preemption", "Scheduler", "Ticket", "memory"]
 
 AGING_S = 60.0
 """Seconds of age that a level of priority is worth."""
-
-
-@dataclass(frozen=True)
-class Demand:
-    """Memory that a job needs on a device, in bytes.
-
-    Attributes:
-        held: While it runs: optimizer state and targets.
-        passing: While its canvas passes through the network.
-    """
-
-    held: int = 0
-    passing: int = 0
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """What the scheduler knows about a job.
-
-    Attributes:
-        job_id: Id of the job.
-        pixels: Size of its canvas: the measure of its work per step.
-        arrived: When it was accepted, in seconds of the caller's clock.
-        priority: Higher runs first.
-        shape: Jobs of equal shape share their passes.
-        demand: Memory that it needs.
-        alone: Whether it must not share a worker.
-    """
-
-    job_id: str
-    pixels: int
-    arrived: float
-    priority: int = 0
-    shape: Hashable = None
-    demand: Demand = Demand()
-    alone: bool = False
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """Capacity of a worker.
-
-    Attributes:
-        slots: Maximum number of jobs.
-        memory: Bytes that jobs may use together; None for no limit.
-        group: Canvases of one shape that are evaluated in one pass.
-    """
-
-    slots: int
-    memory: int | None = None
-    group: int = 1
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """A job must start, or resume, on a worker."""
-
-    job_id: str
-    worker: str
-
-
-@dataclass(frozen=True)
-class Preemption:
-    """A job must leave its worker; the caller calls :meth:`Scheduler.parked` when it has."""
-
-    job_id: str
-    worker: str
-
-
-Decision = Assignment | Preemption
-_Place = tuple[float, int]
-
-
-@dataclass
-class _Entry:
-    ticket: Ticket
-    place: _Place
-    leaving: bool = False
-
-
-@dataclass
-class _Worker:
-    name: str
-    capacity: Capacity
-    running: dict[str, _Entry] = field(default_factory=dict)
-
-    @property
-    def pixels(self) -> int:
-        return sum(entry.ticket.pixels for entry in self.running.values())
-
-    def takes(self, ticket: Ticket, without: Iterable[str] = ()) -> bool:
-        """Whether there is room, assuming that some jobs are gone."""
-        gone = set(without)
-        others = [entry.ticket for job_id, entry in self.running.items() if job_id not in gone]
-        if len(others) >= self.capacity.slots or (others and (ticket.alone or any(other.alone for other in others))):
-            return False
-        return self.capacity.memory is None or memory([*others, ticket], self.capacity.group) <= self.capacity.memory
-
-    def shares(self, ticket: Ticket) -> bool:
-        return any(entry.ticket.shape == ticket.shape for entry in self.running.values())
-
-    def leaving(self) -> list[str]:
-        return [job_id for job_id, entry in self.running.items() if entry.leaving]
-
-
-def memory(tickets: Iterable[Ticket], group: int) -> int:
-    """Return the bytes that jobs need together on one device: what all hold, and the largest pass.
-
-    Batches of different shapes are evaluated one after another, so only the most demanding one counts, with at most ``group``
-    canvases in a pass.
-    """
-    held = 0
-    passes: defaultdict[Hashable, list[int]] = defaultdict(list)
-    for ticket in tickets:
-        held += ticket.demand.held
-        passes[ticket.shape].append(ticket.demand.passing)
-    return held + max((sum(sorted(sizes, reverse=True)[:group]) for sizes in passes.values()), default=0)
 
 
 class Scheduler:
@@ -150,98 +41,96 @@ class Scheduler:
     def __init__(self, aging_s: float = AGING_S) -> None:
         self._aging_s = aging_s
         self._submitted = 0
-        self._order: list[tuple[_Place, str]] = []
-        self._waiting: dict[str, _Entry] = {}
-        self._workers: dict[str, _Worker] = {}
+        self._waiting = WaitingJobs()
+        self._fleet = Fleet()
         self._max_memory: dict[str, int | None] = {}
         """Most memory that each worker has had, which its device could have again; None for no limit."""
 
     @property
     def queued(self) -> int:
         """Number of waiting jobs."""
-        return len(self._waiting)
+        return len(self._waiting.entries)
 
     @property
     def running(self) -> int:
         """Number of running jobs."""
-        return sum(len(worker.running) for worker in self._workers.values())
+        return len(self._fleet.places)
 
     def __contains__(self, job_id: str) -> bool:
         """Whether a job waits or runs."""
-        return job_id in self._waiting or self.worker_of(job_id) is not None
+        return job_id in self._waiting.entries or job_id in self._fleet.places
 
     def worker_of(self, job_id: str) -> str | None:
         """Return the worker that a job runs on; None if it does not run."""
-        return next((name for name, worker in self._workers.items() if job_id in worker.running), None)
+        worker = self._fleet.places.get(job_id)
+        return worker.name if worker else None
 
     def waits(self, job_id: str) -> bool:
         """Whether a job waits."""
-        return job_id in self._waiting
+        return job_id in self._waiting.entries
 
     def waiting(self) -> list[str]:
         """Return the waiting jobs, in the order in which they will start."""
-        return [job_id for _, job_id in self._order]
+        return [job_id for _, job_id in self._waiting.order]
 
     def running_on(self) -> dict[str, int]:
         """Return how many jobs run on each worker."""
-        return {name: len(worker.running) for name, worker in self._workers.items()}
+        return {name: len(worker.running) for name, worker in self._fleet.workers.items()}
 
     def submit(self, ticket: Ticket) -> None:
         """Queue a job. A job that already waits or runs does not change."""
         if ticket.job_id not in self:
             self._submitted += 1
-            self._wait(_Entry(ticket, (ticket.arrived - ticket.priority * self._aging_s, self._submitted)))
+            self._wait(Entry(ticket, (ticket.arrived - ticket.priority * self._aging_s, self._submitted)))
 
     def could_hold(self, ticket: Ticket) -> bool:
         """Whether a current worker could hold a job if it were empty and its device as free as it ever was.
 
         True if there is no worker.
         """
-        for worker in self._workers.values():
-            most = self._max_memory[worker.name]
-            if most is None or memory([ticket], worker.capacity.group) <= most:
-                return True
-        return not self._workers
+        needed = ticket.demand.held + ticket.demand.passing
+        most = (self._max_memory[name] for name in self._fleet.workers)
+        return not self._fleet.workers or any(limit is None or needed <= limit for limit in most)
 
     def fits_now(self, ticket: Ticket) -> bool:
         """Whether a worker's memory has room beside its jobs for work without a slot; True if there is no worker."""
-        workers = self._workers.values()
-        return not workers or any(
-            worker.capacity.memory is None
-            or memory([*(entry.ticket for entry in worker.running.values()), ticket], worker.capacity.group)
-            <= worker.capacity.memory
-            for worker in workers
-        )
+        workers = self._fleet.workers.values()
+        return not workers or any(worker.remembers(ticket) for worker in workers)
 
     def hopeless(self) -> tuple[str, ...]:
         """Return the waiting jobs that no current worker could hold, even if it were empty."""
-        workers = self._workers.values()
-        return tuple(
-            job_id
-            for _, job_id in self._order
-            if not any(worker.takes(self._waiting[job_id].ticket, without=worker.running) for worker in workers)
-        )
+        capacities = {worker.capacity for worker in self._fleet.workers.values() if worker.capacity.slots > 0}
+        if any(capacity.memory is None for capacity in capacities):
+            return ()
+        most = max((capacity.memory or 0 for capacity in capacities), default=-1)
+        entries = self._waiting.entries
+        demands = ((job_id, entries[job_id].ticket.demand) for _, job_id in self._waiting.order)
+        return tuple(job_id for job_id, demand in demands if demand.held + demand.passing > most)
 
     def position(self, job_id: str) -> int:
         """Return how many waiting jobs come before this one; 0 if it does not wait."""
-        entry = self._waiting.get(job_id)
-        return bisect.bisect_left(self._order, (entry.place, job_id)) if entry else 0
+        return self._waiting.position(job_id)
 
     def remove(self, job_id: str) -> None:
         """Remove a job: it ended, or need not start. Unknown jobs are ignored."""
-        self._take(job_id)
-        for worker in self._workers.values():
-            worker.running.pop(job_id, None)
+        if self._waiting.take(job_id) is None:
+            self._stop(job_id)
 
     def worker_ready(self, name: str, capacity: Capacity) -> None:
-        """Add a worker that is ready."""
-        self._workers[name] = _Worker(name, capacity)
+        """Add a worker that is ready. It is empty: what ran on one of this name is forgotten."""
+        old = self._fleet.workers.get(name)
+        if old is not None:
+            self._waiting.lost(old)
+        worker = self._fleet.add(name, capacity) if old is None else self._fleet.replace(old, capacity)
+        self._waiting.gained(worker)
         self._remember(name, capacity)
 
     def resize(self, name: str, capacity: Capacity) -> None:
         """Change the capacity of a worker; its jobs stay. Unknown workers are ignored."""
-        if name in self._workers:
-            self._workers[name].capacity = capacity
+        worker = self._fleet.workers.get(name)
+        if worker is not None:
+            self._fleet.resize(worker, capacity)
+            self._waiting.gained(worker)
             self._remember(name, capacity)
 
     def _remember(self, name: str, capacity: Capacity) -> None:
@@ -250,112 +139,53 @@ class Scheduler:
 
     def runs_on(self, name: str) -> int:
         """Return how many jobs run on a worker."""
-        worker = self._workers.get(name)
+        worker = self._fleet.workers.get(name)
         return len(worker.running) if worker else 0
+
+    def jobs_on(self, name: str) -> tuple[str, ...]:
+        """Return the jobs that run on a worker."""
+        worker = self._fleet.workers.get(name)
+        return tuple(worker.running) if worker else ()
 
     def worker_lost(self, name: str, *, suspects: bool = True) -> tuple[str, ...]:
         """Remove a lost worker: its jobs wait again at their old places. Return them.
 
         Args:
-            name: The worker.
-            suspects: Whether its jobs may be the cause, and run alone from now on.
+            name: Name of the worker.
+            suspects: Whether its jobs may be the cause, and so run alone from now on.
         """
-        worker = self._workers.pop(name, None)
+        worker = self._fleet.workers.get(name)
         if worker is None:
             return ()
-        for entry in worker.running.values():
-            self._wait(_Entry(replace(entry.ticket, alone=entry.ticket.alone or suspects), entry.place))
-        return tuple(worker.running)
+        self._waiting.lost(worker)
+        entries = self._fleet.drop(worker)
+        for entry in entries:
+            ticket = replace(entry.ticket, alone=True) if suspects else entry.ticket
+            self._wait(Entry(ticket, entry.place))
+        return tuple(entry.ticket.job_id for entry in entries)
 
     def parked(self, job_id: str) -> bool:
         """Queue a job that has left its worker at its old place again; return False if it did not run."""
-        for worker in self._workers.values():
-            if job_id in worker.running:
-                entry = worker.running.pop(job_id)
-                self._wait(_Entry(entry.ticket, entry.place))
-                return True
-        return False
+        entry = self._stop(job_id)
+        if entry is not None:
+            self._wait(Entry(entry.ticket, entry.place))
+        return entry is not None
 
     def decide(self) -> list[Decision]:
         """Return which waiting jobs start now, and where, and which running jobs must make room for others.
 
         An assigned job counts as running from here on, a preempted one until :meth:`parked` or :meth:`remove`.
         """
-        decisions: list[Decision] = []
-        open_workers = {name: worker for name, worker in self._workers.items() if worker.capacity.slots}
-        for _, job_id in list(self._order):
-            if not open_workers:
-                break
-            entry = self._waiting[job_id]
-            worker = self._roomiest(entry.ticket, open_workers.values())
-            if worker is not None:
-                self._take(job_id)
-                worker.running[job_id] = entry
-                decisions.append(Assignment(job_id, worker.name))
-                continue
-            worker, victims = self._reserve(entry, open_workers.values())
-            if worker is not None:
-                del open_workers[worker.name]
-                for victim in victims:
-                    worker.running[victim].leaving = True
-                    decisions.append(Preemption(victim, worker.name))
-        return decisions
+        return Round(self._waiting, self._fleet).make()
 
-    def _roomiest(self, ticket: Ticket, workers: Iterable[_Worker]) -> _Worker | None:
-        """Return the least loaded worker with room. A worker that already runs this shape may have nearly this much more load.
+    def _wait(self, entry: Entry) -> None:
+        self._waiting.add(entry, self._fleet.roomy)
 
-        An idle worker is better than sharing another's passes.
-        """
-        fitting = [worker for worker in workers if worker.takes(ticket)]
-
-        def load(worker: _Worker) -> tuple[int, int, str]:
-            return worker.pixels - (ticket.pixels if worker.shares(ticket) else 0), worker.pixels, worker.name
-
-        return min(fitting, key=load, default=None)
-
-    def _reserve(self, entry: _Entry, workers: Iterable[_Worker]) -> tuple[_Worker | None, list[str]]:
-        """Return the worker to keep free for a job without room, and the jobs that must leave it."""
-        able = [worker for worker in workers if worker.takes(entry.ticket, without=worker.running)]
-        for worker in able:
-            if worker.takes(entry.ticket, without=worker.leaving()):
-                return worker, []
-        options = [(victims, worker) for worker in able if (victims := self._victims(entry, worker))]
-        if options:
-            victims, worker = min(options, key=lambda option: (len(option[0]), option[1].name))
-            return worker, victims
-        return min(able, key=lambda worker: (worker.pixels, worker.name), default=None), []
-
-    def _victims(self, entry: _Entry, worker: _Worker) -> list[str]:
-        """Return the fewest jobs whose leaving makes room, last in order first; none if that is impossible."""
-        lower = [
-            (other.place, job_id)
-            for job_id, other in worker.running.items()
-            if not other.leaving and other.ticket.priority < entry.ticket.priority and other.place > entry.place
-        ]
-        victims: list[str] = []
-        for _, job_id in sorted(lower, reverse=True):
-            victims.append(job_id)
-            if worker.takes(entry.ticket, without=[*worker.leaving(), *victims]):
-                return list(self._needed(entry.ticket, worker, victims))
-        return []
-
-    @staticmethod
-    def _needed(ticket: Ticket, worker: _Worker, victims: list[str]) -> Iterator[str]:
-        """Yield the victims that are needed to make room; an early small one may turn out to be unnecessary."""
-        kept = list(victims)
-        for victim in victims:
-            others = [job_id for job_id in kept if job_id != victim]
-            if worker.takes(ticket, without=[*worker.leaving(), *others]):
-                kept = others
-            else:
-                yield victim
-
-    def _wait(self, entry: _Entry) -> None:
-        self._take(entry.ticket.job_id)
-        self._waiting[entry.ticket.job_id] = entry
-        bisect.insort(self._order, (entry.place, entry.ticket.job_id))
-
-    def _take(self, job_id: str) -> None:
-        entry = self._waiting.pop(job_id, None)
-        if entry is not None:
-            del self._order[bisect.bisect_left(self._order, (entry.place, job_id))]
+    def _stop(self, job_id: str) -> Entry | None:
+        """Remove a running job from its worker, which gains room; None if it does not run."""
+        taken = self._fleet.take(job_id)
+        if taken is None:
+            return None
+        worker, entry = taken
+        self._waiting.gained(worker)
+        return entry

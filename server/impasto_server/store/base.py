@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from impasto_server.domain.events import Event
-from impasto_server.domain.job import Job, JobError, JobState
+from impasto_server.domain.events import Event, Stepped
+from impasto_server.domain.filters import JobFilter
+from impasto_server.domain.job import Job, JobError
+from impasto_server.domain.webhooks import Webhook
+
+EVERY_JOB = JobFilter()
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,17 @@ class JobStore(Protocol):
         """Store an event, and call back on the event loop when watchers may see it."""
         ...
 
+    def append_run(self, job_id: str, last: int, steps: Sequence[Stepped], visible: Callable[[], None]) -> None:
+        """Store steps with consecutive numbers as one record, and call back on the event loop when watchers may see them.
+
+        Args:
+            job_id: The job.
+            last: Number of the last of them.
+            steps: At least one step.
+            visible: Called once.
+        """
+        ...
+
     async def seal(self, job_id: str, events: list[Event]) -> None:
         """Take over the events of an ended job, so that nothing else needs to hold them."""
         ...
@@ -122,14 +137,13 @@ class JobStore(Protocol):
         """Return the job that a client submitted under a request id."""
         ...
 
-    def page(self, before: int | None, limit: int, states: Collection[JobState], owner: str | None = None) -> list[Job]:
+    def page(self, before: int | None, limit: int, wanted: JobFilter = EVERY_JOB) -> list[Job]:
         """Return jobs as callers see them, newest first.
 
         Args:
-            before: Only jobs with smaller numbers, own numbers if there is an owner; None for all.
+            before: Only jobs with smaller numbers, own numbers if the filter names an owner; None for all.
             limit: Maximum number of jobs.
-            states: Only jobs in one of these states; empty for all.
-            owner: Owner of the jobs; None for all owners.
+            wanted: Only these jobs.
         """
         ...
 
@@ -139,6 +153,18 @@ class JobStore(Protocol):
 
     def result(self, job_id: str) -> bytes | None:
         """Return a job's encoded picture."""
+        ...
+
+    def webhooks(self) -> list[Webhook]:
+        """Return the messages about ended jobs that are committed and not confirmed yet."""
+        ...
+
+    def put_off_webhook(self, message_id: str, attempts: int, due: float) -> None:
+        """Note a failed attempt to send a message, and when the next one is due."""
+        ...
+
+    def drop_webhook(self, message_id: str) -> None:
+        """Remove a message that is confirmed or given up."""
         ...
 
     def expire(self, now: float) -> list[str]:

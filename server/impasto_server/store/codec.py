@@ -102,17 +102,20 @@ def missing(spec: JobSpec) -> str:
 
 
 def encode_job(job: Job) -> str:
-    """Return the record of everything about a job that can change: all but its spec."""
+    """Return the record of everything about a job that can change: all but its spec.
+
+    It is written at each report of a step; ``asdict``, which copies every value, would take longer than the rest.
+    """
     values = {name: getattr(job, name) for name in job.__dataclass_fields__ if name not in _CODED}
     return json.dumps(
         {
             **values,
             "state": job.state.value,
-            "losses": asdict(job.losses) if job.losses else None,
-            "network": asdict(job.network) if job.network else None,
+            "losses": vars(job.losses) if job.losses else None,
+            "network": vars(job.network) if job.network else None,
             "stop_reason": job.stop_reason.value if job.stop_reason else None,
-            "error": asdict(job.error) if job.error else None,
-            "warnings": [asdict(warning) for warning in job.warnings],
+            "error": vars(job.error) if job.error else None,
+            "warnings": [vars(warning) for warning in job.warnings],
         }
     )
 
@@ -167,6 +170,8 @@ def encode_spec(spec: JobSpec) -> str:
         },
         "output": asdict(spec.output),
         **{name: getattr(spec, name) for name in _PLAIN},
+        "labels": dict(spec.labels),
+        "webhook": spec.webhook,
     }
     return json.dumps(values)
 
@@ -191,6 +196,8 @@ def decode_spec(text: str, folder: Path | None) -> JobSpec:
         OutputOptions(**values["output"]),
         **{name: values[name] for name in _PLAIN},
         sources=tuple(Source(**source) for source in values.get("sources", ())),
+        labels=values.get("labels", {}),  # absent in records of older servers
+        webhook=values.get("webhook", ""),
     )
     if folder is None:
         return spec
@@ -255,16 +262,37 @@ def unpack_events(packed: bytes) -> list[Event]:
 def encode_event(event: Event) -> str:
     """Return an event's record; previews are not stored."""
     if isinstance(event, Started):
-        return json.dumps({"kind": "started", **asdict(event)})
+        return json.dumps({"kind": "started", **vars(event)})
     if isinstance(event, Paused):
         return json.dumps({"kind": "paused", "reason": event.reason.value, "step": event.step})
     if isinstance(event, Stepped):
-        return json.dumps({"kind": "stepped", **asdict(replace(event, preview=None))})
+        return json.dumps({"kind": "stepped", **vars(event), "losses": vars(event.losses), "preview": None})
     return json.dumps({"kind": "ended"})
 
 
+def encode_run(steps: Iterable[Stepped]) -> str:
+    """Return the record of steps with consecutive numbers, which takes about sixty bytes a step; previews are not stored."""
+    rows = []
+    total = 0
+    for step in steps:
+        losses, total = step.losses, step.steps
+        rows.append((step.step, losses.content, losses.style, losses.total_variation, step.elapsed_s, step.remaining_s))
+    return json.dumps({"kind": "run", "steps": total, "rows": rows}, separators=(",", ":"))
+
+
+def decode_events(text: str) -> list[Event]:
+    """Return the events of a record: one, or the steps of a run."""
+    if not text.startswith('{"kind":"run"'):
+        return [decode_event(text)]
+    values = json.loads(text)
+    return [
+        Stepped(step, values["steps"], Losses(*losses), elapsed_s, remaining_s)
+        for step, *losses, elapsed_s, remaining_s in values["rows"]
+    ]
+
+
 def decode_event(text: str) -> Event:
-    """Return an event from its record."""
+    """Return an event from its record, which is no run."""
     values = json.loads(text)
     kind = values.pop("kind")
     if kind == "started":

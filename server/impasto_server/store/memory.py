@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from impasto_server.domain.errors import ServiceError
-from impasto_server.domain.events import Event
-from impasto_server.domain.job import Job, JobState
+from impasto_server.domain.events import Event, Stepped
+from impasto_server.domain.filters import JobFilter
+from impasto_server.domain.job import Job
+from impasto_server.domain.webhooks import Webhook, webhook_of
 from impasto_server.files import written_whole
 from impasto_server.store import codec as records
-from impasto_server.store.base import Restored
+from impasto_server.store.base import EVERY_JOB, Restored
+from impasto_server.store.outbox import Outbox
 
 
 class MemoryStore:
@@ -40,6 +43,7 @@ class MemoryStore:
         self._jobs: dict[str, Job] = {}
         self._requests: dict[tuple[str, str], str] = {}
         self._results: dict[str, bytes] = {}
+        self._outbox = Outbox()
         self._sizes: dict[str, int] = {}
         """Bytes of the results."""
 
@@ -104,6 +108,11 @@ class MemoryStore:
         del job_id, sequence, event
         visible()
 
+    def append_run(self, job_id: str, last: int, steps: Sequence[Stepped], visible: Callable[[], None]) -> None:
+        """See :class:`JobStore`. Visible at once."""
+        del job_id, last, steps
+        visible()
+
     async def seal(self, job_id: str, events: list[Event]) -> None:
         """See :class:`JobStore`. The events are compressed."""
         packed = await asyncio.to_thread(records.pack_events, events)
@@ -134,10 +143,29 @@ class MemoryStore:
     def put(self, job: Job) -> None:
         """See :class:`JobStore`. The pictures of an ended job are released: only its result is still needed."""
         if job.state.ended:
+            if (hook := self._message(job)) is not None and not self.durable:
+                self._outbox.add(hook)
             if self._pictures is not None and job.job_id not in self._writing:
                 self._drop(records.files(job.spec))
             job = replace(job, spec=replace(job.spec, content=None, styles=(), mask=None, init_image=None))
         self._jobs[job.job_id] = job
+
+    def _message(self, job: Job) -> Webhook | None:
+        """Return the message about a job that ends with this record, if it named a receiver."""
+        before = self._jobs.get(job.job_id)
+        return webhook_of(job) if before is not None and not before.state.ended else None
+
+    def webhooks(self) -> list[Webhook]:
+        """See :class:`JobStore`."""
+        return self._outbox.all()
+
+    def put_off_webhook(self, message_id: str, attempts: int, due: float) -> None:
+        """See :class:`JobStore`."""
+        self._outbox.put_off(message_id, attempts, due)
+
+    def drop_webhook(self, message_id: str) -> None:
+        """See :class:`JobStore`."""
+        self._outbox.drop(message_id)
 
     async def settled(self) -> None:
         """See :class:`JobStore`. Returns at once."""
@@ -154,16 +182,14 @@ class MemoryStore:
         """See :class:`JobStore`."""
         return self._jobs.get(self._requests.get((owner, request_id), ""))
 
-    def page(self, before: int | None, limit: int, states: Collection[JobState], owner: str | None = None) -> list[Job]:
+    def page(self, before: int | None, limit: int, wanted: JobFilter = EVERY_JOB) -> list[Job]:
         """See :class:`JobStore`."""
         found: list[Job] = []
         for job in self._newest_first():
             if len(found) == limit:
                 break
-            if owner is not None and job.owner != owner:
-                continue
-            number = job.number if owner is None else job.own_number
-            if (before is None or number < before) and (not states or job.state in states):
+            number = job.number if wanted.owner is None else job.own_number
+            if wanted.admits(job) and (before is None or number < before):
                 found.append(job)
         return found
 

@@ -22,11 +22,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from impasto_server.domain.errors import ServiceError
-from impasto_server.domain.events import Ended, Event
+from impasto_server.domain.events import Ended, Event, Stepped
 from impasto_server.domain.job import Job, JobError
 from impasto_server.failpoints import hit
 from impasto_server.files import written_whole
 from impasto_server.store import codec as records
+from impasto_server.store import outbox
 from impasto_server.store.base import Restored
 from impasto_server.store.memory import MemoryStore
 
@@ -60,6 +61,12 @@ MIGRATIONS: Sequence[str] = (
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX blobs_by_name ON blobs (name);
     """,
+    # A row may hold several steps with consecutive numbers; sequence is the number of the last. An earlier version would read
+    # such a row as the end of the job, so it must not open the folder.
+    """
+    ALTER TABLE events ADD COLUMN count INTEGER NOT NULL DEFAULT 1;
+    """,
+    outbox.MIGRATION,
 )
 
 
@@ -192,7 +199,8 @@ class DurableStore(MemoryStore):
             self._admissions.pop(job_id, None)
 
     def put(self, job: Job) -> None:
-        """See :class:`~impasto_server.store.base.JobStore`."""
+        """See :class:`~impasto_server.store.base.JobStore`. The transaction that ends a job stores its webhook's message."""
+        hook = self._message(job)
         super().put(job)
         kept = self._jobs[job.job_id]
         record, ended = records.encode_job(job), job.state.ended
@@ -203,8 +211,21 @@ class DurableStore(MemoryStore):
                 self._release(
                     connection, [job.job_id], "AND name IS NOT (SELECT result FROM jobs WHERE job_id = ?)", job.job_id
                 )
+            if hook is not None:
+                outbox.insert(connection, hook)
 
-        self._queue.put(_Write(update, visible=lambda: self._see(kept)))
+        told = None if hook is None else lambda: self._outbox.add(hook)
+        self._queue.put(_Write(update, visible=lambda: self._see(kept), committed=told))
+
+    def put_off_webhook(self, message_id: str, attempts: int, due: float) -> None:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        super().put_off_webhook(message_id, attempts, due)
+        self._queue.put(_Write(lambda connection: outbox.put_off(connection, message_id, attempts, due), "webhook"))
+
+    def drop_webhook(self, message_id: str) -> None:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        super().drop_webhook(message_id)
+        self._queue.put(_Write(lambda connection: outbox.delete(connection, message_id), "webhook"))
 
     def _admitted(self, job: Job) -> None:
         """Make a new job visible; its pictures are on disk, and are not needed in memory before it starts."""
@@ -230,11 +251,16 @@ class DurableStore(MemoryStore):
 
     def append(self, job_id: str, sequence: int, event: Event, visible: Callable[[], None]) -> None:
         """See :class:`~impasto_server.store.base.JobStore`."""
-        row = (job_id, sequence, records.encode_event(event), job_id)
+        self._append((job_id, sequence, records.encode_event(event), 1, job_id), visible)
 
+    def append_run(self, job_id: str, last: int, steps: Sequence[Stepped], visible: Callable[[], None]) -> None:
+        """See :class:`~impasto_server.store.base.JobStore`."""
+        self._append((job_id, last, records.encode_run(steps), len(steps), job_id), visible)
+
+    def _append(self, row: tuple[str, int, str, int, str], visible: Callable[[], None]) -> None:
         def insert(connection: sqlite3.Connection) -> None:
-            values = "SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM jobs WHERE job_id = ?)"  # it may be removed by now
-            connection.execute(f"INSERT OR REPLACE INTO events (job_id, sequence, event) {values}", row)
+            values = "SELECT ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM jobs WHERE job_id = ?)"  # it may be removed by now
+            connection.execute(f"INSERT OR REPLACE INTO events (job_id, sequence, event, count) {values}", row)
 
         self._queue.put(_Write(insert, visible=visible))
 
@@ -277,6 +303,8 @@ class DurableStore(MemoryStore):
     def restore(self) -> list[Restored]:
         """Return every stored job, and its events. Call it once, before anything is written."""
         found = []
+        for hook in outbox.stored(self._connection):
+            self._outbox.add(hook)
         rows = self._connection.execute("SELECT job_id, spec, record, result FROM jobs ORDER BY number").fetchall()
         for job_id, spec_text, record, result in rows:
             job, lost = self._decode(job_id, spec_text, record)
@@ -287,7 +315,7 @@ class DurableStore(MemoryStore):
                 self._sizes[job_id] = self._size_of(result)
             last = "SELECT sequence, event FROM events WHERE job_id = ? ORDER BY sequence DESC LIMIT 1"
             count, newest = self._connection.execute(last, (job_id,)).fetchone() or (0, "")
-            closed = bool(newest) and isinstance(records.decode_event(newest), Ended)
+            closed = bool(newest) and isinstance(records.decode_events(newest)[-1], Ended)
             events = [] if closed else _events(self._connection, job_id)
             found.append(Restored(job, events, count, closed, lost))
         return found
@@ -526,7 +554,7 @@ def _refer(connection: sqlite3.Connection, job_id: str, names: Iterable[str]) ->
 
 def _events(connection: sqlite3.Connection, job_id: str) -> list[Event]:
     query = "SELECT event FROM events WHERE job_id = ? ORDER BY sequence"
-    return [records.decode_event(text) for (text,) in connection.execute(query, (job_id,))]
+    return [event for (text,) in connection.execute(query, (job_id,)) for event in records.decode_events(text)]
 
 
 def _lock(path: Path) -> int:

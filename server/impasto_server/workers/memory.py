@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -14,6 +14,7 @@ from impasto_server.domain.job import JobSpec
 from impasto_server.scheduling.scheduler import Demand
 
 FLOAT, CHANNELS = 4, 3
+FULL: Arithmetic = "float32"
 CANVASES = {"lbfgs": 6, "adam": 6}
 """Canvas-sized tensors of an optimizer besides its history: canvas, trial, gradients, directions and temporaries."""
 BANDS_BYTES = 16
@@ -95,20 +96,19 @@ class MemoryModel:
 
     def demand(self, spec: JobSpec, arithmetic: Arithmetic) -> Demand:
         """Return the memory that a job will need."""
-        pixels = spec.width * spec.height
-        parameters = spec.parameters
-        lbfgs = parameters.optimizer == "lbfgs"
-        canvases = CANVASES[parameters.optimizer] + (2 * parameters.history if lbfgs else 0)
-        pictures = CHANNELS * pixels + sum(CHANNELS * s.picture.width * s.picture.height for s in spec.styles)
-        architecture = ARCHITECTURES[split(parameters.network)[0]]
-        values = sum(architecture.values_per_pixel(layer) for layer in parameters.content_layers) if spec.content else 0
-        held = canvases * CHANNELS * FLOAT * pixels + round(TARGET_COPIES * FLOAT * values * pixels) + pictures + OVERHEAD_BYTES
-        held += BANDS_BYTES * pixels if lbfgs else 0
-        passing = self.pass_bytes(arithmetic, pixels, architecture.memory)
+        return Demand(held_bytes(spec), self.passing_bytes(spec, arithmetic))
+
+    def passing_bytes(self, spec: JobSpec, arithmetic: Arithmetic) -> int:
+        """Return the memory that a job's passes will need."""
+        share = ARCHITECTURES[split(spec.parameters.network)[0]].memory
+        passing = self.pass_bytes(arithmetic, spec.width * spec.height, share)
         # Styles go through the network in float32 and without a gradient, at their own size.
         style_pixels = max((style.picture.width * style.picture.height for style in spec.styles), default=0)
-        preparing = FORWARD_SHARE * self.pass_bytes("float32", style_pixels, architecture.memory)
-        return Demand(held, round(max(passing, preparing)))
+        return round(max(passing, FORWARD_SHARE * self.pass_bytes("float32", style_pixels, share)))
+
+    def kind(self, arithmetic: Arithmetic) -> Hashable:
+        """Return what the memory of an arithmetic's passes, and of targets, depends on: equal for devices that are alike."""
+        return tuple((self.lines[each], tuple(map(tuple, self.seen.get(each, ())))) for each in (arithmetic, FULL))
 
     def learn(self, arithmetic: Arithmetic, pixels: int, taken: int, share: float = 1.0) -> MemoryModel:
         """Return the model with one more measured pass; small passes are ignored.
@@ -133,3 +133,17 @@ class MemoryModel:
         nearest = sorted(newest_first, key=distance)[:NEAREST]
         median = statistics.median([*(ratio for _, ratio in nearest), *[1.0] * TRUSTED])
         return min(max(median, 1 / MOST_CHANGED), MOST_CHANGED)
+
+
+def held_bytes(spec: JobSpec) -> int:
+    """Return the memory that a job will hold while it runs, on any device."""
+    pixels = spec.width * spec.height
+    parameters = spec.parameters
+    lbfgs = parameters.optimizer == "lbfgs"
+    canvases = CANVASES[parameters.optimizer] + (2 * parameters.history if lbfgs else 0)
+    pictures = CHANNELS * pixels + sum(CHANNELS * s.picture.width * s.picture.height for s in spec.styles)
+    architecture = ARCHITECTURES[split(parameters.network)[0]]
+    values = sum(architecture.values_per_pixel(layer) for layer in parameters.content_layers) if spec.content else 0
+    bands = BANDS_BYTES * pixels if lbfgs else 0
+    held = canvases * CHANNELS * FLOAT * pixels + round(TARGET_COPIES * FLOAT * values * pixels) + pictures
+    return held + bands + OVERHEAD_BYTES

@@ -239,5 +239,12 @@ class Inspected:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Together:
+    """Reports that arrived in one message, those of a job in order."""
+
+    reports: tuple[JobReport, ...]
+
+
 JobReport = JobStarted | JobStepped | Checkpointed | JobParked | JobPainted | JobFailed
-Report = Ready | CannotStart | Alive | PassMeasured | Inspected | JobReport
+Report = Ready | CannotStart | Alive | PassMeasured | Inspected | JobReport | Together

@@ -15,7 +15,7 @@ from impasto_server.config import MIB, ServerConfig
 from impasto_server.domain.errors import ServiceError
 from impasto_server.domain.job import JobSpec, NetworkDescription
 from impasto_server.scheduling.scheduler import Capacity, Demand, Ticket
-from impasto_server.workers.memory import FORWARD_SHARE, NETWORK_BYTES
+from impasto_server.workers.memory import FORWARD_SHARE, NETWORK_BYTES, held_bytes
 from impasto_server.workers.messages import (
     Alive,
     CannotStart,
@@ -26,6 +26,7 @@ from impasto_server.workers.messages import (
     PassMeasured,
     Ready,
     Report,
+    Together,
 )
 from impasto_server.workers.process import JoinedHandle, WorkerHandle
 
@@ -61,6 +62,10 @@ class Listener(Protocol):
 
     def on_report(self, name: str, report: JobReport) -> None:
         """A worker reported on a job."""
+        ...
+
+    def on_reports(self, name: str, reports: Sequence[JobReport]) -> None:
+        """A worker sent several reports in one message, those of a job in order."""
         ...
 
     def on_lost(self, name: str, cause: str, *, blame: bool = True) -> None:
@@ -150,6 +155,15 @@ class WorkerPool:
     def workers(self) -> Collection[WorkerStatus]:
         """All workers."""
         return self._workers.values()
+
+    @property
+    def slots(self) -> int:
+        """Maximum number of running jobs on all devices together."""
+        return sum(self._slots(name) for name in self._workers)
+
+    def _slots(self, name: str) -> int:
+        status = self._workers[name]
+        return 0 if status.draining else self._config.max_running_jobs or (1 if status.handle.device == "cpu" else GPU_SLOTS)
 
     @property
     def any_ready(self) -> bool:
@@ -250,10 +264,7 @@ class WorkerPool:
     def capacity(self, name: str) -> Capacity:
         """Return the capacity of a ready worker."""
         ready = self._workers[name].ready
-        status = self._workers[name]
-        slots = self._config.max_running_jobs or (1 if status.handle.device == "cpu" else GPU_SLOTS)
-        if status.draining:
-            slots = 0
+        slots = self._slots(name)
         memory = int(ready.free_bytes * MEMORY_SHARE) if ready and ready.free_bytes is not None else None
         if self._config.max_memory_mib:
             memory = self._config.max_memory_mib * MIB
@@ -262,20 +273,22 @@ class WorkerPool:
     def ticket(self, spec: JobSpec) -> Ticket:
         """Return what the scheduler needs to know about a job, except its id and its arrival."""
         parameters = spec.parameters
-        demands, arithmetics = [], set()
+        held, models = held_bytes(spec), {}
+        arithmetics = set()
         for status in self.workers:
             ready = status.ready
             if ready is None:
                 continue
             arithmetic = _arithmetic(parameters.precision, ready, status.handle.device)
             arithmetics.add(arithmetic)
-            demand = ready.memory.demand(spec, arithmetic)
-            if parameters.network not in ("", ready.network.id):
-                demand = replace(demand, held=demand.held + NETWORK_BYTES)
-            if self._config.cuda_graphs and status.handle.device != "cpu":
-                demand = replace(demand, held=demand.held + demand.passing)  # a recording keeps the memory of its pass
-            demands.append(demand)
-        demand = max(demands, key=lambda demand: demand.held + demand.passing, default=Demand())
+            more = NETWORK_BYTES if parameters.network and parameters.network != ready.network.id else 0
+            recorded = self._config.cuda_graphs and status.handle.device != "cpu"
+            models[more, arithmetic, recorded, ready.memory.kind(arithmetic)] = ready.memory  # many devices are alike
+        demands = []
+        for (more, arithmetic, recorded, _), memory in models.items():
+            passing = memory.passing_bytes(spec, arithmetic)
+            demands.append((held + more + (passing if recorded else 0), passing))  # a recording keeps the memory of its pass
+        demand = Demand(*max(demands, key=sum, default=(0, 0)))
         default = self.network
         network = parameters.network or (default.id if default else "")
         # Jobs of equal shape share their passes: by the arithmetic that they use, not by the name that they ask for.
@@ -313,11 +326,12 @@ class WorkerPool:
                 if not status.broken and now - status.started > START_S and not self._restarts:
                     self.kill(name, f"is not ready after {START_S:.0f} s")
                 continue
-            expected = turn_s(name)
-            longest = START_S if expected is None else max(SLOWEST_TURN_S, TURN_FACTOR * expected)
             if silent > SILENCE_S:
                 self.kill(name, f"has sent nothing for {silent:.0f} s")
-            elif status.busy_s > longest:
+            if silent > SILENCE_S or status.busy_s <= SLOWEST_TURN_S:
+                continue
+            expected = turn_s(name)
+            if status.busy_s > (START_S if expected is None else max(SLOWEST_TURN_S, TURN_FACTOR * expected)):
                 self.kill(name, f"has been in one step for {status.busy_s:.0f} s; {expected or 0:.2g} s were expected")
 
     def kill(self, name: str, why: str) -> None:
@@ -415,6 +429,8 @@ class WorkerPool:
             _, future = self._inspected.get(report.number, ("", None))
             if future is not None and not future.done():
                 future.set_result(report)
+        elif isinstance(report, Together):
+            self._receiver.on_reports(name, report.reports)
         else:
             self._receiver.on_report(name, report)
 

@@ -80,3 +80,16 @@ def test_a_profile_goes_along_where_it_fits() -> None:
         image.info["icc_profile"] = profile
         with Image.open(io.BytesIO(to_bytes(image, "content"))) as sent:
             assert ("icc_profile" in sent.info) is fits
+
+
+@pytest.mark.parametrize("ending", [".gif", ".pdf", ".ico", ".nonsense"])
+def test_a_result_is_saved_in_formats_that_hold_all_of_it_only(tmp_path, ending: str) -> None:
+    """A GIF would keep 256 of its colours; the error names what can be written, and nothing is written."""
+    from tests.unit.client.test_results import result
+
+    with pytest.raises(ValueError, match=f"must end in .png, .jpg, .webp, .avif, .tif or .bmp, not {ending}"):
+        result(encoded(picture())).save(tmp_path / f"x{ending}")
+    assert not list(tmp_path.iterdir())
+    for other in (".tif", ".bmp", ".webp"):
+        with Image.open(result(encoded(picture())).save(tmp_path / f"x{other}")) as saved:
+            assert saved.size == picture().size

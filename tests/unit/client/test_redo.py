@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from impasto.display import shown
 from impasto.errors import InvalidRequest
-from impasto.redo import recipe
+from impasto.redo import description, recipe
 
 BASE: dict[str, Any] = {
     "impasto": 1,
@@ -115,3 +118,65 @@ def test_text_is_shown_without_what_acts_on_a_terminal() -> None:
     """Escapes are replaced, long texts cut."""
     assert shown("\x1b[31mred\u202e") == "�[31mred�"
     assert len(shown("x" * 500)) == 120
+
+
+def test_what_made_a_picture_is_described(tmp_path: Path) -> None:
+    """Only what impasto writes; no file beside the picture is read."""
+    (tmp_path / "unreadable.png").symlink_to("/nonexistent")
+    found = description(picture(tmp_path, made()))
+    assert found["sources"] == [{"role": "styles[0].image", "name": "style.png", "sha256": "0" * 64}]
+    assert found["parameters"]["size_px"] == 32
+    assert found["output"] == {"format": "png", "quality": 95}
+    with pytest.raises(InvalidRequest, match="invalid"):
+        description(picture(tmp_path, made(output={**BASE["output"], "priority": 10})))
+
+
+def _png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _png(30_000, 30_000, (b"IDAT", zlib.compress(b"\0" * 10_000_000))),
+        _png(9_000, 9_000, (b"IDAT", zlib.compress(b"\0" * (9_000 * 27_001)))),
+        _png(8, 8, (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\0" * 200_000_000))),
+        _png(8, 8, (b"eXIf", b"MM\0*" + b"\xff" * 1000)),
+        _png(8, 8, (b"eXIf", b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\xff\xff\xff\xff\x08\0\0\0")),
+        b"GIF89a" + b"\xff" * 50,
+        b"",
+    ],
+    ids=["many pixels", "pixels behind", "packed text", "wrong exif", "exif that counts itself", "other", "empty"],
+)
+def test_files_that_ask_for_memory_get_an_error_and_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    """Pixels are not decoded to look for metadata, and packed texts are limited."""
+    path = tmp_path / "hostile.png"
+    path.write_bytes(data)
+    decoded: list[str] = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: decoded.append(image.format))
+    tracemalloc.start()
+    try:
+        for read in (description, recipe):
+            with pytest.raises(InvalidRequest) as caught:
+                read(path)
+            assert len(str(caught.value).splitlines()) == 1
+        assert tracemalloc.get_traced_memory()[1] < 80 << 20
+    finally:
+        tracemalloc.stop()
+    assert decoded == []
+
+
+def test_stripped_and_edited_files_say_so(tmp_path: Path) -> None:
+    """A picture without metadata, and one whose text was cut by an editor."""
+    plain = tmp_path / "plain.png"
+    Image.new("RGB", (8, 8)).save(plain)
+    for damaged, text in ((plain, "has no metadata"), (picture(tmp_path, json.dumps(made())[:-9]), "has no metadata")):
+        with pytest.raises(InvalidRequest, match=text):
+            description(damaged)
+    with pytest.raises(InvalidRequest, match="this client reads format 1"):
+        description(picture(tmp_path, {**made(), "impasto": 2}))

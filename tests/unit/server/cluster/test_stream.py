@@ -74,7 +74,7 @@ def test_every_command_and_report_can_travel() -> None:
     from impasto_server.workers import messages
 
     kinds = {*messages.Command.__args__, *messages.Report.__args__, *messages.JobReport.__args__}
-    assert {kind.__name__ for kind in kinds} - set(wire._KINDS) == {"Start", "Inspect", "JobPainted"}
+    assert {kind.__name__ for kind in kinds} - set(wire._KINDS) == {"Start", "Inspect", "JobPainted", "Together"}
 
 
 @pytest.mark.parametrize(

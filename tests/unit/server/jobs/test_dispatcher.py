@@ -227,6 +227,25 @@ async def test_a_job_that_kills_its_worker_again_and_again_fails() -> None:
         assert (await ended(dispatcher, await submit(dispatcher))).state is JobState.SUCCEEDED
 
 
+async def test_a_lost_host_fails_no_job_however_often() -> None:
+    """Its jobs wait again without blame, may share a worker, and end with their picture."""
+    worker = FakeWorker(hang=True)
+    async with dispatching(worker, max_running_jobs=2) as dispatcher:
+        jobs = [await submit(dispatcher) for _ in range(2)]
+        reports = PARTS[dispatcher].pool._receiver
+        for _ in range(MAX_LOSSES + 1):
+            reports.on_lost("cpu", "its host was lost", blame=False)
+            assert [dispatcher.get(job.job_id).state for job in jobs] == [JobState.QUEUED] * 2
+            worker.hang = False
+            await worker.stop()
+            reports.on_ready("cpu")
+            assert dispatcher.running == 2
+            assert PARTS[dispatcher].supervisor.audit() == []
+        for job in jobs:
+            done = await ended(dispatcher, job)
+            assert (done.state, done.losses_of_worker) == (JobState.SUCCEEDED, 0)
+
+
 async def test_a_failed_job_carries_the_workers_reason() -> None:
     """And leaves no trace in the queue."""
     async with dispatching(FakeWorker(fail_with=("OUT_OF_MEMORY", "too large"))) as dispatcher:
@@ -383,7 +402,7 @@ async def test_a_job_can_be_deleted_while_its_picture_is_encoded(monkeypatch: py
         dispatcher.delete(job.job_id)
         going_on.set()
         await asyncio.sleep(0.05)
-        assert dispatcher.page(None, 10, ()) == []
+        assert dispatcher.page(None, 10) == []
         assert not PARTS[dispatcher].table.tasks
 
 

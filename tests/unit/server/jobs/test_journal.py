@@ -9,6 +9,7 @@ import pytest
 from impasto_engine.results import Losses
 from impasto_server.config import ConfigError, ServerConfig
 from impasto_server.domain.events import Ended, Event, Started, Stepped
+from impasto_server.domain.filters import JobFilter
 from impasto_server.domain.job import Job, JobState
 from impasto_server.jobs.journal import Journal
 from impasto_server.store.memory import MemoryStore
@@ -74,9 +75,9 @@ def test_pages_go_from_new_to_old_and_filter() -> None:
     store = MemoryStore(100, 100)
     for number in range(1, 7):
         store.add(job(number, JobState.RUNNING if number % 2 else JobState.QUEUED))
-    assert [item.number for item in store.page(None, 3, ())] == [6, 5, 4]
-    assert [item.number for item in store.page(4, 3, ())] == [3, 2, 1]
-    assert [item.number for item in store.page(None, 9, {JobState.RUNNING})] == [5, 3, 1]
+    assert [item.number for item in store.page(None, 3)] == [6, 5, 4]
+    assert [item.number for item in store.page(4, 3)] == [3, 2, 1]
+    assert [item.number for item in store.page(None, 9, JobFilter({JobState.RUNNING}))] == [5, 3, 1]
 
 
 def test_ended_jobs_expire_with_their_pictures_and_request_ids() -> None:
@@ -90,7 +91,7 @@ def test_ended_jobs_expire_with_their_pictures_and_request_ids() -> None:
     assert store.result("j2") is None
     assert store.by_request("", "r2") is None
     assert store.expire(now=13.5) == ["j3"]
-    assert [item.job_id for item in store.page(None, 9, ())] == ["j4", "j1"]
+    assert [item.job_id for item in store.page(None, 9)] == ["j4", "j1"]
 
 
 def test_an_ended_job_lets_its_pictures_go() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from impasto_engine.results import Losses
@@ -22,6 +22,9 @@ DONE: dict[type, Any] = {
     lifecycle.Dispatched: lifecycle.Dispatched("cpu"),
     lifecycle.Began: lifecycle.Began("float32", 0, None, "", 1.5),
     lifecycle.StepDone: lifecycle.StepDone(3, Losses(1.0, 2.0, 3.0), 0.5, 1.0, None),
+    lifecycle.StepsDone: lifecycle.StepsDone(
+        tuple(lifecycle.StepDone(step, Losses(1.0, 2.0, 3.0), 0.5, 1.0, None) for step in (2, 3))
+    ),
     lifecycle.Parked: lifecycle.Parked(3),
     lifecycle.Painted: lifecycle.Painted(),
     lifecycle.Encoded: lifecycle.Encoded(StopReason.STEPS, 0.1, ()),
@@ -40,6 +43,7 @@ TABLE = {
     lifecycle.Dispatched: (R, R, P),
     lifecycle.Began: (Q, R, P),
     lifecycle.StepDone: (Q, R, P),
+    lifecycle.StepsDone: (Q, R, P),
     lifecycle.Parked: (Q, Q, P),
     lifecycle.Painted: (Q, R, P),
     lifecycle.Encoded: (Q, S, P),
@@ -140,6 +144,17 @@ def test_the_third_loss_of_a_worker_fails_a_job() -> None:
     assert effects == (lifecycle.Dequeue(), lifecycle.Tell(Ended()))
 
 
+def test_a_loss_without_blame_never_fails_a_job() -> None:
+    """However often, also when one more loss with blame would; it waits again, or is paused if that was wanted."""
+    now = life(losses_of_worker=MAX_LOSSES - 1)
+    for _ in range(MAX_LOSSES):
+        now, effects = apply(now, lifecycle.WorkerLost("its host was lost", blame=False), NOW)
+        assert (now.job.state, now.job.losses_of_worker, now.job.device, effects) == (Q, MAX_LOSSES - 1, "", ())
+        now, _ = apply(now, lifecycle.Dispatched("gpu"), NOW)
+    paused, _ = apply(life(intent=Intent.PAUSE), lifecycle.WorkerLost("its host was lost", blame=False), NOW)
+    assert (paused.job.state, paused.job.losses_of_worker) == (P, 0)
+
+
 def test_a_start_is_recorded_with_what_the_picture_depends_on() -> None:
     after, _ = apply(life(), lifecycle.Began("bfloat16", 0, None, "", 1.5, threads=2), NOW)
     job = after.job
@@ -154,6 +169,18 @@ def test_a_step_is_recorded_and_told() -> None:
     assert told.event == Stepped(3, after.job.spec.parameters.steps, Losses(1.0, 2.0, 3.0), 0.5, 1.0)
 
 
+def test_steps_reported_together_change_a_job_as_the_last_of_them_and_are_all_told() -> None:
+    """In one effect; a job that must finish is told so once."""
+    run = DONE[lifecycle.StepsDone]
+    after, effects = apply(life(intent=Intent.FINISH), run, NOW)
+    alone, _ = apply(life(intent=Intent.FINISH), run.steps[-1], NOW)
+    assert after == alone
+    steps = after.job.spec.parameters.steps
+    told = tuple(Stepped(step, steps, Losses(1.0, 2.0, 3.0), 0.5, 1.0) for step in (2, 3))
+    assert effects == (lifecycle.TellRun(told), lifecycle.Order("finish"))
+
+
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(EVENTS), max_size=40), st.booleans())
 def test_no_order_of_events_breaks_a_life(order: list[type], return_best: bool) -> None:
     """Told once that it ended, if it did; what runs has a worker and nothing else does."""

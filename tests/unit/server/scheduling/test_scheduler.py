@@ -169,3 +169,18 @@ def test_the_jobs_of_a_lost_worker_wait_again_at_their_places_and_run_alone() ->
     scheduler.remove("b")
     submit(scheduler, ticket("d", 9))
     assert started(scheduler.decide()) == ["c", "d"]
+
+
+def test_the_jobs_of_a_lost_host_wait_again_at_their_places_and_may_share() -> None:
+    """They are not the cause; one that ran alone before still does."""
+    scheduler = Scheduler()
+    scheduler.worker_ready("w", Capacity(2))
+    scheduler.worker_ready("v", Capacity(2))
+    submit(scheduler, ticket("a", 0, alone=True), *(ticket(name, index) for index, name in enumerate("bcd", start=1)))
+    assert len(scheduler.decide()) == 3
+    assert {*scheduler.worker_lost("w", suspects=False), *scheduler.worker_lost("v", suspects=False)} == {"a", "b", "c"}
+    assert scheduler.waiting() == ["a", "b", "c", "d"]
+    for name in ("x", "y"):
+        scheduler.worker_ready(name, Capacity(2))
+    assert started(scheduler.decide()) == ["a", "b", "c"]
+    assert (scheduler.worker_of("b"), scheduler.worker_of("a")) == (scheduler.worker_of("c"), "x")

@@ -33,6 +33,7 @@ from impasto_server.store.codec import (
     laid_down,
 )
 from impasto_server.store.sqlite import DataError, DurableStore
+from impasto_server.workers.messages import JobStepped
 from tests.unit.server.fakes import PARTS, FakeWorker, assembled, spec
 
 FULL = replace(
@@ -309,7 +310,7 @@ async def test_a_job_is_acknowledged_only_when_it_is_safe(tmp_path: Path, monkey
             answers = await asyncio.gather(*pair, return_exceptions=True)
         assert all(isinstance(answer, ServiceError) for answer in answers)
         assert (dispatcher.queued, dispatcher.running) == (0, 0)
-        assert dispatcher.page(None, 10, ()) == []
+        assert dispatcher.page(None, 10) == []
 
 
 @pytest.mark.parametrize("detached", [True, False])
@@ -343,7 +344,7 @@ async def test_a_folder_of_an_earlier_version_opens(tmp_path: Path) -> None:
     with tarfile.open(Path(__file__).with_name("folder-755bac8.tar.gz")) as archive:
         archive.extractall(tmp_path, filter="data")
     async with serving(tmp_path, FakeWorker()) as dispatcher:
-        by_name = {job.request_id: job for job in dispatcher.page(None, 10, ())}
+        by_name = {job.request_id: job for job in dispatcher.page(None, 10)}
         assert by_name.keys() == {"done", "running", "waiting", "paused", "cancelled"}
         assert {job.owner for job in by_name.values()} == {"ann", "bob"}
         assert dispatcher.result(by_name["done"].job_id).startswith(b"\x89PNG")
@@ -355,3 +356,31 @@ async def test_a_folder_of_an_earlier_version_opens(tmp_path: Path) -> None:
             assert (await asyncio.wait_for(dispatcher.wait(by_name[name]), 5)).state is JobState.SUCCEEDED
         told = [event async for _, event in dispatcher.watch(by_name["done"], 0)]
         assert [type(event) for event in told[1:]] == [Started, Stepped, Stepped, Ended]
+
+
+async def test_runs_of_steps_go_on_in_a_folder_of_an_earlier_version(tmp_path: Path) -> None:
+    """Its single events and the runs of this version make one sequence, of a new schema version."""
+    with tarfile.open(Path(__file__).with_name("folder-755bac8.tar.gz")) as archive:
+        archive.extractall(tmp_path, filter="data")
+
+    def look(query: str, *values: str) -> list[tuple[Any, ...]]:
+        with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
+            return connection.execute(query, values).fetchall()
+
+    assert look("PRAGMA user_version") == [(1,)]
+    async with serving(tmp_path, FakeWorker(hang=True)) as dispatcher:
+        job = next(job for job in dispatcher.page(None, 10, ()) if job.request_id == "running")
+        await asyncio.sleep(0)
+        losses = Losses(0.5, 0.25, 0.125)
+        run = [JobStepped(job.job_id, step, losses, step / 8, 1.0) for step in range(10, 15)]
+        PARTS[dispatcher].pool._receiver.on_reports("cpu", run)
+        await dispatcher.flushed()
+        assert dispatcher.get(job.job_id).step == 14
+    assert look("PRAGMA user_version") == [(2,)]
+    counts = look("SELECT count FROM events WHERE job_id = ? ORDER BY sequence", job.job_id)
+    assert counts[-1] == (5,)
+    assert set(counts[:-1]) == {(1,)}
+    async with opened(tmp_path) as store:
+        (found,) = [restored for restored in store.restore() if restored.job.job_id == job.job_id]
+    assert found.told == len(found.events) == len(counts) + 4
+    assert [event.step for event in found.events if isinstance(event, Stepped)][-6:] == [9, 10, 11, 12, 13, 14]

@@ -1,0 +1,1 @@
+"""Many photos in many styles, in one run that can be interrupted and started again: ``impasto batch``."""

@@ -1,0 +1,204 @@
+"""Which pictures a batch paints: files, folders, globs and lists become pairs, and each pair gets the name of its output."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+import string
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from impasto.display import shown
+from impasto.errors import InvalidRequest
+from impasto.pictures import SUFFIXES
+from impasto.protobuf_fields import invalid
+
+DEFAULT_TEMPLATE = "{photo}-{style}.png"
+FORMATS: Mapping[str, str] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+"""Formats of outputs by the ending of the name."""
+_LONGEST_NAME = 240
+"""Bytes of a file's name that every file system takes, with room for the name of a temporary file."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A photo, a style, and the name of the picture that they become.
+
+    Attributes:
+        photo: File of the content.
+        style: File of the style.
+        output: Path of the output below the batch's folder, with slashes; no other pair has it.
+        options: Options of this pair, beside those of all.
+    """
+
+    photo: Path
+    style: Path
+    output: str
+    options: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+def expanded(arguments: Iterable[str], field: str, without: Path | None = None) -> list[Path]:
+    """Return the pictures that arguments name, each once: files, folders (without their subfolders) and globs, in order.
+
+    Args:
+        arguments: Paths and patterns; ``**`` in a pattern stands for any folders.
+        field: Name of the argument, for errors.
+        without: Folder whose files are left out of folders and patterns: the outputs.
+
+    Raises:
+        InvalidRequest: If a file does not exist, or a folder or a pattern has no pictures; the error names all of them.
+    """
+    found: dict[Path, None] = {}
+    wrong: list[str] = []
+    for argument in arguments:
+        matches, problem = _matches(argument, without)
+        if problem:
+            wrong.append(problem)
+        found.update(dict.fromkeys(matches))
+    if wrong:
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise invalid(field, "; ".join(wrong[:_SHOWN]) + more, "UNREADABLE")
+    return list(found)
+
+
+def _matches(argument: str, without: Path | None) -> tuple[list[Path], str]:
+    """Return the pictures of one argument, and what is wrong with it."""
+    path = Path(argument)
+    try:
+        if path.is_file():
+            return [path], ""
+        if path.is_dir():
+            if without is not None and path.resolve() == without.resolve():
+                return [], f"{argument} is the folder of the outputs"
+            inside = sorted(file for file in path.iterdir() if _is_picture(file))
+            return inside, "" if inside else f"the folder {argument} has no pictures ({', '.join(SUFFIXES)})"
+        if glob.has_magic(argument):
+            hidden = without.resolve() if without is not None else None
+            files = (Path(name) for name in sorted(glob.glob(argument, recursive=True)))
+            inside = [file for file in files if _is_picture(file) and not (hidden and file.resolve().is_relative_to(hidden))]
+            return inside, "" if inside else f"no picture matches {argument}"
+    except (OSError, ValueError) as error:
+        return [], f"{shown(argument)} cannot be read: {getattr(error, 'strerror', None) or error}"
+    return [], f"{shown(argument)} does not exist"
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def listed(text: str) -> list[str]:
+    """Return the paths of a list: one on a line, or separated by NUL as ``find -print0`` writes them."""
+    return [line for line in (text.split("\0") if "\0" in text else text.splitlines()) if line.strip()]
+
+
+def every(photos: Sequence[Path], styles: Sequence[Path], template: str) -> list[Pair]:
+    """Return every photo with every style.
+
+    Raises:
+        InvalidRequest: If the template is invalid or gives two pairs the same name.
+    """
+    both = [(photo, style, "") for photo in photos for style in styles]
+    return named(both, template)
+
+
+def from_csv(path: Path, template: str) -> list[Pair]:
+    """Return the pairs of a CSV file with the columns ``photo`` and ``style``, and optionally ``output``.
+
+    Raises:
+        InvalidRequest: If the file cannot be read, or a row is invalid; the error names its line.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return named(list(_rows(csv.DictReader(file), path)), template)
+    except OSError as error:
+        raise invalid("pairs", f"{path}: {error.strerror}", "UNREADABLE") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise invalid("pairs", f"{path}: is not a CSV file in UTF-8: {error}") from None
+
+
+def _rows(rows: csv.DictReader[str], path: Path) -> Iterator[tuple[Path, Path, str]]:
+    names = list(rows.fieldnames or ())
+    missing = [name for name in ("photo", "style") if name not in names]
+    unknown = [name for name in names if name not in ("photo", "style", "output")]
+    if missing or unknown:
+        text = f"the columns are photo, style and optionally output; got {shown(', '.join(names)) or 'none'}"
+        raise invalid("pairs", f"{path}: {text}")
+    for row in rows:
+        if None in row or None in row.values():
+            raise invalid("pairs", f"{path}, line {rows.line_num}: has not {len(names)} values")
+        for name in ("photo", "style"):
+            if not Path(row[name]).is_file():
+                raise invalid(
+                    "pairs", f"{path}, line {rows.line_num}: {name} {shown(row[name])!r} does not exist", "UNREADABLE"
+                )
+        yield Path(row["photo"]), Path(row["style"]), row.get("output") or ""
+
+
+def named(pairs: Sequence[tuple[Path, Path, str]], template: str) -> list[Pair]:
+    """Return pairs with the names of their outputs.
+
+    Args:
+        pairs: Photo, style, and the output's name if it is given.
+        template: Name of the others, with ``{photo}``, ``{style}`` (names without extension), ``{photo_folder}``,
+            ``{style_folder}`` and ``{index}`` (from 1; ``{index:04}`` with zeros).
+
+    Raises:
+        InvalidRequest: If a name is invalid, or two pairs have the same.
+    """
+    _check_template(template)
+    taken: dict[str, tuple[Path, Path, str]] = {}
+    found: list[Pair] = []
+    for index, (photo, style, output) in enumerate(pairs, start=1):
+        name = output or _filled(template, photo, style, index)
+        _check_name(name)
+        other = taken.setdefault(name.casefold(), (photo, style, name))  # some file systems ignore case
+        if other != (photo, style, name):
+            text = f"{shown(name)} would be the output of {other[0]} with {other[1]} and of {photo} with {style}"
+            raise invalid("name", f"{text}; use {{photo_folder}}, {{style_folder}} or {{index}} in --name")
+        if len(taken) > len(found):
+            found.append(Pair(photo, style, name))  # else the same line a second time
+    return found
+
+
+_FIELDS = ("photo", "style", "photo_folder", "style_folder", "index")
+
+
+def _filled(template: str, photo: Path, style: Path, index: int) -> str:
+    values: dict[str, Any] = {
+        "photo": photo.stem,
+        "style": style.stem,
+        "photo_folder": photo.absolute().parent.name or "root",
+        "style_folder": style.absolute().parent.name or "root",
+        "index": index,
+    }
+    return template.format_map(values)
+
+
+def _check_template(template: str) -> None:
+    try:
+        fields = [(name, spec, kind) for _, name, spec, kind in string.Formatter().parse(template) if name is not None]
+        for name, spec, kind in fields:
+            if name not in _FIELDS or kind or (spec and name != "index"):
+                valid = ", ".join(f"{{{field}}}" for field in _FIELDS)
+                raise invalid("name", f"{shown(template)!r} has {{{shown(name)}}}; the fields are {valid}")
+        _filled(template, Path("photo"), Path("style"), 1)
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise invalid("name", f"{shown(template)!r} is not a template: {error}") from None
+
+
+def _check_name(name: str) -> None:
+    """Check that an output's name leads to a file below the batch's folder."""
+    path = PurePosixPath(name)
+    text = ""
+    if path.is_absolute() or ".." in path.parts or "\0" in name or Path(name).is_absolute() or os.path.splitdrive(name)[0]:
+        text = "must lie below the folder of the outputs"
+    elif path.suffix.lower() not in FORMATS:
+        text = f"must end in {', '.join(FORMATS)}"
+    elif any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
+        text = f"is longer than {_LONGEST_NAME} bytes"
+    if text:
+        raise InvalidRequest(f"name: {shown(name)!r} {text}; see --name", reason="INVALID_FIELD")

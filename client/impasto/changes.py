@@ -1,0 +1,43 @@
+"""Options of a picture that is made again with changes: what a change makes of the recorded options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_SIZES = ("size_px", "steps", "levels")
+_KEPT_WITH_A_PRESET = ("format", "quality", "mask", "init_image", "init", "seed", "size_px", "width_px", "height_px")
+
+
+def changed(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a new job.
+
+    The recorded options are complete, so those that depend on a changed one are left to the server: a schedule replaces sizes
+    and steps, and they it; another size replaces an exact one; another optimizer has another learning rate; another network
+    other layers; an initial canvas is used; a preset replaces all that is recorded but sizes, seed and pictures.
+
+    Args:
+        recorded: Options from a picture's metadata.
+        given: The changes.
+    """
+    options = dict(recorded)
+    if "preset" in given:
+        options = {name: value for name, value in options.items() if name in _KEPT_WITH_A_PRESET}
+    dropped: list[str] = []
+    if "schedule" in given:
+        dropped += _SIZES
+    if any(name in given for name in _SIZES):
+        dropped.append("schedule")
+    if "size_px" in given:
+        dropped += ["width_px", "height_px"]
+    if given.get("optimizer", options.get("optimizer")) != options.get("optimizer"):
+        dropped.append("learning_rate")
+    if _architecture(given.get("network", options.get("network", ""))) != _architecture(options.get("network", "")):
+        dropped += ["content_layers", "style_layers"]
+    if "init_image" in given:
+        dropped.append("init")
+    return {**{name: value for name, value in options.items() if name not in dropped}, **given}
+
+
+def _architecture(network: object) -> str:
+    return str(network).partition(":")[0]

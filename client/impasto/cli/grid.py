@@ -1,0 +1,147 @@
+"""``impasto grid``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from impasto._client import Client
+from impasto._mapping import default_in_flight
+from impasto.batch.manifest import NAME, Manifest
+from impasto.batch.run import Batch
+from impasto.batch.vary import Axis, Grid
+from impasto.cli.batch import PATIENCE_S, make_folder, run_batch
+from impasto.cli.output import INTERRUPTED, JSON, SERVER, check_output, print_json
+from impasto.cli.stylize import PAINTING, given_options, painting_options
+from impasto.errors import ImpastoError
+from impasto.results import replace_file
+
+_UNVARIED = ("init_image", "priority", "time_limit_s", "on_deadline", "ttl_s", "labels", "omit_metadata", "quality", "webhook")
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class Varied(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """``content_weight=0.02,0.1,0.5``: an option and its values; semicolons separate values that have commas."""
+
+    name = "OPTION=VALUE,..."
+
+    def convert(self, value: str | Axis, param: click.Parameter | None, ctx: click.Context | None) -> Axis:
+        """Return the axis."""
+        if isinstance(value, Axis):
+            return value
+        name, separator, text = value.partition("=")
+        option = _option(name.strip().lstrip("-"))
+        if option is None:
+            names = ", ".join(name for name in PAINTING if name not in _UNVARIED)
+            self.fail(f"{name!r} is not an option that can vary; those are {names}", param, ctx)
+        texts = tuple(part.strip() for part in text.split(";" if ";" in text else ",") if part.strip())
+        if not separator or not texts:
+            self.fail(f"{value!r} has no values; an example is content_weight=0.02,0.1,0.5", param, ctx)
+        if len(set(texts)) < len(texts):
+            self.fail(f"{value!r} has a value twice", param, ctx)
+        return Axis(str(option.name), texts, tuple(option.type.convert(part, option, ctx) for part in texts))
+
+
+def _option(name: str) -> click.Option | None:
+    """Return the painting option with a name of the client or of the command line."""
+    dashed = "--" + name.replace("_", "-")
+    for item in _declared().params:
+        if isinstance(item, click.Option) and (item.name == name or dashed in item.opts) and item.name not in _UNVARIED:
+            return item
+    return None
+
+
+def _declared() -> click.Command:
+    return click.command()(painting_options()(lambda **_: None))
+
+
+@click.command()
+@click.argument("photo", type=FILE)
+@click.argument("style", type=FILE)
+@click.option(
+    "--vary",
+    "axes",
+    type=Varied(),
+    multiple=True,
+    required=True,
+    help="An option and its values; the first --vary goes across, a second one down. Values with commas are separated by ;.",
+)
+@click.option("-o", "--output", "out", required=True, help="The sheet: .png, .jpg or .webp.")
+@click.option("--parallel", type=click.IntRange(1, 1000), help="Jobs at a time, as for 'impasto batch'.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@painting_options()
+@SERVER
+@JSON
+def grid(
+    photo: Path,
+    style: Path,
+    axes: Sequence[Axis],
+    out: str,
+    parallel: int | None,
+    quiet: bool,
+    server: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Paint PHOTO in STYLE with options that vary along the axes of a sheet.
+
+    For a sheet sheet.png, each picture is kept in sheet-cells/, and sheet.json says how each was painted. The same command
+    again goes on where it ended, and a cell whose options are the same is not painted again.
+    """
+    if len(axes) > 2:
+        raise click.UsageError("--vary is given once or twice: a sheet has two axes")
+    if out == "-":
+        raise click.UsageError("a sheet must be written to a file, not to stdout")
+    check_output(out)
+    given = given_options(options, None)
+    given.pop("format")
+    ctx = click.get_current_context()
+    for axis in axes:
+        if ctx.get_parameter_source(axis.name) is ParameterSource.DEFAULT_MAP:
+            given.pop(axis.name, None)  # of the profile
+        if axis.name in given:
+            raise click.UsageError(f"{axis.name} is given and varies")
+    chosen = Grid(photo, style, tuple(axes))
+    pairs = chosen.pairs()
+    cells_folder = Path(out).with_name(f"{Path(out).stem}-cells")
+    make_folder(cells_folder)
+    with Client(server, patience_s=PATIENCE_S) as client, Manifest(cells_folder) as manifest:
+        if "init_image" in given:
+            given["init_image"] = client.upload(given["init_image"])
+        run = Batch(client, cells_folder, manifest, given, retries=2)
+        tally = run_batch(run, pairs, parallel or default_in_flight(client.server_info()), quiet=quiet or as_json)
+    if run.fault is not None:
+        raise run.fault
+    cells = chosen.cells(cells_folder, cells_folder / NAME)
+    if tally.failures and len(tally.failures) == len(pairs) and isinstance(tally.failures[0].error, ImpastoError):
+        raise tally.failures[0].error
+    _write(chosen, out, cells_folder, cells, as_json=as_json)
+    for failed in tally.failures:
+        click.echo(f"failed: {failed.pair.output}: {failed.error}", err=True)
+    if tally.failures or tally.stopped or len(pairs) > tally.painted + tally.kept:
+        raise click.exceptions.Exit(1 if tally.failures else INTERRUPTED)
+
+
+def _write(grid: Grid, out: str, folder: Path, cells: list[dict[str, Any]], *, as_json: bool) -> None:
+    values = {
+        "output": out,
+        "cells_folder": str(folder),
+        "photo": str(grid.photo),
+        "style": str(grid.style),
+        "axes": [{"option": axis.name, "values": list(axis.texts)} for axis in grid.axes],
+        "cells": cells,
+    }
+    try:
+        grid.sheet(folder, cells).save(out)
+        replace_file(Path(out).with_suffix(".json"), (json.dumps(values, indent=2) + "\n").encode())
+    except OSError as error:
+        raise click.ClickException(f"cannot write {out}: {error.strerror or error}") from None
+    if as_json:
+        print_json(values)
+    else:
+        click.echo(f"{out}; its pictures are in {folder}", err=True)

@@ -1,0 +1,71 @@
+"""Pictures that Pillow reads and the server does not: AVIF, TIFF, GIF, BMP and HEIC become PNG before they are sent."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+
+from PIL import Image, features
+
+from impasto.display import shown
+from impasto.installing import needs
+from impasto.protobuf_fields import invalid
+
+MOST_PIXELS = 64_000_000
+"""Largest picture that is converted; servers take no larger ones."""
+_AVIF = (b"avif", b"avis")
+_HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+
+
+def kind_of(data: bytes) -> str:
+    """Return Pillow's name of a file's format if the client converts it, by its first bytes; else an empty text."""
+    if data[4:8] == b"ftyp":
+        brand = data[8:12]
+        if brand in _AVIF or (brand in _HEIF[-2:] and any(name in data[16:64] for name in _AVIF)):
+            return "AVIF"
+        return "HEIF" if brand in _HEIF else ""
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "TIFF"
+    return "BMP" if data[:2] == b"BM" and data[6:10] == b"\0\0\0\0" else ""
+
+
+def converted(data: bytes, field: str, encode: Callable[[Image.Image, str], bytes]) -> bytes:
+    """Return a file that servers take: the file itself, or its first frame as PNG, with its orientation and profile.
+
+    Args:
+        data: The file.
+        field: Name of the field, for errors.
+        encode: Makes a PNG of a picture; refuses modes without a known scale.
+
+    Raises:
+        InvalidRequest: If it has a format that the client converts and cannot be read, or is too large.
+    """
+    kind = kind_of(data)
+    if not kind:
+        return data
+    _check_readable(kind, field)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd tags
+            with Image.open(io.BytesIO(data), formats=[kind]) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    text = f"has {image.width} x {image.height} pixels; at most {MOST_PIXELS} are converted"
+                    raise invalid(field, text)
+                image.load()
+                return encode(image, field)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+        raise invalid(field, f"is a {kind} file that cannot be read: {shown(error)}", "UNREADABLE") from None
+
+
+def _check_readable(kind: str, field: str) -> None:
+    if kind == "HEIF":
+        try:
+            import pillow_heif  # noqa: PLC0415 - optional
+        except ImportError:
+            raise invalid(field, needs("a HEIC picture", "pillow-heif", "heif"), "UNREADABLE") from None
+        pillow_heif.register_heif_opener()
+    if kind == "AVIF" and not features.check("avif"):
+        raise invalid(field, "is an AVIF file, which needs Pillow 11.3 or newer", "UNREADABLE")

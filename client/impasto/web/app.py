@@ -1,0 +1,144 @@
+"""Builds the gateway, and serves it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from impasto.errors import ImpastoError
+from impasto.protobuf_fields import invalid
+from impasto.web import openapi, pages, routes_images, routes_jobs, statuses
+from impasto.web.gateway import Gateway
+from impasto.web.limits import App, BodyLimit
+from impasto.web.security import Security
+from impasto.web.settings import WebSettings
+
+STOPPING_S = 3
+"""Time for answers under way when the gateway stops."""
+BACKLOG = 2048
+_SENT_HEADERS = ["Authorization", "Content-Type", "If-None-Match", "Last-Event-ID"]
+_READ_HEADERS = ["Content-Disposition", "ETag", "Impasto-Job-Id", "Location", "Retry-After"]
+
+
+def create_app(settings: WebSettings) -> FastAPI:
+    """Return the gateway as an ASGI application.
+
+    Raises:
+        InvalidRequest: If the server's address or credentials are invalid.
+    """
+    gateway = Gateway(settings.server)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        async with gateway:
+            yield
+
+    app = FastAPI(title="impasto", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, redirect_slashes=False)
+    app.state.gateway = gateway
+    app.include_router(routes_jobs.router)
+    app.include_router(routes_images.router)
+    app.include_router(pages.router)
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+    app.add_exception_handler(ImpastoError, statuses.on_error)
+    app.add_exception_handler(statuses.HttpError, statuses.on_http_error)
+    app.add_exception_handler(HTTPException, statuses.on_http_error)
+    app.add_exception_handler(RequestValidationError, statuses.on_invalid)
+    app.add_exception_handler(Exception, statuses.on_bug)
+    if settings.origins:
+        methods = ["GET", "POST", "PUT", "DELETE"]
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=methods,
+            allow_headers=_SENT_HEADERS,
+            expose_headers=_READ_HEADERS,
+        )
+    return app
+
+
+def guarded(app: FastAPI, settings: WebSettings) -> App:
+    """Return an application behind its limits: what they reject never reaches it, and its errors have their headers too."""
+    return Security(BodyLimit(app, settings.max_body_bytes), settings)
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    if not app.openapi_schema:
+        app.openapi_schema = openapi.describe(app)
+    return app.openapi_schema
+
+
+class Server(uvicorn.Server):
+    """Serves until it is told to stop; progress streams then end at once, and their watchers come back by themselves.
+
+    Args:
+        settings: What to serve.
+        on_ready: Called with the address of the page.
+    """
+
+    def __init__(self, settings: WebSettings, on_ready: Callable[[str], None] = lambda _: None) -> None:
+        app = create_app(settings)
+        self._gateway: Gateway = app.state.gateway
+        self._on_ready = on_ready
+        self._settings = settings
+        config = uvicorn.Config(
+            guarded(app, settings),
+            log_config=None,
+            log_level=logging.WARNING,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=STOPPING_S,
+            backlog=BACKLOG,
+            lifespan="on",
+        )
+        super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say where."""
+        await super().startup(sockets)
+        if self.started and sockets:
+            host, port = self._settings.address[0], sockets[0].getsockname()[1]
+            self._on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, then stop."""
+        self._gateway.end_streams()
+        await super().shutdown(sockets)
+
+
+def listening(settings: WebSettings) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        InvalidRequest: If the address is unavailable.
+    """
+    host, port = settings.address
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        # With its protocol: asyncio turns off Nagle only for sockets that say TCP; each answer would take 40 ms.
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(place)
+        made.listen(BACKLOG)
+    except OSError as error:
+        raise invalid("listen", f"cannot listen on {settings.listen}: {error.strerror or error}") from None
+    return made
+
+
+async def serve(settings: WebSettings, on_ready: Callable[[str], None] = lambda _: None) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        InvalidRequest: If a setting cannot be used.
+    """
+    await Server(settings, on_ready).serve([listening(settings)])

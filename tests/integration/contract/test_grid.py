@@ -1,0 +1,117 @@
+"""``impasto grid``, ``show`` and ``redo`` with changes, against the service with a worker that counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from impasto.cli.main import cli
+from impasto.experiments.sheets import labelled_grid
+from impasto.v1 import style_transfer_pb2 as pb
+from tests.integration.contract.test_labels import command
+
+FAST = ["--size", "48", "--steps", "3", "--levels", "1"]
+
+
+@pytest.fixture
+def files(tmp_path: Path, png: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "p.png").write_bytes(png())
+    (tmp_path / "s.png").write_bytes(png(seed=1))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+async def test_a_grid_keeps_each_cell_and_says_how_it_was_painted(service: Any, files: Path) -> None:
+    """Across and down; a second run paints nothing."""
+    async with service() as running:
+        varied = ["--vary", "content_weight=0.02,0.1,0.5", "--vary", "--style-scale=0.5,1"]
+        arguments = ["grid", "p.png", "s.png", *varied, "-o", "sheet.png", *FAST, "--json"]
+        done = await command(running.running.address, *arguments)
+        assert done.exit_code == 0, done.output
+        values = json.loads((files / "sheet.json").read_text())
+        assert json.loads(done.stdout) == values
+        assert values["axes"] == [
+            {"option": "content_weight", "values": ["0.02", "0.1", "0.5"]},
+            {"option": "style_scale", "values": ["0.5", "1"]},
+        ]
+        assert len(values["cells"]) == 6
+        for cell in values["cells"]:
+            assert cell["parameters"]["content_weight"] == float(cell["varied"]["content_weight"])
+            assert cell["parameters"]["style_scale"] == float(cell["varied"]["style_scale"])
+            assert (files / "sheet-cells" / cell["output"]).is_file()
+        assert [(cell["row"], cell["column"]) for cell in values["cells"]] == [(r, c) for r in range(2) for c in range(3)]
+        with Image.open("sheet.png") as sheet:
+            assert sheet.width > 3 * 256
+        again = await command(running.running.address, *arguments)
+        assert again.exit_code == 0
+        assert len((await running.stub.ListJobs(pb.ListJobsRequest())).jobs) == 6
+
+
+async def test_layers_and_words_can_vary_and_a_cell_may_fail(service: Any, files: Path) -> None:
+    """Semicolons separate values with commas. The failed cell is grey and has its error; the exit code is 1."""
+    async with service() as running:
+        done = await command(
+            running.running.address,
+            *["grid", "p.png", "s.png", "--vary", "style_layers=relu1_1,relu2_1=0.5;relu1_1;nope", "-o", "s.jpg", *FAST],
+        )
+        assert done.exit_code == 1, done.output
+        cells = json.loads((files / "s.json").read_text())["cells"]
+        assert cells[0]["parameters"]["style_layers"] == {"relu1_1": 1.0, "relu2_1": 0.5}
+        assert cells[1]["error"] is None
+        assert "nope" in cells[2]["error"]["message"]
+        assert "failed: 01-03.png" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--vary", "nonsense=1,2"], "'nonsense' is not an option that can vary"),
+        (["--vary", "priority=1,2"], "'priority' is not an option that can vary"),
+        (["--vary", "content_weight"], "has no values"),
+        (["--vary", "content_weight=,"], "has no values"),
+        (["--vary", "content_weight=1,x"], "'x' is not a valid float"),
+        (["--vary", "optimizer=adam,sgd"], "'sgd' is not one of"),
+        (["--vary", "seed=1,1"], "has a value twice"),
+        (["--vary", "seed=1,2", "--vary", "seed=3,4"], "seed is on both axes"),
+        (["--vary", "seed=1", "--vary", "steps=2", "--vary", "history=3"], "once or twice"),
+        (["--vary", "seed=1,2", "--seed", "3"], "seed is given and varies"),
+        (["--vary", "seed=" + ",".join(map(str, range(401)))], "at most 400"),
+    ],
+)
+def test_axes_that_make_no_sheet_are_refused_before_anything_is_sent(files: Path, arguments: list[str], text: str) -> None:
+    done = CliRunner(env={"IMPASTO_SERVER": "127.0.0.1:1"}).invoke(cli, ["grid", "p.png", "s.png", "-o", "o.png", *arguments])
+    assert text in done.output + str(done.exception)
+
+
+async def test_a_picture_is_made_again_with_changes_and_shown(service: Any, files: Path) -> None:
+    """The rest stays as it was recorded."""
+    async with service() as running:
+        address = running.running.address
+        done = await command(address, "stylize", "p.png", "s.png", "-o", "o.png", *FAST, "--content-weight", "0.7", "-q")
+        assert done.exit_code == 0, done.output
+        shown = json.loads((await command(address, "show", "o.png", "--json")).stdout)
+        assert shown["parameters"]["content_weight"] == 0.7
+        assert [source["name"] for source in shown["sources"]] == ["p.png", "s.png"]
+        done = await command(address, "redo", "o.png", "-o", "again.png", "--size", "64", "--label", "a=b", "-q")
+        assert done.exit_code == 0, done.output
+        again = json.loads((await command(address, "show", "again.png", "--json")).stdout)
+        assert again["parameters"] == {**shown["parameters"], "size_px": 64}
+        text = (await command(address, "show", "o.png")).stdout
+        assert ["content_weight", "0.7"] in [line.split() for line in text.splitlines()]
+        refused = await command(address, "show", "p.png")
+        assert "has no metadata on how it was made" in str(refused.exception)
+
+
+def test_labels_and_captions_are_drawn_within_the_sheet() -> None:
+    """Long captions are cut; a cell without a picture is grey."""
+    red = Image.new("RGB", (64, 32), "red")
+    sheet = labelled_grid([[(red, "x" * 500), (None, "failed")]], ["a = 1", "a = 2"], ["b = 1"], 64)
+    colours = {colour for _, colour in sheet.getcolors(1 << 20) or ()}
+    assert {(255, 0, 0), (211, 211, 211), (255, 255, 255)} <= colours
+    assert all(sheet.getpixel((sheet.width - 1, y)) == (255, 255, 255) for y in range(sheet.height))

@@ -1,0 +1,348 @@
+"""The HTTP API: what curl and programs rely on."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from impasto.v1 import style_transfer_pb2 as pb
+from impasto.web.gateway import Gateway
+from tests.conftest import opened
+from tests.integration.contract.test_operations import people  # noqa: F401 - a fixture
+from tests.integration.web.conftest import gateway
+from tests.unit.server.fakes import FakeWorker
+
+MIB = 1 << 20
+
+
+def reason(answer: httpx.Response) -> str:
+    return str(answer.json()["details"][0]["reason"])
+
+
+def fields(answer: httpx.Response) -> dict[str, str]:
+    return {
+        item["field"]: item["description"] for detail in answer.json()["details"] for item in detail.get("fieldViolations", ())
+    }
+
+
+async def test_one_line_of_curl_paints(web: Any, tmp_path: Path, png: Any) -> None:
+    """The line in the README: two files in, a picture out."""
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "b.png").write_bytes(png(seed=1))
+    async with web() as running:
+        line = ["curl", "-sf", "-F", "content=@a.png", "-F", "style=@b.png", "-F", "steps=3", f"{running.url}v1/stylize"]
+        done = await asyncio.to_thread(subprocess.run, [*line, "-o", "out.png"], cwd=tmp_path, timeout=30, check=False)
+    assert done.returncode == 0
+    assert opened(tmp_path / "out.png") == ("PNG", (512, 427))
+
+
+async def test_every_option_arrives_as_over_grpc(web: Any, png: Any) -> None:
+    """By the names of the client and of the JSON mapping, as text, files and ids."""
+    async with web() as running:
+        data = png(seed=3)
+        sha256 = hashlib.sha256(data).hexdigest()
+        assert (await running.http.put(f"/v1/images/{sha256}", content=data)).json()["imageId"] == sha256
+        given = {
+            "sizePx": "64", "steps": "2", "color": "luminance", "optimizer": "adam", "content_weight": "0.5",
+            "style_weight": "2", "style_share": ["0.7", "0.3"], "style_layers": "relu1_1=1,relu2_1=0.5",
+            "style_region": [f"sha256:{sha256}", ""], "mask": f"sha256:{sha256}", "format": "jpeg", "quality": "80",
+            "omit_metadata": "true", "priority": "-2", "time_limit_s": "90", "seed": "7", "request_id": "mine",
+        }  # fmt: skip
+        answer = await running.http.post("/v1/jobs", files=running.files(1, 2), data=given)
+        assert answer.status_code == 201, answer.text
+        job = answer.json()["job"]
+        assert answer.headers["location"] == f"/v1/jobs/{job['jobId']}"
+        ours = job["parameters"]
+        assert (ours["sizePx"], ours["steps"], ours["contentWeight"], ours["styleWeight"]) == (64, 2, 0.5, 2)
+        assert (ours["color"], ours["optimizer"], ours["seed"]) == ("COLOR_LUMINANCE", "OPTIMIZER_ADAM", "7")
+        assert ours["styleLayers"]["layers"] == [{"layer": "relu1_1", "weight": 1}, {"layer": "relu2_1", "weight": 0.5}]
+        assert job["output"] | {"previewSizePx": 0} == {
+            "format": "IMAGE_FORMAT_JPEG", "quality": 80, "omitMetadata": True, "previewSizePx": 0,
+        }  # fmt: skip
+        assert (job["priority"], job["timeLimit"], job["requestId"]) == (-2, "90s", "mine")
+        sent = {item["field"]: item.get("name", "") for item in job["inputs"]}
+        assert sent == {
+            "content": "photo.png", "styles[0].image": "style-1.png", "styles[1].image": "style-2.png",
+            "styles[0].region": "", "mask": "",
+        }  # fmt: skip
+
+
+async def test_json_is_the_contracts_own_mapping(web: Any, png: Any) -> None:
+    """SubmitJobRequest in, with the id of the path; a second time joins the job."""
+    spec = pb.JobSpec(content=pb.Image(data=png()), styles=[pb.Style(image=pb.Image(data=png(seed=1)))])
+    body = {
+        "spec": {
+            "content": {"data": base64.b64encode(spec.content.data).decode()},
+            "styles": [{"image": {"data": base64.b64encode(spec.styles[0].image.data).decode()}}],
+            "parameters": {"sizePx": 48, "steps": 2},
+        }
+    }
+    async with web() as running:
+        first = await running.http.put("/v1/jobs/a/b c", json=body)
+        again = await running.http.put("/v1/jobs/a/b c", json=body)
+        assert (first.status_code, again.status_code) == (201, 201), first.text
+        assert first.json()["job"]["jobId"] == again.json()["job"]["jobId"]
+        assert first.json()["job"]["requestId"] == "a/b c"
+        other = {**body, "spec": {**body["spec"], "parameters": {"steps": 4}}}
+        reused = await running.http.put("/v1/jobs/a/b c", json=other)
+        assert (reused.status_code, reason(reused)) == (400, "REQUEST_ID_REUSED")
+        tried = await running.http.post("/v1/jobs", json={**body, "validateOnly": True})
+        assert tried.status_code == 200
+        assert "jobId" not in tried.json()["job"]
+        painted = await running.http.post("/v1/stylize", json=body)
+        assert painted.headers["content-type"] == "image/png"
+
+
+async def test_a_job_is_listed_watched_controlled_and_deleted(web: Any) -> None:
+    """The whole life over HTTP."""
+    async with web(FakeWorker(hang=True)) as running:
+        http, job_id = running.http, await running.submit()
+        path = f"/v1/jobs/{job_id}"
+        assert (await http.get(path)).json()["job"]["jobId"] == job_id
+        assert (await http.get(f"{path}/result")).status_code == 400
+        assert reason(await http.get(f"{path}/result")) == "JOB_HAS_NO_RESULT"
+        assert reason(await http.get(f"{path}/preview")) == "PREVIEW_NOT_FOUND"
+        for word in ("running", "JOB_STATE_RUNNING", "queued,running"):
+            listed = (await http.get("/v1/jobs", params={"state": word})).json()["jobs"]
+            assert [item["jobId"] for item in listed] == [job_id]
+        assert (await http.get("/v1/jobs", params={"state": "failed"})).json() == {}
+        labelled = await running.submit(labels={"album": "norway"})
+        for filters, found in (
+            ({"label": "album=norway"}, [labelled]),
+            ({"label": ["album=norway", "year=2026"]}, []),
+            ({"created_before": "2020-01-01T00:00:00Z"}, []),
+            ({"created_from": "2020-01-01T00:00:00Z"}, [labelled, job_id]),
+        ):
+            listed = (await http.get("/v1/jobs", params=filters)).json().get("jobs", [])
+            assert [item["jobId"] for item in listed] == found, filters
+        refused = await http.get("/v1/jobs", params={"label": "norway"})
+        assert (refused.status_code, reason(refused)) == (400, "INVALID_FIELD")
+        await http.post(f"{path}/pause")
+        async with asyncio.timeout(10):
+            while (await http.get(path)).json()["job"]["state"] != "JOB_STATE_PAUSED":
+                await asyncio.sleep(0.01)
+        assert (await http.post(f"{path}/resume")).json()["job"]["state"] != "JOB_STATE_PAUSED"
+        await http.post(f"{path}/cancel")
+        assert (await running.ended(job_id))["state"] == "JOB_STATE_CANCELLED"
+        assert (await http.delete(path)).status_code == 204
+        assert reason(await http.get(path)) == "JOB_NOT_FOUND"
+
+
+async def test_results_and_previews_are_pictures_that_are_not_sent_twice(web: Any) -> None:
+    """If-None-Match answers 304; the preview of a running job is the newest."""
+    async with web(FakeWorker(step_s=0.05)) as running:
+        running_id = await running.submit(steps="200", preview_every_steps="1")
+        async with asyncio.timeout(10):
+            while not (newest := (await running.http.get(f"/v1/jobs/{running_id}/preview"))).is_success:
+                await asyncio.sleep(0.05)
+        assert newest.content.startswith(b"preview ")
+        await running.http.post(f"/v1/jobs/{running_id}/cancel")
+        job_id = await running.submit(preview_every_steps="1")
+        await running.ended(job_id)
+        for path, kind in ((f"/v1/jobs/{job_id}/result", "image/png"), (f"/v1/jobs/{job_id}/preview", "image/jpeg")):
+            answer = await running.http.get(path)
+            assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+            again = await running.http.get(path, headers={"if-none-match": answer.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_every_invalid_field_is_named(web: Any) -> None:
+    """Those of the form, those of the client and a similar name for unknown ones, in one answer."""
+    async with web() as running:
+        wrong = {"step": "3", "size_px": "1.5", "color": "red", "style_share": "x", "mask": "nothing", "style_layers": "a=b"}
+        answer = await running.http.post("/v1/jobs", files=running.files(), data=wrong)
+        named = fields(answer)
+        assert answer.status_code == 400
+        assert {"step", "parameters.size_px", "parameters.color", "style_share[0]", "mask"} <= set(named)
+        assert named["step"] == "is not a field; did you mean steps?"
+        assert "parameters.style_layers" in named
+        answer = await running.http.post("/v1/jobs", files=running.files(), data={"size_px": "9000", "steps": "0"})
+        assert set(fields(answer)) == {"parameters.size_px", "parameters.steps"}
+        for body, said in (
+            (b"{", "JSON"),
+            (b"[1]", "JSON"),
+            (b'{"spec": {"x": 1}}', '"x"'),
+            (b"\xff", "JSON"),
+            (b"[" * 9999, ""),
+        ):
+            answer = await running.http.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
+            assert (answer.status_code, reason(answer)) == (400, "MESSAGE_GARBLED"), body[:20]
+            assert said in answer.json()["message"]
+        answer = await running.http.post("/v1/jobs", content=b"x", headers={"content-type": "text/plain"})
+        assert (answer.status_code, reason(answer)) == (415, "MEDIA_TYPE_UNKNOWN")
+        answer = await running.http.post("/v1/jobs", content=b"x", headers={"content-type": "multipart/form-data"})
+        assert answer.status_code == 400
+        answer = await running.http.get("/v1/jobs", params={"page_size": "many"})
+        assert fields(answer)
+
+
+async def test_errors_have_their_http_code_and_say_when_to_retry(web: Any) -> None:
+    """A full queue is 429, a server that is gone 503; both with Retry-After."""
+    async with web(FakeWorker(hang=True), max_queued_jobs=1, max_running_jobs=1) as running:
+        ids = [await running.submit(), await running.submit()]
+        full = await running.http.post("/v1/jobs", files=running.files(), data={"size_px": "48"})
+        assert (full.status_code, reason(full)) == (429, "QUEUE_FULL")
+        assert int(full.headers["retry-after"]) >= 1
+        assert any("retryDelay" in detail for detail in full.json()["details"])
+        for job_id in ids:
+            await running.http.delete(f"/v1/jobs/{job_id}")
+    async with gateway("127.0.0.1:1") as (_, url), httpx.AsyncClient(base_url=url, trust_env=False) as http:
+        gone = await http.get("/v1/info")
+        assert (gone.status_code, gone.json()["code"]) == (503, 14)
+        assert "retry-after" in gone.headers
+        assert (await http.get("/readyz")).status_code == 503
+        assert (await http.get("/healthz")).status_code == 200
+
+
+async def test_leaving_a_stylize_request_cancels_its_job(web: Any) -> None:
+    """As over gRPC: nobody waits for it any more."""
+    async with web(FakeWorker(hang=True)) as running:
+        call = asyncio.create_task(running.http.post("/v1/stylize", files=running.files(), data={"size_px": "48"}))
+        async with asyncio.timeout(10):
+            while not (await running.http.get("/v1/jobs", params={"state": "running"})).json():
+                await asyncio.sleep(0.01)
+            call.cancel()
+            while not (found := (await running.http.get("/v1/jobs", params={"state": "cancelled"})).json()):
+                await asyncio.sleep(0.01)
+        assert found["jobs"][0]["stopReason"] == "STOP_REASON_ABANDONED"
+
+
+async def test_tokens_are_passed_on_and_owners_are_kept(web: Any, people: Any, monkeypatch: Any) -> None:  # noqa: F811
+    """A token of the gateway itself is never used for a caller."""
+    monkeypatch.setenv("IMPASTO_TOKEN", people["root"])
+    async with web(tokens=people["file"]) as running:
+        http, ann, bob = running.http, *({"authorization": f"Bearer {people[name]}"} for name in ("ann", "bob"))
+        none = await http.get("/v1/jobs")
+        assert (none.status_code, reason(none)) == (401, "TOKEN_MISSING")
+        assert none.headers["www-authenticate"].startswith("Bearer")
+        for wrong in ("Bearer wrong", "Bearer a\tb", "Basic abc"):
+            assert (await http.get("/v1/jobs", headers={"authorization": wrong})).status_code == 401, wrong
+        job = (await http.post("/v1/jobs", files=running.files(), data={"size_px": "48", "steps": "2"}, headers=ann)).json()[
+            "job"
+        ]
+        assert job["owner"] == "ann"
+        for path in ("", "/events", "/result", "/preview"):
+            assert (await http.get(f"/v1/jobs/{job['jobId']}{path}", headers=bob)).status_code == 404, path
+        assert (await http.get("/v1/jobs", headers=bob)).json() == {}
+        assert len((await http.get("/v1/jobs", headers=ann)).json()["jobs"]) == 1
+
+
+async def test_a_large_body_is_refused_without_memory(web: Any) -> None:
+    """200 MB, declared or not, get 413; the memory of the process stays where it was."""
+    async with web() as running:
+        boundary = "multipart/form-data; boundary=x"
+        head = b'--x\r\nContent-Disposition: form-data; name="content"; filename="a"\r\n\r\n'
+
+        async def body() -> Any:
+            yield head
+            for _ in range(200):
+                yield bytes(MIB)
+
+        process = psutil.Process()
+        before = process.memory_info().rss
+        chunked = await running.http.post("/v1/jobs", content=body(), headers={"content-type": boundary})
+        assert (chunked.status_code, reason(chunked)) == (413, "BODY_TOO_LARGE")
+        length = {"content-type": boundary, "content-length": str(len(head) + 200 * MIB)}
+        declared = await running.http.post("/v1/jobs", content=body(), headers=length)
+        assert (declared.status_code, reason(declared)) == (413, "BODY_TOO_LARGE")
+        assert declared.headers["connection"] == "close"
+        upload = await running.http.put(
+            "/v1/images/" + "0" * 64, content=body(), headers={"content-length": length["content-length"]}
+        )
+        assert upload.status_code == 413
+        assert process.memory_info().rss - before < 40 * MIB
+        large = await running.http.post("/v1/jobs", content=b" " * (9 * MIB), headers={"content-type": "application/json"})
+        assert large.status_code == 413
+        assert await running.submit()  # it still works
+
+
+async def test_uploads_stream_and_are_checked(web: Any, png: Any) -> None:
+    """A file with another hash is refused; an upload needs its length; what was stored comes back."""
+    async with web() as running:
+        data = png(200, 200, seed=2)
+        sha256 = hashlib.sha256(data).hexdigest()
+        stored = await running.http.put(f"/v1/images/{sha256}", content=data)
+        assert (stored.status_code, stored.json()["imageId"]) == (201, sha256)
+        got = await running.http.get(f"/v1/images/{sha256}")
+        assert (got.content, got.headers["content-type"]) == (data, "image/png")
+        assert (await running.http.put(f"/v1/images/{'0' * 64}", content=data)).status_code == 400
+        assert (await running.http.put("/v1/images/zz", content=data)).status_code == 400
+        assert reason(await running.http.get(f"/v1/images/{'0' * 64}")) == "IMAGE_NOT_FOUND"
+
+        async def pieces() -> Any:
+            yield data
+
+        chunked = await running.http.put(f"/v1/images/{sha256}", content=pieces())
+        assert (chunked.status_code, reason(chunked)) == (411, "LENGTH_MISSING")
+
+
+async def test_a_picture_says_how_it_was_made(web: Any) -> None:
+    """The recipe is a specification; a picture without one, and what is no picture, are told apart from it."""
+    async with web() as running:
+        painted = await running.http.post(
+            "/v1/stylize",
+            files=running.files(1, 2),
+            data={"size_px": "48", "steps": "2", "color": "matched", "style_share": ["3", "1"]},
+        )
+        spec = (await running.http.post("/v1/recipe", content=painted.content)).json()
+        assert spec["parameters"]["color"] == "COLOR_MATCHED"
+        assert [style["weight"] for style in spec["styles"]] == [3, 1]
+        assert spec["content"]["name"] == "photo.png"
+        for other in (running.files()[0][1][1], b"no picture", b""):
+            answer = await running.http.post("/v1/recipe", content=other)
+            assert (answer.status_code, reason(answer)) == (400, "NO_PROVENANCE")
+
+
+async def test_other_sites_cannot_use_the_gateway(web: Any) -> None:
+    """Foreign origins, form posts of other sites and names that resolve here are rejected; its own page is served."""
+    async with web() as running:
+        http, port = running.http, httpx.URL(running.url).port
+        for headers in ({"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
+            answer = await http.post("/v1/jobs", files=running.files(), headers=headers)
+            assert (answer.status_code, reason(answer)) == (403, "ORIGIN_FORBIDDEN"), headers
+        for host in ("evil.example", f"evil.example:{port}", "[::1", ""):
+            assert (await http.get("/v1/info", headers={"host": host})).status_code in (400, 421), host
+        for host in ("localhost", f"127.0.0.1:{port}", "[::1]:80", "192.168.1.5"):
+            assert (await http.get("/v1/info", headers={"host": host})).status_code == 200, host
+        own = await http.post("/v1/jobs/x/cancel", headers={"origin": running.url.rstrip("/"), "sec-fetch-site": "same-origin"})
+        assert own.status_code == 404
+        assert (
+            "access-control-allow-origin" not in (await http.get("/v1/info", headers={"origin": "https://a.example"})).headers
+        )
+        for path in ("/healthz", "/v1/info", "/nothing", "/static/none.js"):
+            headers = (await http.get(path)).headers
+            assert "default-src 'none'" in headers["content-security-policy"], path
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["cross-origin-resource-policy"] == "same-origin"
+    async with web(web={"origins": ("https://a.example",), "hosts": ("paint.example",)}) as running:
+        answer = await running.http.get("/v1/info", headers={"origin": "https://a.example", "host": "paint.example"})
+        assert answer.headers["access-control-allow-origin"] == "https://a.example"
+        answer = await running.http.post("/v1/jobs/x/cancel", headers={"origin": "https://a.example"})
+        assert answer.status_code == 404
+
+
+async def test_a_name_of_a_file_is_text_everywhere(web: Any, png: Any) -> None:
+    """Markup, quotes and other scripts in names come back as they are, in JSON."""
+    name = "a<img src=x onerror=alert(1)>&\u0416.png"
+    async with web() as running:
+        files = [("content", (name, png())), ("style", ("b.png", png(seed=1)))]
+        answer = await running.http.post("/v1/jobs", files=files, data={"size_px": "48", "steps": "2"})
+        assert answer.headers["content-type"] == "application/json"
+        assert next(item["name"] for item in answer.json()["job"]["inputs"] if item["field"] == "content") == name
+
+
+@pytest.mark.parametrize("header", ["Bearer é", "Bearer a b"])
+async def test_a_token_that_cannot_be_sent_is_unknown(header: str) -> None:
+    """It does not break the connection of others."""
+    client = Gateway("127.0.0.1:1")
+    with pytest.raises(Exception, match="characters"):
+        client.of(header)
+    await client.close()

@@ -1,0 +1,128 @@
+"""Files, folders, patterns, lists and CSV files become pairs with names; what is wrong is said before anything is painted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import impasto
+from impasto.batch.inputs import every, expanded, from_csv, listed, named
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("b.jpg", "a.png", "deep/c.webp", "notes.txt", ".hidden.png", "out/a-b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_folders_patterns_and_files_are_expanded_in_order(folder: Path) -> None:
+    """Folders without subfolders; ``**`` reaches them; hidden files, other files and outputs are left out; each once."""
+    assert expanded(["."], "photos") == [Path("a.png"), Path("b.jpg")]
+    assert expanded(["b.jpg", "*.png", "b.jpg"], "photos") == [Path("b.jpg"), Path("a.png")]
+    assert [str(path) for path in expanded(["**/*"], "photos", Path("out"))] == ["a.png", "b.jpg", "deep/c.webp"]
+    assert expanded(["notes.txt"], "photos") == [Path("notes.txt")]  # the server says what is wrong with it
+
+
+def test_what_is_not_there_is_named(folder: Path) -> None:
+    """All of it, in one error."""
+    (folder / "empty").mkdir()
+    with pytest.raises(impasto.InvalidRequest) as caught:
+        expanded(["nope.png", "empty", "z*.png", "out"], "photos", Path("out"))
+    text = str(caught.value)
+    for part in ("nope.png does not exist", "the folder empty has no pictures", "no picture matches z*.png", "and 1 more"):
+        assert part in text
+    with pytest.raises(impasto.InvalidRequest, match="out is the folder of the outputs"):
+        expanded(["out"], "photos", Path("out"))
+
+
+def test_a_file_whose_name_has_pattern_characters_is_a_file(folder: Path) -> None:
+    (folder / "a[1].png").write_bytes(b"x")
+    assert expanded(["a[1].png"], "photos") == [Path("a[1].png")]
+
+
+def test_lists_have_lines_or_nuls() -> None:
+    assert listed("a.png\n\nb c.png\r\n") == ["a.png", "b c.png"]
+    assert listed("a\nb.png\0c.png\0") == ["a\nb.png", "c.png"]
+
+
+def test_names_follow_the_template() -> None:
+    photos, styles = [Path("in/cat.jpg"), Path("in/dog.jpg")], [Path("art/night.png")]
+    assert [pair.output for pair in every(photos, styles, "{photo}-{style}.png")] == ["cat-night.png", "dog-night.png"]
+    template = "{style_folder}/{style}/{photo_folder}-{photo}-{index:03}.jpg"
+    assert every(photos, styles, template)[1].output == "art/night/in-dog-002.jpg"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{photo}.png", "would be the output of"),
+        ("{photo}-{style}.gif", "must end in"),
+        ("{photo}-{style}", "must end in"),
+        ("../{photo}-{style}.png", "must lie below"),
+        ("/{photo}-{style}.png", "must lie below"),
+        ("{photo.parent}-{style}.png", "the fields are"),
+        ("{photo.__class__}.png", "the fields are"),
+        ("{photo[0]}.png", "the fields are"),
+        ("{photo!r}-{style}.png", "the fields are"),
+        ("{nope}-{style}.png", "the fields are"),
+        ("{photo:>99999999999}.png", "the fields are"),
+        ("{index:999999999999999}.png", "not a template|is longer"),
+        ("{photo-{style}.png", "not a template|the fields are"),
+        ("{}.png", "the fields are"),
+        ("{photo}" + "x" * 250 + "{style}.png", "is longer than 240 bytes"),
+    ],
+)
+def test_templates_that_cannot_name_outputs_are_refused(template: str, text: str) -> None:
+    """Collisions, other formats, other folders, and what Python's format strings could do besides."""
+    with pytest.raises(impasto.InvalidRequest, match=text):
+        every([Path("cat.jpg")], [Path("a/night.png"), Path("b/night.png")], template)
+
+
+def test_names_that_differ_in_case_only_collide() -> None:
+    """Some file systems ignore case."""
+    with pytest.raises(impasto.InvalidRequest, match="would be the output"):
+        every([Path("cat.jpg"), Path("CAT.jpg")], [Path("s.png")], "{photo}-{style}.png")
+
+
+def test_pairs_come_from_a_csv_file(folder: Path) -> None:
+    """As spreadsheets write it; a line that is there twice counts once."""
+    table = folder / "pairs.csv"
+    table.write_bytes(b"\xef\xbb\xbfphoto,style,output\r\na.png,b.jpg,\r\nb.jpg,a.png,mine/x.jpg\r\na.png,b.jpg,\r\n")
+    assert [(str(pair.photo), str(pair.style), pair.output) for pair in from_csv(table, "{photo}-{style}.png")] == [
+        ("a.png", "b.jpg", "a-b.png"),
+        ("b.jpg", "a.png", "mine/x.jpg"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("photo;style\na;b\n", "the columns are"),
+        ("photo,style,wieght\na.png,b.jpg,1\n", "the columns are"),
+        ("", "got none"),
+        ("photo,style\na.png\n", "line 2: has not 2 values"),
+        ("photo,style\na.png,b.jpg,c\n", "line 2: has not 2 values"),
+        ("photo,style\na.png,b.jpg\nnope.png,b.jpg\n", "line 3: photo 'nope.png' does not exist"),
+        ("photo,style,output\na.png,b.jpg,../x.png\n", "must lie below"),
+        ("photo,style,output\na.png,b.jpg,x.png\nb.jpg,a.png,x.png\n", "would be the output of"),
+    ],
+)
+def test_wrong_lines_of_a_csv_file_are_named(folder: Path, text: str, said: str) -> None:
+    (folder / "pairs.csv").write_text(text)
+    with pytest.raises(impasto.InvalidRequest, match=said):
+        from_csv(folder / "pairs.csv", "{photo}-{style}.png")
+    (folder / "pairs.csv").write_bytes(b"photo,style\n\xff\xfe,x\n")
+    with pytest.raises(impasto.InvalidRequest, match="UTF-8"):
+        from_csv(folder / "pairs.csv", "{photo}-{style}.png")
+
+
+def test_undecodable_names_are_taken(folder: Path) -> None:
+    """Old disks have them."""
+    name = os.fsdecode(b"caf\xe9.png")
+    (folder / name).write_bytes(b"x")
+    assert named([(Path(name), Path("a.png"), "")], "{photo}-{style}.png")[0].output == os.fsdecode(b"caf\xe9-a.png")

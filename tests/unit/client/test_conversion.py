@@ -1,0 +1,161 @@
+"""Pictures that servers do not take are converted: as they look, upright, with their profile; or refused by name."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageOps
+
+from impasto import InvalidRequest, NamedFile
+from impasto.conversion import kind_of
+from impasto.pictures import to_bytes
+from impasto.redo import _find
+from tests.conftest import encoded, picture
+
+COLOUR = picture(96, 72)
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def sent(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(to_bytes(data, "content")))
+    image.load()
+    return image
+
+
+def heif(image: Image.Image, **options: Any) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    return encoded(image, "HEIF", quality=95, **options)
+
+
+@pytest.mark.parametrize("name", ["AVIF", "TIFF", "GIF", "BMP", "HEIF"])
+def test_formats_are_converted_and_look_the_same(name: str) -> None:
+    """However the file is given."""
+    data = heif(COLOUR) if name == "HEIF" else encoded(COLOUR, name, **({"quality": 95} if name == "AVIF" else {}))
+    assert kind_of(data) == name
+    found = sent(data)
+    assert found.format == "PNG"
+    difference = np.asarray(found.convert("RGB")).astype(int) - np.asarray(COLOUR).astype(int)
+    assert abs(difference).mean() < (12 if name == "GIF" else 4)
+    for given in (bytearray(data), io.BytesIO(data), NamedFile(data, "x")):
+        assert to_bytes(given, "content") == to_bytes(data, "content")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP"])
+def test_what_servers_take_is_sent_unchanged(name: str) -> None:
+    data = encoded(COLOUR, name)
+    assert to_bytes(data, "content") == data
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["TIFF", "AVIF", "HEIF"])
+def test_pictures_are_upright(name: str, orientation: int) -> None:
+    """For all eight orientations, and turned once only."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    written = exif.tobytes()
+    data = heif(COLOUR, exif=written) if name == "HEIF" else encoded(COLOUR, name, exif=exif if name == "TIFF" else written)
+    as_jpeg = Image.open(io.BytesIO(encoded(COLOUR, "JPEG", exif=written, quality=95)))
+    wanted = ImageOps.exif_transpose(as_jpeg)
+    found = sent(data)
+    assert found.getexif().get(0x0112, 1) == 1
+    assert found.size == wanted.size
+    assert abs(np.asarray(found.convert("RGB")).astype(int) - np.asarray(wanted).astype(int)).mean() < 6
+
+
+@pytest.mark.parametrize("name", ["TIFF", "AVIF", "HEIF"])
+def test_profiles_are_kept(name: str) -> None:
+    data = heif(COLOUR, icc_profile=PROFILE) if name == "HEIF" else encoded(COLOUR, name, icc_profile=PROFILE)
+    assert sent(data).info["icc_profile"] == PROFILE
+
+
+def test_the_first_frame_of_an_animation_is_sent() -> None:
+    frames = [Image.new("RGB", (32, 24), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert sent(data).convert("RGB").getpixel((5, 5)) == (255, 0, 0)
+
+
+def test_transparency_is_kept() -> None:
+    """Of palettes too; the server lays it on white."""
+    shape = Image.new("P", (16, 16), 1)
+    shape.putpalette([255, 0, 0, 0, 255, 0])
+    shape.paste(0, (0, 0, 8, 16))
+    data = encoded(shape, "GIF", transparency=0)
+    found = sent(data).convert("RGBA")
+    assert found.getpixel((2, 2))[3] == 0
+    assert found.getpixel((12, 2)) == (0, 255, 0, 255)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "LAB", "YCbCr"])
+def test_every_mode_of_a_tiff_looks_as_it_is(mode: str) -> None:
+    """16 bits are not cut to 8, and what Pillow itself cannot convert goes through a profile."""
+    grey = COLOUR.convert("L")
+    if mode == "I;16":
+        deep = np.asarray(grey).astype(np.uint16) * 257
+        image = Image.fromarray(deep)
+    elif mode == "LAB":
+        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        image = ImageCms.profileToProfile(COLOUR, srgb, lab, outputMode="LAB")
+        assert image is not None
+    else:
+        image = COLOUR.convert(mode)
+    found = sent(encoded(image, "TIFF"))
+    if mode == "I;16":
+        assert (np.asarray(found) == deep).all()
+        return
+    wanted = np.asarray(image.convert("L") if mode in ("1", "P") else grey).astype(int)
+    assert abs(np.asarray(found.convert("L")).astype(int) - wanted).mean() < 4
+
+
+def test_big_endian_sixteen_bits_are_read_right() -> None:
+    """I;16B is how TIFF files of scanners are."""
+    deep = np.asarray(COLOUR.convert("L")).astype(np.uint16) * 257
+    image = Image.frombytes("I;16B", deep.shape[::-1], deep.astype(">u2").tobytes())
+    assert (np.asarray(sent(encoded(image, "TIFF"))) == deep).all()
+
+
+def test_floats_are_refused_by_name() -> None:
+    values = np.asarray(COLOUR.convert("L")).astype(np.float32) / 255
+    with pytest.raises(InvalidRequest, match="content: has mode F with values from"):
+        to_bytes(encoded(Image.fromarray(values), "TIFF"), "content")
+
+
+@pytest.mark.parametrize("name", ["AVIF", "TIFF", "GIF", "BMP"])
+def test_damaged_files_are_refused_by_name(name: str) -> None:
+    data = encoded(COLOUR, name)
+    for cut in (data[: len(data) // 2], data[:40], data[:16]):
+        try:
+            to_bytes(cut, "styles[0].image")
+        except InvalidRequest as error:
+            assert f"styles[0].image: is a {name} file that cannot be read" in str(error)
+            assert len(str(error).splitlines()) == 1
+
+
+def test_huge_files_are_refused_before_they_are_decoded() -> None:
+    """A BMP of a hundred bytes may say that it has a gigapixel."""
+    data = bytearray(encoded(Image.new("L", (8, 8)), "BMP"))
+    data[18:26] = (20_000).to_bytes(4, "little") + (20_000).to_bytes(4, "little")
+    with pytest.raises(InvalidRequest, match="20000 x 20000 pixels|exceeds limit"):
+        to_bytes(bytes(data), "content")
+
+
+def test_heic_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(InvalidRequest, match=r"pillow-heif.*\[heif\]"):
+        to_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 100, "content")
+
+
+def test_redo_finds_sources_that_were_converted(tmp_path: Path) -> None:
+    """Their hash is that of what was sent."""
+    import hashlib
+
+    data = encoded(COLOUR, "TIFF")
+    (tmp_path / "scan.tif").write_bytes(data)
+    wanted = hashlib.sha256(to_bytes(data, "content")).hexdigest()
+    assert list(_find({wanted: "scan.tif"}, [tmp_path])) == [wanted]

@@ -1,0 +1,85 @@
+"""Results and jobs in notebooks."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import impasto
+from impasto import results
+from impasto.notebooks import job_html
+from impasto.v1 import style_transfer_pb2 as pb
+from tests.conftest import encoded, picture
+from tests.unit.client.servers import FakeService, serving
+
+
+def job(**changes: Any) -> impasto.JobInfo:
+    message = pb.Job(
+        job_id="abc", state=pb.JOB_STATE_RUNNING, step=3, parameters=pb.Parameters(steps=10), width_px=48, height_px=40
+    )
+    message.create_time.FromDatetime(datetime.now(UTC))
+    return dataclasses.replace(results.job_info(message), **changes)
+
+
+def result(data: bytes) -> impasto.Result:
+    return impasto.Result(data, job(state="succeeded"))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_result_is_shown_as_a_picture(kind: str) -> None:
+    """As PNG, which every notebook shows; a PNG is not encoded again."""
+    data = encoded(picture(), kind)
+    shown = result(data)._repr_png_()
+    assert shown.startswith(b"\x89PNG")
+    with Image.open(io.BytesIO(shown)) as image:
+        assert image.size == picture().size
+    assert kind != "PNG" or shown is data
+
+
+def test_a_job_is_shown_with_its_progress() -> None:
+    """And nothing in it is taken for markup."""
+    shown = job_html("abc", job(losses=impasto.Losses(0.5, 0.25, 0.25, 0.0)))
+    assert '<progress max="10" value="3">' in shown
+    assert "running" in shown
+    assert "loss 0.5" in shown
+    shown = job_html("<b>", job(state="failed", error_message="<script>"))
+    assert "<script>" not in shown
+    assert "<b>" not in shown
+
+
+def test_a_job_without_a_server_is_shown_with_the_reason() -> None:
+    """A notebook that is opened again has no traceback in it."""
+    with impasto.Client("127.0.0.1:1", patience_s=0) as client:
+        assert "no impasto server answers" in client.job("abc")._repr_html_()
+    with serving(FakeService()) as address, impasto.Client(address) as client:
+        assert "job-1" in client.submit(b"x", b"y")._repr_html_()
+
+
+async def test_an_async_job_is_shown_as_it_was_submitted() -> None:
+    with serving(FakeService()) as address:
+        async with impasto.AsyncClient(address) as client:
+            assert "queued" in (await client.submit(b"x", b"y"))._repr_html_()
+            assert "abc" in client.job("abc")._repr_html_()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_progress_is_shown_on_a_terminal_and_not_in_a_log(monkeypatch: pytest.MonkeyPatch, many: bool) -> None:
+    """One bar for a picture, one for all pictures of a map."""
+    for terminal in (True, False):
+        written = io.StringIO()
+        monkeypatch.setattr(written, "isatty", lambda terminal=terminal: terminal, raising=False)
+        monkeypatch.setattr("sys.stderr", written)
+        monkeypatch.setenv("TERM", "xterm")
+        with serving(FakeService()) as address, impasto.Client(address) as client:
+            if many:
+                assert len(list(client.map([b"x"] * 3, b"y", progress=True))) == 3
+                wanted = "3/3"
+            else:
+                client.stylize(b"x", b"y", progress=True)
+                wanted = "painting on"
+        assert (wanted in written.getvalue()) is terminal, written.getvalue()
