@@ -42,7 +42,7 @@ def messages(kind: str) -> dict[str, list[tuple[str, str, str]]]:
         if line.startswith("//"):
             comment.append(line.removeprefix("//").strip())
             continue
-        field = re.match(r"(?:optional |repeated )?([\w.]+) (\w+) = \d+;", line) if kind == "message" else None
+        field = re.match(r"(?:optional |repeated )?([\w.]+|map<.+>) (\w+) = \d+;", line) if kind == "message" else None
         value = re.match(r"(\w+) = \d+;", line) if kind == "enum" else None
         if name and field:
             found[name].append((field[1], field[2], " ".join(comment)))

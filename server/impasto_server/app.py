@@ -34,7 +34,7 @@ from impasto_server.cluster.hub import WorkerHub
 from impasto_server.cluster.launcher import LauncherError
 from impasto_server.cluster.port import WorkerPort, worker_server
 from impasto_server.cluster.setup import manager
-from impasto_server.config import MIB, ServerConfig
+from impasto_server.config import MIB, ServerConfig, is_local
 from impasto_server.domain.errors import ServiceError
 from impasto_server.housekeeping import Housekeeping
 from impasto_server.jobs.assembly import Assembly, assemble
@@ -342,7 +342,9 @@ def _identify(config: ServerConfig, tokens: Tokens | None) -> Identify:
 
 def _warn_if_exposed(config: ServerConfig) -> None:
     """Warn about what others could read or do if the server is reachable from other machines."""
-    if config.listen.startswith(("127.", "localhost:", "[::1]:", "unix:")):
+    if config.worker_listen and not is_local(config.worker_listen) and not config.tls_cert:
+        logger.warning("workers' tokens and pictures are sent unencrypted: %s has no TLS", config.worker_listen)
+    if is_local(config.listen):
         return
     if config.tokens and not config.tls_cert:
         logger.warning("tokens and pictures are sent unencrypted: %s has no TLS; put a TLS proxy in front of it", config.listen)

@@ -133,7 +133,7 @@ def _check_weights(choice: str) -> None:
 @click.option("--tls", is_flag=True, help="Use TLS with the system's CAs.")
 @click.option("--device", default="auto", show_default=True, help="As for 'impasto serve'; each device is a worker.")
 @click.option("--weights", default="auto", show_default=True, help="As for 'impasto serve'; must be the server's.")
-@click.option("--name", help="Name of the worker, unique among the server's; HOST/DEVICE by default.")
+@click.option("--name", help="Name of the worker, unique among the server's; HOST:DEVICE by default.")
 @click.option("--host", help="Name of this machine; its host name by default.")
 @click.option("--scratch", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures and checkpoints.")
 @click.option("--cuda-graphs", is_flag=True, help="As for 'impasto serve'.")

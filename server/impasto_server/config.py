@@ -86,7 +86,10 @@ class ServerConfig:
     worker_tokens: str = _setting("", "File with the tokens of allowed workers; see 'impasto token'.")
     cluster: str = _setting("", "Start workers by themselves: HOST:PORT of a Ray cluster, or local for this machine.")
     workers: str = _setting("auto", "Number of workers that the cluster starts: MIN..MAX, a number, or auto for no limits.")
-    worker_device: str = _setting("cuda", "Device of each of them: cuda, or cpu where the hosts have no GPU.")
+    worker_device: str = _setting(
+        "auto",
+        "Device of each of them: cuda, or cpu where the hosts have no GPU. auto: cuda on Ray; with local, what there is.",
+    )
     worker_address: str = _setting("", "worker_listen as the hosts see it, HOST:PORT; worker_listen itself by default.")
     worker_token_file: str = _setting("", "File with the workers' token, on each host.")
     weights: str = _setting(
@@ -142,6 +145,8 @@ class ServerConfig:
         self._check_workers()
         if self.web:
             _check_address("web", self.web)
+            if self.web in (self.listen, self.metrics, self.worker_listen) and not self.web.endswith(":0"):
+                raise ConfigError(f"web {self.web} is the address of another port of this server; choose another")
             if self.tls_client_ca:
                 raise ConfigError(
                     "web does not go with tls_client_ca: browsers' certificates are not passed on; see 'impasto web'"
@@ -161,15 +166,21 @@ class ServerConfig:
     def _check_workers(self) -> None:
         if self.worker_listen:
             _check_address("worker_listen", self.worker_listen)
-            if not self.worker_tokens and not _is_local(self.worker_listen):
+            if not self.worker_tokens and not is_local(self.worker_listen):
                 raise ConfigError(f"worker_listen {self.worker_listen} can be reached by others, so worker_tokens must be set")
         elif self.worker_tokens or self.cluster or self.device == NO_DEVICE:
             needs = "worker_tokens" if self.worker_tokens else "cluster" if self.cluster else f"device {NO_DEVICE}"
             raise ConfigError(f"{needs} needs worker_listen")
         if self.worker_address:
             _check_address("worker_address", self.worker_address)
-        if self.worker_device not in ("cuda", "cpu"):
-            raise ConfigError(f"worker_device must be cuda or cpu, got {self.worker_device!r}")
+        if self.worker_device not in ("auto", "cuda", "cpu"):
+            raise ConfigError(f"worker_device must be auto, cuda or cpu, got {self.worker_device!r}")
+        if self.cluster and self.worker_tokens and not self.worker_token_file:
+            raise ConfigError(
+                "cluster with worker_tokens needs worker_token_file: the workers that it starts must have a token"
+            )
+        if self.workers != "auto" and not self.cluster:
+            raise ConfigError(f"workers {self.workers} needs cluster, which starts them")
 
     def _check_numbers(self) -> None:
         for item in fields(self):
@@ -199,8 +210,9 @@ class ServerConfig:
             raise ConfigError(f"{text}; set --data-dir to a folder, or to {IN_MEMORY}") from None
 
 
-def _is_local(address: str) -> bool:
-    return address.startswith(("127.", "localhost:", "[::1]:"))
+def is_local(address: str) -> bool:
+    """Whether only this machine can reach an address."""
+    return address.startswith(("127.", "localhost:", "[::1]:", "unix:"))
 
 
 def _check_address(name: str, address: str) -> None:

@@ -273,7 +273,7 @@ def test_serve_refuses_what_cannot_be(real_server: ServerProcess) -> None:
         (["--device", "cuda:7"], b"device 'cuda:7': not available"),
         (["--max-queued-jobs", "0"], b"max_queued_jobs must be above 0"),
     ):
-        done = cli("serve", *arguments)
+        done = cli("serve", "--data-dir", ":memory:", *arguments)
         assert done.returncode == 1
         assert message in done.stderr.splitlines()[-1]
         assert b"Traceback" not in done.stderr

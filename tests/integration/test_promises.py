@@ -98,7 +98,7 @@ async def test_everything_but_health_needs_the_token_reflection_too(service: Any
         reflection = reflection_pb2_grpc.ServerReflectionStub(running.channel)
         answer = await reflection.ServerReflectionInfo(iter([asked]), **ann).read()
         services = [item.name for item in answer.list_services_response.service]
-        assert len(services) == 3
+        assert len(services) == 4
         pool = descriptor_pool.Default()
         methods = [f"/{name}/{method.name}" for name in services for method in pool.FindServiceByName(name).methods]
         for method in methods:

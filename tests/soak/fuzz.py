@@ -133,6 +133,9 @@ class Fuzzer:
         item = self.rng.choice(message.DESCRIPTOR.fields)
         if item.message_type is not None and self.rng.random() < 0.8:
             inside = getattr(message, item.name)
+            if item.message_type.GetOptions().map_entry:
+                inside[self.rng.choice(("a", "", "x" * 70, "\n"))] = self.rng.choice(("", "b", "y" * 200))
+                return
             if item.is_repeated:
                 inside = inside.add() if not inside or self.rng.random() < 0.3 else self.rng.choice(list(inside))
             if inside.DESCRIPTOR.fields:

@@ -50,7 +50,7 @@ def distributions_of(module: str) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("client/impasto", ("load", "heif")),
+        ("client/impasto", ("load", "heif", "web")),
         ("engine/impasto_engine", ("server", "weights")),
         ("server/impasto_server", ("server", "otel", "webhooks", APART)),
     ],

@@ -228,8 +228,9 @@ def redo(
         text = f"its time limit ended it after {found.ended_after_steps} steps; the new picture will have all its steps"
         click.echo(f"Warning: {text}", err=True)
     pictures = (found.content, found.styles)
-    given = given_options(options, None)
-    given.pop("format")
+    given = given_options(options, None if out == "-" else out)
+    if out == "-":
+        given.pop("format")
     wanted = changed(found.options, given)
     repainted = any(found.options.get(name) != wanted.get(name) for name in (*found.options, *wanted))
     weights, threads = ("", 0) if repainted else (found.weights_sha256, found.threads)

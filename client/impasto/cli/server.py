@@ -30,7 +30,7 @@ def info(server: str, as_json: bool) -> None:
     state = "accepting jobs" if found.accepting else "not accepting jobs"
     click.echo(f"impasto {found.version} at {server}, {state}: {found.queued} waiting, {found.running} running")
     for device in found.devices:
-        ready = "ready" if device.ready else "not ready"
+        ready = "draining" if device.draining else "ready" if device.ready else "not ready"
         where = f" on {device.host}" if device.host else ""
         precision = device.auto_precision or "?"
         click.echo(f"device   {device.name}{where}: {device.description or 'unknown'}, {ready}, auto precision {precision}")

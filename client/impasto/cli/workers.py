@@ -42,6 +42,10 @@ def drain(name: str, wait: bool, server: str, as_json: bool) -> None:
         while wait and any(device.running for device in devices):
             time.sleep(LOOK_S)
             devices = tuple(device for device in client.server_info().devices if device.name in names)
+            if again := [device.name for device in devices if not device.draining]:
+                raise click.ClickException(
+                    f"{', '.join(again)} no longer drains: it has joined again, or the server was restarted"
+                )
     _show(devices, as_json=as_json)
 
 

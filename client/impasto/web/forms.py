@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -230,6 +231,11 @@ def _value(name: str, text: str) -> Any:
             return parse(text)
         except ValueError as error:
             raise invalid(f"parameters.{name}", str(error)) from None
+    if name == "labels":
+        try:
+            return json.loads(text)  # its kind is checked with the other options
+        except (ValueError, RecursionError):
+            raise invalid(name, f'must be an object in JSON, such as {{"album": "norway"}}, got {text[:80]!r}') from None
     if name in ("time_limit_s", "ttl_s"):
         return _number(float, name.removesuffix("_s"), text)
     path, descriptor = option_field(name)

@@ -225,6 +225,8 @@ def _option(name: str) -> dict[str, Any]:
     text = comment(field.containing_type.name, name)
     if name in ENUMS:
         return {"type": "string", "enum": list(words(ENUMS[name])), "description": text}
+    if name == "labels":
+        return {"type": "string", "description": text, "examples": ['{"album": "norway"}']}
     if name.endswith("_layers"):
         return {"type": "string", "description": text, "examples": ["relu1_1=1,relu2_1=0.5"]}
     if name == "schedule":

@@ -33,6 +33,8 @@ def schemas(*roots: Any) -> dict[str, dict[str, Any]]:
             continue
         found[message.name] = _schema(message)
         for field in message.fields:
+            if is_map(field):
+                continue
             if field.message_type is not None:
                 waiting.append(field.message_type)
             elif field.enum_type is not None:
@@ -50,12 +52,19 @@ def _schema(message: Any) -> dict[str, Any]:
     for field in message.fields:
         text = comment(message.name, field.name)
         kind = _type(field)
-        if field.is_repeated:
+        if is_map(field):
+            kind = {"type": "object", "additionalProperties": _type(field.message_type.fields_by_name["value"])}
+        elif field.is_repeated:
             kind = {"type": "array", "items": kind}
         properties[field.json_name] = (
             {"allOf": [kind], "description": text} if "$ref" in kind else {**kind, "description": text}
         )
     return {"type": "object", "description": descriptions().get(message.name, ""), "properties": properties}
+
+
+def is_map(field: Any) -> bool:
+    """Whether a field is a map."""
+    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
 
 
 def _type(field: Any) -> dict[str, Any]:

@@ -239,9 +239,10 @@ class Agent:
     async def _leave(self, desk: Desk) -> None:
         """Wait until told to leave; then let the jobs leave, and end the session."""
         await self._leaving.wait()
-        logger.info("leaving: %d jobs continue elsewhere", len(desk.jobs))
+        logger.info("leaving; jobs that continue elsewhere, or wait: %d", len(desk.jobs))
         desk.outbox.put(pb.JoinRequest(leaving=pb.Leaving()))
         deadline = time.monotonic() + LEAVING_S
         await asyncio.sleep(2 * desk.COLLECT_S)  # a job may be on its way here
         while (desk.jobs or desk.sending) and time.monotonic() < deadline:  # noqa: ASYNC110 - once in a process's life
             await asyncio.sleep(0.05)
+        logger.info("worker %s has left", self._settings.name)

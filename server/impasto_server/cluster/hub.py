@@ -120,7 +120,8 @@ class WorkerHub:
                 text = f"{field}: must be 1 to 128 letters, digits, and . _ : @ -, got {getattr(hello, field)!r}"
                 raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, text)
         known = self._workers.get(hello.name)
-        if known is not None and known.host != hello.host:
+        # The same worker may come back before its loss is noticed; one that was heard just now is another process.
+        if known is not None and (known.host != hello.host or self._clock() - known.heard < 2 * wire.HEARTBEAT_S):
             text = f"name: a worker called {hello.name} has joined from host {known.host}; choose another with --name"
             raise RefusedError(grpc.StatusCode.ALREADY_EXISTS, text)
         if known is None and self._pool.has(hello.name):
@@ -159,9 +160,11 @@ class WorkerHub:
         worker.fence()
         if self._workers.get(worker.name) is worker:
             del self._workers[worker.name]
-            if not self._pool.is_draining(worker.name):
+            if worker.leaving:
+                cause = "it was told to end"
+            else:
                 self._metrics.lost_workers.labels(worker.host).inc()
-            self._pool.leave(worker.name, cause)
+            self._pool.leave(worker.name, cause, orderly=worker.leaving)
 
     async def _until_lost(self, worker: RemoteWorker, context: Any) -> str:
         """Serve a stream to its end; return why it ended."""
@@ -184,6 +187,7 @@ class WorkerHub:
             if request is grpc.aio.EOF:
                 return "it has ended its stream"
             if request.WhichOneof("part") == "leaving":
+                worker.leaving = True
                 self._pool.drain(worker.name)
                 continue
             try:

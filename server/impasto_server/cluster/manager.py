@@ -61,6 +61,7 @@ class ClusterManager:
         self._launcher, self._pool, self._load, self._running_on = launcher, pool, load, running_on
         self._scaler, self._prefix, self._clock = Scaler(limits), prefix, clock
         self._placed: dict[str, _Placed] = {}
+        self._drained: set[str] = set()
         self._count = self._failures = 0
         self._not_before = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -96,13 +97,17 @@ class ClusterManager:
         running = self._running_on()
         hosts = {status.handle.name: status.handle.host for status in self._pool.workers}
         workers = [
-            Worker(name, hosts.get(name, ""), running.get(name, 0), self._pool.is_draining(name)) for name in self._placed
+            Worker(name, hosts.get(name, ""), running.get(name, 0), name in self._drained)
+            for name in self._placed
+            if name in self._drained or not self._pool.is_draining(name)  # else an operator drains it, and ends that
         ]
         decision = self._scaler.decide(now, self._load(), workers)
         self._launcher.want(decision.devices)
         for name in decision.drain:
+            self._drained.add(name)
             self._pool.drain(name)
         for name in decision.resume:
+            self._drained.discard(name)
             self._pool.resume(name)
         for name in decision.end:
             logger.info("worker %s is no longer needed", name, extra={"device": name})
@@ -136,6 +141,7 @@ class ClusterManager:
 
     def _end(self, name: str) -> None:
         del self._placed[name]
+        self._drained.discard(name)
         self._launcher.end(name)
 
     def _fail(self, now: float) -> None:
@@ -144,6 +150,7 @@ class ClusterManager:
 
     def _on_died(self, name: str, cause: str) -> None:
         placed = self._placed.pop(name, None)
+        self._drained.discard(name)
         if placed is None:
             return
         logger.error("the process of worker %s has ended: %s", name, cause, extra={"device": name})
@@ -154,7 +161,7 @@ class ClusterManager:
         self.nodes = tuple(nodes)
         free = sum(node.devices_free for node in nodes if node.alive)
         total = sum(node.devices_total for node in nodes if node.alive)
-        logger.info("the cluster has %d hosts with %d devices, %d of them free", len(nodes), total, free)
+        logger.info("hosts in the cluster: %d; devices: %d, %d of them free", len(nodes), total, free)
 
 
 def limits_of(workers: str) -> Limits:

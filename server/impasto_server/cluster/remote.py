@@ -55,6 +55,7 @@ class RemoteWorker:
         self.incarnation = hello.incarnation
         self.heard = time.monotonic()
         self.refused = ""
+        self.leaving = False
         self.outbox: Commands = Outbox(lambda: pb.JoinResponse(heartbeat=pb.Heartbeat()))
         self._count_bytes = count_bytes
         self._inbox = Inbox(folder)

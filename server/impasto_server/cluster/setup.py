@@ -30,14 +30,16 @@ def manager(config: ServerConfig, jobs: Assembly, address: str) -> ClusterManage
     if not config.cluster:
         return None
     limits = limits_of(config.workers)
+    local = config.cluster == LOCAL
+    device = "cuda" if config.worker_device == "auto" and not local else config.worker_device
     command = WorkerCommand(
         config.worker_address or address,
         config.worker_token_file,
-        config.worker_device,
+        device,
         ("--weights", config.weights),
     )
     launcher: Launcher
-    if config.cluster == LOCAL:
+    if local:
         launcher = LocalLauncher(command, min(limits.most, os.cpu_count() or 1))
     else:
         resource = "CPU" if config.worker_device == "cpu" else "GPU"

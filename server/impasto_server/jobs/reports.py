@@ -78,7 +78,8 @@ class WorkerReports:
             cause: How it was lost.
             blame: Whether one of its jobs may be the cause: they run alone from now on, and fail after some losses.
         """
-        self._metrics.restarts.labels(name).inc()
+        if blame:
+            self._metrics.restarts.labels(name).inc()
         self._metrics.ready.labels(name).set(0)
         for job_id in self._scheduler.worker_lost(name, suspects=blame):
             job = self._table.change(job_id, lifecycle.WorkerLost(cause, blame))

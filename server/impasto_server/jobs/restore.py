@@ -50,7 +50,12 @@ def _restore_all(table: JobTable, store: JobStore, admission: Admission) -> Iter
             job = table.change(job.job_id, lifecycle.Restored())
             table.set_alarm(job)
             if job.state is JobState.QUEUED:
-                logger.info("job %s is resumed after a restart; it was at step %d", job.job_id, job.step, extra=about(job))
+                logger.info(
+                    "job %s waits again after a restart, and resumes from its checkpoint, if there is one; it was at step %d",
+                    job.job_id,
+                    job.step,
+                    extra=about(job),
+                )
         yield job
 
 

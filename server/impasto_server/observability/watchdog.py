@@ -73,7 +73,7 @@ class Watchdog:
         text = (
             "the event loop was blocked for %.0f ms, by this server or by other programs on this machine; it was in %s (%s:%d)"
         )
-        logger.warning(text, late * 1e3, own.name, Path(own.filename).name, own.lineno)
+        logger.warning(text, late * 1e3, own.name, Path(own.filename).name, own.lineno or 0)
         logger.debug("its stack:\n%s", "".join(stack.format()))
 
 

@@ -167,8 +167,8 @@ class WorkerPool:
 
     @property
     def any_ready(self) -> bool:
-        """Whether a worker is ready."""
-        return any(status.ready for status in self.workers)
+        """Whether a worker is ready and may get jobs."""
+        return any(status.ready and not status.draining for status in self.workers)
 
     @property
     def all_ready(self) -> bool:
@@ -356,13 +356,20 @@ class WorkerPool:
         self._workers[handle.name] = status
         self._start(status)
 
-    def leave(self, name: str, cause: str) -> None:
-        """Remove a worker whose host was lost or has left; its jobs continue elsewhere and are not suspected."""
+    def leave(self, name: str, cause: str, *, orderly: bool = False) -> None:
+        """Remove a worker whose host was lost or has left; its jobs continue elsewhere and are not suspected.
+
+        Args:
+            name: The worker.
+            cause: Why it has left, for the log.
+            orderly: Whether it was meant to leave.
+        """
         status = self._workers.pop(name, None)
         if status is None or self._stopping:
             return
         self._note_loss(name, status)
-        logger.warning("worker %s on host %s has left: %s", name, status.handle.host, cause, extra={"device": name})
+        level = logging.INFO if orderly else logging.WARNING
+        logger.log(level, "worker %s on host %s has left: %s", name, status.handle.host, cause, extra={"device": name})
         self._receiver.on_lost(name, cause, blame=False)
 
     def drain(self, name: str) -> None:

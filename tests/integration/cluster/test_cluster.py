@@ -273,3 +273,32 @@ async def test_the_real_engine_on_two_hosts(cluster: Callable[..., Any], submit:
         _, alive = psutil.wait_procs(children, timeout=5)
         assert not alive
         assert (await job.info()).network.weights == "builtin"
+
+
+async def test_a_second_worker_of_the_same_name_is_refused(cluster: Callable[..., Any]) -> None:
+    """The first one goes on; two processes must not throw one another out."""
+    async with cluster() as running:
+        running.add("a")
+        await running.until_ready("a")
+        second = running.add("a")
+        assert await asyncio.to_thread(second.process.wait, 30) == 1
+        assert "choose another with --name" in running.log(second).splitlines()[-1]
+        assert [status.handle.name for status in running.pool.workers if status.ready] == ["a"]
+
+
+async def test_a_server_whose_workers_all_drain_accepts_no_jobs(
+    cluster: Callable[..., Any], submit: Callable[..., Any]
+) -> None:
+    """Health says so too; a worker that is told to end is not counted as lost or restarted."""
+    async with cluster() as running, impasto.AsyncClient(running.running.address, patience_s=0) as client:
+        host = running.add("a")
+        await running.until_ready("a")
+        await client.drain_workers("a")
+        with pytest.raises(impasto.Unavailable, match="no worker is ready"):
+            await submit(client)
+        await until(lambda: not running.running.jobs.dispatcher.accepting)
+        host.signal(signal.SIGTERM)
+        await until(lambda: not running.pool.has("a"))
+        value = running.running.metrics.registry.get_sample_value
+        assert value("impasto_remote_workers_lost_total", {"host": "host-a"}) is None
+        assert not value("impasto_worker_restarts_total", {"device": "a"})

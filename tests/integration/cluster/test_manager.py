@@ -86,6 +86,9 @@ def test_other_numbers_of_workers_are_refused(workers: str) -> None:
         ({"worker_listen": "nowhere"}, "worker_listen must be HOST:PORT"),
         ({"worker_listen": "127.0.0.1:0", "worker_address": "x"}, "worker_address must be HOST:PORT"),
         ({"worker_listen": "127.0.0.1:0", "worker_device": "tpu"}, "worker_device must be"),
+        ({"workers": "2"}, "workers 2 needs cluster"),
+        ({"worker_listen": "127.0.0.1:0", "cluster": "local", "worker_tokens": "f"}, "needs worker_token_file"),
+        ({"web": "127.0.0.1:50051"}, "web 127.0.0.1:50051 is the address of another port"),
     ],
 )
 def test_settings_of_workers_that_contradict_one_another_are_refused(settings: dict[str, str], text: str) -> None:

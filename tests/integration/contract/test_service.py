@@ -99,7 +99,7 @@ async def test_progress_tells_a_job_that_stylize_runs(service: Any, spec: Any) -
 
 async def test_previews_are_sent_to_those_who_want_them(service: Any, spec: Any) -> None:
     """The job makes them every second step; a watcher who did not ask gets the steps without."""
-    async with service() as running:
+    async with service(FakeWorker(step_s=0.1)) as running:  # it is watched while it runs
         job_spec = spec(4)
         job_spec.output.preview_every_steps = 2
         job = (await running.stub.SubmitJob(pb.SubmitJobRequest(spec=job_spec))).job

@@ -114,7 +114,7 @@ async def test_a_job_is_listed_watched_controlled_and_deleted(web: Any) -> None:
             listed = (await http.get("/v1/jobs", params={"state": word})).json()["jobs"]
             assert [item["jobId"] for item in listed] == [job_id]
         assert (await http.get("/v1/jobs", params={"state": "failed"})).json() == {}
-        labelled = await running.submit(labels={"album": "norway"})
+        labelled = await running.submit(labels='{"album": "norway"}')
         for filters, found in (
             ({"label": "album=norway"}, [labelled]),
             ({"label": ["album=norway", "year=2026"]}, []),
@@ -123,6 +123,9 @@ async def test_a_job_is_listed_watched_controlled_and_deleted(web: Any) -> None:
         ):
             listed = (await http.get("/v1/jobs", params=filters)).json().get("jobs", [])
             assert [item["jobId"] for item in listed] == found, filters
+        for labels in ("album=norway", '["album"]', '{"album": 7}'):
+            tried = await http.post("/v1/jobs", files=running.files(), data={"labels": labels})
+            assert (tried.status_code, reason(tried)) == (400, "INVALID_FIELD"), labels
         refused = await http.get("/v1/jobs", params={"label": "norway"})
         assert (refused.status_code, reason(refused)) == (400, "INVALID_FIELD")
         await http.post(f"{path}/pause")

@@ -20,6 +20,7 @@ const WORDS = {
   CERTIFICATE_WITHOUT_NAME: "The page's own certificate has no name. Tell the operator.",
   JOB_NOT_FOUND: "This picture is not on the server: it has expired, was deleted, or belongs to somebody else.",
   WORKER_NOT_FOUND: "No worker or machine of this name has joined the server.",
+  CLIENT_CLOSED: "The page's gateway is ending. Try again.",
   NOT_ADMIN: "Only administrators may do this.",
   IMAGE_NOT_FOUND: "An uploaded file is no longer on the server. Add it again.",
   JOB_HAS_NO_RESULT: "This job has no finished picture.",

@@ -133,3 +133,19 @@ def test_shrinking_drains_first_and_growing_takes_back_what_drains() -> None:
     world.running = {name: 0 for name in world.running if name in world.pool.draining}
     world.look()
     assert len(world.launcher.ended) == 2
+
+
+def test_a_drain_by_hand_is_not_undone() -> None:
+    """However much work waits; other workers come in its place."""
+    world = World(most=2)
+    world.look()
+    world.pool.joined = {"worker-1": True}
+    world.running = {"worker-1": 1}
+    world.look()
+    world.pool.drain("worker-1")
+    world.load = Load(5, 1000.0, 1)
+    for _ in range(5):
+        world.look()
+    assert world.pool.draining == {"worker-1"}
+    assert not world.launcher.ended
+    assert world.launcher.running == ["worker-1", "worker-2", "worker-3"]
