@@ -24,7 +24,7 @@ for version in 3.11 3.12 3.13 3.14; do
     $venv/bin/python -W error -c 'import impasto'
     $venv/bin/python -W error -m impasto --help >/dev/null
     $venv/bin/python -W error -m impasto proto --output $venv/protos >/dev/null
-    install --constraint requirements/run.txt '.[web]' # schemathesis needs some of its libraries
+    install --constraint requirements/run.txt '.[web,webhooks,heif]' # schemathesis needs some of their libraries
     install --require-hashes --no-deps --requirement requirements/demo.txt --requirement requirements/dev.txt
     install --constraint requirements/run.txt numpy
     echo "Python $version: the client's tests"

@@ -104,7 +104,8 @@ def error_of(call: grpc.RpcError, target: str, *, secured: bool = False) -> erro
         secured: Whether the client used TLS.
     """
     failed: Any = call
-    details = dict(failed.trailing_metadata() or ()).get(_DETAILS_KEY)
+    # Not dict(...): the metadata of asyncio calls of older gRPC versions is a mapping whose keys are pairs.
+    details = next((value for key, value in failed.trailing_metadata() or () if key == _DETAILS_KEY), None)
     raw = details if isinstance(details, bytes) else None
     error = errors.from_status(failed.code(), failed.details() or "", raw, target, secured=secured)
     proxy = proxy_of(target)

@@ -54,12 +54,18 @@ def _schema(message: Any) -> dict[str, Any]:
         kind = _type(field)
         if is_map(field):
             kind = {"type": "object", "additionalProperties": _type(field.message_type.fields_by_name["value"])}
-        elif field.is_repeated:
+        elif is_repeated(field):
             kind = {"type": "array", "items": kind}
         properties[field.json_name] = (
             {"allOf": [kind], "description": text} if "$ref" in kind else {**kind, "description": text}
         )
     return {"type": "object", "description": descriptions().get(message.name, ""), "properties": properties}
+
+
+def is_repeated(field: Any) -> bool:
+    """Whether a field is repeated; protobuf before 6.31 says so by its label, which newer ones deprecate."""
+    found = getattr(field, "is_repeated", None)
+    return field.label == field.LABEL_REPEATED if found is None else bool(found)
 
 
 def is_map(field: Any) -> bool:

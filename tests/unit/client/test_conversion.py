@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
@@ -93,6 +94,8 @@ def test_transparency_is_kept() -> None:
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "LAB", "YCbCr"])
 def test_every_mode_of_a_tiff_looks_as_it_is(mode: str) -> None:
     """16 bits are not cut to 8, and what Pillow itself cannot convert goes through a profile."""
+    if mode == "YCbCr" and int(PIL.__version__.partition(".")[0]) < 13:
+        pytest.skip("this Pillow writes such files without compression and reads them as JPEG")
     grey = COLOUR.convert("L")
     if mode == "I;16":
         deep = np.asarray(grey).astype(np.uint16) * 257
