@@ -26,7 +26,7 @@ for version in 3.11 3.12 3.13 3.14; do
     $venv/bin/python -W error -m impasto proto --output $venv/protos >/dev/null
     install --constraint requirements/run.txt '.[web,webhooks,heif]' # schemathesis needs some of their libraries
     install --require-hashes --no-deps --requirement requirements/demo.txt --requirement requirements/dev.txt
-    install --constraint requirements/run.txt numpy
+    install --constraint requirements/run.txt numpy psutil
     echo "Python $version: the client's tests"
     $venv/bin/python -m pytest tests/unit/client -q -p no:cacheprovider
     if [ "$version" = "$server" ]; then

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -63,7 +64,7 @@ async def seen(dispatcher: Dispatcher, job: Job, after: int = 0) -> list[tuple[i
 
 def rows(folder: Path, job: Job) -> list[tuple[int, int]]:
     """Return number of the last event and count of each row."""
-    with sqlite3.connect(folder / "jobs.sqlite") as connection:
+    with contextlib.closing(sqlite3.connect(folder / "jobs.sqlite")) as connection, connection:
         return connection.execute(
             "SELECT sequence, count FROM events WHERE job_id = ? ORDER BY sequence", (job.job_id,)
         ).fetchall()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import tarfile
@@ -203,7 +204,7 @@ async def test_a_bad_database_is_refused_with_what_to_do(tmp_path: Path, damage:
             await store.committed(f"j{number}")
     path = tmp_path / "jobs.sqlite"
     if damage == "newer":
-        with sqlite3.connect(path) as connection:
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("PRAGMA user_version = 99")
         connection.close()
     else:
@@ -364,7 +365,7 @@ async def test_runs_of_steps_go_on_in_a_folder_of_an_earlier_version(tmp_path: P
         archive.extractall(tmp_path, filter="data")
 
     def look(query: str, *values: str) -> list[tuple[Any, ...]]:
-        with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite")) as connection, connection:
             return connection.execute(query, values).fetchall()
 
     assert look("PRAGMA user_version") == [(1,)]
