@@ -187,10 +187,11 @@ def steps(run: Run) -> list[dict[str, Any]]:
             for _ in range(3):
                 batch.step()
             ((_, evaluate),) = batch._plan()[:1]
-            (group,) = batch._groups
-            found = evaluate(group.state["trial"])
+            group = batch._groups[0]
+            alone = len(batch._groups) == 1  # else histories differ, and an evaluation is of several groups
+            found = evaluate(group.state["trial"]) if alone else None
             row: dict[str, Any] = {"size_px": size, "batch": count, "gflop_per_canvas": round(flops / 1e9, 1)}
-            if len(found.terms) == count:
+            if found is not None and len(found.terms) == count:
                 row["evaluation_ms"] = run.ms(lambda: evaluate(group.state["trial"]), 2.0)
                 row["update_ms"] = run.ms(lambda: OPTIMIZERS["lbfgs"].update(group.state, found.terms, found.gradient), 1.0)
             row |= _wall(run, batch)
