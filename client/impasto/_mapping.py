@@ -43,7 +43,7 @@ class Mapped:
         index: Number of the pair, from 0.
         content: Its content.
         style: Its style or styles.
-        error: Why there is no picture; None if there is one.
+        error: Why the picture is missing; None if it was painted.
     """
 
     index: int

@@ -167,7 +167,7 @@ def test_a_page_that_crashes_does_not_take_the_server_down(png: Png) -> None:
 
 
 def test_errors_are_told_where_they_are(page: Page, png: Png) -> None:
-    """A setting, a file that is no picture, a damaged picture, a job that is not there, a value that is no number."""
+    """A wrong setting, a text file, a damaged picture, an unknown job, and text in place of a number."""
     page.drop([("notes.txt", b"hello")])
     page.wait(lambda: "only PNG, JPEG and WebP" in page.text("#problem"), "a word on the file")
     page.add(png(), png(seed=1))

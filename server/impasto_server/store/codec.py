@@ -50,18 +50,20 @@ def files(spec: JobSpec) -> set[str]:
     return {blob.name for blob in _values(spec) if isinstance(blob, Path)}
 
 
-def _values(spec: JobSpec) -> list[bytes | Path]:
+def _sized(spec: JobSpec) -> list[tuple[bytes | Path, int]]:
+    """Return the values of a job's pictures and masks, each with its size in bytes."""
     rasters = [spec.content, spec.init_image, *(style.picture for style in spec.styles)]
     planes = [spec.mask, *(plane for style in spec.styles for plane in (style.mask, style.region))]
-    return [raster.rgb for raster in rasters if raster] + [plane.values for plane in planes if plane]
+    return [(raster.rgb, raster.size) for raster in rasters if raster] + [(p.values, p.size) for p in planes if p]
+
+
+def _values(spec: JobSpec) -> list[bytes | Path]:
+    return [values for values, _ in _sized(spec)]
 
 
 def contents(spec: JobSpec) -> dict[str, tuple[bytes | Path, int]]:
     """Return a job's pictures with their sizes in bytes, by name."""
-    rasters = [spec.content, spec.init_image, *(style.picture for style in spec.styles)]
-    planes = [spec.mask, *(plane for style in spec.styles for plane in (style.mask, style.region))]
-    found = [(raster.rgb, raster.size) for raster in rasters if raster] + [(p.values, p.size) for p in planes if p]
-    return {name_of(values): (values, size) for values, size in found}
+    return {name_of(values): (values, size) for values, size in _sized(spec)}
 
 
 def name_of(values: bytes | Path) -> str:
@@ -87,10 +89,7 @@ def laid_down(spec: JobSpec, folder: Path) -> JobSpec:
 
 def missing(spec: JobSpec) -> str:
     """Return what is wrong with a spec's picture files, by their sizes; empty if nothing is."""
-    rasters = [spec.content, spec.init_image, *(style.picture for style in spec.styles)]
-    planes = [spec.mask, *(plane for style in spec.styles for plane in (style.mask, style.region))]
-    files = [(raster.rgb, raster.size) for raster in rasters if raster] + [(p.values, p.size) for p in planes if p]
-    for file, size in files:
+    for file, size in _sized(spec):
         if isinstance(file, Path):
             try:
                 found = file.stat().st_size
@@ -243,9 +242,7 @@ def _decode_raster(values: dict[str, Any], folder: Path) -> Raster:
 
 def size(spec: JobSpec) -> int:
     """Return the size of a job's pictures, in bytes."""
-    rasters = [spec.content, spec.init_image, *(style.picture for style in spec.styles)]
-    planes = [spec.mask, *(plane for style in spec.styles for plane in (style.mask, style.region))]
-    return sum(raster.size for raster in rasters if raster) + sum(plane.size for plane in planes if plane)
+    return sum(size for _, size in _sized(spec))
 
 
 def pack_events(events: Iterable[Event]) -> bytes:

@@ -70,7 +70,7 @@ async def test_several_at_once(service: Any, files: Path) -> None:
 
 
 async def test_many_pictures(service: Any, files: Path) -> None:
-    """One that is no picture is reported, and the others are painted."""
+    """A file of another kind is reported, and the others are painted."""
     async with service() as running:
         command = (str(EXAMPLES / "many_pictures.py"), "photos", "styles", "out")
         said = await ran(running.running.address, files, *command)

@@ -296,7 +296,7 @@ async def test_uploads_stream_and_are_checked(web: Any, png: Any) -> None:
 
 
 async def test_a_picture_says_how_it_was_made(web: Any) -> None:
-    """The recipe is a specification; a picture without one, and what is no picture, are told apart from it."""
+    """The recipe is a specification; a picture without one and a file of another kind get different errors."""
     async with web() as running:
         painted = await running.http.post(
             "/v1/stylize",
