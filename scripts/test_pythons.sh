@@ -10,7 +10,7 @@ server=${SERVER-3.13}
 # A Python by its version: from the PATH, else pyenv's.
 find_python() {
     for python in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1".*/bin/python; do
-        "$python" -c 'import sys; print(sys.executable)' 2>/dev/null && return
+        "$python" -c 'import sys; print(sys.executable)' 2>/dev/null && return 0
     done
     return 1
 }
@@ -18,7 +18,7 @@ find_python() {
 install() { $uv pip install --quiet --python $venv/bin/python "$@"; }
 
 for version in 3.11 3.12 3.13 3.14; do
-    python=$(find_python "$version" | head -n 1); [ -n "$python" ] || { echo "Python $version: not installed"; continue; }
+    python=$(find_python "$version") || { echo "Python $version: not installed"; continue; }
     $uv venv --quiet --clear --seed --python "$python" $venv
     install --constraint requirements/run.txt .
     $venv/bin/python -W error -c 'import impasto'
