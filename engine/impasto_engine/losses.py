@@ -34,9 +34,12 @@ def gram(features: Float[Tensor, "batch channels height width"]) -> Float[Tensor
 
 def _flat(features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels positions"]:
     """Return the features as a matrix without copying them, for either memory layout."""
-    if features.is_contiguous():
-        return features.flatten(2)
-    return features.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2)
+    return features.flatten(2) if features.is_contiguous() else _rows(features).transpose(1, 2)
+
+
+def _rows(features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch positions channels"]:
+    """Return channels-last features as a matrix with a row for each position, without copying them."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _self_product(
@@ -131,10 +134,28 @@ class ContentLoss(torch.autograd.Function):
         return own if passing is None else own.add_(passing), None, None
 
 
-def _like(flat: Float[Tensor, "batch channels positions"], features: Tensor) -> Tensor:
-    """Return a matrix in the shape and memory layout of the features."""
-    layout = torch.contiguous_format if features.is_contiguous() else torch.channels_last
-    return flat.view_as(features).contiguous(memory_format=layout)
+def _mix(
+    matrix: Float[Tensor, "batch channels channels"],
+    features: Float[Tensor, "batch channels height width"],
+    into: Tensor | None,
+) -> Float[Tensor, "batch channels height width"]:
+    """Return ``matrix @ features`` at each position, in the features' layout, or add it in place to a tensor.
+
+    The product is written so that its result is contiguous: a CPU's libraries are slow with transposed results.
+    """
+    if features.is_contiguous():
+        flat = features.flatten(2)
+        return torch.bmm(matrix, flat).view_as(features) if into is None else _added(into, into.flatten(2), matrix, flat)
+    rows, turned = _rows(features), matrix.transpose(1, 2)
+    if into is None:
+        batch, channels, height, width = features.shape
+        return torch.bmm(rows, turned).view(batch, height, width, channels).permute(0, 3, 1, 2)
+    return _added(into, _rows(into), rows, turned)
+
+
+def _added(into: Tensor, view: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    view.baddbmm_(left, right)
+    return into
 
 
 class StyleLoss(torch.autograd.Function):
@@ -171,12 +192,10 @@ class StyleLoss(torch.autograd.Function):
         if upstream is None:
             return passing, None, None, None
         features, difference, coefficient = ctx.saved_tensors
-        flat = _flat(features)
-        scale = (4 / flat.shape[-1] * coefficient * upstream).view(-1, 1, 1)
-        step = (difference * scale).to(flat.dtype)
+        scale = (4 / features[0, 0].numel() * coefficient * upstream).view(-1, 1, 1)
+        step = (difference * scale).to(features.dtype)
         # In place: each gradient in the chain of layers has only one consumer.
         if passing is not None and passing.stride() == features.stride():
-            _flat(passing).baddbmm_(step, flat)
-            return passing, None, None, None
-        own = _like(torch.bmm(step, flat), features)
+            return _mix(step, features, passing), None, None, None
+        own = _mix(step, features, None)
         return own if passing is None else own.add_(passing), None, None, None

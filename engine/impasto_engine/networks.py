@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.devices import computing
+from impasto_engine.fused import convolve_rectified
 from impasto_engine.parameters import Arithmetic, Pooling
 from impasto_engine.trunks import empty_trunk, is_fire
 
@@ -68,8 +70,8 @@ class Network:
         weights: Description of the filters.
         device: Where to place the filters.
         name: Name of the architecture.
-        channels_last: Whether to use the channels-last memory layout, which tensor cores prefer. Default: only on a GPU. It
-            brings no speedup on a CPU (measured).
+        channels_last: Whether to use the channels-last memory layout, which tensor cores and AMX prefer. By default all devices
+            but Apple's use it (measured on CPUs: docs/lab/performance.md).
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class Network:
         channels_last: bool | None = None,
     ) -> None:
         self.name = name
-        last = device.type == "cuda" if channels_last is None else channels_last
+        last = device.type != "mps" if channels_last is None else channels_last
         self.layout = torch.channels_last if last else torch.contiguous_format
         self.weights = weights
         self.device = device
@@ -142,11 +144,12 @@ class Network:
         if precision == "bfloat16":
             features = features.to(torch.bfloat16)
         features = features.contiguous(memory_format=self.layout)
-        for index in range(max(positions, default=-1) + 1):
+        for index, rectified, layer in self._plan(positions, pooling):
             module = self._modules[index]
             if isinstance(module, nn.Conv2d):
                 weight, bias = filters[index]
-                features = F.conv2d(features, weight, bias, module.stride, module.padding)
+                convolve = convolve_rectified if rectified else F.conv2d
+                features = convolve(features, weight, bias, module.stride, cast("tuple[int, int]", module.padding))
             elif isinstance(module, nn.ReLU):
                 # In place, unless the preceding layer was tapped: the tap keeps its features for the gradient.
                 features = F.relu(features, inplace=index - 1 not in positions)
@@ -154,8 +157,29 @@ class Network:
                 features = _fire(features, filters[index])
             elif isinstance(module, nn.MaxPool2d):
                 features = _pool(features, module, pooling)
-            if index in positions:
-                features = positions[index](features)
+            if layer in positions:
+                features = positions[layer](features)
+
+    def _plan(self, tapped: Collection[int], pooling: Pooling) -> Iterator[tuple[int, bool, int | None]]:
+        """Yield each module to run, whether it is a convolution that rectifies too, and the layer that is complete then.
+
+        A rectifier that nobody reads between a convolution and a max pooling runs after the pooling: the maximum of rectified
+        values is the rectified maximum, and it has a quarter of the work, in the backward pass too.
+        """
+        deepest = max(tapped, default=-1)
+        index = 0
+        while index <= deepest:
+            kinds = [type(module) for module in self._modules[index : min(index + 2, deepest) + 1]]
+            rectified = kinds[:2] == [nn.Conv2d, nn.ReLU] and index not in tapped
+            if rectified and kinds[2:] == [nn.MaxPool2d] and pooling == "max" and index + 1 not in tapped:
+                yield from ((index, False, index), (index + 2, False, None), (index + 1, False, index + 2))
+                index += 3
+            elif rectified:
+                yield index, True, index + 1
+                index += 2
+            else:
+                yield index, False, index
+                index += 1
 
     def features(
         self,

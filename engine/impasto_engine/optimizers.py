@@ -278,7 +278,7 @@ def _common(canvas: Tensor, learning_rate: float) -> State:
 
 
 def _finite(terms: Tensor, gradient: Tensor) -> Tensor:
-    return terms.isfinite().all(dim=1) & gradient.flatten(1).isfinite().all(dim=1)
+    return terms.isfinite().all(dim=1) & gradient.flatten(1).sum(dim=1).isfinite()  # a sum is finite only if its parts are
 
 
 def _dots(history: Tensor, vector: Tensor) -> Tensor:
