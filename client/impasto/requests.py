@@ -43,7 +43,8 @@ class Options(TypedDict, total=False):
     """Painting options; values that are not given come from the preset.
 
     Attributes:
-        preset: ``default``, ``preview``, ``seed``, ``gatys`` or ``neural-style`` (see ``Client.server_info``).
+        preset: ``default`` (also ``good``), ``draft``, ``best``, ``preview``, ``seed``, ``gatys`` or ``neural-style``
+            (see ``Client.server_info``).
         content_layers: Weight by layer name, such as ``{"relu4_2": 1.0}``.
         style_layers: Weight by layer name.
         content_weight: Weight of the content loss.

@@ -28,7 +28,7 @@ from impasto_engine.objective import (
     to_canvas,
     to_pixels,
 )
-from impasto_engine.parameters import Parameters, level_sizes, level_steps
+from impasto_engine.parameters import Parameters, Pooling, level_sizes, level_steps
 from impasto_engine.samples import Entrant, SampleState, Step
 from impasto_engine.statistics import statistic
 
@@ -129,6 +129,14 @@ class StyleCache:
             self._usual.update({(*kind, layer): power for layer, power in found.items()})
         return {layer: self._usual[*kind, layer] for layer in wanted}
 
+    def usual_features(self, network: Network, layers: tuple[str, ...], pooling: Pooling) -> dict[str, float]:
+        """Return the mean square of a natural picture's features at the given layers."""
+        kind = (network.weights.sha256, pooling, "features")
+        if any((*kind, layer) not in self._usual for layer in layers):
+            seen = network.features(to_canvas(reference.picture(), network.device), layers, pooling)
+            self._usual.update({(*kind, layer): power for layer, power in reference.powers(seen).items()})
+        return {layer: self._usual[*kind, layer] for layer in layers}
+
 
 def _style_layers(parameters: Parameters) -> tuple[str, ...]:
     return tuple(sorted(layer for layer, weight in parameters.style_layers.items() if weight > 0))
@@ -146,16 +154,16 @@ def _statistics(network: Network, style: Style, parameters: Parameters) -> dict[
 def objective(network: Network, job: Job, cache: StyleCache | None = None) -> Objective:
     """Return the objective of a job. Targets are computed in float32 whatever the job's precision."""
     parameters = job.parameters
+    cache = StyleCache(0) if cache is None else cache
     content = {}
     if job.content is not None and parameters.content_weight > 0:
         weights = {layer: weight for layer, weight in parameters.content_layers.items() if weight > 0}
         seen = network.features(_seen_content(job, network.device), tuple(weights), parameters.pooling)
         usual = {}
         if parameters.normalization == "target":
-            canvas = to_canvas(reference.picture(), network.device)
-            usual = reference.powers(network.features(canvas, tuple(weights), parameters.pooling))
+            usual = cache.usual_features(network, tuple(weights), parameters.pooling)
         content = content_targets(seen, weights, parameters.content_weight, parameters.normalization, usual)
-    style = _style_regions(network, job, cache or StyleCache(0)) if job.styles and parameters.style_weight > 0 else ()
+    style = _style_regions(network, job, cache) if job.styles and parameters.style_weight > 0 else ()
     return Objective(content, style, parameters.total_variation_weight, _frame(job, network.device))
 
 

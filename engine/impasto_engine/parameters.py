@@ -39,8 +39,9 @@ MAX_HISTORY = 100
 MAX_LEVELS = 8
 COARSEST_PX = 256
 """Smallest first level if ``levels`` is 0. Smaller levels bring no improvement (measured)."""
-COARSE_SHARE = 0.4
-"""Fraction of a job's steps that is spent at the coarser levels in total."""
+COARSE_SHARE = 0.6
+"""Fraction of a job's steps that is spent at the coarser levels in total. They cost a quarter each, and place the large shapes
+(docs/lab/performance.md)."""
 MAX_WEIGHT = 1e15
 MAX_PRODUCT = 1e20
 """Limit of the product of a loss weight and a layer weight. Larger products overflow float32 with squared errors."""
@@ -102,7 +103,7 @@ class Parameters:
     total_variation_weight: float = 0.05
     normalization: Normalization = "target"
     size_px: int = 512
-    steps: int = 60
+    steps: int = 100
     optimizer: OptimizerName = "lbfgs"
     learning_rate: float = 1.0
     history: int = 40
@@ -170,14 +171,18 @@ PRESETS: Mapping[str, Parameters] = MappingProxyType(
             pooling="max",
             levels=1,
         ),
-        # A quick preview: a quarter of the pixels, half of the steps, and an early stop on convergence.
+        # The default with fewer or more steps; docs/lab/performance.md has their seconds and the judge's distances.
+        "draft": Parameters(steps=30),
+        "good": Parameters(),
+        "best": Parameters(steps=300, tolerance=0.002),
+        # A quick preview: a quarter of the pixels, few steps, and an early stop on convergence.
         "preview": Parameters(size_px=256, steps=30, history=20, tolerance=0.01),
     }
 )
 """Named parameter sets, as plain data."""
 
 
-FOLLOWING = ("default", "preview")
+FOLLOWING = ("default", "draft", "good", "best", "preview")
 """Presets whose parameters depend on the filters. The others keep their authors' values with any filters."""
 
 TUNED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -360,7 +365,7 @@ def level_sizes(parameters: Parameters) -> tuple[int, ...]:
 
 
 def level_steps(parameters: Parameters) -> tuple[int, ...]:
-    """Return the number of steps at each level. The coarser levels share two fifths of the steps equally."""
+    """Return the number of steps at each level. The coarser levels share three fifths of the steps equally."""
     if parameters.schedule:
         return tuple(steps for _, steps in parameters.schedule)
     coarse = len(level_sizes(parameters)) - 1

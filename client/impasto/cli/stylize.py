@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from impasto import text_values
 from impasto._base import waited
@@ -35,6 +36,8 @@ from impasto.results import Result
 from impasto.words import words
 
 DEFAULT_PREVIEW_EVERY = 10
+QUALITIES = ("draft", "good", "best")
+"""Presets that differ in how far the painting goes."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -70,6 +73,25 @@ class Schedule(click.ParamType):  # type: ignore[type-arg]  # generic since clic
             return text_values.schedule(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class Quality(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """``draft``, ``good`` or ``best``, which are presets; or the quality of the file, a number."""
+
+    name = "draft|good|best|1-100"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> str | int:
+        """Return the word or the number."""
+        if isinstance(value, int) or value in QUALITIES:
+            return value
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither {', '.join(QUALITIES[:-1])} or {QUALITIES[-1]} nor a number", param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Offer the words."""
+        return [CompletionItem(word) for word in QUALITIES if word.startswith(incomplete)]
 
 
 def _choice(option: str, *, dashed: bool = False) -> click.Choice[str]:
@@ -152,7 +174,11 @@ PAINTING: Mapping[str, Callable[[Any], Any]] = {
     ),
     "labels": label_option("Label by which 'impasto jobs list --label' finds the job; repeatable."),
     "webhook": click.option("--webhook", help="URL that the server tells of the job's end, if its operator allows the host."),
-    "quality": click.option("--quality", type=int, help="Quality of JPEG and WebP, 1 to 100."),
+    "quality": click.option(
+        "--quality",
+        type=Quality(),
+        help="How far the painting goes: draft, good or best, the same as --preset. A number: quality of JPEG and WebP.",
+    ),
     "omit_metadata": click.option(
         "--no-metadata", "omit_metadata", is_flag=True, help="Omit the metadata from the file ('impasto redo' needs it)."
     ),
@@ -177,6 +203,10 @@ def given_options(options: Mapping[str, Any], out: str | None) -> dict[str, Any]
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     for name in overridden(given):
         del given[name]
+    if isinstance(given.get("quality"), str):
+        if "preset" in given:
+            raise click.UsageError("--quality draft, good or best and --preset are mutually exclusive: each is a preset")
+        given["preset"] = given.pop("quality")
     if "schedule" in given:
         for name, flag in (("size_px", "--size"), ("steps", "--steps"), ("levels", "--levels")):
             if name in given:
@@ -196,10 +226,13 @@ def overridden(given: Mapping[str, Any]) -> list[str]:
     if ctx is None:
         return []
     of_profile = {name for name in given if ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
+    dropped = set()
+    if isinstance(given.get("quality"), str):
+        dropped |= {"preset"} & of_profile
     sizes = {"size_px", "steps", "levels"} & given.keys()
     if "schedule" in given and sizes:
-        return list(sizes & of_profile if "schedule" not in of_profile else {"schedule"})
-    return []
+        dropped |= sizes & of_profile if "schedule" not in of_profile else {"schedule"}
+    return list(dropped)
 
 
 @click.command()

@@ -422,7 +422,7 @@ async def test_the_server_describes_itself(service: Any) -> None:
         assert (info.devices[0].name, info.devices[0].ready) == ("cpu", True)
         assert "relu5_1" in info.networks[0].layers
         presets = {preset.name: preset.parameters for preset in info.presets}
-        assert set(presets) == {"default", "seed", "gatys", "neural-style", "preview"}
+        assert set(presets) == {"default", "draft", "good", "best", "seed", "gatys", "neural-style", "preview"}
         assert presets["default"].color == pb.COLOR_STYLE
         assert info.networks[0].id == "vgg16:builtin"
         assert {network.id for network in info.networks[1:]} >= {"alexnet:random-SEED", "squeezenet1_1:random-SEED"}

@@ -154,3 +154,27 @@ def test_the_file_is_where_the_system_keeps_settings(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("IMPASTO_CLIENT_CONFIG", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert profiles.config_file().name == "client.toml"
+
+
+def test_quality_is_a_preset_or_a_number(config: Path) -> None:
+    assert seen("stylize", "p.png", "--quality", "draft")["preset"] == "draft"
+    assert seen("stylize", "p.png", "--quality", "90")["quality"] == 90
+    assert seen("stylize", "p.png", "--preset", "best", "--quality", "90")["preset"] == "best"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--quality", "fine"), "'fine' is neither draft, good or best nor a number"),
+        (("--quality", "best", "--preset", "gatys"), "mutually exclusive"),
+    ],
+)
+def test_quality_that_is_refused(config: Path, arguments: tuple[str, ...], text: str) -> None:
+    with pytest.raises((click.UsageError, AssertionError), match=text):
+        seen("stylize", "p.png", *arguments)
+
+
+def test_the_quality_of_the_command_line_precedes_the_preset_of_the_profile(config: Path) -> None:
+    config.write_text('[profiles.studio]\nserver = "studio:1"\n[profiles.studio.defaults]\npreset = "gatys"\n')
+    assert seen("--profile", "studio", "stylize", "p.png")["preset"] == "gatys"
+    assert seen("--profile", "studio", "stylize", "p.png", "--quality", "best")["preset"] == "best"

@@ -247,7 +247,7 @@ def test_a_job_climbs_from_level_to_level(network: Network, name: str) -> None:
     """Step numbers continue, each level starts near the end of the previous one, and the picture has the full size."""
     job = replace(JOBS[name], parameters=replace(JOBS[name].parameters, steps=30, levels=2))
     coarse, fine = levels(job)
-    assert (coarse.job.height, coarse.job.width, coarse.last, fine.last) == (HEIGHT // 2, WIDTH // 2, 12, 30)
+    assert (coarse.job.height, coarse.job.width, coarse.last, fine.last) == (HEIGHT // 2, WIDTH // 2, 18, 30)
     steps: list[Step] = []
     picture, last = paint(network, job, steps.append)
     assert [step.step for step in steps] == list(range(1, 31))
@@ -256,8 +256,8 @@ def test_a_job_climbs_from_level_to_level(network: Network, name: str) -> None:
     first: list[Step] = []
     paint(network, from_start, lambda step: first.append(step) is None and step.step == 1)
     # Compare the style loss: a canvas equal to the content has no content loss, whatever its weight.
-    assert steps[12].losses.style < first[0].losses.style / 2
-    assert last.losses.total < steps[12].losses.total
+    assert steps[18].losses.style < first[0].losses.style / 2
+    assert last.losses.total < steps[18].losses.total
 
 
 def test_detail_of_the_content_comes_back_at_the_next_level(network: Network) -> None:
