@@ -303,6 +303,18 @@ def levels(job: Job) -> list[Level]:
     return found
 
 
+def level_of(plan: Sequence[Level], state: SampleState) -> int:
+    """Return the index of the level at which a sample goes on: that of its canvas's size.
+
+    Its steps alone do not tell: another version may have divided a job's steps otherwise.
+    """
+    size = tuple(state.tensors["canvas"].shape[2:])
+    for index, level in enumerate(plan):
+        if (level.job.height, level.job.width) == size:
+            return index
+    raise ValueError(f"the state has a canvas of {size}, and the job has none of that size")
+
+
 def _scaled(job: Job, scale: float) -> Job:
     if scale == 1:
         return job

@@ -61,7 +61,7 @@ class Preparer:
             logger.warning("job %s: %s", command.job_id, note)
         plan = painting.levels(job)
         done = found.state.step if found else 0
-        index = next((index for index, level in enumerate(plan) if done < level.last), len(plan) - 1)
+        index = 0 if found is None else painting.level_of(plan, found.state)
         if found is None:
             entrant = painting.entrant(network, plan[index], self._styles)
         else:

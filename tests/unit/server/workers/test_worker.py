@@ -233,6 +233,28 @@ def test_a_job_is_painted_from_coarse_to_fine(network: Network, tmp_path: Path, 
     assert painted == alone[-1]
 
 
+@pytest.mark.parametrize("parked_after", [2, 5, 8])
+def test_a_job_goes_on_at_its_size_though_another_version_divides_its_steps_otherwise(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parked_after: int
+) -> None:
+    """At the coarse size, at the fine size before the new end of the coarse one, and after it."""
+    job = replace(spec(10), parameters=replace(spec(10).parameters, levels=2))
+    reports: list[Report] = []
+    worker = Worker(network, reports.append)
+    monkeypatch.setattr("impasto_engine.parameters.COARSE_SHARE", 0.4)
+    worker.handle(Start("a", job, str(tmp_path / "a")))
+    for _ in range(parked_after):
+        worker.step()
+    worker.handle(Park("a"))
+    monkeypatch.setattr("impasto_engine.parameters.COARSE_SHARE", 0.6)
+    worker.handle(Start("a", job, str(tmp_path / "a")))
+    run(worker)
+    assert [report.step for report in reports if isinstance(report, JobStepped)] == list(range(1, 11))
+    painted = reports[-1]
+    assert isinstance(painted, JobPainted)
+    assert (painted.picture.width, painted.picture.height) == (32, 24)
+
+
 def full_disk(*_: object) -> int:
     raise OSError(28, "No space left on device")
 
