@@ -22,7 +22,7 @@ PARALLEL ?= --numprocesses 2 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup update test-languages test-lowest test-pythons test-ray sbom weights demo serve proto lint format test test-fast test-web test-gpu gpu-check soak soak-attack soak-world soak-cluster soak-batch bench bench-quality bench-threads bench-service bench-streams bench-web bench-load bench-scheduler bench-fleet bench-batch docs-pictures generate dashboard test-golden samples builtin-weights docker clean
+.PHONY: help setup update test-languages test-lowest test-pythons test-ray sbom weights demo serve proto lint format test test-fast test-web test-gpu gpu-check soak soak-attack soak-world soak-cluster soak-batch bench bench-attempts bench-quality bench-threads bench-service bench-streams bench-web bench-load bench-scheduler bench-fleet bench-batch docs-pictures generate dashboard test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -171,6 +171,9 @@ soak-cluster: setup ## 40 random faults of three hosts with a fake engine, 20 wi
 
 bench: setup ## Measure the engine; writes benchmarks/results/
 	$(BIN)/python benchmarks/engine.py
+
+bench-attempts: setup ## Count the evaluations that changes of the optimizer, the start and the sizes need (an hour)
+	$(BIN)/python benchmarks/attempts.py
 
 bench-quality: setup ## Measure picture quality with a judge and against the textbook; sheets go to docs/build/
 	$(BIN)/python benchmarks/quality.py

@@ -231,13 +231,15 @@ def main() -> None:
     parser.add_argument(
         "--our-evaluations", type=int, default=200, help="evaluations of this engine; after that only the textbook continues"
     )
-    parser.add_argument("--weights", default="auto", help="filters; results with the built-in filters go to a separate file")
+    parser.add_argument(
+        "--filters", default="auto", help="name of the filters; results with the built-in ones go to a separate file"
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--inits", nargs="+", default=["content", "noise"])
     parser.add_argument("--only", choices=["cost", "race", "peers"])
     arguments = parser.parse_args()
     keep_freed_memory()
-    network = load_network(arguments.weights, CPU)
+    network = load_network(arguments.filters, CPU)
     report = about(network)
     print(report)
     if arguments.only in (None, "cost"):

@@ -156,14 +156,14 @@ def main() -> None:
     """Paint the set, then the races, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--weights", default="auto")
+    parser.add_argument("--filters", default="auto", help="name of the filters")
     parser.add_argument("--judge", default=JUDGE)
     parser.add_argument("--iterations", type=int, default=ITERATIONS, help="iterations of the textbook")
     parser.add_argument("--races", type=int, default=len(RACED), help="number of pairs that the textbook paints")
     parser.add_argument("--no-set", action="store_true", help="run only the races")
     arguments = parser.parse_args()
     keep_freed_memory()
-    network, judge = load_network(arguments.weights, CPU), Judge(load_network(arguments.judge, CPU))
+    network, judge = load_network(arguments.filters, CPU), Judge(load_network(arguments.judge, CPU))
     build = ROOT / "docs" / "build"
     build.mkdir(parents=True, exist_ok=True)
     size, name = arguments.size, f"{network.weights.name}-{arguments.size}px"
