@@ -192,8 +192,8 @@ def main() -> None:
     chosen = parser.parse_args()
     keep_freed_memory()
     network = load_network(chosen.filters, CPU)
-    rows = []
     for init in chosen.inits:
+        rows = []
         for pair in RACED[: chosen.pairs]:
             wanted = goal(network, pair, chosen.size, init, chosen.iterations)
             for name in chosen.only:
@@ -202,9 +202,9 @@ def main() -> None:
                     row = measure(network, pair, chosen.size, init, attempt, chosen.steps, wanted)
                     rows.append({"attempt": name, "content": pair[0], "style": pair[1], "init": init, **row})
                     print(f"{'/'.join(pair):18s} from {init:7s} {name:32s} {row}", flush=True)
-    target = ROOT / "benchmarks" / "results" / f"attempts-{chosen.size}px.json"
-    target.write_text(json.dumps({**about(network), "size_px": chosen.size, "attempts": rows}, indent=1) + "\n")
-    print(target)
+        target = ROOT / "benchmarks" / "results" / f"attempts-{chosen.size}px-{init}.json"
+        target.write_text(json.dumps({**about(network), "size_px": chosen.size, "attempts": rows}, indent=1) + "\n")
+        print(target)
 
 
 if __name__ == "__main__":
