@@ -24,7 +24,7 @@ from impasto_engine.spectral import scales, spectrum_of
 State = dict[str, Tensor]
 
 HISTORY = ("steps", "changes")
-"""Tensors of a state with the pairs of L-BFGS, a row for each place of a ring. An update changes at most the row at ``next``."""
+"""Tensors of a state with the pairs of L-BFGS, a row for each place of a ring. An update changes only the row at ``next``."""
 
 CHANGED_IN_PLACE = frozenset({*HISTORY, "products"})
 """Tensors of a state that an update changes in place: the history, which is most of it. All others are replaced."""

@@ -14,13 +14,15 @@ from typing import Any, BinaryIO
 
 from impasto_server.workers import pairs
 from impasto_server.workers.messages import checkpoint_files
-from impasto_server.workers.pairs import Table
+from impasto_server.workers.pairs import Pair, Table
 
 MAGIC = b"impasto checkpoint 2\n"
 """A complete file."""
 MAGIC_PARTS = b"impasto checkpoint 3\n"
 """A file with a table of pairs."""
 HASH_BYTES = 32
+HISTORY = ("steps", "changes")
+"""The tensors whose rows are the pairs."""
 TABLE = "pairs"
 """The table's name in the metadata."""
 _PIECE_BYTES = 1 << 20
@@ -142,20 +144,25 @@ def _joined(file: BinaryIO, stored: BinaryIO, table: Table) -> Iterator[bytes | 
     header = _header(file)
     del header["__metadata__"][TABLE]
     end = max((about["data_offsets"][1] for name, about in header.items() if name != "__metadata__"), default=0)
-    size = table.history * table.half_bytes
-    for number, name in enumerate(("steps", "changes")):
-        offsets = [end + number * size, end + (number + 1) * size]
-        header[name] = {"dtype": table.dtype, "shape": [1, table.history, table.values], "data_offsets": offsets}
+    order: list[tuple[Pair | None, int]] = []
+    groups: list[tuple[tuple[str, str], list[Pair | None], tuple[int, ...]]] = [
+        (HISTORY, [table.pairs.get(place) for place in range(table.history)], (1, table.history, table.values))
+    ]
+    groups += [(key, [pair], table.shape) for key, pair in table.pairs.items() if isinstance(key, tuple)]
+    for names, found, shape in groups:
+        for number, name in enumerate(names):
+            offsets = [end, end := end + len(found) * table.half_bytes]
+            header[name] = {"dtype": table.dtype, "shape": shape, "data_offsets": offsets}
+            order += [(pair, number) for pair in found]
     yield block_head(header)
     while piece := file.read(_PIECE_BYTES):
         yield piece
-    for number in range(2):
-        for place in range(table.history):
-            if (pair := table.pairs.get(place)) is None:
-                yield bytes(table.half_bytes)
-            else:
-                stored.seek((2 * pair.slot + number) * table.half_bytes)
-                yield stored.read(table.half_bytes)
+    for pair, number in order:
+        if pair is None:
+            yield bytes(table.half_bytes)
+        else:
+            stored.seek((2 * pair.slot + number) * table.half_bytes)
+            yield stored.read(table.half_bytes)
 
 
 def _header(file: BinaryIO) -> dict[str, Any]:

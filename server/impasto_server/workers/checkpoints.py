@@ -38,8 +38,10 @@ from impasto_server.workers.checkpoint_format import (
     write_hashed,
 )
 from impasto_server.workers.messages import checkpoint_files
-from impasto_server.workers.pairs import Buffer, Ledger, PairsLostError, Table
+from impasto_server.workers.pairs import Buffer, Key, Ledger, Pair, PairsLostError, Table
 
+CANVASES = (("canvas", "trial"), ("gradient", "direction"))
+"""Tensors of L-BFGS as large as a step, which are stored as the pairs are."""
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 
 
@@ -85,7 +87,8 @@ def write(path: Path, checkpoint: Checkpoint, ledger: Ledger | None = None) -> i
         size = _write_file(path, MAGIC, _pieces(state.tensors, about))
     else:
         table, written = _store_pairs(path, state, ledger)
-        rest = {name: tensor for name, tensor in state.tensors.items() if name not in HISTORY}
+        apart = {*HISTORY, *(name for key in table.pairs if isinstance(key, tuple) for name in key)}
+        rest = {name: tensor for name, tensor in state.tensors.items() if name not in apart}
         size = written + _write_file(path, MAGIC_PARTS, _pieces(rest, {**about, TABLE: table.dump()}))
         ledger.step, ledger.table = state.step, table
     with contextlib.suppress(OSError):  # the next checkpoint tries again
@@ -122,22 +125,30 @@ def _store_pairs(path: Path, state: SampleState, ledger: Ledger) -> tuple[Table,
 def _store_new_pairs(path: Path, state: SampleState, ledger: Ledger) -> tuple[Table, int]:
     changed = state.latest(state.history if ledger.step is None else state.step - ledger.step)
     rows = {place: row for row, place in enumerate(state.places) if place in changed}
-    known = {place: ledger.table.pairs.get(place) for place in state.valid if place not in changed}
+    known: dict[Key, Pair | None] = {place: ledger.table.pairs.get(place) for place in state.valid if place not in changed}
     kept = {place: pair for place, pair in known.items() if pair is not None}
-    fresh = {place: _halves(state.tensors, rows[place]) for place in state.valid if place in rows}
+    fresh: dict[Key, tuple[Buffer, Buffer]] = {
+        place: _row(state.tensors, rows[place]) for place in state.valid if place in rows
+    }
     if len(kept) + len(fresh) < len(state.valid):
         raise PairsLostError("not all pairs are known")
-    name, steps = ledger.table.file, state.tensors[HISTORY[0]]
+    fresh |= {(first, second): (_bytes(state.tensors[first]), _bytes(state.tensors[second])) for first, second in CANVASES}
+    name, canvas = ledger.table.file, state.tensors["canvas"]
     taken = {pair.slot for table in tables(path) if table.file == name for pair in table.pairs.values()}
     taken |= {pair.slot for pair in ledger.table.pairs.values()}
-    table = Table(name, state.history, steps.shape[2], _DTYPES[steps.dtype], kept)
+    table = Table(name, state.history, tuple(canvas.shape), _DTYPES[canvas.dtype], kept)
     return pairs.add(path.parent, table, fresh, taken), 2 * table.half_bytes * len(fresh)
 
 
-def _halves(tensors: Mapping[str, Tensor], row: int) -> tuple[Buffer, Buffer]:
-    """Return the memory of a pair, without a copy."""
-    step, change = (memoryview(tensors[name][0, row].numpy()).cast("B") for name in HISTORY)  # type: ignore[arg-type]
+def _row(tensors: Mapping[str, Tensor], row: int) -> tuple[Buffer, Buffer]:
+    """Return the memory of a pair."""
+    step, change = (_bytes(tensors[name][0, row]) for name in HISTORY)
     return step, change
+
+
+def _bytes(tensor: Tensor) -> Buffer:
+    """Return the memory of a contiguous tensor, without a copy."""
+    return memoryview(tensor.contiguous().numpy()).cast("B")  # type: ignore[arg-type]
 
 
 def _keep(before: Path, newest: Path) -> Callable[[], None]:
@@ -157,7 +168,7 @@ def _pieces(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> Iterator
     buffers = []
     offset = 0
     for name, tensor in tensors.items():
-        buffer = memoryview(tensor.contiguous().numpy()).cast("B")  # type: ignore[arg-type]
+        buffer = _bytes(tensor)
         end = offset + len(buffer)
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
         buffers.append(buffer)
@@ -211,7 +222,7 @@ def read(path: Path, owner: str) -> Checkpoint:
 
 
 def _read_pairs(path: Path, table: Table) -> dict[str, Tensor]:
-    """Return the history of a checkpoint. Places without a pair are zero: an update reads none of them.
+    """Return the tensors that a checkpoint's table has. Places of the history without a pair are zero: no update uses them.
 
     Raises:
         CheckpointError: If the pairs are missing or damaged.
@@ -220,8 +231,13 @@ def _read_pairs(path: Path, table: Table) -> dict[str, Tensor]:
     tensors = {name: torch.zeros(1, table.history, table.values, dtype=dtype) for name in HISTORY}
     try:
         with path.with_name(table.file).open("rb") as file:
-            for place in table.pairs:
-                if not pairs.read(file.fileno(), table, place, _halves(tensors, place)):
+            for key in table.pairs:
+                if isinstance(key, tuple):
+                    tensors |= {name: torch.empty(table.shape, dtype=dtype) for name in key}
+                    into = _bytes(tensors[key[0]]), _bytes(tensors[key[1]])
+                else:
+                    into = _row(tensors, key)
+                if not pairs.read(file.fileno(), table, key, into):
                     raise CheckpointError(f"{path.name} is damaged: the hash of a pair does not match")
     except OSError as error:
         raise CheckpointError(f"the pairs of {path.name} cannot be read: {error.strerror}") from None

@@ -1,13 +1,15 @@
 """Stores the pairs of a job's history in a file of slots, so that a checkpoint writes only the new ones. Does not import torch.
 
-A slot holds a pair: a step, then the change of the gradient. A checkpoint has a table, which says which slot holds the pair at
-each place of the ring, and its hash. A slot that a checkpoint on the disk refers to is never overwritten, so that a crash while
-pairs are written damages no checkpoint. The other slots are used again: at most three times as many as the history are needed, and writing to pages that the system holds already is cheap.
+A slot holds a pair: a step, then the change of the gradient; or two other tensors of that size, which are new each time. A
+checkpoint has a table, which says which slot holds the pair at each place of the ring, and its hash. A slot that a checkpoint on
+the disk refers to is never overwritten, so that a crash while pairs are written damages no checkpoint. The other slots are used
+again: about three times as many as the history are needed, and writing to pages that the system holds already is cheap.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Container, Mapping
@@ -21,6 +23,7 @@ import xxhash
 from impasto_server.failpoints import hit
 
 Buffer = memoryview
+Key = int | tuple[str, str]
 _SIZES = {"F32": 4, "F64": 8}
 _sync = os.fdatasync if hasattr(os, "fdatasync") else os.fsync
 
@@ -49,26 +52,31 @@ class Table:
     Attributes:
         file: Name of the file, in the folder of the checkpoint.
         history: Number of places in the ring.
-        values: Number of values of a step, and of a change.
+        shape: Shape of a canvas; a step and a change have as many values.
         dtype: Their type, as safetensors names it.
-        pairs: The pairs by their place in the ring.
+        pairs: The pairs by their place in the ring, and others by the names of two tensors.
     """
 
     file: str
     history: int = 0
-    values: int = 0
+    shape: tuple[int, ...] = ()
     dtype: str = "F32"
-    pairs: Mapping[int, Pair] = field(default_factory=dict)
+    pairs: Mapping[Key, Pair] = field(default_factory=dict)
 
     @property
     def half_bytes(self) -> int:
         """Size of a step, or of a change."""
         return self.values * _SIZES[self.dtype]
 
+    @property
+    def values(self) -> int:
+        """Number of values of a step, and of a change."""
+        return math.prod(self.shape)
+
     def dump(self) -> str:
         """Return the table as text."""
-        pairs = [[place, pair.slot, pair.digest] for place, pair in self.pairs.items()]
-        return json.dumps([self.file, self.history, self.values, self.dtype, pairs])
+        pairs = [[key, pair.slot, pair.digest] for key, pair in self.pairs.items()]
+        return json.dumps([self.file, self.history, self.shape, self.dtype, pairs])
 
     @staticmethod
     def parse(text: str) -> Table:
@@ -78,9 +86,11 @@ class Table:
             ValueError: If there is none.
         """
         try:
-            file, history, values, dtype, pairs = json.loads(text)
-            table = Table(file, int(history), int(values), dtype, {place: Pair(slot, digest) for place, slot, digest in pairs})
-            if file != Path(file).name or dtype not in _SIZES or not all(0 <= place < history for place in table.pairs):
+            file, history, shape, dtype, pairs = json.loads(text)
+            found: dict[Key, Pair] = {_key(key): Pair(slot, digest) for key, slot, digest in pairs}
+            table = Table(file, int(history), tuple(map(int, shape)), dtype, found)
+            places = [key for key in found if isinstance(key, int)]
+            if file != Path(file).name or dtype not in _SIZES or not all(0 <= place < history for place in places):
                 raise ValueError("its values are impossible")
         except (TypeError, ValueError) as error:
             raise ValueError(f"no table of pairs: {error}") from None
@@ -118,13 +128,13 @@ def files_beside(checkpoint: Path) -> list[Path]:
     return list(checkpoint.parent.glob(f"{escape(checkpoint.name)}.*.pairs"))
 
 
-def add(folder: Path, table: Table, fresh: Mapping[int, tuple[Buffer, Buffer]], taken: Container[int]) -> Table:
+def add(folder: Path, table: Table, fresh: Mapping[Key, tuple[Buffer, Buffer]], taken: Container[int]) -> Table:
     """Write pairs into free slots, sync them, and return the table with them.
 
     Args:
         folder: The folder of the file. The file is made if the table has no pairs.
         table: Where the pairs are that do not change.
-        fresh: The others by place: a step and a change.
+        fresh: The others: a step and a change, or two other tensors.
         taken: Slots that are not free, beside those of the table.
 
     Raises:
@@ -139,10 +149,10 @@ def add(folder: Path, table: Table, fresh: Mapping[int, tuple[Buffer, Buffer]], 
     except FileNotFoundError:
         raise PairsLostError(f"{table.file} has gone") from None
     try:
-        for (place, halves), slot in zip(fresh.items(), free, strict=False):
+        for (key, halves), slot in zip(fresh.items(), free, strict=False):
             for number, half in enumerate(halves):
                 _write(descriptor, half, (2 * slot + number) * table.half_bytes)
-            pairs[place] = Pair(slot, _digest(halves))
+            pairs[key] = Pair(slot, _digest(halves))
             hit("checkpoint.between_pairs")
         if fresh:
             _sync(descriptor)
@@ -152,13 +162,13 @@ def add(folder: Path, table: Table, fresh: Mapping[int, tuple[Buffer, Buffer]], 
     return replace(table, pairs=pairs)
 
 
-def read(descriptor: int, table: Table, place: int, into: tuple[Buffer, Buffer]) -> bool:
+def read(descriptor: int, table: Table, key: Key, into: tuple[Buffer, Buffer]) -> bool:
     """Read a pair into memory; return whether it is what was written.
 
     Raises:
         OSError: If it cannot be read.
     """
-    pair = table.pairs[place]
+    pair = table.pairs[key]
     whole = all(
         os.preadv(descriptor, [half], (2 * pair.slot + number) * table.half_bytes) == table.half_bytes
         for number, half in enumerate(into)
@@ -174,7 +184,14 @@ def is_whole(path: Path, table: Table) -> bool:
     """
     into = Buffer(bytearray(table.half_bytes)), Buffer(bytearray(table.half_bytes))
     with path.open("rb") as file:
-        return all(read(file.fileno(), table, place, into) for place in table.pairs)
+        return all(read(file.fileno(), table, key, into) for key in table.pairs)
+
+
+def _key(value: int | list[str]) -> Key:
+    if isinstance(value, int):
+        return value
+    first, second = map(str, value)
+    return first, second
 
 
 def _write(descriptor: int, data: Buffer, at: int) -> None:
