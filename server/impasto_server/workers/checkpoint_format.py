@@ -6,6 +6,7 @@ which are in a file beside it (:mod:`impasto_server.workers.pairs`).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -65,13 +66,14 @@ def table_of(path: Path) -> Table | None:
         return None
 
 
-def tables(path: Path) -> list[Table]:
-    """Return the tables of a job's checkpoints.
-
-    Raises:
-        OSError: If a file cannot be read.
-    """
-    return [table for file in checkpoint_files(path) if (table := table_of(file)) is not None]
+def slots_in_use(path: Path, file: str) -> set[int]:
+    """Return the slots of a file of pairs that a job's checkpoints refer to. One that cannot be read uses none."""
+    used: set[int] = set()
+    for checkpoint in checkpoint_files(path):
+        with contextlib.suppress(OSError):
+            if (table := table_of(checkpoint)) is not None and table.file == file:
+                used |= {pair.slot for pair in table.pairs.values()}
+    return used
 
 
 def keep(path: Path, received: Path) -> None:
@@ -94,15 +96,13 @@ def remove(path: Path) -> None:
 
 
 def remove_strays(path: Path) -> None:
-    """Remove files of pairs that no checkpoint of a job refers to.
-
-    Raises:
-        OSError: If a checkpoint cannot be read, or a file cannot be removed.
-    """
-    used = {table.file for table in tables(path)}
-    for file in pairs.files_beside(path):
-        if file.name not in used:
-            file.unlink(missing_ok=True)
+    """Remove files of pairs that no checkpoint of a job refers to; those that cannot be removed now are removed later."""
+    with contextlib.suppress(OSError):
+        found = [table_of(checkpoint) for checkpoint in checkpoint_files(path)]
+        used = {table.file for table in found if table is not None}
+        for file in pairs.files_beside(path):
+            if file.name not in used:
+                file.unlink(missing_ok=True)
 
 
 def write_hashed(file: BinaryIO, magic: bytes, pieces: Iterator[bytes | memoryview]) -> int:

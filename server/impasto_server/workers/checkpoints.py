@@ -8,7 +8,6 @@ state, are written first, to a file beside it: only those that are new (:mod:`im
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +33,7 @@ from impasto_server.workers.checkpoint_format import (
     TABLE,
     block_head,
     remove_strays,
-    tables,
+    slots_in_use,
     write_hashed,
 )
 from impasto_server.workers.messages import checkpoint_files
@@ -91,8 +90,7 @@ def write(path: Path, checkpoint: Checkpoint, ledger: Ledger | None = None) -> i
         rest = {name: tensor for name, tensor in state.tensors.items() if name not in apart}
         size = written + _write_file(path, MAGIC_PARTS, _pieces(rest, {**about, TABLE: table.dump()}))
         ledger.step, ledger.table = state.step, table
-    with contextlib.suppress(OSError):  # the next checkpoint tries again
-        remove_strays(path)
+    remove_strays(path)
     return size
 
 
@@ -134,8 +132,7 @@ def _store_new_pairs(path: Path, state: SampleState, ledger: Ledger) -> tuple[Ta
         raise PairsLostError("not all pairs are known")
     fresh |= {(first, second): (_bytes(state.tensors[first]), _bytes(state.tensors[second])) for first, second in CANVASES}
     name, canvas = ledger.table.file, state.tensors["canvas"]
-    taken = {pair.slot for table in tables(path) if table.file == name for pair in table.pairs.values()}
-    taken |= {pair.slot for pair in ledger.table.pairs.values()}
+    taken = slots_in_use(path, name) | {pair.slot for pair in ledger.table.pairs.values()}
     table = Table(name, state.history, tuple(canvas.shape), _DTYPES[canvas.dtype], kept)
     return pairs.add(path.parent, table, fresh, taken), 2 * table.half_bytes * len(fresh)
 

@@ -1,8 +1,8 @@
 """Stores the pairs of a job's history in a file of slots, so that a checkpoint writes only the new ones. Does not import torch.
 
 A slot holds a pair: a step, then the change of the gradient; or two other tensors of that size, which are new each time. A
-checkpoint has a table, which says which slot holds the pair at each place of the ring, and its hash. A slot that a checkpoint on
-the disk refers to is never overwritten, so that a crash while pairs are written damages no checkpoint. The other slots are used
+checkpoint has a table, which says which slot holds the pair at each place of the ring, and its hash. A slot that a checkpoint
+on disk refers to is never overwritten, so that a crash while pairs are written damages no checkpoint. The other slots are used
 again: about three times as many as the history are needed, and writing to pages that the system holds already is cheap.
 """
 
