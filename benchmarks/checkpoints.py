@@ -85,12 +85,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         one, parts = Path(folder) / "whole", Path(folder) / "parts"
         ledger = Ledger(parts, 0)
-        for number in range(arguments.rounds + 8):
+        for number in range(arguments.rounds + 4):
             for _ in range(arguments.new):
                 step += 1
                 remember(slots.state)
             found = {"whole": checkpoint(slots, step, one, None), "new pairs": checkpoint(slots, step, parts, ledger)}
-            if number >= 8:  # by now the pages of the file are in memory
+            if number >= 4:  # the ring is full by now
                 for kind, row in found.items():
                     rows[kind].append(row)
         report = {kind: {name: statistics.median(row[name] for row in each) for name in each[0]} for kind, each in rows.items()}

@@ -161,7 +161,7 @@ def _joined(file: BinaryIO, stored: BinaryIO, table: Table) -> Iterator[bytes | 
         if pair is None:
             yield bytes(table.half_bytes)
         else:
-            stored.seek((2 * pair.slot + number) * table.half_bytes)
+            stored.seek((2 * pair.slot + number) * table.half_space)
             yield stored.read(table.half_bytes)
 
 

@@ -3,7 +3,7 @@
 A slot holds a pair: a step, then the change of the gradient; or two other tensors of that size, which are new each time. A
 checkpoint has a table, which says which slot holds the pair at each place of the ring, and its hash. A slot that a checkpoint
 on disk refers to is never overwritten, so that a crash while pairs are written damages no checkpoint. The other slots are used
-again: about three times as many as the history are needed, and writing to pages that the system holds already is cheap.
+again: about three times as many as the history are needed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 import xxhash
 
 from impasto_server.failpoints import hit
+from impasto_server.workers.direct import DirectFile, aligned
 
 Buffer = memoryview
 Key = int | tuple[str, str]
 _SIZES = {"F32": 4, "F64": 8}
-_sync = os.fdatasync if hasattr(os, "fdatasync") else os.fsync
 
 
 class PairsLostError(OSError):
@@ -67,6 +67,11 @@ class Table:
     def half_bytes(self) -> int:
         """Size of a step, or of a change."""
         return self.values * _SIZES[self.dtype]
+
+    @property
+    def half_space(self) -> int:
+        """Space that a half takes in the file."""
+        return aligned(self.half_bytes)
 
     @property
     def values(self) -> int:
@@ -145,19 +150,17 @@ def add(folder: Path, table: Table, fresh: Mapping[Key, tuple[Buffer, Buffer]], 
     free = (slot for slot in count() if slot not in kept and slot not in taken)
     pairs = dict(table.pairs)
     try:
-        descriptor = os.open(folder / table.file, os.O_WRONLY | (0 if kept else os.O_CREAT), 0o666)
+        opened = DirectFile(folder / table.file, make=not kept)
     except FileNotFoundError:
         raise PairsLostError(f"{table.file} has gone") from None
-    try:
+    with opened as file:
         for (key, halves), slot in zip(fresh.items(), free, strict=False):
+            digest = xxhash.xxh3_128()
             for number, half in enumerate(halves):
-                _write(descriptor, half, (2 * slot + number) * table.half_bytes)
-            pairs[key] = Pair(slot, _digest(halves))
+                file.write(half, (2 * slot + number) * table.half_space, digest.update)
+            pairs[key] = Pair(slot, digest.hexdigest())
             hit("checkpoint.between_pairs")
-        if fresh:
-            _sync(descriptor)
-    finally:
-        os.close(descriptor)
+        file.sync()
     hit("checkpoint.after_pairs")
     return replace(table, pairs=pairs)
 
@@ -170,10 +173,13 @@ def read(descriptor: int, table: Table, key: Key, into: tuple[Buffer, Buffer]) -
     """
     pair = table.pairs[key]
     whole = all(
-        os.preadv(descriptor, [half], (2 * pair.slot + number) * table.half_bytes) == table.half_bytes
+        os.preadv(descriptor, [half], (2 * pair.slot + number) * table.half_space) == table.half_bytes
         for number, half in enumerate(into)
     )
-    return whole and _digest(into) == pair.digest
+    digest = xxhash.xxh3_128()
+    for half in into:
+        digest.update(half)
+    return whole and digest.hexdigest() == pair.digest
 
 
 def is_whole(path: Path, table: Table) -> bool:
@@ -192,16 +198,3 @@ def _key(value: int | list[str]) -> Key:
         return value
     first, second = map(str, value)
     return first, second
-
-
-def _write(descriptor: int, data: Buffer, at: int) -> None:
-    while data:
-        written = os.pwrite(descriptor, data, at)
-        data, at = data[written:], at + written
-
-
-def _digest(halves: tuple[Buffer, Buffer]) -> str:
-    digest = xxhash.xxh3_128()
-    for half in halves:
-        digest.update(half)
-    return digest.hexdigest()

@@ -18,13 +18,14 @@ from impasto_engine.samples import SampleState, Snapshot
 from impasto_engine.slots import Slots
 from impasto_engine.streams import Marker
 from impasto_server.failpoints import NAMES
-from impasto_server.workers import checkpoint_format, checkpoints, pairs
+from impasto_server.workers import checkpoint_format, checkpoints, direct, pairs
 from impasto_server.workers.checkpoints import Checkpoint, CheckpointError, latest, read
 from impasto_server.workers.messages import checkpoint_files
 from impasto_server.workers.pairs import Ledger, PairsLostError, Table
 
 CPU = torch.device("cpu")
 PAIR_BYTES = 2 * 3 * 8 * 9 * 4
+SLOT_BYTES = 2 * direct.ALIGNMENT
 
 
 @dataclass
@@ -100,7 +101,7 @@ def test_each_state_comes_back_bit_for_bit(tmp_path: Path, history: int, steps: 
             assert same(as_read(file), state)
             assert checkpoint_format.is_whole(file)
     assert set(tmp_path.iterdir()) == {*checkpoint_files(job.path), job.pairs}
-    assert job.pairs.stat().st_size <= (3 * history + 6) * PAIR_BYTES
+    assert job.pairs.stat().st_size <= (3 * history + 6) * SLOT_BYTES
 
 
 def test_only_new_pairs_are_copied_and_written(tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_pairs_that_could_not_be_written_are_written_with_the_next_state(
             if where == "pairs":
                 patch.setattr(os, "pwrite", full("pwrite"))
             elif where == "sync of pairs":
-                patch.setattr(pairs, "_sync", full("fsync"))
+                patch.setattr(direct, "_sync", full("fsync"))
             elif where == "file":
                 patch.setattr(os, "fsync", full("fsync"))
             else:
@@ -229,7 +230,7 @@ def test_a_damaged_pair_is_noticed(tmp_path: Path) -> None:
 
     def damage(slot: int) -> None:
         data = bytearray(job.pairs.read_bytes())
-        data[slot * PAIR_BYTES + PAIR_BYTES // 2 + 7] ^= 1
+        data[slot * SLOT_BYTES + SLOT_BYTES // 2 + 7] ^= 1
         job.pairs.write_bytes(data)
 
     damage(newest.pairs[0].slot)
@@ -244,7 +245,7 @@ def test_a_damaged_pair_is_noticed(tmp_path: Path) -> None:
     assert checkpoint_format.newest_whole(job.path) is None
 
 
-@pytest.mark.parametrize("left", [0, PAIR_BYTES - 1, None])
+@pytest.mark.parametrize("left", [0, SLOT_BYTES - 1, None])
 def test_pairs_that_are_missing_are_noticed(tmp_path: Path, left: int | None) -> None:
     """A file that is too short, or that has gone."""
     job = Job(tmp_path / "a")
