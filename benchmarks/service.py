@@ -169,21 +169,27 @@ from pathlib import Path
 from engine import CPU, make_job
 from impasto_engine.devices import prepare
 from impasto_engine.weights import load_network
+from impasto_server.workers.lanes import Lanes, TimeShare
 from impasto_server.workers.worker import Worker
 from impasto_server.workers.main import warm_up
 from impasto_server.domain.job import JobSpec, OutputOptions, StylePicture
 from impasto_server.domain.pictures import Raster
-from impasto_server.workers.messages import Start
+from impasto_server.workers.messages import Checkpointed, Start
 size, steps = int(sys.argv[1]), int(sys.argv[2])
 prepare(CPU)
-job = make_job(size, steps=steps)
+network = load_network("builtin", CPU)
+job = make_job(network, size, steps=steps, levels=1)
 raster = lambda pixels: Raster(size, size, pixels.numpy().tobytes())
 styles = (StylePicture(raster(job.styles[0].pixels), 1.0, ""),)
 spec = JobSpec(size, size, raster(job.content), styles, job.parameters, OutputOptions())
-network = load_network("builtin", CPU)
 warm_up(network)
-path = Path(tempfile.mkdtemp()) / "checkpoint"
-runner = Worker(network, lambda report: None, ThreadPoolExecutor(1).submit, 5.0)
+folder = tempfile.TemporaryDirectory()
+path = Path(folder.name) / "checkpoint"
+sizes = []
+send = lambda report: sizes.append(report.size) if isinstance(report, Checkpointed) else None
+runner = Worker(network, send, Lanes(write=ThreadPoolExecutor(1).submit), 5.0)
+charged, charge = [], TimeShare.charge
+TimeShare.charge = lambda share, cost_s: (charged.append(cost_s), charge(share, cost_s))[1]
 runner.handle(Start("job", spec, str(path)))
 running = runner._jobs["job"]
 seconds, due = [], []
@@ -197,6 +203,7 @@ cost = sum(each - usual for each in seconds if each > 1.15 * usual)
 count = len(set(due)) - 1
 interval = (max(due) - min(due)) / count if count else None
 row = {"size_px": size, "steps": steps, "step_s": usual, "checkpoints": count, "cost_s": cost, "interval_s": interval}
+row |= {"bytes": sizes, "charged_s": [round(cost_s, 3) for cost_s in charged]}
 print(json.dumps(row))
 """
 
@@ -276,7 +283,7 @@ def main() -> None:
         report["control"] = asyncio.run(control(256, 8))
     if arguments.only in (None, "durability"):
         report["acknowledgement"] = acknowledgement(100)
-        report["checkpoints"] = [checkpoint_cost(256, 150), checkpoint_cost(384, 75)]
+        report["checkpoints"] = [checkpoint_cost(256, 150), checkpoint_cost(384, 75), checkpoint_cost(512, 100)]
     if arguments.only in (None, "throughput"):
         report["throughput"] = throughput(arguments.size, arguments.steps, arguments.jobs, arguments.rounds)
     target = ROOT / "benchmarks" / "results" / "service.json"

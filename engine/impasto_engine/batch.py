@@ -145,11 +145,18 @@ class RunningBatch:
         group, index = self._find(name)
         group.members[index].preview_every = every
 
-    def snapshot(self, name: str) -> Snapshot:
-        """Return a copy of a canvas's state on the device, to be brought to the host by any thread."""
+    def snapshot(self, name: str, since: int | None = None) -> Snapshot:
+        """Return a copy of a canvas's state on the device, to be brought to the host by any thread.
+
+        Args:
+            name: The canvas.
+            since: A step that it completed in this batch, or joined with. Of its history, only what may have changed since
+                is copied.
+        """
         group, index = self._find(name)
-        tensors = group.slots.row(index)
-        return Snapshot(group.optimizer, group.members[index].step, tensors, Marker(self.network.device))
+        step = group.members[index].step
+        tensors = group.slots.row(index, None if since is None else step - since)
+        return Snapshot(group.optimizer, step, tensors, Marker(self.network.device))
 
     def export(self, name: str) -> SampleState:
         """Return the complete state of a canvas, on the CPU. The canvas stays in the batch."""

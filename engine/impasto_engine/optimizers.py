@@ -23,7 +23,10 @@ from impasto_engine.spectral import scales, spectrum_of
 
 State = dict[str, Tensor]
 
-CHANGED_IN_PLACE = frozenset({"steps", "changes", "products"})
+HISTORY = ("steps", "changes")
+"""Tensors of a state with the pairs of L-BFGS, a row for each place of a ring. An update changes only the row at ``next``."""
+
+CHANGED_IN_PLACE = frozenset({*HISTORY, "products"})
 """Tensors of a state that an update changes in place: the history, which is most of it. All others are replaced."""
 
 FIRST_STEP_RMS = 0.02
@@ -63,6 +66,13 @@ class Optimizer(Protocol):
 def row(state: State, index: int) -> State:
     """Return a copy of one sample's state, with a batch axis of one."""
     return {name: values[index : index + 1].clone() for name, values in state.items()}
+
+
+def recent_row(state: State, index: int, updates: int) -> State:
+    """Return a copy of one sample's state with the rows of the history that its last updates may have changed, oldest first."""
+    found = row({name: values for name, values in state.items() if name not in HISTORY}, index)
+    places = (state["next"][index] - updates + torch.arange(updates, device=state["next"].device)) % state["history"][index]
+    return found | {name: state[name][index].index_select(0, places)[None] for name in HISTORY}
 
 
 def stalled(state: State) -> Tensor:

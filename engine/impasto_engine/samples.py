@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from impasto_engine.objective import Objective
-from impasto_engine.optimizers import OPTIMIZERS, State
+from impasto_engine.optimizers import HISTORY, OPTIMIZERS, State
 from impasto_engine.parameters import OptimizerName
 from impasto_engine.results import Losses
 from impasto_engine.streams import Marker, to_host
@@ -49,12 +49,34 @@ class SampleState:
     Attributes:
         optimizer: The optimizer that the tensors belong to.
         step: Number of completed steps.
-        tensors: The optimizer state on the CPU, with a batch axis of length one.
+        tensors: The optimizer state on the CPU, with a batch axis of length one. They may have only the latest rows
+            of the history.
     """
 
     optimizer: OptimizerName
     step: int
     tensors: Mapping[str, Tensor]
+
+    @property
+    def history(self) -> int:
+        """Number of pairs that its history has room for; 0 if its optimizer keeps none."""
+        return int(self.tensors["history"]) if "history" in self.tensors else 0
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The place in the ring of each row of its history."""
+        rows = self.tensors[HISTORY[0]].shape[1] if self.history else 0
+        return tuple(range(rows)) if rows >= self.history else self.latest(rows)
+
+    @property
+    def valid(self) -> tuple[int, ...]:
+        """The places in the ring that hold a pair, from the oldest to the newest."""
+        return self.latest(int(self.tensors["count"])) if self.history else ()
+
+    def latest(self, count: int) -> tuple[int, ...]:
+        """Return so many places of the ring, or all, that end with the one written last."""
+        count, following = min(count, self.history), int(self.tensors["next"])
+        return tuple((following - count + number) % self.history for number in range(count))
 
 
 @dataclass(frozen=True)
@@ -136,6 +158,6 @@ def resumed(objective: Objective, state: SampleState, steps: int, device: torch.
     tensors = {name: value.to(device, copy=True) for name, value in state.tensors.items()}
     if "history" in tensors:  # older versions padded histories to the longest in the batch
         pairs = int(state.tensors["history"])
-        tensors |= {name: tensors[name][:, :pairs].contiguous() for name in ("steps", "changes")}
+        tensors |= {name: tensors[name][:, :pairs].contiguous() for name in HISTORY}
         tensors["products"] = tensors["products"][:, :pairs, :pairs].contiguous()
     return Entrant(objective, state.optimizer, tensors, state.step, steps)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from impasto_engine.optimizers import CHANGED_IN_PLACE, State, row
+from impasto_engine.optimizers import CHANGED_IN_PLACE, HISTORY, State, recent_row, row
 
 SPARE = 8
 """An arena that is full grows by one slot, and by one more for each this many that it has."""
@@ -78,9 +78,14 @@ class Slots:
             with contextlib.suppress(torch.OutOfMemoryError):
                 self.compact()
 
-    def row(self, index: int) -> State:
-        """Return a copy of one sample's state."""
-        return row(self.state, index)
+    def row(self, index: int, updates: int | None = None) -> State:
+        """Return a copy of one sample's state, with only those rows of its history that so many updates may have changed.
+
+        The whole history is copied if ``updates`` is omitted, or if they may have changed all of it.
+        """
+        if updates is None or HISTORY[0] not in self.state or updates >= self.state[HISTORY[0]].shape[1]:
+            return row(self.state, index)
+        return recent_row(self.state, index, updates)
 
     def compact(self) -> None:
         """Free the slots that are not used.

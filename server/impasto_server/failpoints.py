@@ -14,6 +14,8 @@ NAMES = (
     "admit.before_commit",
     "admit.after_commit",
     "checkpoint.before_write",
+    "checkpoint.between_pairs",
+    "checkpoint.after_pairs",
     "checkpoint.before_fsync",
     "checkpoint.before_rename",
     "checkpoint.after_rename",

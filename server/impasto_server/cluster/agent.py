@@ -185,7 +185,13 @@ class Agent:
     async def _work(self, call: Any, welcome: pb.Welcome, folder: Path) -> None:
         settings = self._settings
         worker = self._make(
-            WorkerSettings(settings.device, settings.weights, welcome.checkpoint_interval_s, settings.cuda_graphs)
+            WorkerSettings(
+                settings.device,
+                settings.weights,
+                welcome.checkpoint_interval_s,
+                settings.cuda_graphs,
+                whole_checkpoints=True,
+            )
         )
         with ThreadPoolExecutor(1, "encoding") as encoding:
             desk = Desk(worker, folder, encoding)

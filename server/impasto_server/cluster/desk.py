@@ -18,6 +18,7 @@ from impasto_server.cluster.outbox import Outbox, pieces
 from impasto_server.domain.job import JobSpec, NetworkDescription
 from impasto_server.pictures import images
 from impasto_server.pictures.provenance import Painting, provenance
+from impasto_server.workers import checkpoint_format
 from impasto_server.workers.messages import (
     Alive,
     Cancel,
@@ -28,7 +29,6 @@ from impasto_server.workers.messages import (
     JobStarted,
     JobStepped,
     Report,
-    checkpoint_files,
 )
 from impasto_server.workers.process import WorkerHandle
 
@@ -119,7 +119,7 @@ class Desk:
         if isinstance(command, wire.StartJob):
             path = self._states / command.job_id
             if not command.resumes:
-                _remove(path)
+                checkpoint_format.remove(path)
             start = wire.start(command, self._pictures, path)
             self.jobs[command.job_id] = _Job(start.spec, path)
             self._worker.send(start)
@@ -136,7 +136,7 @@ class Desk:
             if received is not None and piece.kind == pb.FILE_KIND_PICTURE:
                 received.replace(self._pictures / piece.name)
             elif received is not None:
-                _remove(self._states / piece.name)
+                checkpoint_format.remove(self._states / piece.name)
                 received.replace(self._states / piece.name)
         except OSError as error:  # the job will say that its picture is missing, or start anew
             logger.warning("cannot write a file from the server: %s", error)
@@ -235,7 +235,7 @@ class Desk:
             yield pb.JoinRequest(reports=pb.Reports(reports=[wire.encode(report)]))
             self.sending -= 1
             if report.job_id not in self.jobs:
-                _remove(self._states / report.job_id)
+                checkpoint_format.remove(self._states / report.job_id)
 
         self.outbox.put_slowly(report.job_id, send)
 
@@ -273,9 +273,4 @@ class Desk:
     def _drop(self, job_id: str) -> None:
         """Forget a job that has ended."""
         self.jobs.pop(job_id, None)
-        _remove(self._states / job_id)
-
-
-def _remove(path: Path) -> None:
-    for file in checkpoint_files(path):
-        file.unlink(missing_ok=True)
+        checkpoint_format.remove(self._states / job_id)

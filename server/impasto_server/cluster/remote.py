@@ -58,7 +58,7 @@ class RemoteWorker:
         self.leaving = False
         self.outbox: Commands = Outbox(lambda: pb.JoinResponse(heartbeat=pb.Heartbeat()))
         self._count_bytes = count_bytes
-        self._inbox = Inbox(folder)
+        self._folder, self._inbox = folder, Inbox(folder)
         self._on_report: Callable[[Report], None] | None = None
         self._on_exit: Callable[[str], None] | None = None
         self._checkpoints: dict[str, Path] = {}
@@ -225,8 +225,9 @@ class RemoteWorker:
         except PictureLost as error:
             self._pass_on(JobFailed(job_id, "DATA_LOST", str(error)))
             return
-        path = Path(command.checkpoint)
-        found = await asyncio.to_thread(checkpoint_format.newest_whole, path) if command.checkpoint else None
+        found, joined = None, self._folder / f"{job_id}.joined"
+        if command.checkpoint:
+            found = await asyncio.to_thread(_newest_as_one_file, Path(command.checkpoint), joined)
         if found is not None:
             try:
                 async for piece in pieces(pb.FILE_KIND_CHECKPOINT, job_id, found):
@@ -235,6 +236,8 @@ class RemoteWorker:
             except OSError as error:  # the job has just ended, or the disk fails
                 logger.warning("cannot send the checkpoint of job %s: %s", job_id, error)
                 found = None
+            finally:
+                joined.unlink(missing_ok=True)
         yield pb.JoinResponse(command=wire.encode(wire.start_job(command, resumes=found is not None)))
 
     async def _inspect(self, command: Inspect) -> AsyncIterator[pb.JoinResponse]:
@@ -270,3 +273,14 @@ class RemoteWorker:
         for name in gone:
             del self._cache[name]
         return gone
+
+
+def _newest_as_one_file(path: Path, target: Path) -> Path | None:
+    """Return a job's newest complete checkpoint as one file, which may be the target; None if there is none."""
+    found = checkpoint_format.newest_whole(path)
+    try:
+        return None if found is None else checkpoint_format.as_one_file(found, target)
+    except OSError as error:
+        logger.warning("cannot prepare the checkpoint %s to be sent: %s", path.name, error)
+        target.unlink(missing_ok=True)
+        return None

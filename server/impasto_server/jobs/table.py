@@ -26,7 +26,8 @@ from impasto_server.observability.metrics import Metrics
 from impasto_server.observability.tracing import Tracing
 from impasto_server.scheduling.scheduler import Assignment, Scheduler
 from impasto_server.store.base import JobStore
-from impasto_server.workers.messages import Cancel, Finish, Park, Start, checkpoint_files
+from impasto_server.workers import checkpoint_format
+from impasto_server.workers.messages import Cancel, Finish, Park, Start
 from impasto_server.workers.pool import WorkerPool
 
 logger = logging.getLogger(__name__)
@@ -257,8 +258,7 @@ class JobTable:
 
     def drop_checkpoint(self, job_id: str) -> None:
         """Remove a job's checkpoint from the disk."""
-        for path in checkpoint_files(self._checkpoint(job_id)):
-            path.unlink(missing_ok=True)
+        checkpoint_format.remove(self._checkpoint(job_id))
 
     def drop_stray_checkpoints(self) -> None:
         """Remove checkpoints of jobs that do not exist or have ended."""

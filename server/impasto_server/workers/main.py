@@ -61,8 +61,15 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
     send(ready)
     commands: queue.SimpleQueue[Command | Preparation] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, commands), daemon=True).start()
-    interval_s, graphs = settings.checkpoint_interval_s, settings.cuda_graphs
-    worker = Worker(network, send, lanes_for(device), interval_s, commands.put, graphs=graphs)
+    worker = Worker(
+        network,
+        send,
+        lanes_for(device),
+        settings.checkpoint_interval_s,
+        commands.put,
+        graphs=settings.cuda_graphs,
+        whole_checkpoints=settings.whole_checkpoints,
+    )
     turn = _Turn()
     threading.Thread(target=_send_alive, args=(turn, worker, send), name="alive", daemon=True).start()
     try:

@@ -19,12 +19,17 @@ def checkpoint_files(path: Path) -> tuple[Path, Path]:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Settings of a worker."""
+    """Settings of a worker.
+
+    Attributes:
+        whole_checkpoints: Whether a checkpoint is one file, as an agent sends it; otherwise only what is new is written.
+    """
 
     device: str
     weights: str
     checkpoint_interval_s: float = 5.0
     cuda_graphs: bool = False
+    whole_checkpoints: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,7 @@ class JobParked:
 
 @dataclass(frozen=True)
 class Checkpointed:
-    """A job's state was written, with its size in bytes."""
+    """A job's state was written, with the number of bytes that this took."""
 
     job_id: str
     size: int

@@ -18,6 +18,7 @@ from impasto_server.workers import checkpoints, tensors
 from impasto_server.workers.checkpoints import Checkpoint
 from impasto_server.workers.messages import JobStarted, Start
 from impasto_server.workers.networks import Residents, described
+from impasto_server.workers.pairs import Ledger
 from impasto_server.workers.running import Ready, Running
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ class Preparer:
         self._kept.pop(command.job_id, None)
         now = time.monotonic()
         began = now - (found.elapsed_s if found else 0.0)
-        running = Running(command.spec, owner, plan, index, network, began, path, now + self._interval_s)
+        ledger = Ledger(path, None if found else entrant.step) if path else None
+        running = Running(command.spec, owner, plan, index, network, began, path, ledger, now + self._interval_s)
         hits, misses = self._styles.take_counts()
         threads = torch.get_num_threads()
         started = JobStarted(command.job_id, key.precision, done, note, described(network), hits, misses, threads)
@@ -88,6 +90,8 @@ class Preparer:
         enlarged = painting.next_canvas(canvas, before.job, job, canvas.device)
         entrant = painting.entrant(running.network, following, self._styles, enlarged, carry(job.height, job.width))
         running.index += 1
+        if running.checkpoint:
+            running.ledger = Ledger(running.checkpoint, entrant.step)  # a pair has another size at each level
         return Ready(running, entrant)
 
 

@@ -12,6 +12,7 @@ from impasto_engine.networks import Network
 from impasto_engine.samples import Entrant
 from impasto_server.domain.job import JobSpec
 from impasto_server.workers.messages import Command, JobStarted
+from impasto_server.workers.pairs import Ledger
 
 
 @dataclass
@@ -25,9 +26,11 @@ class Running:
         network: The network that paints it.
         began: When its steps began, from ``time.monotonic()``; earlier by the time of those before a resumption.
         checkpoint: Where its state is written; None for nowhere.
+        ledger: What is stored of it at its current level.
         due: When its state is written next.
         writing: Whether its state is being written.
         showing: Whether a preview of it is being made.
+        parked: Whether it leaves, to go on later: its checkpoint is needed.
     """
 
     spec: JobSpec
@@ -37,9 +40,11 @@ class Running:
     network: Network
     began: float
     checkpoint: Path | None
+    ledger: Ledger | None
     due: float
     writing: bool = False
     showing: bool = False
+    parked: bool = False
     _batch: RunningBatch | None = None
 
     @property

@@ -58,6 +58,7 @@ class Worker:
         checkpoint_interval_s: How often each job's state is written.
         post: Passes a job that has been prepared to :meth:`handle` on the stepping thread; at once by default.
         graphs: Whether evaluations are recorded as CUDA graphs.
+        whole_checkpoints: Whether a checkpoint is one file; otherwise only what is new is written.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Worker:
         post: Callable[[Preparation], None] | None = None,
         *,
         graphs: bool = False,
+        whole_checkpoints: bool = False,
     ) -> None:
         self._network = network
         self._networks = Residents(network)
@@ -76,7 +78,9 @@ class Worker:
         self._send = send
         self._lanes = lanes
         self._post = post or self.handle
-        self._saver = Saver(network.device, lanes.write, send, self._lane_failed, checkpoint_interval_s)
+        self._saver = Saver(
+            network.device, lanes.write, send, self._lane_failed, checkpoint_interval_s, whole=whole_checkpoints
+        )
         self._preparer = Preparer(self._networks, self._saver.kept, checkpoint_interval_s)
         self._batches: dict[tuple[str, BatchKey], RunningBatch] = {}
         self._measured: dict[tuple[str, BatchKey], int] = {}
@@ -254,6 +258,7 @@ class Worker:
     def _park(self, job_id: str) -> None:
         running = self._jobs[job_id]
         self._flush(job_id, running)
+        running.parked = True
         snapshot = self._with_room(lambda: running.batch.snapshot(job_id))
         self._leave(job_id)
         self._saver.park(job_id, running, snapshot, lambda: self._emit(JobParked(job_id, snapshot.step)))

@@ -9,6 +9,7 @@ from impasto_engine import painting
 from impasto_engine.batch import BatchKey, RunningBatch
 from impasto_engine.networks import Network
 from impasto_engine.objective import Evaluation, StackedObjectives
+from impasto_engine.optimizers import HISTORY
 from impasto_engine.painting import Job, Level, Style, StyleCache, first_canvas, levels, next_canvas, paint
 from impasto_engine.parameters import Parameters, fitted
 from impasto_engine.samples import Step
@@ -146,6 +147,31 @@ def test_an_exported_state_is_a_copy(network: Network) -> None:
     kept = {key: value.clone() for key, value in state.tensors.items()}
     batch.step()
     assert all(torch.equal(kept[key], value) for key, value in state.tensors.items())
+
+
+@pytest.mark.parametrize("name", ["plain", "adam"])
+def test_a_later_state_has_only_what_may_have_changed_since(network: Network, name: str) -> None:
+    """Of the history, the pairs of the steps since; all of it if all may have changed; everything else complete."""
+    job = JOBS[name]
+    job = replace(job, parameters=replace(job.parameters, history=4))
+    batch = RunningBatch(network, KEY)
+    painting.join(batch, "other", only(JOBS["noise"]))
+    painting.join(batch, "job", only(job))
+    for _ in range(6):
+        before, done = batch.export("job"), batch.export("job").step
+        batch.step()
+        batch.step()
+        whole = batch.export("job")
+        for since in (done, done + 2, 0):
+            part = batch.snapshot("job", since).fetch()
+            assert part.tensors.keys() == whole.tensors.keys()
+            for key, tensor in part.tensors.items():
+                expected = whole.tensors[key]
+                assert torch.equal(tensor, expected[:, list(part.places)] if key in HISTORY else expected)
+            assert len(part.places) == min(part.history, whole.step - since)
+            if since == done and part.history:
+                rest = [place for place in range(4) if place not in part.places]
+                assert all(torch.equal(before.tensors[key][:, rest], whole.tensors[key][:, rest]) for key in HISTORY)
 
 
 def test_reported_losses_are_those_of_the_canvas(network: Network) -> None:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from impasto.worker.v1 import worker_pb2 as pb
 from impasto_engine.architectures import ARCHITECTURES
+from impasto_engine.optimizers import OPTIMIZERS
 from impasto_engine.parameters import Parameters
 from impasto_engine.results import Losses
+from impasto_engine.samples import SampleState
 from impasto_server.cluster import wire
 from impasto_server.cluster.inbox import Inbox
 from impasto_server.cluster.outbox import Outbox, pieces
@@ -21,7 +24,9 @@ from impasto_server.cluster.remote import RemoteWorker
 from impasto_server.domain.job import JobSpec, JobWarning, NetworkDescription, OutputOptions, Source, StopReason, StylePicture
 from impasto_server.domain.pictures import Plane, Raster
 from impasto_server.store import codec
+from impasto_server.workers import checkpoints
 from impasto_server.workers.checkpoint_format import HASH_BYTES, MAGIC, is_whole
+from impasto_server.workers.checkpoints import Checkpoint
 from impasto_server.workers.memory import Line, MemoryModel
 from impasto_server.workers.messages import (
     Alive,
@@ -41,6 +46,7 @@ from impasto_server.workers.messages import (
     Ready,
     Start,
 )
+from impasto_server.workers.pairs import Ledger
 
 NETWORK = NetworkDescription("vgg16", "builtin", "00", ARCHITECTURES["vgg16"].layer_names)
 MESSAGES = [
@@ -176,6 +182,28 @@ async def test_a_checkpoint_travels_and_a_damaged_one_does_not(tmp_path: Path) -
     assert wire.decode(found[-1].command).resumes
     (tmp_path / "job.previous").write_bytes(b"")
     worker.send(Start("b", whole_spec(), str(tmp_path / "job")))
+    assert not wire.decode((await collected(worker.outbox, "command"))[-1].command).resumes
+
+
+async def test_a_checkpoint_with_pairs_travels_as_one_file(tmp_path: Path) -> None:
+    """Nothing of it is left here afterwards; if it cannot be made into one, the job begins anew."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "job"
+    state = SampleState("lbfgs", 7, OPTIMIZERS["lbfgs"].start(torch.rand(1, 3, 8, 9), 1.0, 2))
+    checkpoints.write(path, Checkpoint("owner", state), Ledger(path, None))
+    worker = remote(tmp_path / "in")
+    worker.send(Start("a", whole_spec(), str(path)))
+    found = await collected(worker.outbox, "command")
+    data = b"".join(message.piece.data for message in found[:-1] if message.piece.kind == pb.FILE_KIND_CHECKPOINT)
+    assert data.startswith(MAGIC)
+    assert wire.decode(found[-1].command).resumes
+    (tmp_path / "arrived").write_bytes(data)
+    arrived = checkpoints.read(tmp_path / "arrived", "owner").state
+    assert arrived.step == 7
+    assert all(torch.equal(arrived.tensors[name], tensor) for name, tensor in state.tensors.items())
+    assert list((tmp_path / "in").iterdir()) == []
+    (tmp_path / "in").rmdir()
+    worker.send(Start("b", whole_spec(), str(path)))
     assert not wire.decode((await collected(worker.outbox, "command"))[-1].command).resumes
 
 

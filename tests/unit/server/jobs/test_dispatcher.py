@@ -57,6 +57,25 @@ async def test_a_job_runs_to_its_picture() -> None:
         assert dispatcher.running == dispatcher.queued == 0
 
 
+async def test_all_files_of_a_checkpoint_go_with_their_job(tmp_path: Path) -> None:
+    """The newest, the one before, and their pairs; also those of jobs that an earlier process left behind."""
+
+    def leave(job_id: str) -> None:
+        for end in ("", ".previous", ".0123.pairs"):
+            (tmp_path / f"{job_id}.checkpoint{end}").write_bytes(b"")
+
+    config = ServerConfig(heartbeat_s=0.05, grace_s=0.5)
+    leave("unknown")
+    store = MemoryStore(config.retention_s, config.max_ended_jobs, tmp_path)
+    async with assembled(config, store, FakeWorker(hang=True)) as dispatcher:
+        assert os.listdir(tmp_path) == []
+        job = await submit(dispatcher)
+        leave(job.job_id)
+        dispatcher.cancel(job.job_id)
+        await ended(dispatcher, job)
+        assert os.listdir(tmp_path) == []
+
+
 async def test_watching_tells_everything_once_and_in_order() -> None:
     """Snapshot, start, every step, the end last; numbers without gap or duplicate, also when watching resumes."""
     async with dispatching(FakeWorker()) as dispatcher:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from impasto_engine.weights import load_network
 from impasto_server.domain.job import JobSpec, OutputOptions, StopReason, StylePicture
 from impasto_server.domain.pictures import Raster
 from impasto_server.pictures.images import open_image
-from impasto_server.workers.lanes import Lanes
+from impasto_server.workers.checkpoint_format import MAGIC, MAGIC_PARTS
+from impasto_server.workers.lanes import Lanes, TimeShare
 from impasto_server.workers.messages import (
     Cancel,
     Finish,
@@ -177,6 +179,56 @@ def test_the_state_of_a_running_job_is_written_now_and_then(network: Network, tm
         pictures.append(again[-1])
     run(worker)
     assert pictures == [reports[-1]] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("parameters", [{"history": 2}, {"history": 2, "levels": 2}, {"history": 50}, {"optimizer": "adam"}])
+def test_two_resumptions_in_a_row_change_nothing(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parameters: dict[str, Any], *, whole: bool
+) -> None:
+    """A job whose state is written at each step, whose worker is lost twice, ends in the picture of one left alone."""
+    monkeypatch.setattr(TimeShare, "open", True)
+    job = replace(spec(11), parameters=replace(spec(11).parameters, **parameters))
+    alone: list[Report] = []
+    worker = Worker(network, alone.append)
+    worker.handle(Start("a", job))
+    run(worker)
+    path = tmp_path / "a"
+    for first, steps in ((0, 4), (4, 4), (8, 9)):
+        reports: list[Report] = []
+        worker = Worker(network, reports.append, checkpoint_interval_s=0.0, whole_checkpoints=whole)
+        worker.handle(Start("a", job, str(path)))
+        for _ in range(steps):
+            worker.step()
+        started = next(report for report in reports if isinstance(report, JobStarted))
+        assert (started.step, started.note) == (first, "")
+        magic = MAGIC if whole or "optimizer" in parameters else MAGIC_PARTS
+        assert path.read_bytes().startswith(magic)
+        files = [2] if magic == MAGIC else [3, 4]  # the one before may be of another level, with pairs of its own
+        assert len(list(tmp_path.iterdir())) in files
+    painted = [report for report in (*alone, *reports) if isinstance(report, JobPainted)]
+    assert painted[0].picture == painted[1].picture
+
+
+def test_a_job_that_is_parked_while_its_state_is_written_goes_on_from_there(network: Network, tmp_path: Path) -> None:
+    """The state that is written first is not needed then, but the pairs in it are."""
+    work: list[Callable[[], None]] = []
+    path = tmp_path / "a"
+    reports: list[Report] = []
+    worker = Worker(network, reports.append, Lanes(write=work.append), checkpoint_interval_s=0.0)
+    worker.handle(Start("a", spec(5), str(path)))
+    worker.step()
+    worker.step()
+    worker.handle(Park("a"))
+    assert len(work) == 2
+    for write in work:
+        write()
+        assert path.exists()
+    assert reports[-1] == JobParked("a", 2)
+    worker.handle(Start("a", spec(5), str(path)))
+    assert isinstance(reports[-1], JobStarted)
+    assert (reports[-1].step, reports[-1].note) == (2, "")
 
 
 def test_no_state_is_left_of_a_job_that_ended_while_it_was_written(network: Network, tmp_path: Path) -> None:

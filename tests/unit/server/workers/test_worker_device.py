@@ -282,7 +282,7 @@ def test_all_jobs_share_the_time_for_checkpoints(network: Network, tmp_path: Pat
     share = [TimeShare(0.0)]
     monkeypatch.setattr(saving, "TimeShare", lambda _factor: share[0])
     monkeypatch.setattr(TimeShare, "open", property(lambda _: len(written) < 4))
-    monkeypatch.setattr(saving.checkpoints, "write", lambda path, _checkpoint: written.append(Path(path).name) or 1)
+    monkeypatch.setattr(saving.checkpoints, "write", lambda path, *_: written.append(Path(path).name) or 1)
     worker = Worker(network, lambda _: None, checkpoint_interval_s=0.0)
     for name in ("a", "b", "c"):
         worker.handle(Start(name, spec(9), str(tmp_path / name)))
