@@ -73,11 +73,11 @@ def test_no_quota_is_no_limit_and_accounts_do_not_pile_up() -> None:
 
 
 def test_work_counts_pixels_and_steps_of_every_level() -> None:
-    """By hand: 40 steps at 256 px and 60 at 512 px; what is done is not counted, float32 and other networks cost theirs."""
+    """By hand: 60 steps at 256 px and 40 at 512 px; what is done is not counted, float32 and other networks cost theirs."""
     parameters = Parameters(size_px=512, steps=100)
-    whole = 40 * 256 * 128 + 60 * 512 * 256
+    whole = 60 * 256 * 128 + 40 * 512 * 256
     assert work(512, 256, parameters) == whole
-    assert work(512, 256, parameters, done=50) == 50 * 512 * 256
+    assert work(512, 256, parameters, done=70) == 30 * 512 * 256
     assert work(512, 256, parameters, done=100) == 0
     assert work(512, 256, replace(parameters, precision="float32")) == whole * FLOAT32_OVER_BFLOAT16
     assert work(512, 256, replace(parameters, network="alexnet:random-0")) < whole / 5
