@@ -31,7 +31,7 @@ from impasto_engine.devices import keep_freed_memory
 from impasto_engine.judge import JUDGE, Judge
 from impasto_engine.networks import Network
 from impasto_engine.painting import Job, Style
-from impasto_engine.parameters import PRESETS, Parameters, fitted
+from impasto_engine.parameters import COARSEST_PX, PRESETS, Parameters, fitted, settled
 from impasto_engine.weights import load_network
 
 DATA = Path(skimage.__file__).parent / "data"
@@ -57,6 +57,7 @@ RACE_STEPS = 100
 """Steps of this engine against the textbook, which take about a sixth of its time. The default uses fewer."""
 CONTENT_FACTORS = (1 / 32, 0.25, 1.0, 4.0)
 """Factors on the default's content weight, for the comparison at equal content distance."""
+QUALITIES = ("draft", "good", "best")
 TILE_PX = 300
 
 
@@ -137,6 +138,23 @@ def race(
     return row, tiles
 
 
+def qualities(network: Network, judge: Judge, pair: tuple[str, str], size: int) -> tuple[dict[str, Any], list[Tile]]:
+    """Paint a pair with the presets that differ in how far they go, and with the levels of earlier versions."""
+    row: dict[str, Any] = {"content": pair[0], "style": pair[1]}
+    tiles = []
+    before = {"60 steps, 0.4 coarse": (24, 36), "100 steps, 0.4 coarse": (40, 60)} if size >= 2 * COARSEST_PX else {}
+    for name, steps in before.items():
+        schedule = tuple(zip((size // 2, size), steps, strict=True))
+        job = make_job(network, *pair, size, schedule=schedule)
+        picture, row[name] = paint(network, judge, replace(job, parameters=settled(job.parameters)))
+        tiles.append(tile(picture, f"{name} {row[name]['content']:.2f}/{row[name]['style']:.3f}"))
+    for preset in QUALITIES:
+        picture, row[preset] = paint(network, judge, make_job(network, *pair, size, preset))
+        tiles.append(tile(picture, f"{preset} {row[preset]['content']:.2f}/{row[preset]['style']:.3f}"))
+    print(row, flush=True)
+    return row, tiles
+
+
 def interpolated(ours: list[dict[str, float]], content: float) -> float | None:
     """Return the style distance at a content distance, interpolated between content weights; None outside their range.
 
@@ -161,6 +179,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=ITERATIONS, help="iterations of the textbook")
     parser.add_argument("--races", type=int, default=len(RACED), help="number of pairs that the textbook paints")
     parser.add_argument("--no-set", action="store_true", help="run only the races")
+    parser.add_argument("--qualities", action="store_true", help="run only the presets draft, good and best on the raced pairs")
     arguments = parser.parse_args()
     keep_freed_memory()
     network, judge = load_network(arguments.filters, CPU), Judge(load_network(arguments.judge, CPU))
@@ -169,7 +188,7 @@ def main() -> None:
     size, name = arguments.size, f"{network.weights.name}-{arguments.size}px"
     report: dict[str, Any] = {**about(network), "judge": arguments.judge, "size_px": size, "preset": vars(Parameters())}
     rows, tiles = [], []
-    for content in () if arguments.no_set else CONTENTS:
+    for content in () if arguments.no_set or arguments.qualities else CONTENTS:
         tiles.append([tile(pixels(CONTENTS[content], TILE_PX), content)])
         for style in STYLES:
             picture, own = paint(network, judge, make_job(network, content, style, size))
@@ -183,12 +202,17 @@ def main() -> None:
         }
         print(report["mean"])
         contact_sheet(tiles, TILE_PX).save(build / f"quality-{name}.png")
-    races = [race(network, judge, pair, size, arguments.iterations) for pair in RACED[: arguments.races]]
+    if arguments.qualities:
+        found = [qualities(network, judge, pair, size) for pair in RACED]
+        report["qualities"] = [row for row, _ in found]
+        contact_sheet([sheet for _, sheet in found], TILE_PX).save(build / f"qualities-{name}.png")
+    raced = () if arguments.qualities else RACED[: arguments.races]
+    races = [race(network, judge, pair, size, arguments.iterations) for pair in raced]
     if races:
         report["races"] = [row for row, _ in races]
         contact_sheet([found for _, found in races], TILE_PX).save(build / f"quality-races-{name}.png")
     target = ROOT / "benchmarks" / "results" / f"quality-{name}.json"
-    before = json.loads(target.read_text()) if target.exists() and arguments.no_set else {}
+    before = json.loads(target.read_text()) if target.exists() and (arguments.no_set or arguments.qualities) else {}
     target.write_text(json.dumps({**before, **report}, indent=2, default=dict) + "\n")
     print(f"figures: {target}\nsheets:  {build}")
 
