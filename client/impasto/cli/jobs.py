@@ -38,7 +38,7 @@ UNFINISHED = ("queued", "running", "paused")
 
 @click.group()
 def jobs() -> None:
-    """List, watch, pause, cancel and fetch jobs."""
+    """List, watch, pause, cancel and delete jobs, and get their pictures."""
 
 
 @jobs.command(name="list")

@@ -29,8 +29,8 @@ _MOST = (1 << 63) - 1
 ENDED = (pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED)
 
 
-def last_event(text: str | None) -> int | None:
-    """Return the sequence number in a Last-Event-ID header; None if there is none.
+def last_event(text: str | None, name: str = "Last-Event-ID") -> int | None:
+    """Return the sequence number in a header or query parameter of that name; None if there is none.
 
     Raises:
         InvalidRequest: If it is not one.
@@ -39,7 +39,7 @@ def last_event(text: str | None) -> int | None:
         return None
     if not text.strip().isdecimal() or not text.isascii() or int(text) > _MOST:
         wrong = f"must be a sequence number, got {text[:40]!r}"
-        raise InvalidRequest(f"Last-Event-ID: {wrong}", reason="INVALID_FIELD", violations=(Violation("Last-Event-ID", wrong),))
+        raise InvalidRequest(f"{name}: {wrong}", reason="INVALID_FIELD", violations=(Violation(name, wrong),))
     return int(text)
 
 

@@ -166,7 +166,7 @@ async def job_events(
     previews: Annotated[bool, Query()] = False,
 ) -> Response:
     """Watch a job by server-sent events; Last-Event-ID resumes."""
-    resumed = events.last_event(last_event_id if last_event_id is not None else after)
+    resumed = events.last_event(after, "after") if last_event_id is None else events.last_event(last_event_id)
     return await events.respond(client, id, resumed, previews=previews)
 
 

@@ -56,6 +56,9 @@ async def test_errors_come_before_the_stream(web: Any) -> None:
         for header in ("x", "-1", "1.5", "9" * 30, "\u0661".encode()):
             answer = await running.http.get(f"/v1/jobs/{job_id}/events", headers={"last-event-id": header})
             assert answer.status_code == 400, header
+            assert answer.json()["message"].startswith("Last-Event-ID: must be a sequence number")
+        answer = await running.http.get(f"/v1/jobs/{job_id}/events?after=-1")
+        assert (answer.status_code, answer.json()["message"]) == (400, "after: must be a sequence number, got '-1'")
         assert (await running.http.get(f"/v1/jobs/{job_id}/events", headers={"last-event-id": "999"})).status_code == 400
         assert (await running.http.get("/v1/jobs/none/events")).status_code == 404
 
