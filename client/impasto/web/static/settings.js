@@ -146,7 +146,7 @@ export function fill(spec, replaced = {}) {
     const target = group === "output" ? spec.output : group === "spec" ? spec : spec.parameters;
     target[key] = chosen;
   }
-  const steps = spec.parameters.schedule?.length ? spec.parameters.schedule.reduce((sum, item) => sum + item.steps, 0) : Number(all.steps ?? presets[preset]?.steps ?? 60);
+  const steps = spec.parameters.schedule?.length ? spec.parameters.schedule.reduce((sum, item) => sum + item.steps, 0) : Number(all.steps ?? presets[preset]?.steps ?? 100);
   if (!spec.output.previewEverySteps) spec.output.previewEverySteps = Math.max(1, Math.round(steps / 30));
   if (spec.parameters.schedule?.length) for (const key of ["sizePx", "steps", "levels"]) delete spec.parameters[key];
   return spec;
