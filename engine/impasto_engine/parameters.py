@@ -174,7 +174,7 @@ PRESETS: Mapping[str, Parameters] = MappingProxyType(
         # The default with fewer or more steps; docs/lab/performance.md has their seconds and the judge's distances.
         "draft": Parameters(steps=30),
         "good": Parameters(),
-        "best": Parameters(steps=300, tolerance=0.002),
+        "best": Parameters(steps=160, tolerance=0.002),
         # A quick preview: a quarter of the pixels, few steps, and an early stop on convergence.
         "preview": Parameters(size_px=256, steps=30, history=20, tolerance=0.01),
     }
