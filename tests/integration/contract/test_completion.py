@@ -33,7 +33,7 @@ async def test_jobs_presets_networks_and_layers_come_from_the_server(service: An
         assert job_id in await completed(address, "jobs", "show", "")
         assert job_id in await completed(address, "jobs", "cancel", job_id[:3])
         assert job_id not in await completed(address, "jobs", "resume", "")
-        assert await completed(address, "stylize", "--preset", "g") == ["good", "gatys"]
+        assert await completed(address, "stylize", "--preset", "g") == ["gatys", "good"]
         assert "vgg16:builtin" in await completed(address, "stylize", "--network", "vgg16")
         found = await completed(address, "stylize", "--style-layers", "relu1_1,relu2")
         assert {"relu1_1,relu2_1", "relu1_1,relu2_2"} == set(found)
