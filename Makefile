@@ -22,7 +22,7 @@ PARALLEL ?= --numprocesses 2 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 
-.PHONY: help setup update test-languages test-lowest test-pythons test-ray sbom weights demo serve proto lint format test test-fast test-web test-gpu gpu-check soak soak-attack soak-world soak-cluster soak-batch bench bench-attempts bench-quality bench-threads bench-service bench-streams bench-web bench-load bench-scheduler bench-fleet bench-batch docs-pictures generate dashboard test-golden samples builtin-weights docker clean
+.PHONY: help setup update test-long test-languages test-lowest test-pythons test-ray sbom weights demo serve proto lint format test test-fast test-web test-gpu gpu-check soak soak-attack soak-world soak-cluster soak-batch bench bench-attempts bench-quality bench-threads bench-service bench-streams bench-web bench-load bench-scheduler bench-fleet bench-batch docs-pictures generate dashboard test-golden samples builtin-weights docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -125,9 +125,12 @@ test-web: setup ## Run the page's tests in Debian's Chromium (apt-get install ch
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(BROWSER_DIR)/node_modules/.installed; fi
 	$(BIN)/pytest tests/browser $(PARALLEL)
 
-test: setup ## Run all tests except gpu, golden, ray, languages and browser (about eight minutes on two cores)
+test: setup ## Run all tests except long, gpu, golden, ray, languages and browser (about nine minutes on two cores)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed $(EXAMPLE_DIR)/node_modules/.installed; fi
-	$(BIN)/pytest -m "not gpu and not golden and not ray and not languages and not browser" $(PARALLEL)
+	$(BIN)/pytest -m "not long and not gpu and not golden and not ray and not languages and not browser" $(PARALLEL)
+
+test-long: setup ## Run short soaks, the search for a server's capacity, and the GPU benchmark on the CPU (a minute and a half)
+	$(BIN)/pytest -m long $(PARALLEL)
 
 test-languages: setup ## Generate stubs for Go, TypeScript and Java, compile and run them (packages of tests/languages.txt; a minute)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed $(EXAMPLE_DIR)/node_modules/.installed; fi

@@ -41,6 +41,7 @@ def test_a_part_of_the_gpu_benchmark_writes_its_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_every_part_of_the_gpu_benchmark_runs() -> None:
     """On the CPU, at its smallest sizes: it gives figures, which mean nothing there."""

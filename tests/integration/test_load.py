@@ -626,6 +626,7 @@ def test_an_interrupted_run_reports_and_leaves_no_job_behind(real_server: Server
     assert states <= {"succeeded", "cancelled"}
 
 
+@pytest.mark.long
 def test_capacity_of_a_real_server_is_found(real_server: ServerProcess, tmp_path: Path) -> None:
     """About what one job at a time brings, since a CPU paints one at a time; the trials stand in the report."""
     found = cli("load", "-q", "--size", "48", "--steps", "4", "--jobs", "12", "--find-capacity", "p95(done)<30s",

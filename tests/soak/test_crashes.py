@@ -10,6 +10,7 @@ import pytest
 from tests.soak.crashes import KINDS, soak
 
 
+@pytest.mark.long
 @pytest.mark.timeout(280)
 def test_nothing_is_lost_whatever_is_killed(png: Callable[..., bytes], tmp_path: Path) -> None:
     """Four kills: two at named places of the code, one of the server and one of its worker at random instants."""

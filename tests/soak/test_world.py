@@ -9,6 +9,7 @@ import pytest
 from tests.soak.world import World, growth
 
 
+@pytest.mark.long
 @pytest.mark.timeout(280)
 def test_what_the_world_sends_leaves_nothing_behind(tmp_path: Path) -> None:
     """Odd files and names, slow, silent and cut links, callers who leave."""
