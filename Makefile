@@ -129,7 +129,7 @@ test: setup ## Run all tests except long, gpu, golden, ray, languages and browse
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed $(EXAMPLE_DIR)/node_modules/.installed; fi
 	$(BIN)/pytest -m "not long and not gpu and not golden and not ray and not languages and not browser" $(PARALLEL)
 
-test-long: setup ## Run short soaks, the search for a server's capacity, and the GPU benchmark on the CPU (a minute and a half)
+test-long: setup ## Run short soaks, the search for a capacity of a server, and the GPU benchmark on the CPU (two minutes)
 	$(BIN)/pytest -m long $(PARALLEL)
 
 test-languages: setup ## Generate stubs for Go, TypeScript and Java, compile and run them (packages of tests/languages.txt; a minute)
