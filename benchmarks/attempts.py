@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from engine import ROOT, Ours, about, reach
+from engine import ROOT, Ours, about, reach, scorer
 from quality import RACED, make_job
 from textbook import CPU, SLICE, Textbook
 from torch import Tensor
@@ -25,7 +25,6 @@ from torch.nn import functional as F
 from impasto_engine import colors, optimizers, painting
 from impasto_engine.devices import keep_freed_memory
 from impasto_engine.networks import Network
-from impasto_engine.objective import StackedObjectives
 from impasto_engine.optimizers import LBFGS, OPTIMIZERS, State
 from impasto_engine.painting import Job
 from impasto_engine.spectral import Spectrum
@@ -147,16 +146,6 @@ def goal(network: Network, pair: tuple[str, str], size: int, init: str, iteratio
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(losses))
     return min(json.loads(kept.read_text()))
-
-
-def scorer(network: Network, job: Job) -> Callable[[Tensor], float]:
-    """Return a function that gives a canvas's loss in float32."""
-    stacked = StackedObjectives([painting.objective(network, job)], network)
-
-    def score(canvas: Tensor) -> float:
-        return float(stacked.evaluate(network, canvas.detach(), job.parameters.pooling, "float32").terms.sum())
-
-    return score
 
 
 def measure(

@@ -146,15 +146,21 @@ def neural_style(network: Network, size: int) -> Job:
     )
 
 
+def scorer(network: Network, job: Job) -> Callable[[torch.Tensor], float]:
+    """Return a function that gives a canvas's loss in float32."""
+    stacked = StackedObjectives([painting.objective(network, job)], network)
+
+    def score(canvas: torch.Tensor) -> float:
+        return float(stacked.evaluate(network, canvas.detach(), job.parameters.pooling, "float32").terms.sum())
+
+    return score
+
+
 def race(network: Network, job: Job, evaluations: int, our_evaluations: int, noise: float | None = None) -> dict[str, Any]:
     """Run the textbook and this engine alternately, and return both loss curves. This engine may stop earlier to save time."""
     size, init = job.width, job.parameters.init
     job = replace(job, parameters=replace(job.parameters, steps=our_evaluations))
-    scorer = StackedObjectives([painting.objective(network, job)], network)
-
-    def score(canvas: torch.Tensor) -> float:
-        return float(scorer.evaluate(network, canvas.detach(), job.parameters.pooling, "float32").terms.sum())
-
+    score = scorer(network, job)
     textbook = Textbook(network, job, noise)
     own = Ours(network, job)
     theirs, ours = [(0, 0.0, score(textbook.canvas))], [(0, 0.0, score(own.canvas))]
@@ -188,13 +194,13 @@ def against_adam(network: Network, size: int, evaluations: int) -> list[dict[str
     rows = []
     for optimizer, rate in (("lbfgs", 1.0), ("adam", 0.01), ("adam", 0.02), ("adam", 0.05)):
         job = make_job(network, size, optimizer=optimizer, learning_rate=rate, steps=evaluations)
-        scorer = StackedObjectives([painting.objective(network, job)], network)
+        score = scorer(network, job)
         own = Ours(network, job)
         trace = {}
         for done in range(1, evaluations + 1):
             own.run(1)
             if done in (20, 50, 100, 200, 300):
-                trace[done] = float(scorer.evaluate(network, own.canvas, job.parameters.pooling, "float32").terms.sum())
+                trace[done] = score(own.canvas)
         rows.append({"optimizer": optimizer, "learning_rate": rate, "loss_after_evaluations": trace})
         print(f"{optimizer:5s} {rate:4g}: " + ", ".join(f"{loss:.5f} after {done}" for done, loss in trace.items()))
     return rows

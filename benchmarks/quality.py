@@ -25,6 +25,7 @@ from engine import ROOT, about
 from PIL import Image
 from textbook import CPU, Textbook
 
+from impasto.cli.stylize import QUALITIES
 from impasto.experiments.sheets import Tile, contact_sheet
 from impasto_engine import painting
 from impasto_engine.devices import keep_freed_memory
@@ -57,7 +58,6 @@ RACE_STEPS = 100
 """Steps of this engine against the textbook, which take about a sixth of its time. The default uses fewer."""
 CONTENT_FACTORS = (1 / 32, 0.25, 1.0, 4.0)
 """Factors on the default's content weight, for the comparison at equal content distance."""
-QUALITIES = ("draft", "good", "best")
 TILE_PX = 300
 
 

@@ -237,7 +237,7 @@ class RemoteWorker:
                 logger.warning("cannot send the checkpoint of job %s: %s", job_id, error)
                 found = None
             finally:
-                joined.unlink(missing_ok=True)
+                await asyncio.to_thread(joined.unlink, missing_ok=True)
         yield pb.JoinResponse(command=wire.encode(wire.start_job(command, resumes=found is not None)))
 
     async def _inspect(self, command: Inspect) -> AsyncIterator[pb.JoinResponse]:
