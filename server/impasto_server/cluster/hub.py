@@ -70,6 +70,7 @@ class WorkerHub:
         self._interval_s, self._metrics, self._folder, self._clock = checkpoint_interval_s, metrics, folder, clock
         self._workers: dict[str, RemoteWorker] = {}
         self._streams: set[asyncio.Task[Any]] = set()
+        self._closing = False
 
     async def Join(self, request_iterator: AsyncIterator[pb.JoinRequest], context: Any) -> None:
         """See the contract."""
@@ -86,7 +87,8 @@ class WorkerHub:
             self._streams.discard(task)
 
     async def close(self) -> None:
-        """End all streams."""
+        """End all streams; their workers are not lost, but join the next server."""
+        self._closing = True
         for task in list(self._streams):
             task.cancel()
         if self._streams:
@@ -163,6 +165,8 @@ class WorkerHub:
             del self._workers[worker.name]
             if worker.leaving:
                 cause = "it was told to end"
+            elif self._closing:
+                cause = "the server stops"
             else:
                 self._metrics.lost_workers.labels(worker.host).inc()
             self._pool.leave(worker.name, cause, orderly=worker.leaving)
