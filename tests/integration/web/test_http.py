@@ -161,10 +161,12 @@ async def test_every_invalid_field_is_named(web: Any) -> None:
     """Those of the form, those of the client and a similar name for unknown ones, in one answer."""
     async with web() as running:
         wrong = {"step": "3", "size_px": "1.5", "color": "red", "style_share": "x", "mask": "nothing", "style_layers": "a=b"}
+        wrong |= {"init": "noisy", "style_region": "nothing", "init_image": "nothing", "labels": "[]"}
         answer = await running.http.post("/v1/jobs", files=running.files(), data=wrong)
         named = fields(answer)
         assert answer.status_code == 400
         assert {"step", "parameters.size_px", "parameters.color", "style_share[0]", "mask"} <= set(named)
+        assert {"parameters.init", "style_region[0]", "init_image", "labels"} <= set(named)
         assert named["step"] == "is not a field; did you mean steps?"
         assert "parameters.style_layers" in named
         answer = await running.http.post("/v1/jobs", files=running.files(), data={"size_px": "9000", "steps": "0"})
@@ -172,7 +174,6 @@ async def test_every_invalid_field_is_named(web: Any) -> None:
         for body, said in (
             (b"{", "JSON"),
             (b"[1]", "JSON"),
-            (b'{"spec": {"x": 1}}', '"x"'),
             (b"\xff", "JSON"),
             (b"[" * 9999, ""),
         ):
@@ -185,6 +186,38 @@ async def test_every_invalid_field_is_named(web: Any) -> None:
         assert answer.status_code == 400
         answer = await running.http.get("/v1/jobs", params={"page_size": "many"})
         assert fields(answer)
+
+
+async def test_every_invalid_field_of_json_is_named(web: Any, png: Any) -> None:
+    """Unknown names of enumerations, values of the wrong kind and unknown fields, by the server's paths, in one answer."""
+    data = base64.b64encode(png()).decode()
+    spec = {
+        "content": {"data": data, "imageId": "00"},
+        "styles": [{"image": {"data": data}, "weight": "much"}, {"image": {"data": "a"}}, 7],
+        "parameters": {
+            "optimizer": "SGD", "init": "INIT_NOISY", "sizePx": 1.5, "seed": True, "stepps": 3, "color": "COLOR_MATCHED",
+            "styleLayers": {"layers": [{"layer": 1, "weight": 1}]}, "schedule": {"sizePx": 64}, "tolerance": None,
+        },
+        "output": {"format": "GIF", "omitMetadata": "no"}, "onDeadline": "NEVER", "timeLimit": 90, "labels": {"album": 1},
+    }  # fmt: skip
+    async with web() as running:
+        answer = await running.http.post("/v1/jobs", json={"spec": spec, "validateOnly": "yes"})
+        named = fields(answer)
+        assert (answer.status_code, reason(answer)) == (400, "INVALID_FIELD")
+        assert set(named) == {
+            "content.image_id", "styles[0].weight", "styles[1].image.data", "styles[2]", "parameters.optimizer",
+            "parameters.init", "parameters.size_px", "parameters.seed", "parameters.stepps",
+            "parameters.style_layers.layers[0].layer", "parameters.schedule", "output.format", "output.omit_metadata",
+            "on_deadline", "time_limit", "labels", "validate_only",
+        }  # fmt: skip
+        assert named["parameters.optimizer"] == 'must be one of OPTIMIZER_LBFGS, OPTIMIZER_ADAM, got "SGD"'
+        assert named["parameters.stepps"] == "is not a field of Parameters; did you mean steps?"
+        assert named["time_limit"] == 'must be seconds as text, such as "1.5s", got 90'
+        many = await running.http.post("/v1/jobs", json={"spec": {"styles": [0] * 9999}})
+        assert len(fields(many)) == 50
+        listed = await running.http.get("/v1/jobs", params={"state": "queued,gone,lost", "label": "x"})
+        assert set(fields(listed)) == {"states", "label"}
+        assert "unknown states 'gone', 'lost'" in fields(listed)["states"]
 
 
 async def test_errors_have_their_http_code_and_say_when_to_retry(web: Any) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 import impasto
 from impasto import errors, results
-from impasto.requests import job_spec, job_states, server_address
+from impasto.requests import features_request, job_spec, job_states, server_address
 from impasto.transport import channel_options, check_size
 from impasto.v1 import style_transfer_pb2 as pb
 from tests.conftest import opened
@@ -94,6 +94,25 @@ def test_all_options_of_the_wrong_kind_are_named() -> None:
     assert fields == ["parameters.steps", "parameters.color", "parameters.history"]
     with pytest.raises(impasto.InvalidRequest, match="a style is a picture, a pair"):
         job_spec(b"c", [(b"s",)], {})  # type: ignore[list-item]
+    with pytest.raises(impasto.InvalidRequest) as caught:
+        job_spec(
+            "none.png",
+            [("none.png", 1.0), impasto.Style(b"s", weight="much", region="none.png")],  # type: ignore[arg-type]
+            {
+                "optimizer": "sgd",
+                "style_layers": {"relu1_1": "x", "relu2_1": "y"},
+                "schedule": [("a", "b")],
+                "mask": "none.png",
+            },
+        )
+    assert [violation.field for violation in caught.value.violations] == [
+        "content", "styles[0].image", "styles[1].region", "styles[1].weight", "parameters.optimizer",
+        "parameters.style_layers[relu1_1]", "parameters.style_layers[relu2_1]", "parameters.schedule[0].size_px",
+        "parameters.schedule[0].steps", "mask",
+    ]  # fmt: skip
+    with pytest.raises(impasto.InvalidRequest) as caught:
+        features_request("none.png", "conv1_1", 5, "", "big", "min")  # type: ignore[arg-type]
+    assert [violation.field for violation in caught.value.violations] == ["image", "size_px", "pooling"]
 
 
 def test_unknown_options_are_a_type_error_that_lists_the_known() -> None:
