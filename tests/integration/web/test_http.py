@@ -157,6 +157,46 @@ async def test_results_and_previews_are_pictures_that_are_not_sent_twice(web: An
             assert (again.status_code, again.content) == (304, b"")
 
 
+async def test_head_is_answered_as_get_without_the_body(web: Any) -> None:
+    """The page, its files, the API and pictures; a stream of events ends, and the server is not left watching."""
+    async with web(FakeWorker(hang=True)) as running:
+        http, job_id = running.http, await running.submit()
+        for path in (
+            "/",
+            "/docs",
+            "/static/main.js",
+            "/samples/swirls.jpg",
+            "/v1/info",
+            f"/v1/jobs/{job_id}",
+            "/healthz",
+            "/else",
+        ):
+            head, get = await http.head(path), await http.get(path)
+            assert (head.status_code, head.content) == (get.status_code, b""), path
+            assert head.headers["content-type"] == get.headers["content-type"]
+            assert path == "/v1/info" or head.headers["content-length"] == get.headers["content-length"], path
+        watched = await http.head(f"/v1/jobs/{job_id}/events", timeout=5)
+        assert (watched.status_code, watched.content) == (200, b"")
+        assert watched.headers["content-type"].startswith("text/event-stream")
+        async with asyncio.timeout(5):
+            while running.server._gateway.streams:
+                await asyncio.sleep(0.01)
+        head = await http.head("/v1/stylize")
+        assert (head.status_code, head.headers["allow"]) == (405, "POST")
+        assert (await http.delete("/docs")).headers["allow"] == "GET, HEAD"
+        await http.delete(f"/v1/jobs/{job_id}")
+    async with web() as running:
+        job_id = await running.submit()
+        await running.ended(job_id)
+        for path in (f"/v1/jobs/{job_id}/result", f"/v1/jobs/{job_id}/preview"):
+            head, get = await running.http.head(path), await running.http.get(path)
+            assert (head.status_code, head.content) == (200, b"")
+            for name in ("etag", "content-length", "content-type"):
+                assert head.headers[name] == get.headers[name]
+            again = await running.http.head(path, headers={"if-none-match": head.headers["etag"]})
+            assert again.status_code == 304
+
+
 async def test_every_invalid_field_is_named(web: Any) -> None:
     """Those of the form, those of the client and a similar name for unknown ones, in one answer."""
     async with web() as running:
