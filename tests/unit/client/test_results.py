@@ -14,7 +14,7 @@ import impasto
 from impasto import results
 from impasto.notebooks import job_html
 from impasto.v1 import style_transfer_pb2 as pb
-from tests.conftest import encoded, picture
+from tests.conftest import JPEG, encoded, picture
 from tests.unit.client.servers import FakeService, serving
 
 
@@ -57,13 +57,13 @@ def test_a_job_without_a_server_is_shown_with_the_reason() -> None:
     with impasto.Client("127.0.0.1:1", patience_s=0) as client:
         assert "no impasto server answers" in client.job("abc")._repr_html_()
     with serving(FakeService()) as address, impasto.Client(address) as client:
-        assert "job-1" in client.submit(b"x", b"y")._repr_html_()
+        assert "job-1" in client.submit(JPEG + b"x", JPEG + b"y")._repr_html_()
 
 
 async def test_an_async_job_is_shown_as_it_was_submitted() -> None:
     with serving(FakeService()) as address:
         async with impasto.AsyncClient(address) as client:
-            assert "queued" in (await client.submit(b"x", b"y"))._repr_html_()
+            assert "queued" in (await client.submit(JPEG + b"x", JPEG + b"y"))._repr_html_()
             assert "abc" in client.job("abc")._repr_html_()
 
 
@@ -77,9 +77,9 @@ def test_progress_is_shown_on_a_terminal_and_not_in_a_log(monkeypatch: pytest.Mo
         monkeypatch.setenv("TERM", "xterm")
         with serving(FakeService()) as address, impasto.Client(address) as client:
             if many:
-                assert len(list(client.map([b"x"] * 3, b"y", progress=True))) == 3
+                assert len(list(client.map([JPEG + b"x"] * 3, JPEG + b"y", progress=True))) == 3
                 wanted = "3/3"
             else:
-                client.stylize(b"x", b"y", progress=True)
+                client.stylize(JPEG + b"x", JPEG + b"y", progress=True)
                 wanted = "painting on"
         assert (wanted in written.getvalue()) is terminal, written.getvalue()
