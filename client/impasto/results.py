@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -229,7 +230,8 @@ class Result:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the picture. It is converted if the file's extension is that of another format; its metadata is kept.
 
-        The file is written completely or not at all: if the disk is full, an existing file is kept.
+        The file is written completely or not at all: if the disk is full, an existing file is kept. A BMP holds no
+        metadata: what made the picture is lost in it, and a warning says so.
 
         Raises:
             ValueError: If the extension is that of a format with fewer colours, such as GIF, or of no picture.
@@ -240,6 +242,9 @@ class Result:
         data = self.data
         if ending and ending not in _EXTENSIONS.get(self.image.format or "", ()):
             data = _converted(self.image, ending)
+            if ending == ".bmp" and self.image.getexif():
+                text = "a BMP file holds no metadata: impasto redo cannot repeat it; .png, .jpg, .webp, .avif and .tif keep it"
+                warnings.warn(f"{target}: {text}", stacklevel=2)
         replace_file(target, data)
         return target
 
@@ -251,7 +256,7 @@ def _converted(image: Image.Image, ending: str) -> bytes:
         raise ValueError(f"the name must end in .png, .jpg, .webp, .avif, .tif or .bmp, not {ending}")
     more: dict[str, Any] = {"quality": 95, "icc_profile": image.info.get("icc_profile")}
     exif = image.getexif()
-    if exif and kind in ("PNG", "JPEG", "WEBP", "AVIF"):
+    if exif and kind != "BMP":
         more["exif"] = exif
     if kind == "JPEG":
         more |= {"subsampling": 0, "optimize": True}
