@@ -8,6 +8,7 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from impasto.display import shown
 from impasto.errors import InvalidRequest, Violation
 
 KINDS: Mapping[int, str] = {
@@ -85,7 +86,16 @@ def assign(target: Any, name: str, value: Any, path: str) -> None:
 
 def described(value: Any) -> str:
     """Return a value with its kind where it could be taken for another: ``the text '7'``."""
-    return f"the text {value!r}" if isinstance(value, str) else repr(value)
+    return f"the text {brief(value)}" if isinstance(value, str) else brief(value)
+
+
+def brief(value: Any) -> str:
+    """Return a value as in Python: of bytes only their number, of long values the beginning."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(brief, value[:8]))}{', …' if len(value) > 8 else ',' if len(value) == 1 else ''})"
+    return shown(repr(value))
 
 
 def set_layers(target: Any, value: Any, path: str) -> None:
@@ -95,7 +105,7 @@ def set_layers(target: Any, value: Any, path: str) -> None:
         InvalidRequest: If the value is not such a mapping.
     """
     if not isinstance(value, Mapping):
-        raise invalid(path, f'must be weights by layer, such as {{"relu4_2": 1.0}}, got {value!r}')
+        raise invalid(path, f'must be weights by layer, such as {{"relu4_2": 1.0}}, got {brief(value)}')
     target.SetInParent()
     collect = Problems()
     for layer, weight in value.items():
@@ -113,7 +123,7 @@ def set_labels(target: Any, value: Any, path: str) -> None:
     """
     valid = isinstance(value, Mapping) and all(isinstance(text, str) for item in value.items() for text in item)
     if not valid:
-        raise invalid(path, f'must be text by name, such as {{"album": "norway"}}, got {value!r}')
+        raise invalid(path, f'must be text by name, such as {{"album": "norway"}}, got {brief(value)}')
     target.update(value)
 
 
@@ -126,7 +136,7 @@ def set_time(target: Any, value: Any, path: str) -> None:
     try:
         target.FromDatetime(value.astimezone(UTC))
     except (AttributeError, TypeError, ValueError, OverflowError, OSError):
-        raise invalid(path, f"must be a datetime, got {value!r}") from None
+        raise invalid(path, f"must be a datetime, got {brief(value)}") from None
 
 
 def set_schedule(target: Any, value: Any, path: str) -> None:
@@ -137,7 +147,7 @@ def set_schedule(target: Any, value: Any, path: str) -> None:
     """
     example = "must be pairs of size and steps, such as [(256, 100), (512, 50)]"
     if not isinstance(value, list | tuple) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
-        raise invalid(path, f"{example}, got {value!r}")
+        raise invalid(path, f"{example}, got {brief(value)}")
     collect = Problems()
     for index, (size, steps) in enumerate(value):
         added = target.add()
@@ -155,4 +165,4 @@ def set_span(target: Any, seconds: Any, path: str) -> None:
     try:
         target.FromNanoseconds(round(seconds * 1e9))
     except (TypeError, ValueError, OverflowError):
-        raise invalid(path, f"must be seconds, got {seconds!r}") from None
+        raise invalid(path, f"must be seconds, got {brief(seconds)}") from None

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from impasto.pictures import Picture, fill
-from impasto.protobuf_fields import Problems, assign, invalid, set_labels, set_layers, set_schedule, set_span, set_time
+from impasto.protobuf_fields import Problems, assign, brief, invalid, set_labels, set_layers, set_schedule, set_span, set_time
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.words import enum_words
 
@@ -30,6 +30,11 @@ class Style:
     weight: float | None = None
     mask: Picture | None = None
     region: Picture | None = None
+
+    def __repr__(self) -> str:
+        """Return what was given; of files in memory only their size."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return f"Style({', '.join(f'{name}={brief(value)}' for name, value in given.items())})"
 
 
 Styles: TypeAlias = "Picture | Style | Sequence[Picture | Style | tuple[Picture, float]] | None"
@@ -311,7 +316,7 @@ def _style(given: Any) -> Style:
     if isinstance(given, Style):
         return given
     if isinstance(given, tuple) and len(given) != 2:
-        raise invalid("styles", f"a style is a picture, a pair of a picture and its weight, or a Style; got {given!r}")
+        raise invalid("styles", f"a style is a picture, a pair of a picture and its weight, or a Style; got {brief(given)}")
     return Style(given[0], given[1]) if isinstance(given, tuple) else Style(given)
 
 
@@ -334,7 +339,7 @@ def _set(target: Any, name: str, value: Any) -> None:
 def _set_enum(target: Any, name: str, value: Any, path: str) -> None:
     words = {word: number for number, word in enum_words(ENUMS[name]).items() if number}
     if not isinstance(value, str) or value not in words:
-        raise invalid(path, f"must be one of {', '.join(words)}, got {value!r}")
+        raise invalid(path, f"must be one of {', '.join(words)}, got {brief(value)}")
     setattr(target, name, words[value])
 
 

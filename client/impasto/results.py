@@ -154,6 +154,14 @@ class JobInfo:
     output: Mapping[str, Any] = field(default_factory=dict, repr=False)
     labels: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Return its id and what has become of it; ``to_dict`` has everything."""
+        said = [repr(self.job_id), self.state or "of an unknown state", f"{self.step} of {self.steps} steps"]
+        said += [f"{self.width_px} x {self.height_px} px"] if self.width_px else []
+        said += [f"loss {self.losses.total:.4g}"] if self.losses else []
+        said += [self.error_reason] if self.error_reason else []
+        return f"JobInfo({', '.join(said)})"
+
     @property
     def done(self) -> bool:
         """Whether the job has ended."""
@@ -181,6 +189,10 @@ class Result:
 
     data: bytes = field(repr=False)
     job: JobInfo
+
+    def __repr__(self) -> str:
+        """Return its job and the size of its file."""
+        return f"Result({self.job!r}, {len(self.data)} bytes)"
 
     @cached_property
     def image(self) -> Image.Image:
@@ -449,6 +461,14 @@ class ServerInfo:
     durable: bool
     storage_used_bytes: int
     storage_limit_bytes: int
+
+    def __repr__(self) -> str:
+        """Return what it is and does; ``to_dict`` has everything."""
+        accepts = "accepting jobs" if self.accepting else "accepting no jobs"
+        devices = [device.name if device.ready else f"{device.name} (not ready)" for device in self.devices]
+        networks = [network.id for network in self.networks]
+        queue = f"{self.running} running, {self.queued} queued"
+        return f"ServerInfo({self.version!r}, {accepts}, {queue}, devices {devices}, networks {networks})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-compatible values."""
