@@ -70,7 +70,8 @@ class Options(TypedDict, total=False):
         color: Colours of the picture: ``style`` (the default), ``luminance`` (the content's; only luminance is painted) or
             ``matched`` (the content's; the styles' colours are matched to them first).
         style_loss: ``gram``, ``covariance``, ``moments``, ``sliced`` or ``histogram``.
-        tolerance: Ends the job when ten steps together lower the loss by less than this fraction of it. 0 by default: never.
+        tolerance: Ends the job when ten steps together lower the loss by less than this fraction of it (stop reason
+            ``converged``). 0 by default: never. Whatever it is, a job ends when no improvement is found any more (``stalled``).
         width_px: Exact width; the content is cropped to the aspect ratio. If only one of both is given, the other follows.
         height_px: Exact height.
         schedule: Pairs of size and steps, coarsest first; replaces ``size_px``, ``steps`` and ``levels``.
