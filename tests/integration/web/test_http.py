@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import psutil
 import pytest
 
 from impasto.v1 import style_transfer_pb2 as pb
+from impasto.web.forms import OPTIONS, PICTURES
 from impasto.web.gateway import Gateway
-from tests.conftest import opened
+from tests.conftest import ROOT, opened
 from tests.integration.contract.test_operations import people  # noqa: F401 - a fixture
 from tests.integration.web.conftest import gateway
 from tests.unit.server.fakes import FakeWorker
@@ -73,6 +75,29 @@ async def test_every_option_arrives_as_over_grpc(web: Any, png: Any) -> None:
             "content": "photo.png", "styles[0].image": "style-1.png", "styles[1].image": "style-2.png",
             "styles[0].region": "", "mask": "",
         }  # fmt: skip
+
+
+async def test_every_field_is_given_in_a_form_as_the_reference_says(web: Any, png: Any) -> None:
+    """The page's tables name all options, and what they show is read; all words of booleans too."""
+    page = (ROOT / "docs/reference/parameters.md").read_text()
+    shown = dict(re.findall(r"^\| `\w+` \|.*?`(\w+)=([^`]+)`", page.partition("## Presets")[0], re.MULTILINE))
+    assert set(shown) == {*OPTIONS, *PICTURES, "style_share"}
+    assert shown["optimizer"] == "adam"
+    elsewhere = {"network", "webhook"}  # of what only some servers have
+    async with web() as running:
+        for name, value in shown.items():
+            files = [*running.files(), *([(name, ("a.png", png(seed=2)))] if value.startswith("@") else ())]
+            if name == "content":
+                files = files[1:]
+            data = {"validate_only": "true"} | ({} if value.startswith("@") else {name: value})
+            answer = await running.http.post("/v1/jobs", files=files, data=data)
+            named = fields(answer) if answer.status_code != 200 else {}
+            assert answer.status_code == 200 or name in elsewhere, (name, value, named)
+            assert not any(text.startswith(("must be ", "is not a ")) for text in named.values()), named
+        for word in ("true", "1", "on", "yes", "false", "0", "off", "no"):
+            data = {"omit_metadata": word, "validate_only": "on"}
+            job = (await running.http.post("/v1/jobs", files=running.files(), data=data)).json()["job"]
+            assert job["output"].get("omitMetadata", False) is (word in ("true", "1", "on", "yes"))
 
 
 async def test_json_is_the_contracts_own_mapping(web: Any, png: Any) -> None:
