@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 from impasto.conversion import converted
 from impasto.errors import InvalidRequest, Violation
 from impasto.names import clean_name
+from impasto.protobuf_fields import invalid
 from impasto.v1 import style_transfer_pb2 as pb
 
 
@@ -58,6 +59,18 @@ def fill(message: pb.Image, picture: Picture, field: str) -> None:
         message.image_id = picture.image_id
     else:
         message.data = to_bytes(picture, field)
+        _check_picture(message.data, field, message.name)
+
+
+TAKEN = "PNG, JPEG, WebP, AVIF, TIFF, GIF, BMP or HEIC"
+"""What callers may give; the server takes the first three, the client makes PNG of the others."""
+
+
+def _check_picture(data: bytes, field: str, name: str) -> None:
+    """Refuse a file that no server takes, by its first bytes: here it is known what the client would have converted."""
+    if not (data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")):
+        text = f"is not a {TAKEN} picture" if data else "is empty"
+        raise invalid(field, f"{text}: {name}" if name else text, "UNREADABLE")
 
 
 def name_of(picture: Picture) -> str:
