@@ -307,6 +307,22 @@ def test_a_job_goes_on_at_its_size_though_another_version_divides_its_steps_othe
     assert (painted.picture.width, painted.picture.height) == (32, 24)
 
 
+@pytest.mark.parametrize("parked_after", [2, 5, 8])
+def test_a_job_with_several_levels_of_one_size_goes_on_at_its_own(network: Network, tmp_path: Path, parked_after: int) -> None:
+    """An exact size and a schedule of others: rounded, the last two are one."""
+    parameters = replace(spec(9).parameters, schedule=((100, 3), (300, 3), (302, 3)), size_px=302)
+    job = replace(spec(9), parameters=parameters)
+    reports: list[Report] = []
+    worker = Worker(network, reports.append)
+    worker.handle(Start("a", job, str(tmp_path / "a")))
+    for _ in range(parked_after):
+        worker.step()
+    worker.handle(Park("a"))
+    worker.handle(Start("a", job, str(tmp_path / "a")))
+    run(worker)
+    assert [report.step for report in reports if isinstance(report, JobStepped)] == list(range(1, 10))
+
+
 def full_disk(*_: object) -> int:
     raise OSError(28, "No space left on device")
 
