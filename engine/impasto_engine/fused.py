@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,15 @@ def _onednn() -> Convolve | None:
 _FUSED = _onednn()
 
 
+@functools.cache
+def _multiplies(dtype: torch.dtype) -> bool:
+    """Whether the operator takes a type on this CPU. Without AVX-512 it refuses bfloat16, which conv2d then computes slowly."""
+    if dtype is not torch.bfloat16:
+        return True
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return supported
+
+
 def convolve_rectified(features: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """Return ``relu(conv2d(features, ...))``. In float32 oneDNN may choose another algorithm, which rounds differently.
 
@@ -34,7 +44,7 @@ def convolve_rectified(features: Tensor, weight: Tensor, bias: Tensor, stride: S
         stride: By dimension.
         padding: By dimension.
     """
-    if _FUSED is None or features.device.type != "cpu":
+    if _FUSED is None or features.device.type != "cpu" or not _multiplies(features.dtype):
         return F.relu(F.conv2d(features, weight, bias, stride, padding), inplace=True)
     rectified: Tensor = _Rectified.apply(features, weight, bias, list(stride), list(padding))
     return rectified

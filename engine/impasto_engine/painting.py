@@ -306,13 +306,17 @@ def levels(job: Job) -> list[Level]:
 def level_of(plan: Sequence[Level], state: SampleState) -> int:
     """Return the index of the level at which a sample goes on: that of its canvas's size.
 
-    Its steps alone do not tell: another version may have divided a job's steps otherwise.
+    Its steps alone do not tell: another version may have divided a job's steps otherwise. They tell which of several levels of
+    one size, as small canvases have them, whose sides are rounded or at the least that the network takes.
+
+    Raises:
+        ValueError: If no level has that size.
     """
     size = tuple(state.tensors["canvas"].shape[2:])
-    for index, level in enumerate(plan):
-        if (level.job.height, level.job.width) == size:
-            return index
-    raise ValueError(f"the state has a canvas of {size}, and the job has none of that size")
+    found = [index for index, level in enumerate(plan) if (level.job.height, level.job.width) == size]
+    if not found:
+        raise ValueError(f"the state has a canvas of {size}, and the job has none of that size")
+    return next((index for index in found if state.step < plan[index].last), found[-1])
 
 
 def _scaled(job: Job, scale: float) -> Job:

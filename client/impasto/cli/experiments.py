@@ -215,9 +215,10 @@ def redo(
 ) -> None:
     """Reproduce PICTURE from the metadata in its file, with any option of 'impasto stylize' changed.
 
-    Without changes, on the same machine and with as many threads, the result is identical, byte for byte; a warning says
-    where it cannot be. What follows from a changed option is chosen anew: the learning rate with the optimizer, the layers
-    with the network. --preset replaces everything but sizes, seed and pictures.
+    Without changes, on the same machine, with the same version and as many threads, the result is identical, byte for byte.
+    A warning says where the filters or the threads are others; the version is not known. What follows from a changed option
+    is chosen anew: the learning rate with the optimizer, the layers with the network. --preset replaces everything but sizes,
+    seed and pictures.
 
     Its content and styles are found by their hash: in --from (a file, or a folder without its subfolders), in its folder, in
     the current folder, and among the server's uploads.

@@ -209,6 +209,8 @@ def given_options(options: Mapping[str, Any], out: str | None) -> dict[str, Any]
         if "preset" in given:
             raise click.UsageError("--quality draft, good or best and --preset are mutually exclusive: each is a preset")
         given["preset"] = given.pop("quality")
+        if isinstance(number := _of_profile("quality"), int):
+            given["quality"] = number
     if "schedule" in given:
         for name, flag in (("size_px", "--size"), ("steps", "--steps"), ("levels", "--levels")):
             if name in given:
@@ -220,6 +222,12 @@ def given_options(options: Mapping[str, Any], out: str | None) -> dict[str, Any]
         if name in given:
             given[name] = read_picture(given[name])
     return given
+
+
+def _of_profile(name: str) -> object:
+    """Return the value of an option in the profile; None if it has none."""
+    ctx = click.get_current_context(silent=True)
+    return None if ctx is None else ctx.lookup_default(name)
 
 
 def overridden(given: Mapping[str, Any]) -> list[str]:

@@ -163,8 +163,7 @@ class Desk:
                 job.step = report.step
             self._collect(report)
         elif isinstance(report, Checkpointed):
-            if job is not None:
-                self._upload(report.job_id, job)
+            self._upload(report.job_id, job)
         elif isinstance(report, JobParked):
             self._upload_parked(report, job)
         elif isinstance(report, JobPainted):
@@ -200,8 +199,11 @@ class Desk:
             self._steps = []
             self.outbox.put(pb.JoinRequest(reports=reports))
 
-    def _upload(self, job_id: str, job: _Job) -> None:
+    def _upload(self, job_id: str, job: _Job | None) -> None:
         """Send a job's newest checkpoint, unless one is being sent or was sent a short time ago."""
+        if job is None:  # it was cancelled while this was written
+            checkpoint_format.remove(self._states / job_id)
+            return
         if job.uploading or time.monotonic() < job.next_upload:
             return
         job.uploading = True

@@ -116,12 +116,16 @@ class WorkerReports:
         job = self._store.get(job_id)
         return job if job is not None and job.state is JobState.RUNNING and job.device == name else None
 
+    def _has_ended(self, job_id: str) -> bool:
+        job = self._store.get(job_id)
+        return job is None or job.state.ended
+
     def on_report(self, name: str, report: JobReport) -> None:
         """A worker reported on a job."""
         job = self._runs(name, report.job_id)
         if job is None:
-            if isinstance(report, JobParked):
-                self._table.drop_checkpoint(report.job_id)
+            if isinstance(report, JobParked) or (isinstance(report, Checkpointed) and self._has_ended(report.job_id)):
+                self._table.drop_checkpoint(report.job_id)  # it was written after those of the job were removed
             return
         if isinstance(report, JobStarted):
             self._on_started(job, report)

@@ -58,11 +58,15 @@ class Preparer:
         found, note = self._kept.get(command.job_id), ""
         if path and found is None:
             found, note = checkpoints.latest(path, owner)
+        plan, index = painting.levels(job), 0
+        if found is not None:
+            try:
+                index = painting.level_of(plan, found.state)
+            except ValueError as error:  # of a version that has other sizes
+                found, note = None, f"its checkpoint cannot be used: {error}"
         if note:
             logger.warning("job %s: %s", command.job_id, note)
-        plan = painting.levels(job)
         done = found.state.step if found else 0
-        index = 0 if found is None else painting.level_of(plan, found.state)
         if found is None:
             entrant = painting.entrant(network, plan[index], self._styles)
         else:

@@ -178,3 +178,11 @@ def test_the_quality_of_the_command_line_precedes_the_preset_of_the_profile(conf
     config.write_text('[profiles.studio]\nserver = "studio:1"\n[profiles.studio.defaults]\npreset = "gatys"\n')
     assert seen("--profile", "studio", "stylize", "p.png")["preset"] == "gatys"
     assert seen("--profile", "studio", "stylize", "p.png", "--quality", "best")["preset"] == "best"
+
+
+def test_a_preset_as_quality_leaves_the_quality_of_files_to_the_profile(config: Path) -> None:
+    config.write_text('[profiles.studio]\nserver = "studio:1"\n[profiles.studio.defaults]\nquality = 80\n')
+    assert seen("--profile", "studio", "stylize", "p.png")["quality"] == 80
+    found = seen("--profile", "studio", "stylize", "p.png", "--quality", "draft")
+    assert (found["preset"], found["quality"]) == ("draft", 80)
+    assert seen("--profile", "studio", "stylize", "p.png", "--quality", "90")["quality"] == 90

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from impasto_engine import painting
 from impasto_engine.batch import BatchKey, RunningBatch
-from impasto_engine.networks import Network
+from impasto_engine.networks import Network, WeightsInfo, random_trunk
 from impasto_engine.objective import Evaluation, StackedObjectives
 from impasto_engine.optimizers import HISTORY
 from impasto_engine.painting import Job, Level, Style, StyleCache, first_canvas, levels, next_canvas, paint
@@ -243,6 +244,33 @@ def test_a_style_goes_through_the_network_once(network: Network, monkeypatch: py
     cache.statistics(network, Style(pixels(4), digest="b"), PLAIN)
     cache.statistics(network, style, PLAIN)
     assert len(passes) == 4
+
+
+def test_a_natural_pictures_features_are_cached_by_what_they_depend_on(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pooling, filters and layers: a grey content, whose normalizer they bound, has the coefficients it has without a cache."""
+    passes: list[tuple[str, ...]] = []
+    computed = Network.features
+
+    def counted(self: Network, canvas: torch.Tensor, layers: tuple[str, ...], *rest: object) -> dict[str, torch.Tensor]:
+        passes.append(layers)
+        return computed(self, canvas, layers, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Network, "features", counted)
+    other = Network(random_trunk("vgg16", 2), WeightsInfo("random-2", "2"), network.device)
+    cache, grey = StyleCache(), torch.full((HEIGHT, WIDTH, 3), 128, dtype=torch.uint8)
+    found = set()
+    for _ in range(2):
+        for net, pooling, layer in itertools.product((network, other), ("max", "average"), ("relu2_1", "relu3_1")):
+            job = Job(HEIGHT, WIDTH, grey, (), Parameters(content_layers={layer: 1.0}, pooling=pooling))  # type: ignore[arg-type]
+            passes.clear()
+            coefficient = painting.objective(net, job, cache).content[layer].coefficient
+            cached = len(passes)
+            assert coefficient == painting.objective(net, job).content[layer].coefficient
+            found.add(coefficient)
+        assert len(found) == 8
+    assert cached == 1
 
 
 def test_noise_is_the_same_on_every_device_and_centred() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -45,6 +49,26 @@ def test_without_onednn_the_two_operations_run(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(fused, "_FUSED", None)
     features, weight, bias = torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3), torch.randn(4)
     assert torch.equal(fused.convolve_rectified(features, weight, bias, (1, 1), (1, 1)), plain(features, weight, bias, 1, 1))
+
+
+OLDER_CPU = """
+import torch
+from impasto_engine.networks import Network, WeightsInfo, random_trunk
+
+network = Network(random_trunk("vgg16", 2), WeightsInfo("random-2", ""), torch.device("cpu"))
+canvas = torch.rand(1, 3, 16, 16)
+one, other = (network.features(canvas, ("relu2_1",), "max", name)["relu2_1"] for name in ("float32", "bfloat16"))
+assert 0 < float((one - other).abs().max()) < 0.02 * float(one.abs().max())
+"""
+
+
+def test_bfloat16_is_computed_on_cpus_without_instructions_for_it() -> None:
+    """A job that asks for it, or that began on a CPU that has them: oneDNN's operator refuses it, torch's own does not."""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    ran = subprocess.run(
+        [sys.executable, "-c", OLDER_CPU], env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

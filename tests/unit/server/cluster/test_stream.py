@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from impasto_engine.parameters import Parameters
 from impasto_engine.results import Losses
 from impasto_engine.samples import SampleState
 from impasto_server.cluster import wire
+from impasto_server.cluster.desk import Desk
 from impasto_server.cluster.inbox import Inbox
 from impasto_server.cluster.outbox import Outbox, pieces
 from impasto_server.cluster.remote import RemoteWorker
@@ -47,6 +49,7 @@ from impasto_server.workers.messages import (
     Start,
 )
 from impasto_server.workers.pairs import Ledger
+from tests.unit.server.fakes import FakeWorker
 
 NETWORK = NetworkDescription("vgg16", "builtin", "00", ARCHITECTURES["vgg16"].layer_names)
 MESSAGES = [
@@ -205,6 +208,24 @@ async def test_a_checkpoint_with_pairs_travels_as_one_file(tmp_path: Path) -> No
     (tmp_path / "in").rmdir()
     worker.send(Start("b", whole_spec(), str(path)))
     assert not wire.decode((await collected(worker.outbox, "command"))[-1].command).resumes
+
+
+async def test_a_checkpoint_that_was_being_written_when_its_job_was_cancelled_does_not_stay(tmp_path: Path) -> None:
+    """The worker's process learns of it after its step; that of a job that runs stays."""
+    with ThreadPoolExecutor(1) as encoding:
+        worker = FakeWorker(hang=True)
+        desk = Desk(worker, tmp_path, encoding)
+        worker.start(desk._report, lambda _: None)
+        states = tmp_path / "states"
+        start = wire.start_job(Start("a", whole_spec()), resumes=False)
+        await desk.take(pb.JoinResponse(command=wire.encode(start)))
+        for cancelled in (False, True):
+            if cancelled:
+                await desk.take(pb.JoinResponse(command=wire.encode(Cancel("a"))))
+            (states / "a").write_bytes(b"state")
+            worker.report(Checkpointed("a", 5))
+            assert [path.name for path in states.iterdir()] == ([] if cancelled else ["a"])
+        await desk.close()
 
 
 async def test_a_checkpoint_that_arrives_damaged_is_not_kept(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from impasto_server.jobs.dispatcher import Dispatcher
 from impasto_server.jobs.lifecycle import MAX_LOSSES
 from impasto_server.store.memory import MemoryStore
 from impasto_server.workers.memory import MemoryModel
-from impasto_server.workers.messages import Alive, JobPainted, PassMeasured
+from impasto_server.workers.messages import Alive, Checkpointed, JobPainted, PassMeasured
 from tests.unit.server.fakes import PARTS, FakeWorker, assembled, spec
 
 
@@ -73,6 +73,29 @@ async def test_all_files_of_a_checkpoint_go_with_their_job(tmp_path: Path) -> No
         leave(job.job_id)
         dispatcher.cancel(job.job_id)
         await ended(dispatcher, job)
+        assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_checkpoint_that_was_being_written_when_its_job_was_cancelled_is_removed(tmp_path: Path, deleted: bool) -> None:
+    """The worker learns of it after its step, and may have written the file by then; that of a running job stays."""
+    config, worker = ServerConfig(heartbeat_s=0.05, grace_s=0.5), FakeWorker(hang=True)
+    store = MemoryStore(config.retention_s, config.max_ended_jobs, tmp_path)
+    async with assembled(config, store, worker) as dispatcher:
+        job = await submit(dispatcher)
+
+        def write() -> None:
+            for end in ("", ".0123.pairs"):
+                (tmp_path / f"{job.job_id}.checkpoint{end}").write_bytes(b"")
+            worker.report(Checkpointed(job.job_id, 9))
+
+        write()
+        assert len(os.listdir(tmp_path)) == 2
+        dispatcher.cancel(job.job_id)
+        await ended(dispatcher, job)
+        if deleted:
+            dispatcher.delete(job.job_id)
+        write()
         assert os.listdir(tmp_path) == []
 
 

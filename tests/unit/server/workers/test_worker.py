@@ -307,6 +307,36 @@ def test_a_job_goes_on_at_its_size_though_another_version_divides_its_steps_othe
     assert (painted.picture.width, painted.picture.height) == (32, 24)
 
 
+@pytest.mark.parametrize("parked_after", [2, 5, 8])
+def test_a_job_with_several_levels_of_one_size_goes_on_at_its_own(network: Network, tmp_path: Path, parked_after: int) -> None:
+    """An exact size and a schedule of others: rounded, the last two are one."""
+    parameters = replace(spec(9).parameters, schedule=((100, 3), (300, 3), (302, 3)), size_px=302)
+    job = replace(spec(9), parameters=parameters)
+    reports: list[Report] = []
+    worker = Worker(network, reports.append)
+    worker.handle(Start("a", job, str(tmp_path / "a")))
+    for _ in range(parked_after):
+        worker.step()
+    worker.handle(Park("a"))
+    worker.handle(Start("a", job, str(tmp_path / "a")))
+    run(worker)
+    assert [report.step for report in reports if isinstance(report, JobStepped)] == list(range(1, 10))
+
+
+def test_a_checkpoint_of_a_size_that_the_job_does_not_have_is_not_used(network: Network, tmp_path: Path) -> None:
+    """As one of a version that divides jobs into other sizes: the job starts over and says so."""
+    reports: list[Report] = []
+    worker = Worker(network, reports.append)
+    worker.handle(Start("a", replace(spec(), width=48, content=raster(3, 48, 24)), str(tmp_path / "a")))
+    worker.step()
+    worker.handle(Park("a"))
+    worker.handle(Start("a", spec(), str(tmp_path / "a")))
+    run(worker)
+    started = [report for report in reports if isinstance(report, JobStarted)][-1]
+    assert (started.step, "a canvas of (24, 48)" in started.note) == (0, True)
+    assert isinstance(reports[-1], JobPainted)
+
+
 def full_disk(*_: object) -> int:
     raise OSError(28, "No space left on device")
 
