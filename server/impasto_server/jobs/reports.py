@@ -51,9 +51,9 @@ class WorkerReports:
     def on_ready(self, name: str) -> None:
         """A worker is ready."""
         self._metrics.ready.labels(name).set(1)
-        seconds = self._pool.seconds_per_pixel(name)
-        if seconds:
-            self._pace.measured(name, seconds)
+        measured = self._pool.measured(name)
+        if measured:
+            self._pace.measured(name, *measured)
         self._table.measured()
         self._scheduler.worker_ready(name, self._pool.capacity(name))
         self._table.dispatch()
@@ -178,7 +178,7 @@ class WorkerReports:
                 metrics.first_step_s.observe(runtime.stepped - runtime.accepted)
             before, left = left, work(spec.width, spec.height, spec.parameters, report.step)
             if before > left and seconds:
-                self._pace.learn(device, seconds / together, before - left)
+                self._pace.learn(device, seconds / together, before - left, spec.parameters.precision)
         runtime.remaining_s = reports[-1].remaining_s
 
     def _on_parked(self, job: Job, step: int) -> None:

@@ -180,10 +180,10 @@ class WorkerPool:
         """The loaded network, the default of jobs; every worker has the same."""
         return next((status.ready.network for status in self.workers if status.ready), None)
 
-    def seconds_per_pixel(self, name: str) -> float:
-        """Return the time of a worker's step per pixel, from its first measurement; 0 if unknown."""
+    def measured(self, name: str) -> tuple[float, Arithmetic] | None:
+        """Return the time of a worker's step per pixel, as measured at its start, and its arithmetic; None if not measured."""
         ready = self._workers[name].ready
-        return ready.seconds_per_pixel if ready else 0.0
+        return (ready.seconds_per_pixel, ready.arithmetic) if ready and ready.seconds_per_pixel else None
 
     def gpus(self) -> dict[str, str]:
         """Return the worker on each GPU, by the GPU's UUID."""

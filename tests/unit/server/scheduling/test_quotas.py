@@ -73,13 +73,12 @@ def test_no_quota_is_no_limit_and_accounts_do_not_pile_up() -> None:
 
 
 def test_work_counts_pixels_and_steps_of_every_level() -> None:
-    """By hand: 60 steps at 256 px and 40 at 512 px; what is done is not counted, float32 and other networks cost theirs."""
+    """By hand: 60 steps at 256 px and 40 at 512 px; what is done is not counted, other networks cost theirs."""
     parameters = Parameters(size_px=512, steps=100)
     whole = 60 * 256 * 128 + 40 * 512 * 256
     assert work(512, 256, parameters) == whole
     assert work(512, 256, parameters, done=70) == 30 * 512 * 256
     assert work(512, 256, parameters, done=100) == 0
-    assert work(512, 256, replace(parameters, precision="float32")) == whole * FLOAT32_OVER_BFLOAT16
     assert work(512, 256, replace(parameters, network="alexnet:random-0")) < whole / 5
 
 
@@ -87,7 +86,7 @@ def test_pace_is_what_the_start_measured_until_steps_tell() -> None:
     """Unknown before; then the median of the steps, within four times of what was measured."""
     pace, parameters = Pace(), Parameters(size_px=100, steps=10, levels=1)
     assert pace.seconds(100, 100, parameters) is None
-    pace.measured("cpu", 1e-5)
+    pace.measured("cpu", 1e-5, "float32")
     assert pace.seconds(100, 100, parameters) == pytest.approx(1.0 + 10 * FIXED_S)
     for _ in range(20):
         pace.learn("cpu", 0.2 + FIXED_S, 10_000)
@@ -100,7 +99,7 @@ def test_pace_is_what_the_start_measured_until_steps_tell() -> None:
 def test_one_step_that_was_held_up_and_tiny_canvases_teach_nothing() -> None:
     """A worker that was stopped for fifteen seconds, and a job of 16 px, whose steps are mostly what is fixed."""
     pace, parameters = Pace(), Parameters(size_px=512, steps=100, levels=1)
-    pace.measured("cpu", 1e-6)
+    pace.measured("cpu", 1e-6, "float32")
     for _ in range(30):
         pace.learn("cpu", 1e-6 * 512 * 512 + FIXED_S, 512 * 512)
     before = pace.seconds(512, 512, parameters)
@@ -113,6 +112,31 @@ def test_one_step_that_was_held_up_and_tiny_canvases_teach_nothing() -> None:
 def test_pace_is_the_mean_of_the_devices() -> None:
     """Nobody knows which of them a job will meet."""
     pace, parameters = Pace(), Parameters(size_px=100, steps=10, levels=1)
-    pace.measured("a", 1e-5)
-    pace.measured("b", 3e-5)
+    pace.measured("a", 1e-5, "float32")
+    pace.measured("b", 3e-5, "float32")
     assert pace.seconds(100, 100, parameters) == pytest.approx(2.0 + 10 * FIXED_S)
+
+
+def test_pace_knows_each_arithmetic() -> None:
+    """Float32 is guessed from a bfloat16 device's measurement until its steps tell; they teach nothing of bfloat16."""
+    pace, own = Pace(), Parameters(size_px=100, steps=10, levels=1)
+    wide = replace(own, precision="float32")
+    assert pace.seconds(100, 100, wide) is None
+    pace.measured("cpu", 1e-5, "bfloat16")
+    assert pace.seconds(100, 100, wide) == pytest.approx(FLOAT32_OVER_BFLOAT16 + 10 * FIXED_S)
+    for _ in range(20):
+        pace.learn("cpu", 0.36 + FIXED_S, 10_000, "float32")
+    assert pace.seconds(100, 100, wide) == pytest.approx(3.6 + 10 * FIXED_S)
+    assert pace.seconds(100, 100, own) == pytest.approx(1.0 + 10 * FIXED_S)
+    assert pace.seconds(100, 100, replace(own, precision="bfloat16")) == pytest.approx(1.0 + 10 * FIXED_S)
+
+
+def test_float32_costs_nothing_more_where_it_is_the_devices_own() -> None:
+    """And its steps are those of every job."""
+    pace, own = Pace(), Parameters(size_px=100, steps=10, levels=1)
+    wide = replace(own, precision="float32")
+    pace.measured("cpu", 1e-5, "float32")
+    assert pace.seconds(100, 100, wide) == pace.seconds(100, 100, own) == pytest.approx(1.0 + 10 * FIXED_S)
+    for _ in range(20):
+        pace.learn("cpu", 0.2 + FIXED_S, 10_000)
+    assert pace.seconds(100, 100, wide) == pytest.approx(2.0 + 10 * FIXED_S)
