@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -22,13 +22,15 @@ from impasto.batch.identity import key_of, request_id
 from impasto.batch.inputs import FORMATS, Pair
 from impasto.batch.manifest import Manifest, sync_folder
 from impasto.errors import ImpastoError, InvalidRequest, JobCancelled, NotFound, ServerError, Unauthenticated, Unavailable
-from impasto.pictures import UploadedImage, to_bytes
+from impasto.pictures import Picture, UploadedImage, name_of, to_bytes
 from impasto.requests import Style
 from impasto.results import Event, JobInfo, Result, Snapshot, Started, Step, replace_file
 from impasto.v1 import style_transfer_pb2 as pb
 
 MOST_ATTEMPTS = 1000
 """Request ids that are tried for one picture: earlier runs may have left that many cancelled jobs."""
+_PICTURES = ("mask", "init_image")
+"""Options that are pictures."""
 INVALID_AT_FIRST = 3
 """The run is given up when so many pictures are refused as invalid before one succeeds: the options are the cause."""
 
@@ -62,6 +64,28 @@ class Outcome:
     error: Exception | None = None
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What is sent for a pair: pictures by their hash.
+
+    Attributes:
+        content: The content.
+        styles: The styles.
+        options: The options.
+    """
+
+    content: UploadedImage
+    styles: list[Style]
+    options: dict[str, Any]
+
+    @property
+    def images(self) -> list[UploadedImage]:
+        """All its pictures."""
+        of_styles = (image for style in self.styles for image in (style.picture, style.mask, style.region))
+        found = (self.content, *of_styles, *(self.options.get(name) for name in _PICTURES))
+        return [image for image in found if isinstance(image, UploadedImage)]
+
+
 @dataclass
 class _Running:
     """A pair whose job is on the server."""
@@ -80,6 +104,9 @@ class Batch:
         manifest: Its record.
         options: Options of every job, without the format.
         retries: How often a picture is tried again after an error that another try can help.
+
+    Raises:
+        InvalidRequest: If a picture among the options cannot be read.
     """
 
     def __init__(self, client: Client, folder: Path, manifest: Manifest, options: Mapping[str, Any], retries: int) -> None:
@@ -88,12 +115,16 @@ class Batch:
         self._room, self._stop, self._wake = Room(), Stop.NO, threading.Event()
         self._lock = threading.Lock()
         self._running: dict[Pair, _Running] = {}
-        self._hashes: dict[Path, UploadedImage] = {}
+        self._hashes: dict[Any, UploadedImage] = {}
+        self._sources: dict[str, Picture] = {}
         self._uploads: dict[str, threading.Lock] = {}
         self._uploaded: set[str] = set()
         self._fared_well, self._invalid = False, 0
         self.fault: ImpastoError | OSError | None = None
         """Why the run was given up: the server is gone, or rejects every job, or the disk is full."""
+        for name in _PICTURES:
+            if name in self._options:
+                self._hashed(self._options[name], name)
 
     @property
     def shares(self) -> float:
@@ -139,17 +170,16 @@ class Batch:
 
     def _outcome(self, pair: Pair) -> Outcome:
         began = time.monotonic()
-        line: dict[str, Any] = {"output": pair.output, "photo": {"path": str(pair.photo)}, "style": {"path": str(pair.style)}}
+        options = {**self._options, **pair.options, "format": FORMATS[Path(pair.output).suffix.lower()]}
+        line: dict[str, Any] = {"output": pair.output, **files_of(pair, options)}
         try:
-            content, style = self._hashed(pair.photo, "content"), self._hashed(pair.style, "styles[0].image")
-            options = {**self._options, **pair.options, "format": FORMATS[Path(pair.output).suffix.lower()]}
-            key = key_of(content, Style(style), options)
-            line["photo"]["sha256"], line["style"]["sha256"], line["key"] = content.image_id, style.image_id, key
+            work = self._work(pair, options, line)
+            line["key"] = key_of(work.content, work.styles, work.options)
             target = self._folder / pair.output
-            if self._manifest.done(pair.output, key) and target.is_file():
+            if self._manifest.done(pair.output, line["key"]) and target.is_file():
                 self._fared_well = True
                 return Outcome(pair, "kept")
-            result = self._painted(pair, content, style, options, line)
+            result = self._painted(pair, work, line)
             self._save(target, result.data)
             line |= {"sha256": hashlib.sha256(result.data).hexdigest(), **_facts(result.job)}
             self._append("succeeded", line, began, None)
@@ -197,35 +227,59 @@ class Batch:
 
     # Pictures by their hash, sent once.
 
-    def _hashed(self, path: Path, field: str) -> UploadedImage:
+    def _work(self, pair: Pair, options: Mapping[str, Any], line: Mapping[str, Any]) -> _Work:
+        """Return a pair's job, and note the hashes of its files in the manifest's line."""
+
+        def known(picture: Picture, field: str, note: MutableMapping[str, Any]) -> UploadedImage:
+            image = self._hashed(picture, field)
+            note["sha256"] = image.image_id
+            return image
+
+        content = known(pair.photo, "content", line["photo"])
+        styles = []
+        for index, (style, note) in enumerate(zip(pair.styles, line.get("styles") or [line["style"]], strict=True)):
+            field = f"styles[{index}]"
+            image = known(style.picture, f"{field}.image", note)
+            mask = None if style.mask is None else known(style.mask, f"{field}.mask", note["mask"])
+            region = None if style.region is None else known(style.region, f"{field}.region", note["region"])
+            styles.append(Style(image, style.weight, mask, region))
+        pictures = {name: known(options[name], name, line[name]) for name in _PICTURES if name in options}
+        return _Work(content, styles, {**options, **pictures})
+
+    def _hashed(self, picture: Picture, field: str) -> UploadedImage:
         """Return a file by its hash, whether or not it is on the server yet."""
-        known = self._hashes.get(path)
+        if isinstance(picture, UploadedImage):
+            return picture
+        known = self._hashes.get(picture)
         if known is None:
-            known = UploadedImage(hashlib.sha256(to_bytes(path, field)).hexdigest(), path.name)
-            self._hashes[path] = known
+            known = UploadedImage(hashlib.sha256(to_bytes(picture, field)).hexdigest(), name_of(picture))
+            self._hashes[picture] = known
+            self._sources[known.image_id] = picture
         return known
 
-    def _send(self, path: Path, image: UploadedImage) -> None:
+    def _send(self, image: UploadedImage) -> None:
+        picture = self._sources.get(image.image_id)
+        if picture is None:
+            return  # given by the id of an upload
         with self._lock:
             lock = self._uploads.setdefault(image.image_id, threading.Lock())
         with lock:
             if image.image_id not in self._uploaded:
-                sent = self._client.upload(path)
+                sent = self._client.upload(picture)
                 if sent.image_id != image.image_id:
-                    raise InvalidRequest(f"{path} was changed while the batch ran", reason="INPUT_CHANGED")
+                    name = picture if isinstance(picture, Path) else image.name
+                    raise InvalidRequest(f"{name} was changed while the batch ran", reason="INPUT_CHANGED")
                 self._uploaded.add(image.image_id)
 
     # Jobs.
 
-    def _painted(
-        self, pair: Pair, content: UploadedImage, style: UploadedImage, options: dict[str, Any], line: dict[str, Any]
-    ) -> Result:
+    def _painted(self, pair: Pair, work: _Work, line: dict[str, Any]) -> Result:
         """Return the picture of a new job, or of one of an earlier run."""
         attempt = tries = 0
         while True:
             request = line["request_id"] = request_id(line["key"], attempt)
             try:
-                job, state = self._submit(pair, content, style, options, request)
+                job, state = self._submit(work, request)
                 if state == "cancelled" or (state == "failed" and self._manifest.failed(request)):  # in an earlier run
                     attempt += 1
                     if attempt > MOST_ATTEMPTS:
@@ -237,19 +291,17 @@ class Batch:
                     raise
                 tries += 1
                 if upload_expired(error):
-                    self._uploaded -= {content.image_id, style.image_id}
+                    self._uploaded -= {image.image_id for image in work.images}
                 elif not isinstance(error, NotFound):
                     attempt += 1  # its job has ended
 
-    def _submit(
-        self, pair: Pair, content: UploadedImage, style: UploadedImage, options: dict[str, Any], request: str
-    ) -> tuple[Job, str]:
+    def _submit(self, work: _Work, request: str) -> tuple[Job, str]:
         """Submit a job, or join the one of the same request; return its state too."""
         while True:
             try:
-                self._send(pair.photo, content)
-                self._send(pair.style, style)
-                job = self._client.submit(content, Style(style), request_id=request, **options)
+                for image in work.images:
+                    self._send(image)
+                job = self._client.submit(work.content, work.styles, request_id=request, **work.options)
             except ImpastoError as error:
                 if error.reason == "REQUEST_ID_REUSED":  # by the same picture under another name, or with other labels
                     return self._joined(request)
@@ -285,6 +337,23 @@ class Batch:
         finally:
             with self._lock:
                 del self._running[pair]
+
+
+def files_of(pair: Pair, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the manifest says about a pair's files, without their hashes: ``styles`` instead of ``style`` for a mix."""
+    styles = []
+    for style in pair.styles:
+        note = _path(style.picture)
+        if style.weight is not None:
+            note["weight"] = style.weight
+        note |= {name: _path(part) for name, part in (("mask", style.mask), ("region", style.region)) if part is not None}
+        styles.append(note)
+    of_styles: dict[str, Any] = {"style": styles[0]} if len(styles) == 1 else {"styles": styles}
+    return {"photo": _path(pair.photo), **of_styles, **{name: _path(options[name]) for name in _PICTURES if name in options}}
+
+
+def _path(picture: Picture) -> dict[str, Any]:
+    return {"path": str(picture)} if isinstance(picture, Path) else {}
 
 
 def _note(running: _Running, event: Event) -> None:

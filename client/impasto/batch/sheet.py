@@ -30,7 +30,7 @@ def batch_sheet(folder: Path, pairs: Sequence[Pair]) -> Image.Image | None:
     for pair in pairs[:MOST_TILES]:
         thumbnail = _thumbnail(folder / pair.output)
         if thumbnail is not None:
-            tile = Tile(thumbnail, f"{shortened(pair.photo.stem, _CAPTION)}\n{shortened(pair.style.stem, _CAPTION)}")
+            tile = Tile(thumbnail, f"{shortened(pair.photo.stem, _CAPTION)}\n{shortened(pair.style_name, _CAPTION)}")
             rows.setdefault(pair.photo, []).append(tile)
     if not rows:
         return None

@@ -24,8 +24,9 @@ from impasto.batch.sheet import NAME as SHEET
 from impasto.cli import completion
 from impasto.cli.batch_progress import BatchProgress
 from impasto.cli.output import INTERRUPTED, JSON, SERVER, check_folder, print_json
-from impasto.cli.stylize import given_options, painting_options
+from impasto.cli.stylize import check_stdin, given_options, painting_options, styled, styling_options
 from impasto.errors import ImpastoError, Unavailable
+from impasto.requests import Style
 
 PATIENCE_S = 300.0
 _LISTED_FAILURES = 20
@@ -111,11 +112,8 @@ class Tally:
     show_default=True,
     help="Seconds to wait for a server that does not answer.",
 )
-@click.option(
-    "--mask",
-    shell_complete=completion.files,
-    help="Picture that selects the part of each photo to paint: white is painted, black is left unchanged.",
-)
+@click.option("--mix", is_flag=True, help="Paint each photo once, in all styles together; --style-shares needs it.")
+@styling_options
 @click.option("--no-sheet", is_flag=True, help=f"Write no contact sheet ({SHEET}).")
 @click.option("--dry-run", is_flag=True, help="Show the pairs and their outputs, and paint nothing.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
@@ -131,6 +129,10 @@ def batch(
     parallel: int | None,
     retries: int,
     patience: float,
+    mix: bool,
+    style_shares: str | None,
+    style_masks: tuple[str, ...],
+    style_regions: tuple[str, ...],
     no_sheet: bool,
     dry_run: bool,
     quiet: bool,
@@ -138,7 +140,7 @@ def batch(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Paint each of PHOTOS in each of STYLES, or the pairs of a CSV file.
+    """Paint each of PHOTOS in each of STYLES, or in all of them together (--mix), or the pairs of a CSV file.
 
     PHOTOS and STYLES are files, folders (without subfolders) and patterns; - reads a list of PHOTOS from stdin, one on a line.
     manifest.jsonl in the folder gets a line for each picture. The same command again goes on where a run ended, however it
@@ -146,29 +148,41 @@ def batch(
 
     Ctrl-C lets the running pictures end; twice, it cancels them.
     """
-    chosen = _pairs(photos, styles, pairs, out, template)
+    check_stdin(*photos, *style_masks, *style_regions, options["mask"], options["init_image"])
+    if style_shares is not None and not mix:
+        raise click.UsageError("--style-shares needs --mix: without it, each picture has one style")
+    parts = (style_shares, style_masks, style_regions)
+    chosen = _pairs(photos, styles, pairs, out, template, parts, mix=mix)
     if dry_run:
         for pair in chosen:
-            click.echo(f"{out / pair.output}: {pair.photo} with {pair.style}")
+            click.echo(f"{out / pair.output}: {pair}")
         return
     given = given_options(options, None)
     given.pop("format")
     make_folder(out)
     with Client(server, patience_s=patience) as client, Manifest(out) as manifest:
-        for name in ("mask", "init_image"):
-            if name in given:
-                given[name] = client.upload(given[name])
-        info = client.server_info()
         run = Batch(client, out, manifest, given, retries)
+        info = client.server_info()
         tally = run_batch(run, chosen, parallel or default_in_flight(info), quiet=quiet or as_json)
     sheet = None if no_sheet else _sheet(out, chosen)
     _report(run, tally, chosen, out, sheet, as_json=as_json)
 
 
-def _pairs(photos: Sequence[str], styles: Sequence[str], table: Path | None, out: Path, template: str) -> list[Pair]:
+def _pairs(
+    photos: Sequence[str],
+    styles: Sequence[str],
+    table: Path | None,
+    out: Path,
+    template: str,
+    parts: tuple[str | None, Sequence[str], Sequence[str]],
+    *,
+    mix: bool,
+) -> list[Pair]:
     if table is not None:
         if photos or styles:
             raise click.UsageError("--pairs replaces PHOTOS and --style")
+        if mix or any(parts):
+            raise click.UsageError("--mix, --style-mask and --style-region need --style; a line of --pairs has one whole style")
         chosen = from_csv(table, template)
     else:
         if not styles:
@@ -177,7 +191,9 @@ def _pairs(photos: Sequence[str], styles: Sequence[str], table: Path | None, out
             raise click.UsageError("give PHOTOS before --style, which takes all arguments up to the next option")
         if "-" in styles:
             raise click.UsageError("- is a list of PHOTOS only")
-        chosen = every(expanded(_with_list(photos), "photos", out), expanded(styles, "styles", out), template)
+        chosen_photos = expanded(_with_list(photos), "photos", out)
+        chosen_styles = styled([Style(path) for path in expanded(styles, "styles", out)], *parts)
+        chosen = every(chosen_photos, chosen_styles, template, mix=mix)
     if not chosen:
         raise click.UsageError("there are no pairs")
     return chosen
@@ -185,8 +201,6 @@ def _pairs(photos: Sequence[str], styles: Sequence[str], table: Path | None, out
 
 def _with_list(photos: Sequence[str]) -> list[str]:
     """Return the photos, with the list on stdin in the place of ``-``."""
-    if photos.count("-") > 1:
-        raise click.UsageError("stdin can be read only once: give - once")
     found: list[str] = []
     for photo in photos:
         if photo != "-":
@@ -269,7 +283,8 @@ def _sheet(out: Path, pairs: Sequence[Pair]) -> Path | None:
 
 def _failure(outcome: Outcome) -> dict[str, str]:
     pair = outcome.pair
-    return {"photo": str(pair.photo), "style": str(pair.style), "output": pair.output, "error": str(outcome.error)}
+    styles = " + ".join(map(str, pair.style_files))
+    return {"photo": str(pair.photo), "style": styles, "output": pair.output, "error": str(outcome.error)}
 
 
 def _report(run: Batch, tally: Tally, pairs: Sequence[Pair], out: Path, sheet: Path | None, *, as_json: bool) -> None:
@@ -294,7 +309,7 @@ def _report(run: Batch, tally: Tally, pairs: Sequence[Pair], out: Path, sheet: P
         undone = f", {left} left" if left else ""
         click.echo(f"{tally.painted} of {len(pairs)} pictures painted{kept}{failed}{undone}; see {out / NAME}", err=True)
         for item in tally.failures[:_LISTED_FAILURES]:
-            click.echo(f"failed: {item.pair.photo} with {item.pair.style}: {item.error}", err=True)
+            click.echo(f"failed: {item.pair}: {item.error}", err=True)
         if len(tally.failures) > _LISTED_FAILURES:
             click.echo(f"and {len(tally.failures) - _LISTED_FAILURES} more, in {out / NAME}", err=True)
     if run.fault is not None:

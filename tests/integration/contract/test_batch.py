@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -108,6 +109,85 @@ async def test_a_changed_option_or_file_paints_anew(service: Any, files: Path, p
         (files / "photos/p1.png").write_bytes(png(60, 50, 3))
         changed = await batch(running.running.address, files, str(files / "photos"), "--content-weight", "0.5")
         assert "2 of 6 pictures painted, 4 kept" in changed.stderr
+
+
+async def test_masks_and_regions_are_of_one_style_and_a_changed_one_paints_anew(
+    service: Any, files: Path, png: Callable[..., bytes]
+) -> None:
+    """Files of masks are in the manifest, by path and hash; pictures with the other style are kept."""
+    masks = [files / "m0.png", files / "m1.png"]
+    for index, mask in enumerate(masks):
+        mask.write_bytes(png(32 + index, 30, 3))
+    arguments = (str(files / "photos"), "--style-mask", str(masks[0]), "--style-mask", "", "--style-region", "")
+    async with service() as running:
+        address = running.running.address
+        wrong = await batch(address, files, *arguments)
+        assert "--style-region: give one value for each of the 2 styles, not 1" in wrong.output
+        arguments = (*arguments, "--style-region", str(masks[1]), "--mask", str(masks[1]))
+        done = await batch(address, files, *arguments)
+        assert "6 of 6 pictures painted" in done.stderr, done.output
+        lines = {line["output"]: line for line in entries(files / "out/manifest.jsonl")}
+        digests = [hashlib.sha256(mask.read_bytes()).hexdigest() for mask in masks]
+        assert lines["p0-s0.png"]["style"]["mask"] == {"path": str(masks[0]), "sha256": digests[0]}
+        assert "region" not in lines["p0-s0.png"]["style"]
+        assert lines["p0-s1.png"]["style"]["region"] == {"path": str(masks[1]), "sha256": digests[1]}
+        assert lines["p0-s1.png"]["mask"] == {"path": str(masks[1]), "sha256": digests[1]}
+        sent = {(item.field, item.sha256) for job in await listed(running) for item in job.inputs}
+        assert {("styles[0].mask", digests[0]), ("styles[0].region", digests[1]), ("mask", digests[1])} <= sent
+        again = await batch(address, files, *arguments)
+        assert "0 of 6 pictures painted, 6 kept" in again.stderr
+        masks[0].write_bytes(png(40, 30, 3))
+        changed = await batch(address, files, *arguments)
+        assert "3 of 6 pictures painted, 3 kept" in changed.stderr
+        assert len({line["request_id"] for line in entries(files / "out/manifest.jsonl")}) == 9
+
+
+async def test_a_mix_paints_each_photo_once_in_all_styles(service: Any, files: Path) -> None:
+    """With their shares, which need it; other shares paint anew."""
+    async with service() as running:
+        address = running.running.address
+        alone = await batch(address, files, str(files / "photos"), "--style-shares", "1,2")
+        assert "--style-shares needs --mix" in alone.output
+        for shares in ("1,2", "2,1"):
+            done = await batch(address, files, str(files / "photos"), "--mix", "--style-shares", shares)
+            assert "3 of 3 pictures painted" in done.stderr, done.output
+        line = list(entries(files / "out/manifest.jsonl"))[-1]
+        assert line["output"].endswith("-s0+s1.png")
+        assert [(style["path"], style["weight"]) for style in line["styles"]] == [
+            (str(files / "s0.png"), 2.0),
+            (str(files / "s1.png"), 1.0),
+        ]
+        jobs = await listed(running)
+        assert {tuple(item.field for item in job.inputs) for job in jobs} == {("content", "styles[0].image", "styles[1].image")}
+        assert len(jobs) == 6
+
+
+async def test_masks_that_expired_on_the_server_are_sent_again(service: Any, files: Path, png: Callable[..., bytes]) -> None:
+    """As photos and styles are."""
+    (files / "m.png").write_bytes(png(32, 30, 3))
+    arguments = (str(files / "photos"), "--mask", str(files / "m.png"))
+    submit, expired = impasto.Client.submit, ["mask.image_id"]
+
+    def refused_once(self: impasto.Client, *pictures: Any, **options: Any) -> Any:
+        if expired:
+            field = expired.pop()
+            raise impasto.InvalidRequest("no such upload", violations=(impasto.Violation(field, "no such upload"),))
+        return submit(self, *pictures, **options)
+
+    sent: list[str] = []
+    upload = impasto.Client.upload
+
+    def counted(self: impasto.Client, picture: Any) -> impasto.UploadedImage:
+        sent.append(str(picture))
+        return upload(self, picture)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(impasto.Client, "submit", refused_once)
+        patch.setattr(impasto.Client, "upload", counted)
+        async with service() as running:
+            done = await batch(running.running.address, files, *arguments)
+    assert "6 of 6 pictures painted" in done.stderr, done.output
+    assert sent.count(str(files / "m.png")) == 2
 
 
 async def test_an_output_that_is_gone_is_fetched_and_not_painted(service: Any, files: Path) -> None:

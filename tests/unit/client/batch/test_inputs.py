@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import impasto
-from impasto.batch.inputs import every, expanded, from_csv, listed, named
+from impasto.batch.inputs import Pair, every, expanded, from_csv, listed, named
 
 
 @pytest.fixture
@@ -51,10 +51,19 @@ def test_lists_have_lines_or_nuls() -> None:
 
 
 def test_names_follow_the_template() -> None:
-    photos, styles = [Path("in/cat.jpg"), Path("in/dog.jpg")], [Path("art/night.png")]
+    photos, styles = [Path("in/cat.jpg"), Path("in/dog.jpg")], [impasto.Style(Path("art/night.png"))]
     assert [pair.output for pair in every(photos, styles, "{photo}-{style}.png")] == ["cat-night.png", "dog-night.png"]
     template = "{style_folder}/{style}/{photo_folder}-{photo}-{index:03}.jpg"
     assert every(photos, styles, template)[1].output == "art/night/in-dog-002.jpg"
+
+
+def test_a_mix_is_one_picture_of_each_photo() -> None:
+    """Named by all its styles."""
+    styles = [impasto.Style(Path("a/one.png"), 0.7), impasto.Style(Path("b/two.png"), 0.3)]
+    (pair,) = every([Path("cat.jpg")], styles, "{style_folder}/{photo}-{style}.png", mix=True)
+    assert pair.output == "a/cat-one+two.png"
+    assert pair.styles == tuple(styles)
+    assert str(pair) == f"cat.jpg with {Path('a/one.png')} + {Path('b/two.png')}"
 
 
 @pytest.mark.parametrize(
@@ -80,22 +89,22 @@ def test_names_follow_the_template() -> None:
 def test_templates_that_cannot_name_outputs_are_refused(template: str, text: str) -> None:
     """Collisions, other formats, other folders, and what Python's format strings could do besides."""
     with pytest.raises(impasto.InvalidRequest, match=text):
-        every([Path("cat.jpg")], [Path("a/night.png"), Path("b/night.png")], template)
+        every([Path("cat.jpg")], [impasto.Style(Path("a/night.png")), impasto.Style(Path("b/night.png"))], template)
 
 
 def test_names_that_differ_in_case_only_collide() -> None:
     """Some file systems ignore case."""
     with pytest.raises(impasto.InvalidRequest, match="would be the output"):
-        every([Path("cat.jpg"), Path("CAT.jpg")], [Path("s.png")], "{photo}-{style}.png")
+        every([Path("cat.jpg"), Path("CAT.jpg")], [impasto.Style(Path("s.png"))], "{photo}-{style}.png")
 
 
 def test_pairs_come_from_a_csv_file(folder: Path) -> None:
     """As spreadsheets write it; a line that is there twice counts once."""
     table = folder / "pairs.csv"
     table.write_bytes(b"\xef\xbb\xbfphoto,style,output\r\na.png,b.jpg,\r\nb.jpg,a.png,mine/x.jpg\r\na.png,b.jpg,\r\n")
-    assert [(str(pair.photo), str(pair.style), pair.output) for pair in from_csv(table, "{photo}-{style}.png")] == [
-        ("a.png", "b.jpg", "a-b.png"),
-        ("b.jpg", "a.png", "mine/x.jpg"),
+    assert [(str(pair), pair.output) for pair in from_csv(table, "{photo}-{style}.png")] == [
+        ("a.png with b.jpg", "a-b.png"),
+        ("b.jpg with a.png", "mine/x.jpg"),
     ]
 
 
@@ -125,4 +134,5 @@ def test_undecodable_names_are_taken(folder: Path) -> None:
     """Old disks have them."""
     name = os.fsdecode(b"caf\xe9.png")
     (folder / name).write_bytes(b"x")
-    assert named([(Path(name), Path("a.png"), "")], "{photo}-{style}.png")[0].output == os.fsdecode(b"caf\xe9-a.png")
+    pair = Pair(Path(name), (impasto.Style(Path("a.png")),), "")
+    assert named([pair], "{photo}-{style}.png")[0].output == os.fsdecode(b"caf\xe9-a.png")
