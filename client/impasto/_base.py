@@ -117,6 +117,16 @@ class Cursor:
         self._resumed = self._resumed or self._request.HasField("resume_after_sequence")
 
 
+def of_upload(error: ImpastoError, name: str) -> ImpastoError:
+    """Return the error of an upload with the file's name in the place of fields that its caller does not know."""
+    fields = [item.field for item in error.violations]
+    if not isinstance(error, errors.InvalidRequest) or not fields or not all(field.startswith("start.") for field in fields):
+        return error
+    told = [f"{item.field.removeprefix('start.')} {item.description}" for item in error.violations]
+    text = f"{name or 'the file'}: {'; '.join(told)}"
+    return errors.InvalidRequest(f"picture: {text}", reason=error.reason, violations=(errors.Violation("picture", text),))
+
+
 def new_request_id() -> str:
     """Return a request id that was never used."""
     return str(uuid.uuid4())

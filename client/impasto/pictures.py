@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 from impasto.conversion import converted
 from impasto.errors import InvalidRequest, Violation
 from impasto.names import clean_name
+from impasto.protobuf_fields import invalid
 from impasto.v1 import style_transfer_pb2 as pb
 
 
@@ -78,17 +79,26 @@ def to_bytes(picture: Picture, field: str) -> bytes:
         field: Name of the field, for errors.
 
     Raises:
-        InvalidRequest: If it cannot be read.
+        InvalidRequest: If it cannot be read, or is empty.
     """
+    data = _encoded(picture, field)
+    if not data:
+        name = f": {picture}" if isinstance(picture, str | os.PathLike) else ""
+        raise invalid(field, f"is empty{name}")
+    return converted(data, field, _png_of)
+
+
+def _encoded(picture: Picture, field: str) -> bytes:
+    """Return a picture's file as it is, or a PIL image as PNG."""
     try:
         if isinstance(picture, bytes | bytearray | memoryview):
-            return converted(bytes(picture), field, _png_of)
+            return bytes(picture)
         if isinstance(picture, NamedFile):
-            return converted(picture.data, field, _png_of)
+            return picture.data
         if isinstance(picture, Image.Image):
             return _png_of(picture, field)
         if isinstance(picture, str | os.PathLike):
-            return converted(Path(picture).read_bytes(), field, _png_of)
+            return Path(picture).read_bytes()
         if isinstance(picture, UploadedImage) or not hasattr(picture, "read"):
             raise TypeError(f"{field} must be a path, bytes, a PIL image or an open file, not {type(picture).__name__}")
         data = picture.read()
@@ -98,7 +108,7 @@ def to_bytes(picture: Picture, field: str) -> bytes:
     if not isinstance(data, bytes):
         text = "the file is not open in binary mode"
         raise InvalidRequest(f"{field}: {text}", reason="UNREADABLE", violations=(Violation(field, text),))
-    return converted(data, field, _png_of)
+    return data
 
 
 CONVERTED = (".avif", ".tif", ".tiff", ".gif", ".bmp", ".heic", ".heif")

@@ -252,17 +252,20 @@ async def test_ctrl_c_lets_running_pictures_end_and_twice_cancels_them(service: 
 async def test_a_picture_that_cannot_be_painted_does_not_stop_the_others(service: Any, files: Path) -> None:
     """It is listed with its error, in the manifest too; the exit code is 1; a later run tries it again."""
     (files / "photos/p1.png").write_bytes(b"no picture")
+    (files / "photos/p2.png").write_bytes(b"")
     async with service() as running:
         done = await batch(running.running.address, files)
         assert done.exit_code == 1
-        assert "4 of 6 pictures painted, 2 failed" in done.stderr
+        assert "2 of 6 pictures painted, 4 failed" in done.stderr
         assert f"failed: {files}/photos/p1.png with {files}/s0.png: " in done.stderr
+        empty = f"{files}/photos/p2.png"
+        assert f"failed: {empty} with {files}/s1.png: content: is empty: {empty}" in done.stderr
         lines = {line["output"]: line for line in entries(files / "out/manifest.jsonl")}
         assert lines["p1-s0.png"]["status"] == "failed"
         assert lines["p1-s0.png"]["error"]["reason"] == "INVALID_FIELD"
         told = await batch(running.running.address, files, str(files / "photos"), "--json")
         values = json.loads(told.stdout)
-        assert (values["kept"], values["left"], len(values["failed"])) == (4, 0, 2)
+        assert (values["kept"], values["left"], len(values["failed"])) == (2, 0, 4)
 
 
 async def test_invalid_options_end_the_run_soon(service: Any, files: Path) -> None:
