@@ -140,12 +140,12 @@ class Batch:
     def interrupt(self) -> Stop:
         """Stop the run: the first time let running jobs end and cancel those that wait, the second time cancel all."""
         with self._lock:
-            self._stop = Stop.FINISH if self._stop is Stop.NO else Stop.CANCEL
-            doomed = [each.request_id for each in self._running.values() if self._stop is Stop.CANCEL or not each.started]
+            state = self._stop = Stop.FINISH if self._stop is Stop.NO else Stop.CANCEL
+            doomed = [each.request_id for each in self._running.values() if state is Stop.CANCEL or not each.started]
         self._wake.set()
         for request in doomed:
             self._client.cancel_quietly(request)
-        return self._stop
+        return state
 
     def paint(self, pairs: Sequence[Pair], parallel: int) -> Iterator[Outcome]:
         """Yield what becomes of each pair, as it is known.

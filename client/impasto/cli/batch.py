@@ -239,12 +239,11 @@ def run_batch(run: Batch, pairs: Sequence[Pair], parallel: int, *, quiet: bool) 
 def _interruptible(run: Batch, say: Callable[[str], None]) -> Iterator[None]:
     """Let the first Ctrl-C stop the run at its running pictures, the second one cancel them, the third one end at once."""
 
-    def stop(number: int) -> None:
-        state = run.interrupt()
-        if number != signal.SIGINT and state is Stop.FINISH:  # SIGTERM, SIGHUP: nobody waits
-            state = run.interrupt()
-        if state is Stop.FINISH:
+    def stop(number: int, press: int) -> None:
+        if number == signal.SIGINT and press == 1:  # said first: the server may take its time
             say("Interrupted: waiting for the running pictures; Ctrl-C again cancels them")
+        if run.interrupt() is Stop.FINISH and number != signal.SIGINT:  # SIGTERM, SIGHUP: nobody waits
+            run.interrupt()
 
     presses = 0
 
@@ -253,7 +252,7 @@ def _interruptible(run: Batch, say: Callable[[str], None]) -> Iterator[None]:
         presses += 1
         if presses > 2:
             os._exit(INTERRUPTED)
-        threading.Thread(target=stop, args=(number,), daemon=True).start()  # it calls the server
+        threading.Thread(target=stop, args=(number, presses), daemon=True).start()  # it calls the server
 
     before = {number: signal.signal(number, on_signal) for number in _SIGNALS} if _in_main_thread() else {}
     try:
