@@ -24,7 +24,7 @@ from impasto.batch.manifest import Manifest, sync_folder
 from impasto.errors import ImpastoError, InvalidRequest, JobCancelled, NotFound, ServerError, Unauthenticated, Unavailable
 from impasto.pictures import Picture, UploadedImage, name_of, to_bytes
 from impasto.requests import Style
-from impasto.results import Event, JobInfo, Result, Snapshot, Started, Step, replace_file
+from impasto.results import Event, JobInfo, Result, Snapshot, Started, Step, job_info, replace_file
 from impasto.v1 import style_transfer_pb2 as pb
 
 MOST_ATTEMPTS = 1000
@@ -56,12 +56,14 @@ class Outcome:
         status: ``succeeded``, ``failed``, ``kept`` (an earlier run has made it) or ``stopped`` (by an interruption).
         job: The job, if there was one.
         error: Why it failed.
+        painted: Share of the picture that was painted while this run waited for it: 0 if an earlier run had it painted.
     """
 
     pair: Pair
     status: Status
     job: JobInfo | None = None
     error: Exception | None = None
+    painted: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,19 @@ class _Work:
 
 @dataclass
 class _Running:
-    """A pair whose job is on the server."""
+    """A pair whose job is on the server.
+
+    Attributes:
+        request_id: Id of its request.
+        before: Share that was painted when this run found the job.
+        share: Share that is painted.
+        started: Whether it has begun.
+    """
 
     request_id: str
-    started: bool = False
+    before: float = 0.0
     share: float = 0.0
+    started: bool = False
 
 
 class Batch:
@@ -120,6 +130,8 @@ class Batch:
         self._uploads: dict[str, threading.Lock] = {}
         self._uploaded: set[str] = set()
         self._fared_well, self._invalid = False, 0
+        self.painting_since: float | None = None
+        """Time of the monotonic clock since which a job of this run was to be painted; None if none was yet."""
         self.fault: ImpastoError | OSError | None = None
         """Why the run was given up: the server is gone, or rejects every job, or the disk is full."""
         for name in _PICTURES:
@@ -131,6 +143,12 @@ class Batch:
         """Sum of the finished shares of the running pictures, each from 0 to 1."""
         with self._lock:
             return sum(running.share for running in self._running.values())
+
+    @property
+    def painted(self) -> float:
+        """Sum of the shares of the running pictures that were painted during this run."""
+        with self._lock:
+            return sum(max(0.0, running.share - running.before) for running in self._running.values())
 
     @property
     def running(self) -> int:
@@ -179,12 +197,12 @@ class Batch:
             if self._manifest.done(pair.output, line["key"]) and target.is_file():
                 self._fared_well = True
                 return Outcome(pair, "kept")
-            result = self._painted(pair, work, line)
+            result, painted = self._painted(pair, work, line)
             self._save(target, result.data)
             line |= {"sha256": hashlib.sha256(result.data).hexdigest(), **_facts(result.job)}
             self._append("succeeded", line, began, None)
             self._fared_well = True
-            return Outcome(pair, "succeeded", result.job)
+            return Outcome(pair, "succeeded", result.job, painted=painted)
         except (ImpastoError, OSError) as error:
             return self._failed(pair, line, began, error)
 
@@ -273,19 +291,19 @@ class Batch:
 
     # Jobs.
 
-    def _painted(self, pair: Pair, work: _Work, line: dict[str, Any]) -> Result:
-        """Return the picture of a new job, or of one of an earlier run."""
+    def _painted(self, pair: Pair, work: _Work, line: dict[str, Any]) -> tuple[Result, float]:
+        """Return the picture of a new job, or of one of an earlier run, and the share that was painted since."""
         attempt = tries = 0
         while True:
             request = line["request_id"] = request_id(line["key"], attempt)
             try:
-                job, state = self._submit(work, request)
+                job, state, before = self._submit(work, request)
                 if state == "cancelled" or (state == "failed" and self._manifest.failed(request)):  # in an earlier run
                     attempt += 1
                     if attempt > MOST_ATTEMPTS:
                         raise ServerError(f"{MOST_ATTEMPTS} jobs for it have ended without a picture", reason="MANY_ATTEMPTS")
                     continue
-                return self._follow(pair, job, request)
+                return self._follow(pair, job, _Running(request, before, before)), 1 - before
             except ImpastoError as error:
                 if self._stop is not Stop.NO or tries >= self._retries or not another_try_helps(error):
                     raise
@@ -295,8 +313,8 @@ class Batch:
                 elif not isinstance(error, NotFound):
                     attempt += 1  # its job has ended
 
-    def _submit(self, work: _Work, request: str) -> tuple[Job, str]:
-        """Submit a job, or join the one of the same request; return its state too."""
+    def _submit(self, work: _Work, request: str) -> tuple[Job, str, float]:
+        """Submit a job, or join the one of the same request; return its state too, and the share that is painted."""
         while True:
             try:
                 for image in work.images:
@@ -310,29 +328,30 @@ class Batch:
                     raise JobCancelled("the run was interrupted", reason="JOB_CANCELLED") from None
             else:
                 self._room.accepted()
-                return job, job.acknowledgement.state if job.acknowledgement else ""
+                found = job.acknowledgement
+                return (job, found.state, _share(found.state, found.step, found.steps)) if found else (job, "", 0.0)
 
-    def _joined(self, request: str) -> tuple[Job, str]:
+    def _joined(self, request: str) -> tuple[Job, str, float]:
         call = self._client._stub.Progress(pb.ProgressRequest(request_id=request), timeout=CALL_TIMEOUT_S)
         try:
             for message in call:
-                snapshot = message.snapshot
-                state = pb.JobState.Name(snapshot.state).removeprefix("JOB_STATE_").lower()
-                return self._client.job(snapshot.job_id), state
+                found = job_info(message.snapshot)
+                return self._client.job(found.job_id), found.state, _share(found.state, found.step, found.steps)
         except grpc.RpcError as error:
             raise self._client._error(error) from None
         finally:
             call.cancel()
         raise ServerError("the progress stream ended without a snapshot")
 
-    def _follow(self, pair: Pair, job: Job, request: str) -> Result:
-        running = _Running(request)
+    def _follow(self, pair: Pair, job: Job, running: _Running) -> Result:
         with self._lock:
             self._running[pair] = running
             doomed = self._stop is not Stop.NO
+            if running.before < 1 and self.painting_since is None:
+                self.painting_since = time.monotonic()
         try:
             if doomed:
-                self._client.cancel_quietly(request)
+                self._client.cancel_quietly(running.request_id)
             return job.follow(lambda event: _note(running, event))
         finally:
             with self._lock:
@@ -359,12 +378,17 @@ def _path(picture: Picture) -> dict[str, Any]:
 def _note(running: _Running, event: Event) -> None:
     if isinstance(event, Snapshot):
         running.started = event.job.state == "running"
-        running.share = event.job.step / event.job.steps if event.job.steps else 0.0
+        running.share = _share(event.job.state, event.job.step, event.job.steps)
     elif isinstance(event, Started):
         running.started = True
     elif isinstance(event, Step):
         running.started = True
-        running.share = event.step / event.steps if event.steps else 0.0
+        running.share = _share("running", event.step, event.steps)
+
+
+def _share(state: str, step: int, steps: int) -> float:
+    """Return the share of a picture that is painted; it may be done before its last step."""
+    return 1.0 if state == "succeeded" else step / steps if steps else 0.0
 
 
 def _facts(job: JobInfo) -> dict[str, Any]:

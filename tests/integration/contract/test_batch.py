@@ -198,6 +198,8 @@ async def test_an_output_that_is_gone_is_fetched_and_not_painted(service: Any, f
         (files / "out/p0-s0.png").unlink()
         again = await batch(running.running.address, files)
         assert "1 of 6 pictures painted, 5 kept" in again.stderr
+        assert "of an earlier run" in again.stderr
+        assert "per minute" not in again.stderr
         assert (files / "out/p0-s0.png").read_bytes() == before
         assert len(await listed(running)) == 6
 
