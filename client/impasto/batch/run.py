@@ -32,7 +32,8 @@ MOST_ATTEMPTS = 1000
 _PICTURES = ("mask", "init_image")
 """Options that are pictures."""
 INVALID_AT_FIRST = 3
-"""The run is given up when so many pictures are refused as invalid before one succeeds: the options are the cause."""
+"""The run is given up when so many pictures are refused as invalid before one succeeds: the options are the cause. Photos
+that cannot be read do not count."""
 
 Status = Literal["succeeded", "failed", "kept", "stopped"]
 
@@ -222,8 +223,9 @@ class Batch:
     def _concerns_all(self, error: ImpastoError | OSError) -> bool:
         """Whether no other picture would fare better: the server is gone, the disk is full, the options are invalid."""
         if isinstance(error, InvalidRequest) and not self._fared_well:
-            self._invalid += 1
-            return self._invalid >= INVALID_AT_FIRST
+            of_photo = bool(error.violations) and all(item.field.startswith("content") for item in error.violations)
+            self._invalid += not of_photo
+            return not of_photo and self._invalid >= INVALID_AT_FIRST
         return isinstance(error, (Unavailable, Unauthenticated)) or not isinstance(error, ImpastoError)
 
     def _append(self, status: Status, line: dict[str, Any], began: float, error: ImpastoError | OSError | None) -> None:

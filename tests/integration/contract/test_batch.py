@@ -270,6 +270,15 @@ async def test_a_picture_that_cannot_be_painted_does_not_stop_the_others(service
         assert (values["kept"], values["left"], len(values["failed"])) == (2, 0, 4)
 
 
+async def test_photos_that_cannot_be_read_do_not_end_the_run(service: Any, files: Path) -> None:
+    """However many come first: the others may be better."""
+    for index in range(8):
+        (files / f"photos/a{index}.png").write_bytes(b"no picture" if index % 2 else b"")
+    async with service() as running:
+        done = await batch(running.running.address, files)
+        assert "6 of 22 pictures painted, 16 failed" in done.stderr, done.output
+
+
 async def test_invalid_options_end_the_run_soon(service: Any, files: Path) -> None:
     """Not with an error for each of ten thousand pictures."""
     async with service() as running:
