@@ -14,7 +14,7 @@ from impasto.errors import ImpastoError
 from impasto.pictures import UploadedImage
 from impasto.requests import server_address
 from impasto.results import Event, JobInfo
-from impasto.retry import Retry
+from impasto.retry import Reachability, Retry
 from impasto.transport import SLOWEST_BYTES_PER_S, SMALL_BYTES, channel_options, check_size, error_of
 from impasto.v1 import style_transfer_pb2 as pb
 
@@ -45,6 +45,7 @@ class ClientBase:
         self._channel_options = channel_options(self.server)
         self.secured = self._channel_credentials is not None
         self._answered = False
+        self._reachability: Reachability | None = None
         self._limit_bytes: int | None = None
         self._closed = False
 
@@ -53,7 +54,7 @@ class ClientBase:
             raise ImpastoError("the client is closed", reason="CLIENT_CLOSED")
 
     def _retry(self, timeout_s: float | None = None) -> Retry:
-        return Retry(self.patience_s, answered=self._answered, timeout_s=timeout_s)
+        return Retry(self.patience_s, answered=self._answered, timeout_s=timeout_s, reachability=self._reachability)
 
     def _error(self, error: grpc.RpcError) -> ImpastoError:
         return error_of(error, self.server, secured=self.secured)

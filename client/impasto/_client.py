@@ -521,6 +521,7 @@ class Client(ClientBase):
                 raise
             else:
                 self._answered = True
+                retry.reset()
                 return answer
 
 

@@ -140,6 +140,11 @@ class Batch:
                 self._hashed(self._options[name], name)
 
     @property
+    def client(self) -> Client:
+        """The client."""
+        return self._client
+
+    @property
     def shares(self) -> float:
         """Sum of the finished shares of the running pictures, each from 0 to 1."""
         with self._lock:

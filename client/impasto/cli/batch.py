@@ -23,7 +23,7 @@ from impasto.batch.sheet import MOST_TILES, batch_sheet
 from impasto.batch.sheet import NAME as SHEET
 from impasto.cli import completion
 from impasto.cli.batch_progress import BatchProgress
-from impasto.cli.output import INTERRUPTED, JSON, SERVER, check_folder, print_json
+from impasto.cli.output import INTERRUPTED, JSON, SERVER, check_folder, print_json, tell_outages
 from impasto.cli.stylize import check_stdin, given_options, painting_options, styled, styling_options
 from impasto.errors import ImpastoError, Unavailable
 from impasto.requests import Style
@@ -229,6 +229,8 @@ def run_batch(run: Batch, pairs: Sequence[Pair], parallel: int, *, quiet: bool) 
     """Paint the pairs, show the progress, and count what becomes of them; Ctrl-C interrupts the run."""
     tally = Tally()
     with BatchProgress(run, len(pairs), quiet=quiet) as show, _interruptible(run, show.say):
+        if not quiet:
+            tell_outages(run.client, show.say)
         for outcome in run.paint(pairs, parallel):
             tally.add(outcome)
             show(outcome)

@@ -75,7 +75,7 @@ class BatchProgress:
     def say(self, text: str) -> None:
         """Print a line between the others."""
         if self._terminal:
-            self._progress.console.print(text)
+            self._progress.console.print(text, markup=False, highlight=False)
         else:
             click.echo(text, err=True)
 

@@ -14,12 +14,14 @@ from typing import Any
 
 import click
 
+from impasto._client import Client
 from impasto.cli.completion import profile_names
 from impasto.cli.profiles import on_profile, on_server
 from impasto.credentials import VARIABLES
 from impasto.display import shortened
 from impasto.pictures import Picture, UploadedImage
 from impasto.results import JobInfo, Result
+from impasto.retry import Reachability
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
@@ -167,6 +169,14 @@ def check_folder(folder: Path, what: str) -> None:
             pass
     except OSError as error:
         raise click.ClickException(f"cannot write {what}: {error.strerror or error}") from None
+
+
+def tell_outages(client: Client, say: Callable[[str], None]) -> None:
+    """Say once when the client's server does not answer and its calls are retried, and once when it answers again."""
+    client._reachability = Reachability(
+        lambda error: say(f"Warning: {error}; trying again for up to {client.patience_s:g} s"),
+        lambda: say("The server answers again"),
+    )
 
 
 EARLY = {

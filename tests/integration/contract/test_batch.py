@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -20,6 +21,7 @@ import impasto
 from impasto.batch.manifest import entries
 from impasto.cli.main import cli
 from impasto.v1 import style_transfer_pb2 as pb
+from tests.unit.client.servers import FakeService, serving
 from tests.unit.server.fakes import FakeWorker
 
 FAST = ["--size", "48", "--steps", "3", "--levels", "1", "--optimizer", "adam"]
@@ -304,6 +306,28 @@ async def test_jobs_that_lost_their_worker_are_tried_again(service: Any, files: 
         done = await batch(running.running.address, files, str(files / "photos/p0.png"))
         assert done.exit_code == 0
         assert len(await listed(running)) == 8
+
+
+def test_an_outage_and_its_end_are_said_once(files: Path) -> None:
+    """The run goes on by itself; with --quiet nothing is said."""
+
+    def refuse(number: int, context: Any) -> None:
+        if number <= 6:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+
+    arguments = ["batch", str(files / "photos"), "--style", str(files / "s0.png"), "--parallel", "1"]
+    for out, quiet in (("out", []), ("quiet", ["--quiet"])):
+        with serving(FakeService(refuse)) as address:
+            runner = CliRunner(env={"IMPASTO_SERVER": address})
+            done = runner.invoke(cli, [*arguments, "-o", str(files / out), *quiet])
+        assert done.exit_code == 0, done.output
+        said = [line for line in done.stderr.splitlines() if "answers" in line]
+        if quiet:
+            assert said == []
+        else:
+            assert said[0].startswith(f"Warning: no impasto server answers at {address}")
+            assert said[0].endswith("; trying again for up to 300 s")
+            assert said[1:] == ["The server answers again"]
 
 
 async def test_two_names_of_one_photo_are_painted_once(service: Any, files: Path) -> None:
