@@ -312,7 +312,7 @@ def test_an_outage_and_its_end_are_said_once(files: Path) -> None:
     """The run goes on by itself; with --quiet nothing is said."""
 
     def refuse(number: int, context: Any) -> None:
-        if number <= 6:
+        if number <= 5:
             context.abort(grpc.StatusCode.UNAVAILABLE, "away")
 
     arguments = ["batch", str(files / "photos"), "--style", str(files / "s0.png"), "--parallel", "1"]
