@@ -203,16 +203,22 @@ class Client(ClientBase):
 
     def cancel_quietly(self, request_id: str) -> bool:
         """Cancel a request's job while another error is being raised; return whether it was cancelled."""
+        return self._why_not_cancelled(request_id) is None
+
+    def _why_not_cancelled(self, request_id: str) -> ImpastoError | None:
+        """Cancel a request's job while another error is being raised; return why it was not cancelled, None if it was."""
+        cause: ImpastoError | None = None
         for delay_s in QUIET_DELAYS_S:
             time.sleep(delay_s)
             try:
                 self._stub.CancelJob(pb.CancelJobRequest(request_id=request_id), timeout=QUIET_TIMEOUT_S)
             except grpc.RpcError as error:
-                if not isinstance(self._error(error), NotFound):
-                    return False
+                cause = self._error(error)
+                if not isinstance(cause, NotFound):
+                    return cause
             else:
-                return True
-        return False
+                return None
+        return cause
 
     def validate(self, content: Picture | None, style: Styles = None, **options: Unpack[Options]) -> JobInfo:
         """Validate a job on the server without submitting it; return the job it would become, with estimated start and end.

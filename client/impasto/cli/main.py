@@ -21,7 +21,7 @@ from impasto.cli.completion import completion
 from impasto.cli.experiments import features, paper, reconstruct, redo, texture
 from impasto.cli.grid import grid
 from impasto.cli.jobs import jobs
-from impasto.cli.output import FOLLOWED, INTERRUPTED, credentials
+from impasto.cli.output import FOLLOWED, INTERRUPTED, cancel_left, credentials
 from impasto.cli.proto import proto
 from impasto.cli.server import health, info, upload
 from impasto.cli.show import show
@@ -126,9 +126,9 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _stop_at_once() -> None:
     """Cancel jobs that nobody waits for over connections of their own, and end without asking anybody."""
-    for server, request_id in list(FOLLOWED):
+    for (server, request_id), job_id in list(FOLLOWED.items()):
         with contextlib.suppress(Exception), Client(server, patience_s=0) as client:
-            client.cancel_quietly(request_id)
+            _show(f"Interrupted. {cancel_left(client, request_id, job_id)}".rstrip())
     os._exit(INTERRUPTED)
 
 

@@ -22,11 +22,13 @@ from impasto.cli.output import (
     JSON,
     SECONDS,
     SERVER,
+    cancel_left,
     check_folder,
     check_output,
     print_json,
     read_picture,
     tell,
+    tell_outages,
     write_picture,
 )
 from impasto.errors import Unavailable, WaitTimeout
@@ -401,10 +403,13 @@ def paint(
     """
     request_id = str(uuid.uuid4())  # known from the first moment on, so that an interrupted submission can be cancelled
     followed = (client.server, request_id)
-    FOLLOWED.add(followed)
+    FOLLOWED[followed] = ""
+    if not bar.quiet:
+        tell_outages(client, lambda text: click.echo(text, err=True))
     job: Job | None = None
     try:
         job = client.submit(*pictures, request_id=request_id, **options)
+        FOLLOWED[followed] = job.job_id
         with bar as show:
             return job.follow(show, timeout_s)
     except Unavailable as error:
@@ -417,11 +422,12 @@ def paint(
         client.cancel_quietly(request_id)
         raise waited(timeout_s, "was cancelled") from None
     except BaseException as error:  # whatever it is, nobody waits for the job any more
-        if (job is not None or not isinstance(error, Exception)) and client.cancel_quietly(request_id):
-            error.add_note("The job is cancelled.")
+        left = job is not None or not isinstance(error, Exception)
+        if left and (note := cancel_left(client, request_id, FOLLOWED[followed])):
+            error.add_note(note)
         raise
     finally:
-        FOLLOWED.discard(followed)
+        del FOLLOWED[followed]
 
 
 def styled(styles: Sequence[Style], shares: str | None, masks: Sequence[str], regions: Sequence[str]) -> list[Style]:
