@@ -34,12 +34,19 @@ class Pair:
         styles: The styles, one or several that are mixed; their pictures are paths.
         output: Path of the output below the batch's folder, with slashes; no other pair has it.
         options: Options of this pair, beside those of all.
+        note: What tells it from the others, beside its name; for people.
     """
 
     photo: Path
     styles: tuple[Style, ...]
     output: str
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    note: str = field(default="", compare=False)
+
+    @property
+    def title(self) -> str:
+        """Name of the output, with the note if there is one."""
+        return f"{self.output} ({self.note})" if self.note else self.output
 
     @property
     def style_files(self) -> list[Path]:

@@ -33,7 +33,7 @@ _PICTURES = ("mask", "init_image")
 """Options that are pictures."""
 INVALID_AT_FIRST = 3
 """The run is given up when so many pictures are refused as invalid before one succeeds: the options are the cause. Photos
-that cannot be read do not count."""
+that cannot be read, and options of one pair, do not count."""
 
 Status = Literal["succeeded", "failed", "kept", "stopped"]
 
@@ -215,7 +215,7 @@ class Batch:
     def _failed(self, pair: Pair, line: dict[str, Any], began: float, error: ImpastoError | OSError) -> Outcome:
         if self._stop is not Stop.NO and isinstance(error, JobCancelled):
             return Outcome(pair, "stopped")
-        if self._concerns_all(error):
+        if self._concerns_all(pair, error):
             self.fault = self.fault or error
             self._wake.set()
             return Outcome(pair, "stopped", error=error)
@@ -225,12 +225,13 @@ class Batch:
             self.fault = self.fault or full
         return Outcome(pair, "failed", error=error)
 
-    def _concerns_all(self, error: ImpastoError | OSError) -> bool:
+    def _concerns_all(self, pair: Pair, error: ImpastoError | OSError) -> bool:
         """Whether no other picture would fare better: the server is gone, the disk is full, the options are invalid."""
         if isinstance(error, InvalidRequest) and not self._fared_well:
             of_photo = bool(error.violations) and all(item.field.startswith("content") for item in error.violations)
-            self._invalid += not of_photo
-            return not of_photo and self._invalid >= INVALID_AT_FIRST
+            alone = of_photo or bool(pair.options)
+            self._invalid += not alone
+            return not alone and self._invalid >= INVALID_AT_FIRST
         return isinstance(error, (Unavailable, Unauthenticated)) or not isinstance(error, ImpastoError)
 
     def _append(self, status: Status, line: dict[str, Any], began: float, error: ImpastoError | OSError | None) -> None:

@@ -68,16 +68,13 @@ class Grid:
         rows = range(len(down.values)) if down else range(1)
         if len(rows) * len(across.values) > MOST_CELLS:
             raise invalid("vary", f"has {len(rows) * len(across.values)} cells; at most {MOST_CELLS} are painted")
-        return [
-            Pair(self.photo, self.styles, f"{row + 1:02}-{column + 1:02}.png", self._options(row, column))
-            for row, column in itertools.product(rows, range(len(across.values)))
-        ]
+        return [self._pair(row, column) for row, column in itertools.product(rows, range(len(across.values)))]
 
-    def _options(self, row: int, column: int) -> dict[str, Any]:
-        chosen = {self.axes[0].name: self.axes[0].values[column]}
-        if len(self.axes) > 1:
-            chosen[self.axes[1].name] = self.axes[1].values[row]
-        return chosen
+    def _pair(self, row: int, column: int) -> Pair:
+        at = list(zip(self.axes, (column, row), strict=False))
+        options = {axis.name: axis.values[index] for axis, index in at}
+        note = ", ".join(axis.labels[index] for axis, index in at)
+        return Pair(self.photo, self.styles, f"{row + 1:02}-{column + 1:02}.png", options, note)
 
     def sheet(self, folder: Path, cells: Sequence[Mapping[str, Any]]) -> Image.Image:
         """Return the cells as a table with labels; a cell without a picture says why.

@@ -70,7 +70,7 @@ class BatchProgress:
         )
         if outcome.status == "succeeded" and not outcome.painted:
             how += ", of an earlier run"
-        click.echo(f"{self._ended}/{self._total}  {outcome.pair.output}  {how}" + (f"; {left}" if left else ""), err=True)
+        click.echo(f"{self._ended}/{self._total}  {outcome.pair.title}  {how}" + (f"; {left}" if left else ""), err=True)
 
     def say(self, text: str) -> None:
         """Print a line between the others."""

@@ -126,8 +126,13 @@ def grid(
     if tally.failures and len(tally.failures) == len(pairs) and isinstance(tally.failures[0].error, ImpastoError):
         raise tally.failures[0].error
     _write(chosen, given, out, cells, as_json=as_json)
+    if not as_json:
+        kept = f", {tally.kept} kept from an earlier run" if tally.kept else ""
+        unpainted = f", {len(tally.failures)} failed" if tally.failures else ""
+        text = f"{out}: {tally.painted} of {len(pairs)} pictures painted{kept}{unpainted}; they are in {cells_folder}"
+        click.echo(text, err=True)
     for failed in tally.failures:
-        click.echo(f"failed: {failed.pair.output}: {failed.error}", err=True)
+        click.echo(f"failed: {failed.pair.title}: {failed.error}", err=True)
     if tally.failures or tally.stopped or len(pairs) > tally.painted + tally.kept:
         raise click.exceptions.Exit(1 if tally.failures else INTERRUPTED)
 
@@ -152,5 +157,3 @@ def _write(grid: Grid, options: Mapping[str, Any], out: str, cells: list[dict[st
         raise click.ClickException(f"cannot write {out}: {error.strerror or error}") from None
     if as_json:
         print_json(values)
-    else:
-        click.echo(f"{out}; its pictures are in {folder}", err=True)

@@ -48,9 +48,19 @@ async def test_a_grid_keeps_each_cell_and_says_how_it_was_painted(service: Any, 
         assert [(cell["row"], cell["column"]) for cell in values["cells"]] == [(r, c) for r in range(2) for c in range(3)]
         with Image.open("sheet.png") as sheet:
             assert sheet.width > 3 * 256
-        again = await command(running.running.address, *arguments)
+        again = await command(running.running.address, *arguments[:-1])
         assert again.exit_code == 0
+        assert again.stderr == "sheet.png: 0 of 6 pictures painted, 6 kept from an earlier run; they are in sheet-cells\n"
         assert len((await running.stub.ListJobs(pb.ListJobsRequest())).jobs) == 6
+
+
+async def test_invalid_values_do_not_end_a_grid(service: Any, files: Path) -> None:
+    """However many come first: they are fields without a picture."""
+    async with service() as running:
+        arguments = ["grid", "p.png", "s.png", "--vary", "style_scale=-1,-2,-3,-4,-5,1", "-o", "s.jpg", *FAST]
+        done = await command(running.running.address, *arguments)
+        assert done.exit_code == 1
+        assert "s.jpg: 1 of 6 pictures painted, 5 failed" in done.stderr, done.output
 
 
 async def test_a_grid_may_mix_styles_with_masks(service: Any, files: Path, png: Callable[..., bytes]) -> None:
@@ -115,7 +125,9 @@ async def test_layers_and_words_can_vary_and_a_cell_may_fail(service: Any, files
         assert cells[0]["parameters"]["style_layers"] == {"relu1_1": 1.0, "relu2_1": 0.5}
         assert cells[1]["error"] is None
         assert "nope" in cells[2]["error"]["message"]
-        assert "failed: 01-03.png" in done.stderr
+        assert "failed: 01-03.png (style_layers = nope): " in done.stderr
+        assert "s.jpg: 2 of 3 pictures painted, 1 failed; they are in s-cells" in done.stderr
+        assert "  01-02.png (style_layers = relu1_1)  loss " in done.stderr
 
 
 @pytest.mark.parametrize(
