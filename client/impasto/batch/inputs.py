@@ -20,6 +20,8 @@ from impasto.requests import Style
 DEFAULT_TEMPLATE = "{photo}-{style}.png"
 FORMATS: Mapping[str, str] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 """Formats of outputs by the ending of the name."""
+COLUMNS = ("output", "mask", "style_mask", "style_region")
+"""Columns that a CSV file of pairs may have beside ``photo`` and ``style``; an empty value is none."""
 _LONGEST_NAME = 240
 """Bytes of a file's name that every file system takes, with room for the name of a temporary file."""
 _SHOWN = 3
@@ -134,7 +136,9 @@ def every(photos: Sequence[Path], styles: Sequence[Style], template: str, *, mix
 
 
 def from_csv(path: Path, template: str) -> list[Pair]:
-    """Return the pairs of a CSV file with the columns ``photo`` and ``style``, and optionally ``output``.
+    """Return the pairs of a CSV file with the columns ``photo`` and ``style``, and optionally those of :data:`COLUMNS`.
+
+    Paths are relative to the file's folder; where it is a pipe, to the current folder.
 
     Raises:
         InvalidRequest: If the file cannot be read, or a row is invalid; the error names its line.
@@ -151,19 +155,25 @@ def from_csv(path: Path, template: str) -> list[Pair]:
 def _rows(rows: csv.DictReader[str], path: Path) -> Iterator[Pair]:
     names = list(rows.fieldnames or ())
     missing = [name for name in ("photo", "style") if name not in names]
-    unknown = [name for name in names if name not in ("photo", "style", "output")]
+    unknown = [name for name in names if name not in ("photo", "style", *COLUMNS)]
     if missing or unknown:
-        text = f"the columns are photo, style and optionally output; got {shown(', '.join(names)) or 'none'}"
+        text = f"the columns are photo, style and optionally {', '.join(COLUMNS)}; got {shown(', '.join(names)) or 'none'}"
         raise invalid("pairs", f"{path}: {text}")
+    folder = path.parent if path.is_file() else Path()
     for row in rows:
         if None in row or None in row.values():
             raise invalid("pairs", f"{path}, line {rows.line_num}: has not {len(names)} values")
-        for name in ("photo", "style"):
-            if not Path(row[name]).is_file():
-                raise invalid(
-                    "pairs", f"{path}, line {rows.line_num}: {name} {shown(row[name])!r} does not exist", "UNREADABLE"
-                )
-        yield Pair(Path(row["photo"]), (Style(Path(row["style"])),), row.get("output") or "")
+        files: dict[str, Path | None] = dict.fromkeys(COLUMNS)
+        for name in ("photo", "style", "mask", "style_mask", "style_region"):
+            if row.get(name) or name in ("photo", "style"):
+                files[name] = folder / row[name]
+                if not (folder / row[name]).is_file():
+                    where = f" in {folder}, the folder of the CSV file" if folder != Path() else ""
+                    text = f"{name} {shown(row[name])!r} does not exist{where}"
+                    raise invalid("pairs", f"{path}, line {rows.line_num}: {text}", "UNREADABLE")
+        style = Style(folder / row["style"], mask=files["style_mask"], region=files["style_region"])
+        options = {} if files["mask"] is None else {"mask": files["mask"]}
+        yield Pair(folder / row["photo"], (style,), row.get("output") or "", options)
 
 
 def named(pairs: Sequence[Pair], template: str) -> list[Pair]:
@@ -183,7 +193,7 @@ def named(pairs: Sequence[Pair], template: str) -> list[Pair]:
         pair = replace(given, output=given.output or _filled(template, given, index))
         _check_name(pair.output)
         other = taken.setdefault(pair.output.casefold(), pair)  # some file systems ignore case
-        if other != pair:  # else the same line a second time
+        if (other, other.options) != (pair, pair.options):  # else the same line a second time
             text = f"{shown(pair.output)} would be the output of {other} and of {pair}"
             raise invalid("name", f"{text}; use {{photo_folder}}, {{style_folder}} or {{index}} in --name")
     return list(taken.values())

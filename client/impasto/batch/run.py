@@ -202,6 +202,7 @@ class Batch:
             target = self._folder / pair.output
             if self._manifest.done(pair.output, line["key"]) and target.is_file():
                 self._fared_well = True
+                self._manifest.keep(pair.output)
                 return Outcome(pair, "kept")
             result, painted = self._painted(pair, work, line)
             self._save(target, result.data)

@@ -91,7 +91,8 @@ class Tally:
 @click.option(
     "--pairs",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="CSV file with the columns photo and style, and optionally output, instead of PHOTOS and --style.",
+    help="CSV file instead of PHOTOS and --style, with the columns photo and style, optionally output, mask, style_mask and "
+    "style_region; paths are relative to its folder.",
 )
 @click.option("-o", "--output", "out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
 @click.option(
@@ -182,7 +183,8 @@ def _pairs(
         if photos or styles:
             raise click.UsageError("--pairs replaces PHOTOS and --style")
         if mix or any(parts):
-            raise click.UsageError("--mix, --style-mask and --style-region need --style; a line of --pairs has one whole style")
+            text = "--mix, --style-mask and --style-region need --style; --pairs has the columns style_mask and style_region"
+            raise click.UsageError(text)
         chosen = from_csv(table, template)
     else:
         if not styles:

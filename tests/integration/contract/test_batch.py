@@ -349,7 +349,7 @@ async def test_photos_may_come_as_a_list_on_stdin_and_pairs_as_a_csv_file(servic
         names = "".join(f"{files}/photos/p{index}.png\n" for index in (0, 2))
         done = await batch(running.running.address, files, "-", stdin=names)
         assert "4 of 4 pictures painted" in done.stderr
-        (files / "pairs.csv").write_text(f"photo,style\n{files}/photos/p1.png,{files}/s0.png\n")
+        (files / "pairs.csv").write_text("photo,style,mask,style_mask\nphotos/p1.png,s0.png,s0.png,s1.png\n")
         command = [
             "batch",
             "--pairs",
@@ -365,6 +365,11 @@ async def test_photos_may_come_as_a_list_on_stdin_and_pairs_as_a_csv_file(servic
         assert done.exit_code == 0, done.output
         with Image.open(files / "out2/s0/p1.jpg") as image:
             assert image.format == "JPEG"
+        (line,) = entries(files / "out2/manifest.jsonl")
+        assert line["mask"]["path"] == str(files / "s0.png")
+        assert line["style"]["mask"]["path"] == str(files / "s1.png")
+        done = await asyncio.to_thread(runner.invoke, cli, [*command, "--style-mask", "x.png"])
+        assert "--pairs has the columns style_mask and style_region" in done.output
 
 
 @pytest.mark.parametrize(

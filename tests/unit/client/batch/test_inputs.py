@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -102,10 +103,52 @@ def test_pairs_come_from_a_csv_file(folder: Path) -> None:
     """As spreadsheets write it; a line that is there twice counts once."""
     table = folder / "pairs.csv"
     table.write_bytes(b"\xef\xbb\xbfphoto,style,output\r\na.png,b.jpg,\r\nb.jpg,a.png,mine/x.jpg\r\na.png,b.jpg,\r\n")
-    assert [(str(pair), pair.output) for pair in from_csv(table, "{photo}-{style}.png")] == [
+    assert [(str(pair), pair.output) for pair in from_csv(Path(table.name), "{photo}-{style}.png")] == [
         ("a.png with b.jpg", "a-b.png"),
         ("b.jpg with a.png", "mine/x.jpg"),
     ]
+
+
+def test_paths_in_a_csv_file_are_relative_to_its_folder(folder: Path) -> None:
+    """From wherever the command is run; absolute ones are taken as they are, and outputs lie below the batch's folder."""
+    table = folder / "deep/pairs.csv"
+    table.write_text(f"photo,style,output\nc.webp,../b.jpg,x.png\n{folder / 'a.png'},c.webp,\n")
+    first, second = from_csv(Path("deep/pairs.csv"), "{photo}-{style}.png")
+    assert (first.photo, first.style_files, first.output) == (Path("deep/c.webp"), [Path("deep/../b.jpg")], "x.png")
+    assert (second.photo, second.output) == (folder / "a.png", "a-c.png")
+    table.write_text("photo,style\na.png,c.webp\n")
+    with pytest.raises(
+        impasto.InvalidRequest, match=r"line 2: photo 'a\.png' does not exist in deep, the folder of the CSV file"
+    ):
+        from_csv(Path("deep/pairs.csv"), "{photo}-{style}.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_paths_from_a_pipe_are_relative_to_the_current_folder(folder: Path) -> None:
+    """A pipe, such as ``<(...)`` of a shell, lies in no folder of pictures."""
+    os.mkfifo(folder / "deep/pipe")
+    writer = threading.Thread(target=(folder / "deep/pipe").write_text, args=("photo,style\na.png,b.jpg\n",))
+    writer.start()
+    (pair,) = from_csv(folder / "deep/pipe", "{photo}-{style}.png")
+    writer.join()
+    assert str(pair) == "a.png with b.jpg"
+
+
+def test_a_csv_file_may_have_masks(folder: Path) -> None:
+    """An empty value is none; one that does not exist is named; the same pair with another mask needs another name."""
+    table = folder / "pairs.csv"
+    table.write_text("photo,style,mask,style_mask,style_region\na.png,b.jpg,deep/c.webp,,b.jpg\nb.jpg,a.png,,a.png,\n")
+    first, second = from_csv(table, "{photo}-{style}.png")
+    assert first.options == {"mask": folder / "deep/c.webp"}
+    assert first.styles == (impasto.Style(folder / "b.jpg", mask=None, region=folder / "b.jpg"),)
+    assert second.options == {}
+    assert second.styles[0].mask == folder / "a.png"
+    table.write_text("photo,style,mask\na.png,b.jpg,nope.png\n")
+    with pytest.raises(impasto.InvalidRequest, match=r"line 2: mask 'nope\.png' does not exist"):
+        from_csv(table, "{photo}-{style}.png")
+    table.write_text("photo,style,mask\na.png,b.jpg,\na.png,b.jpg,b.jpg\n")
+    with pytest.raises(impasto.InvalidRequest, match="would be the output of"):
+        from_csv(table, "{photo}-{style}.png")
 
 
 @pytest.mark.parametrize(
