@@ -447,8 +447,11 @@ def styled(styles: Sequence[Style], shares: str | None, masks: Sequence[str], re
     )
     found = list(styles)
     for flag, name, values in given:
+        if values and not styles:
+            raise click.UsageError(f"{flag}: there is no style")
         if values and len(values) != len(styles):
-            raise click.UsageError(f"{flag}: give one value for each of the {len(styles)} styles, not {len(values)}")
+            each = f"each of the {len(styles)} styles" if len(styles) > 1 else "the style"
+            raise click.UsageError(f"{flag}: give one value for {each}, not {len(values)}")
         if values:
             found = [replace(style, **{name: value}) for style, value in zip(found, values, strict=True)]
     return found

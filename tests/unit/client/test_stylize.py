@@ -45,6 +45,10 @@ def test_values_are_given_once_per_style(tmp_path: Path) -> None:
     for shares, masks, regions in (("1", [], []), (None, [mask], []), (None, [], [mask] * 3), ("a,b", [], [])):
         with pytest.raises(click.UsageError, match="one value for each of the 2 styles|comma-separated numbers"):
             styled(recorded, shares, masks, regions)
+    with pytest.raises(click.UsageError, match="give one value for the style, not 2"):
+        styled(recorded[:1], "1,2", [], [])
+    with pytest.raises(click.UsageError, match="there is no style"):  # a reconstruction that is made again
+        styled([], "1", [], [])
     with pytest.raises(click.UsageError, match=r"--style-mask nope\.png: does not exist"):
         styled(recorded, None, ["", "nope.png"], [])
 
