@@ -64,13 +64,24 @@ class Tally:
     """What became of the pairs so far."""
 
     painted: int = 0
+    before: int = 0
+    """Those of the painted ones that were on the server already, by an earlier run or under another name."""
     kept: int = 0
     stopped: int = 0
     failures: list[Outcome] = field(default_factory=list)
 
+    def summary(self, pairs: int) -> str:
+        """Return what became of all pairs, in words."""
+        before = f" ({self.before} already on the server)" if self.before else ""
+        kept = f", {self.kept} kept from an earlier run" if self.kept else ""
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        left = pairs - self.painted - self.kept - len(self.failures)
+        return f"{self.painted} of {pairs} pictures painted{before}{kept}{failed}" + (f", {left} left" if left else "")
+
     def add(self, outcome: Outcome) -> None:
         """Count a pair."""
         self.painted += outcome.status == "succeeded"
+        self.before += outcome.status == "succeeded" and not outcome.painted
         self.kept += outcome.status == "kept"
         self.stopped += outcome.status == "stopped"
         if outcome.status == "failed":
@@ -307,10 +318,7 @@ def _report(run: Batch, tally: Tally, pairs: Sequence[Pair], out: Path, sheet: P
             }
         )
     else:
-        kept = f", {tally.kept} kept from an earlier run" if tally.kept else ""
-        failed = f", {len(tally.failures)} failed" if tally.failures else ""
-        undone = f", {left} left" if left else ""
-        click.echo(f"{tally.painted} of {len(pairs)} pictures painted{kept}{failed}{undone}; see {out / NAME}", err=True)
+        click.echo(f"{tally.summary(len(pairs))}; see {out / NAME}", err=True)
         for item in tally.failures[:_LISTED_FAILURES]:
             click.echo(f"failed: {item.pair}: {item.error}", err=True)
         if len(tally.failures) > _LISTED_FAILURES:

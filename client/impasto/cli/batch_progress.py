@@ -69,7 +69,7 @@ class BatchProgress:
             f"loss {job.losses.total:.4g}, {job.timings.optimize_s:.1f} s" if job and job.losses else f"failed: {outcome.error}"
         )
         if outcome.status == "succeeded" and not outcome.painted:
-            how += ", of an earlier run"
+            how += ", already on the server"
         click.echo(f"{self._ended}/{self._total}  {outcome.pair.title}  {how}" + (f"; {left}" if left else ""), err=True)
 
     def say(self, text: str) -> None:

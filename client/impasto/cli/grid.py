@@ -127,10 +127,7 @@ def grid(
         raise tally.failures[0].error
     _write(chosen, given, out, cells, as_json=as_json)
     if not as_json:
-        kept = f", {tally.kept} kept from an earlier run" if tally.kept else ""
-        unpainted = f", {len(tally.failures)} failed" if tally.failures else ""
-        text = f"{out}: {tally.painted} of {len(pairs)} pictures painted{kept}{unpainted}; they are in {cells_folder}"
-        click.echo(text, err=True)
+        click.echo(f"{out}: {tally.summary(len(pairs))}; they are in {cells_folder}", err=True)
     for failed in tally.failures:
         click.echo(f"failed: {failed.pair.title}: {failed.error}", err=True)
     if tally.failures or tally.stopped or len(pairs) > tally.painted + tally.kept:

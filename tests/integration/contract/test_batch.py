@@ -199,8 +199,8 @@ async def test_an_output_that_is_gone_is_fetched_and_not_painted(service: Any, f
         before = (files / "out/p0-s0.png").read_bytes()
         (files / "out/p0-s0.png").unlink()
         again = await batch(running.running.address, files)
-        assert "1 of 6 pictures painted, 5 kept" in again.stderr
-        assert "of an earlier run" in again.stderr
+        assert "1 of 6 pictures painted (1 already on the server), 5 kept" in again.stderr
+        assert "s, already on the server" in again.stderr
         assert "per minute" not in again.stderr
         assert (files / "out/p0-s0.png").read_bytes() == before
         assert len(await listed(running)) == 6

@@ -41,7 +41,7 @@ def test_pictures_that_took_no_time_do_not_count(clock: SimpleNamespace, capsys:
     assert show.left() == ""
     said = capsys.readouterr().err
     assert "per minute" not in said
-    assert "3/12  p-s.png  loss 0.5, 2.0 s, of an earlier run\n" in said
+    assert "3/12  p-s.png  loss 0.5, 2.0 s, already on the server\n" in said
     run.painting_since, clock.s = clock.s, clock.s + 30
     show(Outcome(PAIR, "succeeded", JOB, painted=1.0))
     assert capsys.readouterr().err == "10/12  p-s.png  loss 0.5, 2.0 s; 2.0 per minute, 60 s left\n"
