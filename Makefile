@@ -205,7 +205,8 @@ bench-scheduler: setup ## Measure the scheduler at up to a thousand devices with
 bench-fleet: setup ## Measure step reports, one by one and together, and a simulated fleet of a thousand devices
 	$(BIN)/python benchmarks/fleet.py
 
-docs-pictures: setup ## Draw the documents' pictures again: the page's screenshots, and the report's sheets (these go to docs/build/)
+docs-pictures: setup ## Draw the documents' pictures again: the README's, the page's screenshots, and the report's sheets (these go to docs/build/)
+	$(BIN)/python scripts/readme_pictures.py
 	$(BIN)/python scripts/screenshots.py
 	$(BIN)/python benchmarks/report.py
 

@@ -20,12 +20,13 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from engine import ROOT, about
 
+from impasto_server.garbage import ShortCollections
 from impasto_server.store.memory import MemoryStore
 from impasto_server.store.sqlite import DurableStore
 
@@ -165,8 +166,8 @@ async def simulate(devices: int, slots: int, seconds: float, together: int) -> d
         parts = fleet.parts
         await fleet.start()
         parts.dispatcher._metrics.expect((), [worker.name for worker in fleet.workers])
-        gc.collect()
-        gc.freeze()  # as the server does
+        pauses = ExitStack()
+        collections = pauses.enter_context(ShortCollections())  # as the server does
         tasks = {asyncio.create_task(live(fleet)), asyncio.create_task(housekeeping(fleet, times, wrong))}
         began = time.perf_counter()
         parts.scheduler.decide = times.measured("decide", parts.scheduler.decide)  # type: ignore[method-assign]
@@ -180,7 +181,7 @@ async def simulate(devices: int, slots: int, seconds: float, together: int) -> d
         for values in (*times.wall.values(), *times.cpu.values()):
             values.clear()
         turn = times.measured("message", fleet.turn)
-        gc.callbacks.append(times.collected)
+        gc.callbacks.insert(0, times.collected)
         steps = messages = 0
         async with timed_turns(times):
             began, busy = time.perf_counter(), time.process_time()
@@ -197,6 +198,11 @@ async def simulate(devices: int, slots: int, seconds: float, together: int) -> d
         for task in tasks:
             task.cancel()
         gc.callbacks.remove(times.collected)
+        frozen, began = gc.get_freeze_count(), time.thread_time()
+        garbage = collections.collect_whole()
+        whole_ms = (time.thread_time() - began) * 1e3
+        print(f"{garbage} of {frozen} frozen objects were garbage; the whole collection took {whole_ms:.0f} ms")
+        pauses.close()
         ended = sum(parts.dispatcher.get(job.job_id).state.ended for job in fleet.jobs)
         await parts.shutdown.stop()
     return {

@@ -14,7 +14,8 @@ import click
 
 from impasto.cli.main import cli
 from impasto.contract import messages
-from impasto.requests import Options
+from impasto.requests import ENUMS, Options
+from impasto.words import words
 from impasto_engine.parameters import ADAM_LEARNING_RATE, NORMALIZED, PRESETS, TUNED, Parameters
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +40,54 @@ OTHER_FLAGS = {
     ("InspectFeaturesRequest", "size_px"): "`impasto features --size`",
     ("InspectFeaturesRequest", "pooling"): "`impasto features --pooling`",
 }
+FORM_OF_STYLE = {
+    "image": "`style=@painting.jpg`, for each style",
+    "weight": "`style_share=0.7`, for each style in order",
+    "mask": "`style_mask=@part.png`, for each style in order, or empty",
+    "region": "`style_region=@region.png`, for each style in order, or empty",
+}
+FORM_EXAMPLES: Mapping[str, str] = {
+    "preset": "gatys", "content_layers": "relu4_2=1,relu3_1=0.5", "style_layers": "relu1_1=1,relu2_1=0.5",
+    "content_weight": "0.05", "style_weight": "1",
+    "total_variation_weight": "0.1", "size_px": "512", "steps": "100", "learning_rate": "0.5",
+    "history": "20", "seed": "7", "levels": "2", "network": "vgg19:imagenet-v1", "style_scale": "0.7", "tolerance": "0.002",
+    "width_px": "640", "height_px": "480", "schedule": "256:100,512:50", "mask": "@mask.png", "init_image": "@start.png",
+    "content": "@photo.jpg", "quality": "90", "preview_every_steps": "10", "preview_size_px": "256", "omit_metadata": "true",
+    "priority": "5", "time_limit_s": "90", "ttl_s": "600", "labels": '{"album": "norway"}',
+    "webhook": "https://hooks.example.com/impasto",
+}  # fmt: skip
+"""A value of each option as forms take it; a test sends them. Those of enumerations follow from their words."""
+FORMS = """
+## Over an HTTP form
+
+The tables have each field as an argument of `curl -F` ([how](../howto/web.md#curl)); a form is `multipart/form-data`.
+
+- **Numbers** are decimal text, whole ones without a point.
+- **Booleans** are `true`, `1`, `on` or `yes`, and `false`, `0`, `off` or `no`.
+- **Enumerations** are the words that the table lists, such as `adam`.
+- **Layers** are `NAME=WEIGHT` with commas between them; a name alone has weight 1. **Schedules** are `SIZE:STEPS`, likewise.
+- **Maps** (`labels`) are an object in JSON. **Durations** are in seconds, in a field whose name ends in `_s`.
+- **Pictures** are files, or `sha256:HEX` for a file that was uploaded. Lists of them repeat the field: the first `style_share`
+  belongs to the first `style`.
+- `request_id` is text, `validate_only` (not of `/v1/stylize`) a boolean. An empty field is one that was not sent. Names in
+  lowerCamelCase, as in JSON, are accepted too.
+
+In JSON the same fields are those of the contract's messages:
+`{"spec": {"parameters": {"optimizer": "OPTIMIZER_ADAM", "sizePx": 512}}}`.
+"""
+
+
+def form(message: str, name: str) -> str:
+    """Return how a field is given in a form, as an argument of `curl -F`; empty if it is not."""
+    if message == "Style":
+        return FORM_OF_STYLE[name]
+    if (message, name) == ("JobSpec", "styles"):
+        return "see [Style](#one-style-style)"
+    option = SDK_NAMES.get(name, name)
+    if option not in (*Options.__annotations__, "content") or message == "InspectFeaturesRequest":
+        return ""
+    value = words(ENUMS[option])[1] if option in ENUMS else FORM_EXAMPLES[option]
+    return f"`{option}={value}`"
 
 
 def flags() -> dict[str, str]:
@@ -87,14 +136,15 @@ def page() -> str:
         "`server/impasto_server/api/validation.py`; an error lists every invalid field. Defaults are those of the preset",
         "`default` with VGG16 and filters trained on ImageNet; a default that depends on another choice says so. Layers that",
         "the network does not have are replaced by its own (`impasto info` lists what the server uses).",
+        *FORMS.rstrip().split("\n"),
     ]
     for message, title in MESSAGES.items():
         lines += [
             "",
             f"## {title} (`{message}`)",
             "",
-            "| field | option of `impasto stylize` | default | meaning |",
-            "|---|---|---|---|",
+            "| field | option of `impasto stylize` | default | in a form | meaning |",
+            "|---|---|---|---|---|",
         ]
         for kind, name, comment in messages("message")[message]:
             sdk = SDK_NAMES.get(name, name)
@@ -102,9 +152,9 @@ def page() -> str:
             option = OTHER_FLAGS.get((message, name)) or (options.get(sdk, "") if known else "")
             option = f"`{option}`" if option and "`" not in option else option
             default = default_of(name) if message == "Parameters" and hasattr(defaults, name) else ""
-            words = [f"`{value.lower()}`: {text}" for value, text in values_of(enums, kind)]
-            meaning = " ".join([comment, *words])
-            lines.append(f"| `{name}` | {option} | {default} | {meaning} |")
+            values = [f"`{value.lower()}`: {text}" for value, text in values_of(enums, kind)]
+            meaning = " ".join([comment, *values])
+            lines.append(f"| `{name}` | {option} | {default} | {form(message, name)} | {meaning} |")
     lines += [
         "",
         "## Presets",

@@ -28,7 +28,7 @@ for version in 3.11 3.12 3.13 3.14; do
     install --require-hashes --no-deps --requirement requirements/demo.txt --requirement requirements/dev.txt
     install --constraint requirements/run.txt numpy psutil
     echo "Python $version: the client's tests"
-    $venv/bin/python -m pytest tests/unit/client -q -p no:cacheprovider
+    $venv/bin/python -m pytest tests/unit/client -q --numprocesses 2 --dist worksteal -p no:cacheprovider
     if [ "$version" = "$server" ]; then
         install --require-hashes --requirement requirements/run.txt --requirement requirements/torch.txt
         echo "Python $version: the fast tests"

@@ -26,6 +26,10 @@ if importlib.util.find_spec("torch"):  # the client's tests run without it
 ROOT = Path(__file__).parents[1]
 
 
+JPEG = b"\xff\xd8\xff"
+"""How a file begins that the client takes for a picture."""
+
+
 def picture(width: int = 48, height: int = 40, seed: int = 0, mode: str = "RGB") -> Image.Image:
     """Return a smooth picture with some structure, the same for the same seed."""
     small = Image.effect_noise((8, 8), 80 + seed)

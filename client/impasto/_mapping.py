@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from impasto.errors import ImpastoError, InvalidRequest, Overloaded
 from impasto.pictures import NamedFile, Picture, UploadedImage
-from impasto.protobuf_fields import invalid
+from impasto.protobuf_fields import brief, invalid
 from impasto.requests import Style, Styles
 from impasto.results import Result, ServerInfo
 
@@ -79,7 +79,7 @@ def pairs(contents: Iterable[Picture | None], styles: Any) -> Iterator[tuple[Pic
     if _single(styles) or styles is None:
         return ((content, styles) for content in contents)
     if not isinstance(styles, Iterable):
-        raise invalid("styles", f"must be a picture, or an iterable with the style of each content; got {styles!r}")
+        raise invalid("styles", f"must be a picture, or an iterable with the style of each content; got {brief(styles)}")
     if isinstance(contents, Sized) and isinstance(styles, Sized) and len(contents) != len(styles):
         raise invalid("styles", f"there are {len(styles)} for {len(contents)} contents; a single picture serves all contents")
     return zip(contents, styles, strict=False)

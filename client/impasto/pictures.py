@@ -58,7 +58,28 @@ def fill(message: pb.Image, picture: Picture, field: str) -> None:
     if isinstance(picture, UploadedImage):
         message.image_id = picture.image_id
     else:
-        message.data = to_bytes(picture, field)
+        message.data = checked_bytes(picture, field)
+
+
+TAKEN = "PNG, JPEG, WebP, AVIF, TIFF, GIF, BMP or HEIC"
+"""What callers may give; the server takes the first three, the client makes PNG of the others."""
+
+
+def checked_bytes(picture: Picture, field: str) -> bytes:
+    """Return an encoded picture as :func:`to_bytes` does.
+
+    Raises:
+        InvalidRequest: Also if no server takes the file, by its first bytes: here it is known what the client would convert.
+    """
+    data = to_bytes(picture, field)
+    if not (data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")):
+        raise _refused(f"is not a {TAKEN} picture", picture, field)
+    return data
+
+
+def _refused(text: str, picture: Picture, field: str) -> InvalidRequest:
+    name = clean_name(name_of(picture))
+    return invalid(field, f"{text}: {name}" if name else text, "UNREADABLE")
 
 
 def name_of(picture: Picture) -> str:
@@ -83,8 +104,7 @@ def to_bytes(picture: Picture, field: str) -> bytes:
     """
     data = _encoded(picture, field)
     if not data:
-        name = f": {picture}" if isinstance(picture, str | os.PathLike) else ""
-        raise invalid(field, f"is empty{name}")
+        raise _refused("is empty", picture, field)
     return converted(data, field, _png_of)
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypedDict
 
-from impasto.errors import InvalidRequest
 from impasto.pictures import Picture, fill
-from impasto.protobuf_fields import assign, invalid, set_labels, set_layers, set_schedule, set_span, set_time, together
+from impasto.protobuf_fields import Problems, assign, brief, invalid, set_labels, set_layers, set_schedule, set_span, set_time
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.words import enum_words
 
@@ -31,6 +30,11 @@ class Style:
     weight: float | None = None
     mask: Picture | None = None
     region: Picture | None = None
+
+    def __repr__(self) -> str:
+        """Return what was given; of files in memory only their size."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return f"Style({', '.join(f'{name}={brief(value)}' for name, value in given.items())})"
 
 
 Styles: TypeAlias = "Picture | Style | Sequence[Picture | Style | tuple[Picture, float]] | None"
@@ -66,7 +70,8 @@ class Options(TypedDict, total=False):
         color: Colours of the picture: ``style`` (the default), ``luminance`` (the content's; only luminance is painted) or
             ``matched`` (the content's; the styles' colours are matched to them first).
         style_loss: ``gram``, ``covariance``, ``moments``, ``sliced`` or ``histogram``.
-        tolerance: Ends the job when ten steps together lower the loss by less than this fraction of it. 0 by default: never.
+        tolerance: Ends the job when ten steps together lower the loss by less than this fraction of it (stop reason
+            ``converged``). 0 by default: never. Whatever it is, a job ends when no improvement is found any more (``stalled``).
         width_px: Exact width; the content is cropped to the aspect ratio. If only one of both is given, the other follows.
         height_px: Exact height.
         schedule: Pairs of size and steps, coarsest first; replaces ``size_px``, ``steps`` and ``levels``.
@@ -171,29 +176,24 @@ def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any])
     unknown = sorted(set(options) - set(Options.__annotations__))
     if unknown:
         raise TypeError(f"{'; '.join(map(_unknown, unknown))}; valid options: {', '.join(Options.__annotations__)}")
-    spec = pb.JobSpec()
+    spec, collect = pb.JobSpec(), Problems()
     if content is not None:
-        fill(spec.content, content, "content")
-    for index, given in enumerate(_styles(style)):
+        collect(fill, spec.content, content, "content")
+    for index, given in enumerate(collect(_styles, style) or ()):
         added = spec.styles.add()
-        fill(added.image, given.picture, f"styles[{index}].image")
+        collect(fill, added.image, given.picture, f"styles[{index}].image")
         for name in ("mask", "region"):
             if getattr(given, name) is not None:
-                fill(getattr(added, name), getattr(given, name), f"styles[{index}].{name}")
+                collect(fill, getattr(added, name), getattr(given, name), f"styles[{index}].{name}")
         if given.weight is not None:
-            assign(added, "weight", given.weight, f"styles[{index}].weight")
-    wrong: list[InvalidRequest] = []
+            collect(assign, added, "weight", given.weight, f"styles[{index}].weight")
     for name, value in options.items():
-        try:
-            if value is not None and name in _PICTURES:
-                fill(getattr(spec, name), value, name)
-            elif value is not None:
-                target = spec if name in _SPEC else spec.output if name in _OUTPUT else spec.parameters
-                _set(target, name, value)
-        except InvalidRequest as error:
-            wrong.append(error)
-    if wrong:
-        raise together(wrong)
+        if value is not None and name in _PICTURES:
+            collect(fill, getattr(spec, name), value, name)
+        elif value is not None:
+            target = spec if name in _SPEC else spec.output if name in _OUTPUT else spec.parameters
+            collect(_set, target, name, value)
+    collect.check()
     return spec
 
 
@@ -232,16 +232,17 @@ def features_request(
     """Return the request for the responses of filters to a picture.
 
     Raises:
-        InvalidRequest: If the picture cannot be read or a value is of the wrong kind.
+        InvalidRequest: If the picture cannot be read or a value is of the wrong kind; the error names all of them.
     """
-    request = pb.InspectFeaturesRequest(network=network, layer=layer)
-    fill(request.image, image, "image")
-    assign(request, "size_px", size_px, "size_px")
-    _set_enum(request, "pooling", pooling, "pooling")
+    request, collect = pb.InspectFeaturesRequest(network=network, layer=layer), Problems()
+    collect(fill, request.image, image, "image")
+    collect(assign, request, "size_px", size_px, "size_px")
+    collect(_set_enum, request, "pooling", pooling, "pooling")
     if isinstance(filters, int):
-        assign(request, "count", filters, "count")
+        collect(assign, request, "count", filters, "count")
     else:
         request.filters.extend(filters)
+    collect.check()
     return request
 
 
@@ -249,11 +250,12 @@ def job_states(states: Sequence[str]) -> list[pb.JobState]:
     """Return the numbers of states.
 
     Raises:
-        InvalidRequest: If a state is unknown.
+        InvalidRequest: If states are unknown; the error names all of them.
     """
-    for state in states:
-        if state not in _JOB_STATES:
-            raise invalid("states", f"unknown state {state!r}; valid states: {', '.join(_JOB_STATES)}")
+    unknown = [repr(state) for state in states if state not in _JOB_STATES]
+    if unknown:
+        word = "states" if len(unknown) > 1 else "state"
+        raise invalid("states", f"unknown {word} {', '.join(unknown)}; valid states: {', '.join(_JOB_STATES)}")
     return [_JOB_STATES[state] for state in states]
 
 
@@ -288,15 +290,17 @@ def list_request(
     """Return the request for a list of jobs.
 
     Raises:
-        InvalidRequest: If a state is unknown or a value is of the wrong kind.
+        InvalidRequest: If a state is unknown or a value is of the wrong kind; the error names all of them.
     """
-    request = pb.ListJobsRequest(states=job_states(states))
+    collect = Problems()
+    request = pb.ListJobsRequest(states=collect(job_states, states))
     if labels is not None:
-        set_labels(request.labels, labels, "labels")
+        collect(set_labels, request.labels, labels, "labels")
     for name, moment in (("created_from", created_from), ("created_before", created_before)):
         if moment is not None:
-            set_time(getattr(request, name), moment, name)
-    assign(request, "owner", owner, "owner")
+            collect(set_time, getattr(request, name), moment, name)
+    collect(assign, request, "owner", owner, "owner")
+    collect.check()
     return request
 
 
@@ -313,7 +317,7 @@ def _style(given: Any) -> Style:
     if isinstance(given, Style):
         return given
     if isinstance(given, tuple) and len(given) != 2:
-        raise invalid("styles", f"a style is a picture, a pair of a picture and its weight, or a Style; got {given!r}")
+        raise invalid("styles", f"a style is a picture, a pair of a picture and its weight, or a Style; got {brief(given)}")
     return Style(given[0], given[1]) if isinstance(given, tuple) else Style(given)
 
 
@@ -336,7 +340,7 @@ def _set(target: Any, name: str, value: Any) -> None:
 def _set_enum(target: Any, name: str, value: Any, path: str) -> None:
     words = {word: number for number, word in enum_words(ENUMS[name]).items() if number}
     if not isinstance(value, str) or value not in words:
-        raise invalid(path, f"must be one of {', '.join(words)}, got {value!r}")
+        raise invalid(path, f"must be one of {', '.join(words)}, got {brief(value)}")
     setattr(target, name, words[value])
 
 

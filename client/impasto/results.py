@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -153,6 +154,14 @@ class JobInfo:
     output: Mapping[str, Any] = field(default_factory=dict, repr=False)
     labels: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Return its id and what has become of it; ``to_dict`` has everything."""
+        said = [repr(self.job_id), self.state or "of an unknown state", f"{self.step} of {self.steps} steps"]
+        said += [f"{self.width_px} x {self.height_px} px"] if self.width_px else []
+        said += [f"loss {self.losses.total:.4g}"] if self.losses else []
+        said += [self.error_reason] if self.error_reason else []
+        return f"JobInfo({', '.join(said)})"
+
     @property
     def done(self) -> bool:
         """Whether the job has ended."""
@@ -180,6 +189,10 @@ class Result:
 
     data: bytes = field(repr=False)
     job: JobInfo
+
+    def __repr__(self) -> str:
+        """Return its job and the size of its file."""
+        return f"Result({self.job!r}, {len(self.data)} bytes)"
 
     @cached_property
     def image(self) -> Image.Image:
@@ -229,7 +242,8 @@ class Result:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the picture. It is converted if the file's extension is that of another format; its metadata is kept.
 
-        The file is written completely or not at all: if the disk is full, an existing file is kept.
+        The file is written completely or not at all: if the disk is full, an existing file is kept. A BMP holds no
+        metadata: what made the picture is lost in it, and a warning says so.
 
         Raises:
             ValueError: If the extension is that of a format with fewer colours, such as GIF, or of no picture.
@@ -240,6 +254,9 @@ class Result:
         data = self.data
         if ending and ending not in _EXTENSIONS.get(self.image.format or "", ()):
             data = _converted(self.image, ending)
+            if ending == ".bmp" and self.image.getexif():
+                text = "a BMP file holds no metadata: impasto redo cannot repeat it; .png, .jpg, .webp, .avif and .tif keep it"
+                warnings.warn(f"{target}: {text}", stacklevel=2)
         replace_file(target, data)
         return target
 
@@ -251,7 +268,7 @@ def _converted(image: Image.Image, ending: str) -> bytes:
         raise ValueError(f"the name must end in .png, .jpg, .webp, .avif, .tif or .bmp, not {ending}")
     more: dict[str, Any] = {"quality": 95, "icc_profile": image.info.get("icc_profile")}
     exif = image.getexif()
-    if exif and kind in ("PNG", "JPEG", "WEBP", "AVIF"):
+    if exif and kind != "BMP":
         more["exif"] = exif
     if kind == "JPEG":
         more |= {"subsampling": 0, "optimize": True}
@@ -444,6 +461,14 @@ class ServerInfo:
     durable: bool
     storage_used_bytes: int
     storage_limit_bytes: int
+
+    def __repr__(self) -> str:
+        """Return what it is and does; ``to_dict`` has everything."""
+        accepts = "accepting jobs" if self.accepting else "accepting no jobs"
+        devices = [device.name if device.ready else f"{device.name} (not ready)" for device in self.devices]
+        networks = [network.id for network in self.networks]
+        queue = f"{self.running} running, {self.queued} queued"
+        return f"ServerInfo({self.version!r}, {accepts}, {queue}, devices {devices}, networks {networks})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-compatible values."""

@@ -41,7 +41,7 @@ MOMENTS_DECAY = 0.95
 REJECTIONS_TO_RESTART = 6
 """Number of consecutive rejected steps after which the history is discarded: it no longer describes the loss surface."""
 REJECTIONS_TO_STOP = 18
-"""Number of consecutive rejected steps, beyond the restart, after which the sample has stalled: float32 resolves no further
+"""Number of consecutive rejected steps, a restart among them, after which the sample has stalled: float32 resolves no further
 improvement."""
 
 

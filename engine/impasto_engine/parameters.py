@@ -88,7 +88,8 @@ class Parameters:
         style_scale: Scale of the style's strokes. Style pictures are resized to ``size_px`` times this.
         color: Source of the picture's colours, see :data:`Color`.
         style_loss: Feature statistics that define the style, see :data:`StyleLossName`.
-        tolerance: The job stops when ten steps together lower the loss by less than this fraction of it; 0 disables the test.
+        tolerance: The job stops when ten steps together lower the loss by less than this fraction of it; 0 disables the test. A
+            job whose optimizer finds no improvement (``optimizers.stalled``) ends whatever this is.
         width_px: Exact width of the canvas, to which the content is cropped; 0 to follow ``size_px`` and the aspect ratio.
         height_px: Exact height, likewise. If only one of the two is set, the other follows the aspect ratio.
         schedule: Pairs of size and steps, coarsest first. Replaces ``size_px``, ``steps`` and ``levels``.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gc
 import importlib.metadata
 import logging
 import resource
@@ -36,6 +35,7 @@ from impasto_server.cluster.port import WorkerPort, worker_server
 from impasto_server.cluster.setup import manager
 from impasto_server.config import MIB, ServerConfig, is_local
 from impasto_server.domain.errors import ServiceError
+from impasto_server.garbage import collect
 from impasto_server.housekeeping import Housekeeping
 from impasto_server.jobs.assembly import Assembly, assemble
 from impasto_server.observability.http import Operations, Pulse
@@ -414,12 +414,14 @@ async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[
     interval_s, graphs = config.checkpoint_interval_s, config.cuda_graphs
     workers = [ProcessWorker(WorkerSettings(device, config.weights, interval_s, graphs)) for device in devices]
     async with serving(config, workers) as running:
-        gc.freeze()  # what is loaded by now stays: full collections, which stop the event loop, need not visit it
+        dispatcher = running.jobs.dispatcher
+        collecting = asyncio.create_task(collect(lambda: not dispatcher.queued + dispatcher.running))
         announce = asyncio.create_task(_announce(running, on_ready))
         stopped: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
         broken: asyncio.Future[Any] = running.jobs.pool.broken
         await asyncio.wait({stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
         announce.cancel()
+        collecting.cancel()
         stopped.cancel()
         if broken.done():
             raise StartError(broken.result())

@@ -155,8 +155,10 @@ class ServerConfig:
             raise ConfigError("tls_cert and tls_key must be set together")
         if self.tls_client_ca and not self.tls_cert:
             raise ConfigError("tls_client_ca needs tls_cert and tls_key")
-        if self.webhook_hosts and not self.webhook_secret:
-            raise ConfigError("webhook_hosts needs webhook_secret, a file with the secrets that sign webhooks")
+        if self.webhook_hosts:
+            _check_hosts("webhook_hosts", self.webhook_hosts)
+            if not self.webhook_secret:
+                raise ConfigError("webhook_hosts needs webhook_secret, a file with the secrets that sign webhooks")
         if self.log_format not in ("console", "json"):
             raise ConfigError(f"log_format must be console or json, got {self.log_format!r}")
         if self.log_level not in LOG_LEVELS:
@@ -219,6 +221,24 @@ def _check_address(name: str, address: str) -> None:
     host, separator, port = address.rpartition(":")
     if not separator or not host or not port.isdigit() or int(port) > 65535:
         raise ConfigError(f"{name} must be HOST:PORT, got {address!r}")
+
+
+_HOST = re.compile(r"((\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])(:([0-9]{1,5}))?", re.IGNORECASE | re.ASCII)
+
+
+def _check_hosts(name: str, hosts: str) -> None:
+    """Refuse what no webhook's URL can match (webhooks/addresses.py)."""
+    entries = [entry.strip() for entry in hosts.split(",") if entry.strip()]
+    for entry in entries or [hosts]:
+        if not _is_host(entry):
+            text = f"{name} must be HOST, HOST:PORT or *.DOMAIN, comma-separated, without https:// or a path; got {entry!r}"
+            without = (entry.partition("://")[2] or entry).partition("/")[0].rpartition("@")[2]
+            raise ConfigError(text + (f"; did you mean {without}?" if _is_host(without) else ""))
+
+
+def _is_host(entry: str) -> bool:
+    found = _HOST.fullmatch(entry)
+    return found is not None and (found[5] is None or 0 < int(found[5]) < 1 << 16)
 
 
 def read_file(path: Path) -> dict[str, Any]:

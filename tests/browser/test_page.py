@@ -21,6 +21,7 @@ from tests.browser.driver import PHONE, Page, browser
 from tests.conftest import ServerProcess, encoded
 
 Png = Callable[..., bytes]
+NO_PICTURE = "is not a picture; only PNG, JPEG and WebP pictures can be used."
 LONG = 3000
 """Steps of a job that does not end by itself while a test looks at it."""
 
@@ -171,6 +172,7 @@ def test_errors_are_told_where_they_are(page: Page, png: Png) -> None:
     page.drop([("notes.txt", b"hello")])
     page.wait(lambda: "only PNG, JPEG and WebP" in page.text("#problem"), "a word on the file")
     page.add(png(), png(seed=1))
+    assert not page.text("#problem")
     page.paint(99_999, 4)
     page.wait(lambda: "Size:" in page.text("#problem"), "a word on the size")
     assert page.find("#set-size_px").get_attribute("aria-invalid") == "true"
@@ -180,12 +182,51 @@ def test_errors_are_told_where_they_are(page: Page, png: Png) -> None:
     page.wait(lambda: "they are marked" in page.text("#problem"), "a word on the text")
     page.set("size_px", "64")
     assert page.find("#set-size_px").get_attribute("aria-invalid") is None
-    page.drop([("broken.png", png(64, 64, seed=2)[:300])])
-    page.wait(lambda: len(page.all("#styles .pic")) == 2, "the damaged style")
+    thin = encoded(Image.new("RGB", (90, 3)))  # whole, but of a shape that only the server refuses
+    page.drop([("thin.png", thin)])
+    page.wait(lambda: len(page.all("#styles .pic")) == 2, "the thin style")
     page.click("Paint", "#compose")
-    page.wait(lambda: "Style 2:" in page.text("#problem"), "a word on the damaged style")
+    page.wait(lambda: "Style 2:" in page.text("#problem"), "a word on the thin style")
     page.driver.get(f"{page.url}#job=none")
     page.wait(lambda: "not on the server" in page.text("#job"), "a word on the job")
+
+
+def test_files_that_cannot_be_used_are_named_at_once(tmp_path: Path, png: Png) -> None:
+    """By what is in them: text, nothing, other formats, damage, too many bytes or pixels. The others are used."""
+    server = ServerProcess(
+        "--web", "127.0.0.1:0", "--max-message-bytes", "100000", "--max-image-pixels", "10000", "--max-styles", "1"
+    )
+    noise = encoded(Image.effect_noise((400, 400), 90))
+    files = [
+        ("text.png", b"hello"), ("nothing.png", b""), ("turning.gif", encoded(Image.new("RGB", (9, 9)), "GIF")),
+        ("phone.heic", b"\0\0\0\x18ftypheic" + bytes(20)), ("broken.png", png(64, 64, seed=2)[:60]), ("heavy.png", noise),
+        ("wide.png", encoded(Image.new("RGB", (200, 100)))), ("misnamed.txt", png()), ("style.png", png(seed=1)),
+        ("second.png", png(seed=2)),
+    ]  # fmt: skip
+    try:
+        with browser(page_of(server)) as page:
+            page.open()
+            page.drop(files)
+            page.wait(lambda: "second.png" in page.text("#problem"), "the last one")
+            assert page.text("#problem .refused li").split("\n") == [
+                f"text.png {NO_PICTURE}",
+                "nothing.png is empty.",
+                "turning.gif is a file of the kind GIF; only PNG, JPEG and WebP pictures can be used.",
+                "phone.heic is a file of the kind HEIC; only PNG, JPEG and WebP pictures can be used.",
+                "broken.png is damaged, or too large for this browser.",
+                f"heavy.png has {len(noise) / 2**20:.1f} MiB; the server takes at most 0.1 MiB.",
+                "wide.png has 200 \u00d7 100 pixels; the server takes at most 10000.",
+                "second.png is left out; the server takes at most 1 style.",
+            ]
+            assert page.text("#photo .name") == "misnamed.txt"
+            assert page.text("#styles .name") == "style.png"
+            chosen = tmp_path / "chosen.jpg"
+            chosen.write_bytes(b"no picture")
+            page.find("#styles input[type=file]").send_keys(str(chosen))
+            page.wait(lambda: page.text("#problem .refused li") == f"chosen.jpg {NO_PICTURE}", "a word on the chosen file")
+            assert page.violations() == []
+    finally:
+        server.stop()
 
 
 def test_a_full_queue_says_when_to_try_again(tmp_path: Path, png: Png) -> None:
@@ -245,7 +286,7 @@ def test_two_styles_go_to_two_regions(page: Page, painter: ServerProcess, png: P
     canvas = page.find("#brush canvas")
     canvas.send_keys(Keys.ARROW_LEFT, " ", Keys.ARROW_LEFT, " ", "z")
     page.click("Use it", "#brush")
-    page.wait(lambda: len([b for b in page.all("#styles button") if b.text == "Change where it goes"]) == 2, "both regions")
+    page.wait(lambda: page.text("#styles button").split("\n").count("Change where it goes") == 2, "both regions")
     page.paint(64, 3)
     page.reaches("Finished")
     job_id = job_of(page)

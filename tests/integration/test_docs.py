@@ -129,3 +129,10 @@ def test_links_lead_somewhere(page: Path) -> None:
         r"`((?:docs|tests|server|client|engine|deploy|proto|benchmarks|scripts|samples)/[\w./-]+\.\w+)`", text
     ):
         assert (ROOT / target).exists(), f"{page.name} names {target}"
+
+
+def test_the_contract_says_when_a_job_stalls() -> None:
+    """The number of rejected steps is the engine's."""
+    from impasto_engine.optimizers import REJECTIONS_TO_STOP
+
+    assert f"The optimizer rejected {REJECTIONS_TO_STOP} steps in a row" in (ROOT / "docs/reference/api.md").read_text()

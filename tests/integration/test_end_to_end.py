@@ -210,7 +210,10 @@ def test_detached_jobs_from_the_command_line(real_server: ServerProcess, files: 
         (["content.png", "style.png", "-o", "out.png", "--content-weight", "nan"], "parameters.content_weight"),
         (["content.png", "style.png", "-o", "out.png", "--style-layers", "relu9_1"], "no layer 'relu9_1'"),
         (["content.png", "style.png", "-o", "out.png", "--preset", "none"], "there is no preset 'none'"),
-        (["text.txt", "style.png", "-o", "out.png"], "content: is not a PNG, JPEG or WebP picture"),
+        (
+            ["text.txt", "style.png", "-o", "out.png"],
+            "content: is not a PNG, JPEG, WebP, AVIF, TIFF, GIF, BMP or HEIC picture: text.txt",
+        ),
         (["content.png", "gone.png", "-o", "out.png"], "styles[0].image: cannot be read"),
         (["content.png", "style.png"], "give an output file with -o"),
         (["content.png", "style.png", "-o", "out.gif"], "must end in .png, .jpg or .webp"),

@@ -364,7 +364,7 @@ def test_a_file_that_is_no_picture_is_named(real_server: ServerProcess, files: P
     """styles[3] does not say which of many files it is."""
     (files / "notes\u202e.txt").write_text("no picture")
     said = one_line(run(real_server, files, "stylize", "p.png", "s.png", "notes\u202e.txt", "-o", "o.png", *FAST))
-    assert said == "Error: styles[1].image: is not a PNG, JPEG or WebP picture: notes.txt\n"
+    assert said == "Error: styles[1].image: is not a PNG, JPEG, WebP, AVIF, TIFF, GIF, BMP or HEIC picture: notes.txt\n"
 
 
 def test_styles_that_no_layer_weighs_are_refused(real_server: ServerProcess, files: Path) -> None:

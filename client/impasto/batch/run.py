@@ -22,7 +22,7 @@ from impasto.batch.identity import key_of, request_id
 from impasto.batch.inputs import FORMATS, Pair
 from impasto.batch.manifest import Manifest, sync_folder
 from impasto.errors import ImpastoError, InvalidRequest, JobCancelled, NotFound, ServerError, Unauthenticated, Unavailable
-from impasto.pictures import Picture, UploadedImage, name_of, to_bytes
+from impasto.pictures import Picture, UploadedImage, checked_bytes, name_of
 from impasto.requests import Style
 from impasto.results import Event, JobInfo, Result, Snapshot, Started, Step, job_info, replace_file
 from impasto.v1 import style_transfer_pb2 as pb
@@ -279,7 +279,7 @@ class Batch:
             return picture
         known = self._hashes.get(picture)
         if known is None:
-            known = UploadedImage(hashlib.sha256(to_bytes(picture, field)).hexdigest(), name_of(picture))
+            known = UploadedImage(hashlib.sha256(checked_bytes(picture, field)).hexdigest(), name_of(picture))
             self._hashes[picture] = known
             self._sources[known.image_id] = picture
         return known

@@ -110,7 +110,9 @@ PAINTING: Mapping[str, Callable[[Any], Any]] = {
     "width_px": click.option("--width", "width_px", type=int, help="Exact width; the content is cropped to the aspect ratio."),
     "height_px": click.option("--height", "height_px", type=int, help="Exact height; see --width."),
     "steps": click.option(
-        "--steps", type=int, help="Maximum optimizer steps; a job ends earlier if no further improvement is found."
+        "--steps",
+        type=int,
+        help="Maximum optimizer steps; a job ends earlier if no further improvement is found, whatever --tolerance is.",
     ),
     "tolerance": click.option(
         "--tolerance", type=float, help="End when ten steps lower the loss by less than this fraction of it; 0 for never."

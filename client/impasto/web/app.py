@@ -18,6 +18,7 @@ from impasto.errors import ImpastoError
 from impasto.protobuf_fields import invalid
 from impasto.web import openapi, pages, routes_images, routes_jobs, statuses
 from impasto.web.gateway import Gateway
+from impasto.web.heads import Heads
 from impasto.web.limits import App, BodyLimit
 from impasto.web.security import Security
 from impasto.web.settings import WebSettings
@@ -55,7 +56,7 @@ def create_app(settings: WebSettings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, statuses.on_invalid)
     app.add_exception_handler(Exception, statuses.on_bug)
     if settings.origins:
-        methods = ["GET", "POST", "PUT", "DELETE"]
+        methods = ["GET", "HEAD", "POST", "PUT", "DELETE"]
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.origins,
@@ -68,7 +69,7 @@ def create_app(settings: WebSettings) -> FastAPI:
 
 def guarded(app: FastAPI, settings: WebSettings) -> App:
     """Return an application behind its limits: what they reject never reaches it, and its errors have their headers too."""
-    return Security(BodyLimit(app, settings.max_body_bytes), settings)
+    return Security(BodyLimit(Heads(app), settings.max_body_bytes), settings)
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from starlette.datastructures import FormData, UploadFile
 from impasto import text_values
 from impasto.errors import InvalidRequest
 from impasto.pictures import NamedFile, Picture, UploadedImage
-from impasto.protobuf_fields import invalid, together
+from impasto.protobuf_fields import Problems, invalid, together
 from impasto.requests import Options, Style, job_spec
 from impasto.v1 import style_transfer_pb2 as pb
+from impasto.web import json_fields
 from impasto.web.statuses import HttpError
 
 Asked = TypeVar("Asked", pb.SubmitJobRequest, pb.StylizeRequest)
@@ -100,12 +101,14 @@ def from_json(body: bytes, message: Any) -> Any:
     """Fill a message from its JSON mapping.
 
     Raises:
-        InvalidRequest: If the body is not that.
+        InvalidRequest: If the body is not that; the error names all invalid fields.
     """
+    text = body.decode(errors="replace")
     try:
-        text = body.decode()
-        return json_format.Parse(text, message)
+        return json_format.Parse(body.decode(), message)
     except (json_format.ParseError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        if wrong := json_fields.violations(text, message.DESCRIPTOR):
+            raise together([invalid(item.field, item.description) for item in wrong]) from None
         lines = str(error).splitlines() or [type(error).__name__]
         raise InvalidRequest(
             f"the body is not {message.DESCRIPTOR.name} in JSON: {lines[0][:300]}", reason="MESSAGE_GARBLED"
@@ -117,10 +120,10 @@ async def _from_form(form: FormData, kind: type[Asked]) -> Asked:
     asked = kind()
     own: Any = asked.DESCRIPTOR.fields_by_name
     known = {*_FIELDS, *(name for name in _CALL if name in own)}
-    problems = [_unknown(name, known) for name in read.names if name not in known]
-    collect = _Collector(problems)
+    collect = Problems()
+    collect.found += [_unknown(name, known) for name in read.names if name not in known]
     options = {name: collect(_value, name, read.text(name)) for name in OPTIONS if read.has(name)}
-    styles = collect(_styles, read) or []
+    styles = _styles(read, collect)
     options |= {name: collect(read.picture, name) for name in ("mask", "init_image") if read.has(name)}
     content = collect(read.picture, "content")
     for name in _CALL:
@@ -131,24 +134,9 @@ async def _from_form(form: FormData, kind: type[Asked]) -> Asked:
     given = {name: value for name, value in options.items() if value is not None}
     # What was found so far does not hide what the specification finds.
     spec = await asyncio.to_thread(collect, job_spec, content, styles or None, given)
-    if problems:
-        raise together(problems)
+    collect.check()
     asked.spec.CopyFrom(spec)
     return asked
-
-
-class _Collector:
-    """Calls functions, and keeps the errors of those that find a value invalid."""
-
-    def __init__(self, problems: list[InvalidRequest]) -> None:
-        self._problems = problems
-
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except InvalidRequest as error:
-            self._problems.append(error)
-            return None
 
 
 @dataclass
@@ -201,17 +189,18 @@ async def _read(form: FormData) -> _Form:
     return found
 
 
-def _styles(form: _Form) -> list[Style]:
+def _styles(form: _Form, collect: Problems) -> list[Style]:
     count = len(form.values.get("style", ()))
     for name in _STYLES[1:]:
         if len(form.values.get(name, ())) > count:
-            raise invalid(name, f"was sent more often than style, of which there are {count}")
+            collect.found.append(invalid(name, f"was sent more often than style, of which there are {count}"))
     found = []
     for index in range(count):
-        picture = form.picture("style", index)
+        picture = collect(form.picture, "style", index)
+        mask, region = collect(form.picture, "style_mask", index), collect(form.picture, "style_region", index)
+        weight = collect(_weight, form, index)
         if picture is not None:
-            mask, region = form.picture("style_mask", index), form.picture("style_region", index)
-            found.append(Style(picture, _weight(form, index), mask, region))
+            found.append(Style(picture, weight, mask, region))
     return found
 
 

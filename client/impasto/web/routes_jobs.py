@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from google.protobuf import json_format
 
 from impasto._base import UPLOAD_TIMEOUT_S, result_request, stylize_request, submit_request
-from impasto.protobuf_fields import invalid
+from impasto.protobuf_fields import Problems, invalid
 from impasto.requests import labels_of, list_request
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.web import events
@@ -114,8 +114,10 @@ async def list_jobs(
     owner: str = "",
 ) -> Response:
     """List jobs, newest first, in pages."""
-    labels = labels_of(label, "label")
-    asked = list_request(_states(state), labels, created_from, created_before, owner)
+    collect = Problems()
+    labels = collect(labels_of, label, "label")
+    asked = collect(list_request, _states(state), labels, created_from, created_before, owner)
+    collect.check()
     asked.page_size, asked.page_token = page_size, page_token
     return as_json(await client.call("ListJobs", asked))
 

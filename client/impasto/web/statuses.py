@@ -158,7 +158,10 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     text = str(error.detail)
     if error.status_code == 404:
         text = "there is nothing at this path; /docs lists what there is"
-    return respond(status(code, reasons.get(error.status_code, "MESSAGE_GARBLED"), text), error.status_code, error.headers)
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"  # heads.py answers it
+    return respond(status(code, reasons.get(error.status_code, "MESSAGE_GARBLED"), text), error.status_code, headers)
 
 
 async def on_invalid(request: Request, error: Exception) -> JSONResponse:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import re
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from impasto_engine.architectures import DEFAULT, random_seed, split
+from impasto_engine.architectures import ARCHITECTURES, DEFAULT, random_seed, split
 from impasto_engine.cache import WeightsError, cached_file, is_cached, resolve
 from impasto_engine.networks import Network, WeightsInfo, random_trunk
 from impasto_engine.weights import records
@@ -71,13 +72,25 @@ def _file(architecture: str, path: Path) -> tuple[dict[str, Tensor], WeightsInfo
     return dict(vgg.state), WeightsInfo(path.name, record.source_sha256, record.mean, record.std, record.unit)
 
 
+NETWORK_NAME = re.compile(r"[A-Za-z0-9_]{2,}")
+"""What stands before the colon of ARCHITECTURE:WEIGHTS, known or not; a single letter is a drive of Windows."""
+
+
 def missing(choice: str) -> WeightsError:
     """Return the error for filters that are neither cached nor a file: what to do, or what there is."""
-    full = ":".join(split(resolve(choice)))
-    known = full.removeprefix(f"{DEFAULT}:")
+    architecture, weights = split(resolve(choice))
+    before, separator, _ = choice.partition(":")
+    if separator and before not in ARCHITECTURES and NETWORK_NAME.fullmatch(before):
+        text = f"no such file, and there is no network {before!r}; the networks are {', '.join(ARCHITECTURES)}"
+        return WeightsError(f"weights {choice!r}: {text}")
+    cached = [record.id for record in records.cached()]
+    if weights in ("", "builtin"):
+        there = [f"{architecture}:random-SEED", *(name for name in (*NAMES, *cached) if name.startswith(f"{architecture}:"))]
+        text = f"the built-in filters are those of {DEFAULT}" if weights else "no filters are named"
+        return WeightsError(f"weights {choice!r}: {text}; for {architecture} there are {', '.join(dict.fromkeys(there))}")
+    known = f"{architecture}:{weights}".removeprefix(f"{DEFAULT}:")
     if known in NAMES:
         return WeightsError(f"weights {choice!r} are not in the cache; run: impasto weights download {known}")
-    cached = [record.id for record in records.cached()]
     names = ", ".join(dict.fromkeys(("auto", "builtin", "random-SEED", *NAMES, *cached)))
     return WeightsError(f"weights {choice!r}: no such file, and not one of {names}")
 

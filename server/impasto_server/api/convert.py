@@ -202,14 +202,16 @@ def image_file(image: pb.Image, name: str, uploaded: Callable[[str], Path]) -> F
 
 
 def inspection(request: pb.InspectFeaturesRequest) -> Inspection:
-    """Return the parameters of an inspection."""
+    """Return the parameters of an inspection, with the problems found so far."""
+    pooling, strange = POOLINGS.get(request.pooling, "average"), request.pooling not in (0, *POOLINGS)
     return Inspection(
         request.network,
         request.layer,
         tuple(request.filters),
         request.count,
         request.size_px if request.HasField("size_px") else INSPECTION_PX,
-        POOLINGS.get(request.pooling, "average"),
+        pooling,
+        (Violation("pooling", f"has no value {request.pooling}"),) if strange else (),
     )
 
 

@@ -261,6 +261,7 @@ class Inspection:
     count: int
     size_px: int
     pooling: Pooling
+    found: tuple[Violation, ...] = ()
 
 
 def check_inspection(asked: Inspection, network_id: Callable[[str], str], config: ServerConfig) -> Inspection:
@@ -269,7 +270,7 @@ def check_inspection(asked: Inspection, network_id: Callable[[str], str], config
     Raises:
         ServiceError: INVALID_ARGUMENT that lists every invalid field.
     """
-    found: list[Violation] = []
+    found = list(asked.found)
     network = ""
     try:
         network = network_id(asked.network)

@@ -25,6 +25,7 @@ from impasto.worker.v1 import worker_pb2 as pb
 from impasto.worker.v1 import worker_pb2_grpc as pb_grpc
 from impasto_server.cluster import wire
 from impasto_server.cluster.desk import Desk
+from impasto_server.cluster.silence import silence
 from impasto_server.workers.messages import WorkerSettings
 from impasto_server.workers.process import ProcessWorker, WorkerHandle
 
@@ -232,15 +233,7 @@ class Agent:
 
     async def _listen(self, desk: Desk) -> None:
         """End the session when the server is silent for too long."""
-        step, checked = wire.SILENCE_S / 10, time.monotonic()
-        while True:
-            await asyncio.sleep(step)
-            now = time.monotonic()
-            if now - checked > wire.ASLEEP_S + step:
-                desk.heard = now
-            checked = now
-            if now - desk.heard > wire.SILENCE_S:
-                raise LostError(f"{self._settings.server} was silent for {wire.SILENCE_S:g} s")
+        raise LostError(f"{self._settings.server} {await silence(desk)}")
 
     async def _leave(self, desk: Desk) -> None:
         """Wait until told to leave; then let the jobs leave, and end the session."""

@@ -18,6 +18,7 @@ from impasto.worker.v1 import worker_pb2 as pb
 from impasto_server.auth.tokens import Tokens
 from impasto_server.cluster import wire
 from impasto_server.cluster.remote import RemoteWorker
+from impasto_server.cluster.silence import silence
 from impasto_server.domain.errors import ServiceError
 from impasto_server.observability.metrics import Metrics
 from impasto_server.workers.pool import WorkerPool
@@ -69,6 +70,7 @@ class WorkerHub:
         self._interval_s, self._metrics, self._folder, self._clock = checkpoint_interval_s, metrics, folder, clock
         self._workers: dict[str, RemoteWorker] = {}
         self._streams: set[asyncio.Task[Any]] = set()
+        self._closing = False
 
     async def Join(self, request_iterator: AsyncIterator[pb.JoinRequest], context: Any) -> None:
         """See the contract."""
@@ -85,7 +87,8 @@ class WorkerHub:
             self._streams.discard(task)
 
     async def close(self) -> None:
-        """End all streams."""
+        """End all streams; their workers are not lost, but join the next server."""
+        self._closing = True
         for task in list(self._streams):
             task.cancel()
         if self._streams:
@@ -136,7 +139,7 @@ class WorkerHub:
                 self._lose(before, "a newer incarnation of it has joined")
             worker = RemoteWorker(hello, Path(folder), self._count_bytes)
             self._workers[worker.name] = worker
-            welcome = pb.Welcome(version=self._version, checkpoint_interval_s=self._interval_s, piece_bytes=wire.PIECE_BYTES)
+            welcome = pb.Welcome(version=self._version, checkpoint_interval_s=self._interval_s)
             cause = "its stream was closed"
             try:
                 await context.write(pb.JoinResponse(welcome=welcome))
@@ -162,6 +165,8 @@ class WorkerHub:
             del self._workers[worker.name]
             if worker.leaving:
                 cause = "it was told to end"
+            elif self._closing:
+                cause = "the server stops"
             else:
                 self._metrics.lost_workers.labels(worker.host).inc()
             self._pool.leave(worker.name, cause, orderly=worker.leaving)
@@ -202,17 +207,9 @@ class WorkerHub:
         return "the server ended its stream"
 
     async def _listen(self, worker: RemoteWorker) -> str:
-        """Return when a worker is silent for too long. A check that comes late says that this process was suspended."""
-        step, checked = wire.SILENCE_S / 10, self._clock()
-        while True:
-            await asyncio.sleep(step)
-            now = self._clock()
-            if now - checked > wire.ASLEEP_S + step:
-                worker.heard = now
-            checked = now
-            if now - worker.heard > wire.SILENCE_S:
-                self._metrics.fenced.inc()
-                return f"it was silent for {wire.SILENCE_S:g} s"
+        cause = f"it {await silence(worker, self._clock)}"
+        self._metrics.fenced.inc()
+        return cause
 
     def _count_bytes(self, direction: str, size: int) -> None:
         self._metrics.stream_bytes.labels(direction).inc(size)

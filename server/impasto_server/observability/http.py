@@ -105,6 +105,15 @@ class Operations:
         self._server.server_close()
 
     def _answer(self, environ: dict[str, Any], respond: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer GET, and HEAD with the same headers: neither wsgiref nor prometheus_client does the latter."""
+        if environ["REQUEST_METHOD"] != "HEAD":
+            return self._get(environ, respond)
+        started: list[Any] = []
+        body = b"".join(self._get({**environ, "REQUEST_METHOD": "GET"}, lambda *start: started.extend(start)))
+        respond(started[0], [*started[1], ("Content-Length", str(len(body)))])
+        return ()
+
+    def _get(self, environ: dict[str, Any], respond: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
             return self._metrics(environ, respond)

@@ -6,6 +6,7 @@ A message is signed as Standard Webhooks (https://www.standardwebhooks.com) and 
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib
 import logging
 import random
@@ -39,6 +40,9 @@ ANSWER_S = 15.0
 GROWTH = 4.0
 LONGEST_DELAY_S = 6 * 3600.0
 GONE = 410
+SECRET_PREFIX = "whsec_"  # noqa: S105 - not a secret
+MIN_SECRET, MAX_SECRET = 24, 64
+"""Length of a secret in bytes; Standard Webhooks asks for it."""
 _LATER = (429, 502, 503, 504)
 
 
@@ -154,12 +158,22 @@ def _signers(path: str) -> list[Signer]:
     except (OSError, UnicodeDecodeError) as error:
         raise WebhookError(f"webhook_secret: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
-        made: list[Signer] = [library.Webhook(line) for line in lines]
-    except Exception:  # the library raises several kinds of errors
+        keys = [base64.b64decode(_padded(line.removeprefix(SECRET_PREFIX)), validate=True) for line in lines]
+    except ValueError:
         raise WebhookError(f"webhook_secret: {path} must have secrets such as whsec_ and base64, one on a line") from None
-    if not made:
+    if not keys:
         raise WebhookError(f"webhook_secret: {path} is empty")
-    return made
+    for index, key in enumerate(keys):
+        if not MIN_SECRET <= len(key) <= MAX_SECRET:
+            text = f"secret {index + 1} in {path} has {len(key)} bytes; Standard Webhooks asks for {MIN_SECRET} to {MAX_SECRET}"
+            raise WebhookError(f'webhook_secret: {text}; for a new one: echo "whsec_$(openssl rand -base64 32)"')
+    return [library.Webhook(key) for key in keys]
+
+
+def _padded(text: str) -> str:
+    """Return base64 with the padding that some tools leave out."""
+    bare = text.rstrip("=")
+    return bare + "=" * (-len(bare) % 4)
 
 
 def _context(authority: str) -> ssl.SSLContext:

@@ -147,7 +147,7 @@ async def test_a_host_can_be_drained_by_name(cluster: Callable[..., Any], submit
 async def test_the_server_is_restarted(
     tmp_path: Any, cluster: Callable[..., Any], submit: Callable[..., Any], free_port: int
 ) -> None:
-    """Workers join the next server by themselves, and the jobs resume there."""
+    """Workers join the next server by themselves, and the jobs resume there; the server's end does not count them as lost."""
     address = f"127.0.0.1:{free_port}"
     async with cluster(worker_listen=address) as running:
         host = running.add("a")
@@ -157,6 +157,8 @@ async def test_the_server_is_restarted(
             job_id = (await submit(client, steps=200)).job_id
             await until(lambda: running.running.jobs.store.get(job_id).step > 50)
         running.hosts.clear()  # it outlives the server
+        lost = running.running.metrics.registry.get_sample_value
+    assert lost("impasto_remote_workers_lost_total", {"host": "host-a"}) is None
     async with cluster(worker_listen=address) as running, impasto.AsyncClient(running.running.address) as client:
         running.hosts.append(host)
         await running.until_ready("a")

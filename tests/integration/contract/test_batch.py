@@ -263,13 +263,13 @@ async def test_a_picture_that_cannot_be_painted_does_not_stop_the_others(service
         assert "2 of 6 pictures painted, 4 failed" in done.stderr
         assert f"failed: {files}/photos/p1.png with {files}/s0.png: " in done.stderr
         empty = f"{files}/photos/p2.png"
-        assert f"failed: {empty} with {files}/s1.png: content: is empty: {empty}" in done.stderr
+        assert f"failed: {empty} with {files}/s1.png: content: is empty: p2.png" in done.stderr
         with Image.open(files / "out/contact-sheet.jpg") as sheet:  # grey in their place
             assert sheet.width == 2 * (192 + 8) + 8
             assert sheet.getpixel((104, sheet.height // 2)) == pytest.approx((211, 211, 211), abs=4)
         lines = {line["output"]: line for line in entries(files / "out/manifest.jsonl")}
         assert lines["p1-s0.png"]["status"] == "failed"
-        assert lines["p1-s0.png"]["error"]["reason"] == "INVALID_FIELD"
+        assert lines["p1-s0.png"]["error"]["reason"] == "UNREADABLE"
         told = await batch(running.running.address, files, str(files / "photos"), "--json")
         values = json.loads(told.stdout)
         assert (values["kept"], values["left"], len(values["failed"])) == (2, 0, 4)

@@ -206,6 +206,7 @@ async def test_features_are_inspected_by_the_worker(service: Any, png: Png) -> N
         ({"size_px": 5}, "size_px"),
         ({"size_px": 9999}, "size_px"),
         ({"network": "nothing:here"}, "network"),
+        ({"pooling": 9}, "pooling"),
         ({"image": pb.Image(data=b"text")}, "image"),
         ({"image": pb.Image()}, "image"),
         ({"image": pb.Image(image_id="0" * 64)}, "image.image_id"),

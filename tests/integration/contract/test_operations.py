@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -302,6 +303,23 @@ async def test_probes_are_answered_over_http(service: Any, monkeypatch: pytest.M
         assert await asyncio.to_thread(ask, port, "/readyz") == (200, "serving\n")
         monkeypatch.setattr(operations, "STUCK_S", 0.0)
         assert (await status("/readyz"), await status("/healthz")) == (503, 503)
+
+
+def test_the_metrics_port_answers_head_as_get_without_the_body() -> None:
+    """The status, the headers and the length, and nothing after them: probes may ask so."""
+    served = operations.Operations("127.0.0.1", 0, CollectorRegistry(), operations.Pulse())
+    try:
+        for path, code in (("/healthz", b"200"), ("/readyz", b"503"), ("/metrics", b"200"), ("/else", b"404")):
+            said = {}
+            for method in ("GET", "HEAD"):
+                with socket.create_connection(("127.0.0.1", served.port), 5) as line:
+                    line.sendall(f"{method} {path} HTTP/1.0\r\n\r\n".encode())
+                    said[method] = b"".join(iter(lambda: line.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+            head, _, body = said["HEAD"]
+            assert (head.split()[1], body) == (code, b"")
+            assert f"Content-Length: {len(said['GET'][2])}".encode() in head
+    finally:
+        served.close()
 
 
 def test_a_gpus_figures_are_read_and_one_that_fails_is_left_out() -> None:

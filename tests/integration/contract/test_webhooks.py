@@ -187,7 +187,13 @@ async def test_a_server_that_cannot_sign_does_not_start(service: Any, tmp_path: 
     """The error names the setting."""
     with pytest.raises(ConfigError, match="webhook_hosts needs webhook_secret"):
         ServerConfig(webhook_hosts="x")
-    for text, said in (("", "is empty"), ("whsec_", "must have secrets|is empty"), ("whsec_???", "must have secrets")):
+    for text, said in (
+        ("", "is empty"),
+        ("whsec_", "secret 1 in .* has 0 bytes; Standard Webhooks asks for 24 to 64"),
+        ("whsec_???", "must have secrets"),
+        (f"{SECRET}\nwhsec_{'a' * 31}", "webhook_secret: secret 2 in .* has 23 bytes"),
+        (f"whsec_{'a' * 88}", "secret 1 in .* has 66 bytes"),
+    ):
         (tmp_path / "secret").write_text(text)
         with pytest.raises(StartError, match=said):
             async with service(FakeWorker(), **settings(1)):

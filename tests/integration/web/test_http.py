@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import psutil
 import pytest
 
 from impasto.v1 import style_transfer_pb2 as pb
+from impasto.web.forms import OPTIONS, PICTURES
 from impasto.web.gateway import Gateway
-from tests.conftest import opened
+from tests.conftest import ROOT, opened
 from tests.integration.contract.test_operations import people  # noqa: F401 - a fixture
 from tests.integration.web.conftest import gateway
 from tests.unit.server.fakes import FakeWorker
@@ -73,6 +75,29 @@ async def test_every_option_arrives_as_over_grpc(web: Any, png: Any) -> None:
             "content": "photo.png", "styles[0].image": "style-1.png", "styles[1].image": "style-2.png",
             "styles[0].region": "", "mask": "",
         }  # fmt: skip
+
+
+async def test_every_field_is_given_in_a_form_as_the_reference_says(web: Any, png: Any) -> None:
+    """The page's tables name all options, and what they show is read; all words of booleans too."""
+    page = (ROOT / "docs/reference/parameters.md").read_text()
+    shown = dict(re.findall(r"^\| `\w+` \|.*?`(\w+)=([^`]+)`", page.partition("## Presets")[0], re.MULTILINE))
+    assert set(shown) == {*OPTIONS, *PICTURES, "style_share"}
+    assert shown["optimizer"] == "adam"
+    elsewhere = {"network", "webhook"}  # of what only some servers have
+    async with web() as running:
+        for name, value in shown.items():
+            files = [*running.files(), *([(name, ("a.png", png(seed=2)))] if value.startswith("@") else ())]
+            if name == "content":
+                files = files[1:]
+            data = {"validate_only": "true"} | ({} if value.startswith("@") else {name: value})
+            answer = await running.http.post("/v1/jobs", files=files, data=data)
+            named = fields(answer) if answer.status_code != 200 else {}
+            assert answer.status_code == 200 or name in elsewhere, (name, value, named)
+            assert not any(text.startswith(("must be ", "is not a ")) for text in named.values()), named
+        for word in ("true", "1", "on", "yes", "false", "0", "off", "no"):
+            data = {"omit_metadata": word, "validate_only": "on"}
+            job = (await running.http.post("/v1/jobs", files=running.files(), data=data)).json()["job"]
+            assert job["output"].get("omitMetadata", False) is (word in ("true", "1", "on", "yes"))
 
 
 async def test_json_is_the_contracts_own_mapping(web: Any, png: Any) -> None:
@@ -157,14 +182,56 @@ async def test_results_and_previews_are_pictures_that_are_not_sent_twice(web: An
             assert (again.status_code, again.content) == (304, b"")
 
 
+async def test_head_is_answered_as_get_without_the_body(web: Any) -> None:
+    """The page, its files, the API and pictures; a stream of events ends, and the server is not left watching."""
+    async with web(FakeWorker(hang=True)) as running:
+        http, job_id = running.http, await running.submit()
+        for path in (
+            "/",
+            "/docs",
+            "/static/main.js",
+            "/samples/swirls.jpg",
+            "/v1/info",
+            f"/v1/jobs/{job_id}",
+            "/healthz",
+            "/else",
+        ):
+            head, get = await http.head(path), await http.get(path)
+            assert (head.status_code, head.content) == (get.status_code, b""), path
+            assert head.headers["content-type"] == get.headers["content-type"]
+            assert path == "/v1/info" or head.headers["content-length"] == get.headers["content-length"], path
+        watched = await http.head(f"/v1/jobs/{job_id}/events", timeout=5)
+        assert (watched.status_code, watched.content) == (200, b"")
+        assert watched.headers["content-type"].startswith("text/event-stream")
+        async with asyncio.timeout(5):
+            while running.server._gateway.streams:
+                await asyncio.sleep(0.01)
+        head = await http.head("/v1/stylize")
+        assert (head.status_code, head.headers["allow"]) == (405, "POST")
+        assert (await http.delete("/docs")).headers["allow"] == "GET, HEAD"
+        await http.delete(f"/v1/jobs/{job_id}")
+    async with web() as running:
+        job_id = await running.submit()
+        await running.ended(job_id)
+        for path in (f"/v1/jobs/{job_id}/result", f"/v1/jobs/{job_id}/preview"):
+            head, get = await running.http.head(path), await running.http.get(path)
+            assert (head.status_code, head.content) == (200, b"")
+            for name in ("etag", "content-length", "content-type"):
+                assert head.headers[name] == get.headers[name]
+            again = await running.http.head(path, headers={"if-none-match": head.headers["etag"]})
+            assert again.status_code == 304
+
+
 async def test_every_invalid_field_is_named(web: Any) -> None:
     """Those of the form, those of the client and a similar name for unknown ones, in one answer."""
     async with web() as running:
         wrong = {"step": "3", "size_px": "1.5", "color": "red", "style_share": "x", "mask": "nothing", "style_layers": "a=b"}
+        wrong |= {"init": "noisy", "style_region": "nothing", "init_image": "nothing", "labels": "[]"}
         answer = await running.http.post("/v1/jobs", files=running.files(), data=wrong)
         named = fields(answer)
         assert answer.status_code == 400
         assert {"step", "parameters.size_px", "parameters.color", "style_share[0]", "mask"} <= set(named)
+        assert {"parameters.init", "style_region[0]", "init_image", "labels"} <= set(named)
         assert named["step"] == "is not a field; did you mean steps?"
         assert "parameters.style_layers" in named
         answer = await running.http.post("/v1/jobs", files=running.files(), data={"size_px": "9000", "steps": "0"})
@@ -172,7 +239,6 @@ async def test_every_invalid_field_is_named(web: Any) -> None:
         for body, said in (
             (b"{", "JSON"),
             (b"[1]", "JSON"),
-            (b'{"spec": {"x": 1}}', '"x"'),
             (b"\xff", "JSON"),
             (b"[" * 9999, ""),
         ):
@@ -185,6 +251,38 @@ async def test_every_invalid_field_is_named(web: Any) -> None:
         assert answer.status_code == 400
         answer = await running.http.get("/v1/jobs", params={"page_size": "many"})
         assert fields(answer)
+
+
+async def test_every_invalid_field_of_json_is_named(web: Any, png: Any) -> None:
+    """Unknown names of enumerations, values of the wrong kind and unknown fields, by the server's paths, in one answer."""
+    data = base64.b64encode(png()).decode()
+    spec = {
+        "content": {"data": data, "imageId": "00"},
+        "styles": [{"image": {"data": data}, "weight": "much"}, {"image": {"data": "a"}}, 7],
+        "parameters": {
+            "optimizer": "SGD", "init": "INIT_NOISY", "sizePx": 1.5, "seed": True, "stepps": 3, "color": "COLOR_MATCHED",
+            "styleLayers": {"layers": [{"layer": 1, "weight": 1}]}, "schedule": {"sizePx": 64}, "tolerance": None,
+        },
+        "output": {"format": "GIF", "omitMetadata": "no"}, "onDeadline": "NEVER", "timeLimit": 90, "labels": {"album": 1},
+    }  # fmt: skip
+    async with web() as running:
+        answer = await running.http.post("/v1/jobs", json={"spec": spec, "validateOnly": "yes"})
+        named = fields(answer)
+        assert (answer.status_code, reason(answer)) == (400, "INVALID_FIELD")
+        assert set(named) == {
+            "content.image_id", "styles[0].weight", "styles[1].image.data", "styles[2]", "parameters.optimizer",
+            "parameters.init", "parameters.size_px", "parameters.seed", "parameters.stepps",
+            "parameters.style_layers.layers[0].layer", "parameters.schedule", "output.format", "output.omit_metadata",
+            "on_deadline", "time_limit", "labels", "validate_only",
+        }  # fmt: skip
+        assert named["parameters.optimizer"] == 'must be one of OPTIMIZER_LBFGS, OPTIMIZER_ADAM, got "SGD"'
+        assert named["parameters.stepps"] == "is not a field of Parameters; did you mean steps?"
+        assert named["time_limit"] == 'must be seconds as text, such as "1.5s", got 90'
+        many = await running.http.post("/v1/jobs", json={"spec": {"styles": [0] * 9999}})
+        assert len(fields(many)) == 50
+        listed = await running.http.get("/v1/jobs", params={"state": "queued,gone,lost", "label": "x"})
+        assert set(fields(listed)) == {"states", "label"}
+        assert "unknown states 'gone', 'lost'" in fields(listed)["states"]
 
 
 async def test_errors_have_their_http_code_and_say_when_to_retry(web: Any) -> None:

@@ -21,6 +21,7 @@ import impasto
 from impasto._mapping import default_in_flight
 from impasto.results import ServerInfo
 from impasto.v1 import style_transfer_pb2 as pb
+from tests.conftest import JPEG
 from tests.unit.client.servers import FakeService, serving
 
 PAIRS = int(os.environ.get("IMPASTO_TEST_PAIRS", "2000"))
@@ -54,12 +55,12 @@ def refusing(*numbers: int, code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGU
 
 def test_results_come_in_order_and_bounded(kind: str, tmp_path: Path) -> None:
     """The style's file is uploaded once; content and style are told with each result."""
-    (tmp_path / "s.png").write_bytes(b"style")
+    (tmp_path / "s.png").write_bytes(JPEG + b"style")
     service = FakeService()
     with serving(service) as address:
-        found = mapped(kind, address, [b"%d" % number for number in range(40)], tmp_path / "s.png", in_flight=4)
+        found = mapped(kind, address, [JPEG + b"%d" % number for number in range(40)], tmp_path / "s.png", in_flight=4)
     assert [item.index for item in found] == list(range(40))
-    assert [item.content for item in found] == [b"%d" % number for number in range(40)]
+    assert [item.content for item in found] == [JPEG + b"%d" % number for number in range(40)]
     assert all(item.result.data.startswith(b"job-") for item in found)
     for item in found:
         job_id = item.result.data.rstrip(b".").decode()
@@ -72,24 +73,28 @@ def test_results_come_in_order_and_bounded(kind: str, tmp_path: Path) -> None:
 def test_each_content_may_have_its_own_styles(kind: str) -> None:
     """An iterable of styles is read along with the contents; a mix is a list in it."""
     service = FakeService()
-    styles = iter([b"one", [(b"a", 0.7), (b"b", 0.3)], impasto.Style(b"two")])
+    styles = iter([JPEG + b"one", [(JPEG + b"a", 0.7), (JPEG + b"b", 0.3)], impasto.Style(JPEG + b"two")])
     with serving(service) as address:
-        found = mapped(kind, address, iter([b"1", b"2", b"3"]), styles, in_flight=1)
+        found = mapped(kind, address, iter([JPEG + b"1", JPEG + b"2", JPEG + b"3"]), styles, in_flight=1)
     sent = [service.specs[item.result.job.job_id] for item in found]
-    assert [[style.image.data for style in spec.styles] for spec in sent] == [[b"one"], [b"a", b"b"], [b"two"]]
+    assert [[style.image.data for style in spec.styles] for spec in sent] == [
+        [JPEG + b"one"],
+        [JPEG + b"a", JPEG + b"b"],
+        [JPEG + b"two"],
+    ]
     assert [style.weight for style in sent[1].styles] == [0.7, 0.3]
 
 
 def test_errors_are_values_where_asked_and_are_raised_elsewhere(kind: str) -> None:
     service = FakeService(refusing(3))
     with serving(service) as address:
-        found = mapped(kind, address, [b"x"] * 5, b"s", in_flight=1, errors="return")
+        found = mapped(kind, address, [JPEG + b"x"] * 5, JPEG + b"s", in_flight=1, errors="return")
         assert [type(item.error) for item in found] == [type(None), type(None), impasto.InvalidRequest, type(None), type(None)]
         with pytest.raises(impasto.InvalidRequest, match="job 3 is refused"):
             found[2].result  # noqa: B018
         service.submitted = 0
         with pytest.raises(impasto.InvalidRequest, match="job 3 is refused"):
-            mapped(kind, address, [b"x"] * 5, b"s", in_flight=1)
+            mapped(kind, address, [JPEG + b"x"] * 5, JPEG + b"s", in_flight=1)
 
 
 def test_a_job_that_was_lost_is_submitted_again(kind: str) -> None:
@@ -111,7 +116,7 @@ def test_a_job_that_was_lost_is_submitted_again(kind: str) -> None:
 
     service = Forgetful()
     with serving(service) as address:
-        assert mapped(kind, address, [b"x"], b"s", in_flight=1)[0].result.data
+        assert mapped(kind, address, [JPEG + b"x"], JPEG + b"s", in_flight=1)[0].result.data
     assert service.submitted == 2
 
 
@@ -127,7 +132,7 @@ def test_results_may_come_as_they_are_ready() -> None:
 
     service = Slow()
     with serving(service) as address, impasto.Client(address) as client:
-        found = client.map([b"%d" % number for number in range(6)], b"s", in_flight=2, ordered=False)
+        found = client.map([JPEG + b"%d" % number for number in range(6)], JPEG + b"s", in_flight=2, ordered=False)
         first = next(found)
         second = next(found)
         gate.clear()
@@ -135,7 +140,7 @@ def test_results_may_come_as_they_are_ready() -> None:
         assert sorted(item.index for item in (first, second, *rest)) == list(range(6))
         assert service.specs["job-1"].content.data not in (first.content, second.content)
         gate.add("job-7")
-        ordered = client.map([b"x"] * 50, b"s", in_flight=2)
+        ordered = client.map([JPEG + b"x"] * 50, JPEG + b"s", in_flight=2)
         waiting = threading.Thread(target=lambda: next(ordered))
         waiting.start()
         time.sleep(0.5)
@@ -149,7 +154,7 @@ def test_leaving_the_loop_cancels_what_runs() -> None:
     """And starts nothing more."""
     service = FakeService()
     with serving(service) as address, impasto.Client(address) as client:
-        for _ in client.map([b"x"] * 50, b"s", in_flight=3):
+        for _ in client.map([JPEG + b"x"] * 50, JPEG + b"s", in_flight=3):
             service.hold.clear()
             time.sleep(0.2)
             break
@@ -187,11 +192,11 @@ async def test_a_full_queue_is_waited_for() -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "text"),
     [
-        (("one.jpg", b"s"), {}, "contents: must be several pictures"),
-        (([b"a", b"b"], [b"s"]), {}, "styles: there are 1 for 2 contents"),
-        (([b"a"], 7), {}, "styles: must be a picture"),
-        (([b"a"], b"s"), {"in_flight": 0}, "in_flight: must be a whole number"),
-        (([b"a"], b"s"), {"errors": "hide"}, "errors: must be 'raise' or 'return'"),
+        (("one.jpg", JPEG + b"s"), {}, "contents: must be several pictures"),
+        (([JPEG + b"a", JPEG + b"b"], [JPEG + b"s"]), {}, "styles: there are 1 for 2 contents"),
+        (([JPEG + b"a"], 7), {}, "styles: must be a picture"),
+        (([JPEG + b"a"], JPEG + b"s"), {"in_flight": 0}, "in_flight: must be a whole number"),
+        (([JPEG + b"a"], JPEG + b"s"), {"errors": "hide"}, "errors: must be 'raise' or 'return'"),
     ],
 )
 def test_invalid_arguments_are_refused_by_name_at_the_call(arguments: Any, options: Any, text: str) -> None:
@@ -229,16 +234,16 @@ def test_memory_stays_flat_over_many_pairs(kind: str) -> None:
 
     try:
         address = server.stdout.readline().strip()
-        contents = (b"content %d" % number for number in range(PAIRS))
+        contents = (JPEG + b"content %d" % number for number in range(PAIRS))
         if kind == "sync":
             with impasto.Client(address) as client:
-                for item in client.map(contents, b"style", in_flight=8):
+                for item in client.map(contents, JPEG + b"style", in_flight=8):
                     measure(item.index, item.result.data)
         else:
 
             async def run() -> None:
                 async with impasto.AsyncClient(address) as client:
-                    async for item in client.map(contents, b"style", in_flight=8):
+                    async for item in client.map(contents, JPEG + b"style", in_flight=8):
                         measure(item.index, item.result.data)
 
             asyncio.run(run())

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from impasto.names import MAX_NAME, clean_name
 from impasto.pictures import fill
 from impasto.v1 import style_transfer_pb2 as pb
+from tests.conftest import JPEG
 
 
 @pytest.mark.parametrize(
@@ -51,4 +52,4 @@ def test_any_name_can_be_sent_shown_and_logged(name: str) -> None:
 def pb_file(name: str):
     from impasto import NamedFile
 
-    return NamedFile(b"data", name)
+    return NamedFile(JPEG + b"data", name)

@@ -15,10 +15,10 @@ from PIL import Image
 
 import impasto
 from impasto import errors, results
-from impasto.requests import job_spec, job_states, server_address
+from impasto.requests import features_request, job_spec, job_states, server_address
 from impasto.transport import channel_options, check_size
 from impasto.v1 import style_transfer_pb2 as pb
-from tests.conftest import opened
+from tests.conftest import JPEG, encoded, opened
 
 
 def test_pictures_are_taken_as_callers_have_them(png: Callable[..., bytes], tmp_path: Path) -> None:
@@ -38,20 +38,20 @@ def test_pictures_are_taken_as_callers_have_them(png: Callable[..., bytes], tmp_
 
 def test_styles_come_alone_or_several_with_or_without_weights() -> None:
     """None, one, a list, pairs; a weight not given stays not given."""
-    assert not job_spec(b"c", None, {}).styles
-    assert [style.image.data for style in job_spec(b"c", b"s", {}).styles] == [b"s"]
-    mixed = job_spec(b"c", [b"s", (b"t", 0.3)], {}).styles
+    assert not job_spec(JPEG + b"c", None, {}).styles
+    assert [style.image.data for style in job_spec(JPEG + b"c", JPEG + b"s", {}).styles] == [JPEG + b"s"]
+    mixed = job_spec(JPEG + b"c", [JPEG + b"s", (JPEG + b"t", 0.3)], {}).styles
     assert [(style.image.data, style.weight if style.HasField("weight") else None) for style in mixed] == [
-        (b"s", None),
-        (b"t", 0.3),
+        (JPEG + b"s", None),
+        (JPEG + b"t", 0.3),
     ]
 
 
 def test_options_land_in_their_fields_and_what_is_left_out_stays_out() -> None:
     """Numbers, words, layers and output options; zero is not the same as not given."""
     spec = job_spec(
-        b"c",
-        b"s",
+        JPEG + b"c",
+        JPEG + b"s",
         {"content_weight": 0.0, "optimizer": "adam", "style_layers": {"relu1_1": 2.0}, "format": "jpeg", "quality": 90},
     )
     assert spec.parameters.HasField("content_weight")
@@ -82,35 +82,70 @@ def test_options_land_in_their_fields_and_what_is_left_out_stays_out() -> None:
 def test_options_of_the_wrong_kind_name_their_field(options: dict[str, object], text: str) -> None:
     """Before anything travels, in a caller's words."""
     with pytest.raises(impasto.InvalidRequest, match=f"^{re.escape(text)}") as caught:
-        job_spec(b"c", b"s", options)
+        job_spec(JPEG + b"c", JPEG + b"s", options)
     assert [violation.field for violation in caught.value.violations] == [text.split(":", maxsplit=1)[0]]
 
 
 def test_all_options_of_the_wrong_kind_are_named() -> None:
     """Not the first only."""
     with pytest.raises(impasto.InvalidRequest) as caught:
-        job_spec(b"c", b"s", {"steps": "a", "color": "blue", "history": "b", "size_px": 64})
+        job_spec(JPEG + b"c", JPEG + b"s", {"steps": "a", "color": "blue", "history": "b", "size_px": 64})
     fields = [violation.field for violation in caught.value.violations]
     assert fields == ["parameters.steps", "parameters.color", "parameters.history"]
     with pytest.raises(impasto.InvalidRequest, match="a style is a picture, a pair"):
-        job_spec(b"c", [(b"s",)], {})  # type: ignore[list-item]
+        job_spec(JPEG + b"c", [(JPEG + b"s",)], {})  # type: ignore[list-item]
+    with pytest.raises(impasto.InvalidRequest) as caught:
+        job_spec(
+            "none.png",
+            [("none.png", 1.0), impasto.Style(JPEG + b"s", weight="much", region="none.png")],  # type: ignore[arg-type]
+            {
+                "optimizer": "sgd",
+                "style_layers": {"relu1_1": "x", "relu2_1": "y"},
+                "schedule": [("a", "b")],
+                "mask": "none.png",
+            },
+        )
+    assert [violation.field for violation in caught.value.violations] == [
+        "content", "styles[0].image", "styles[1].region", "styles[1].weight", "parameters.optimizer",
+        "parameters.style_layers[relu1_1]", "parameters.style_layers[relu2_1]", "parameters.schedule[0].size_px",
+        "parameters.schedule[0].steps", "mask",
+    ]  # fmt: skip
+    with pytest.raises(impasto.InvalidRequest) as caught:
+        features_request("none.png", "conv1_1", 5, "", "big", "min")  # type: ignore[arg-type]
+    assert [violation.field for violation in caught.value.violations] == ["image", "size_px", "pooling"]
 
 
 def test_unknown_options_are_a_type_error_that_lists_the_known() -> None:
     """As for any keyword argument; one that is spelt nearly right is proposed."""
     with pytest.raises(TypeError, match=r"unknown option stesp, did you mean steps\?; valid options: preset, .*size_px"):
-        job_spec(b"c", b"s", {"stesp": 3})
+        job_spec(JPEG + b"c", JPEG + b"s", {"stesp": 3})
     with pytest.raises(TypeError, match=r"^unknown option qqq; valid options: "):
-        job_spec(b"c", b"s", {"qqq": 3})
+        job_spec(JPEG + b"c", JPEG + b"s", {"qqq": 3})
 
 
 def test_pictures_that_cannot_be_read_name_their_field(tmp_path: Path) -> None:
     """A missing file, and a file open in text mode."""
     with pytest.raises(impasto.InvalidRequest, match=r"styles\[1\]\.image: cannot be read: No such file"):
-        job_spec(b"c", [b"s", tmp_path / "none.png"], {})
+        job_spec(JPEG + b"c", [JPEG + b"s", tmp_path / "none.png"], {})
     (tmp_path / "text.png").write_text("x")
     with (tmp_path / "text.png").open() as file, pytest.raises(impasto.InvalidRequest, match="binary mode"):
         job_spec(file, None, {})
+
+
+def test_files_that_are_no_pictures_say_what_the_client_takes(tmp_path: Path) -> None:
+    """By their first bytes, with their names, before anything travels; what the client converts is in the list."""
+    (tmp_path / "notes.png").write_text("no picture")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(impasto.InvalidRequest) as caught:
+        job_spec(tmp_path / "notes.png", [tmp_path / "empty.png", b"?"], {})
+    taken = "PNG, JPEG, WebP, AVIF, TIFF, GIF, BMP or HEIC"
+    assert [(item.field, item.description) for item in caught.value.violations] == [
+        ("content", f"is not a {taken} picture: notes.png"),
+        ("styles[0].image", "is empty: empty.png"),
+        ("styles[1].image", f"is not a {taken} picture"),
+    ]
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"):
+        assert job_spec(encoded(Image.new("RGB", (8, 8)), kind), None, {}).content.data
 
 
 def test_requests_too_large_for_any_server_stay_here() -> None:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from impasto_engine import weights
+from impasto_engine.cache import exist
 from impasto_engine.networks import random_trunk
 from impasto_engine.weights import FILES, WHEELS, WeightsError, load_network, obtain, records
 from impasto_engine.weights.published import PublishedFile
@@ -215,6 +216,14 @@ def test_wrong_networks_are_told_apart(tmp_path: Path, state: dict[str, torch.Te
     torch.save({"features.0.bias": Path}, tmp_path / "code.pth")
     with pytest.raises(WeightsError, match="state dict"):
         load_network(str(tmp_path / "code.pth"), CPU)
+    for choice, said in (
+        ("resnet:builtin", "there is no network 'resnet'; the networks are vgg16, vgg19, alexnet, squeezenet1_1"),
+        ("vgg19:builtin", "the built-in filters are those of vgg16; for vgg19 there are vgg19:random-SEED, vgg19:imagenet-v1"),
+        ("vgg19", "no filters are named; for vgg19 there are vgg19:random-SEED, vgg19:imagenet-v1"),
+        ("nowhere/a:b.pth", "no such file, and not one of auto"),
+    ):
+        assert not exist(choice), choice
+        assert said in str(weights.missing(choice))
     with pytest.raises(WeightsError, match="no such file, and not one of auto, builtin, random-SEED, imagenet"):
         load_network("nowhere.pth", CPU)
     with pytest.raises(WeightsError, match="run: impasto weights download imagenet-v1"):

@@ -83,6 +83,19 @@ def test_variables_that_are_no_settings_are_told() -> None:
         ({"tls_client_ca": "a"}, "tls_client_ca needs"),
         ({"log_format": "xml"}, "log_format must be"),
         ({"max_client_jobs": -1}, "max_client_jobs must be at least 0"),
+        (
+            {"webhook_hosts": "https://a.example/hook"},
+            r"webhook_hosts must be HOST, .* got 'https://a.example/hook'; did you mean a.example\?",
+        ),
+        ({"webhook_hosts": "a.example,b.example:8443/hook"}, r"got 'b.example:8443/hook'; did you mean b.example:8443\?"),
+        ({"webhook_hosts": "a.example;b.example"}, "got 'a.example;b.example'$"),
+        ({"webhook_hosts": " , "}, "webhook_hosts must be HOST"),
+        ({"webhook_hosts": "*"}, "webhook_hosts must be HOST"),
+        ({"webhook_hosts": "a.*.example"}, "webhook_hosts must be HOST"),
+        ({"webhook_hosts": "a.example:"}, "webhook_hosts must be HOST"),
+        ({"webhook_hosts": "a.example:65536"}, "webhook_hosts must be HOST"),
+        ({"webhook_hosts": "2001:db8::1"}, "webhook_hosts must be HOST"),
+        ({"webhook_hosts": "m\u00fcnchen.example"}, "webhook_hosts must be HOST"),
     ],
 )
 def test_settings_that_cannot_be_are_named(settings: dict[str, object], message: str) -> None:

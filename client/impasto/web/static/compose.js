@@ -8,7 +8,7 @@ import * as settings from "/static/settings.js";
 import { paintMask } from "/static/brush.js";
 
 let draft = { content: null, styles: [], mask: null, initImage: null, ...recall("draft", {}) };
-let mostStyles = 8;
+let limits = { maxStyles: 8 };
 let onRecipe = () => {};
 
 const save = () => { remember("draft", draft); render(); };
@@ -33,16 +33,18 @@ export function build(useRecipe) {
   samples();
 }
 
-export const limit = (most) => { mostStyles = most || mostStyles; };
+export const limit = (given) => { limits = { ...limits, ...given }; };
 
 /** Add files: to the photo if there is none, else to the styles; a picture that says how it was made brings its settings. */
 async function add(list, where = "") {
-  const { good, bad } = pictures.picturesOf(list);
-  if (bad.length) errors.tell(`${bad.join(", ")}: only PNG, JPEG and WebP pictures can be used.`);
-  else if (good.length) errors.clear();
-  for (const blob of good) {
-    const kept = await pictures.keep(blob, blob.name || "pasted picture");
-    if (good.length === 1 && !where && (await recipeOf(blob))) return;
+  const files = Array.from(list || []); // now: the browser empties the list of a drop
+  errors.clear();
+  for (const blob of files) {
+    const name = blob.name || "pasted picture";
+    const wrong = await pictures.wrongWith(blob, limits);
+    if (wrong) { errors.refuse(name, wrong); continue; }
+    const kept = await pictures.keep(blob, name);
+    if (files.length === 1 && !where && (await recipeOf(blob))) return;
     place(kept, where);
   }
 }
@@ -62,7 +64,7 @@ function place(kept, where) {
     draft.mask = null;
     for (const style of draft.styles) style.region = null;
   } else if (where === "init") draft.initImage = kept;
-  else if (draft.styles.length >= mostStyles) { errors.tell(`The server takes at most ${mostStyles} styles.`); return; }
+  else if (draft.styles.length >= limits.maxStyles) { errors.refuse(kept.name, `is left out; the server takes at most ${limits.maxStyles} ${limits.maxStyles === 1 ? "style" : "styles"}`); return; }
   else draft.styles.push({ ...kept, share: 1, mask: null, region: null });
   say(`${kept.name} added`);
   save();

@@ -86,5 +86,15 @@ export function clear() {
   $("problem").replaceChildren();
 }
 
+/** Add a file that cannot be used, and why, to those that are shown. */
+export function refuse(name, why) {
+  const box = $("problem"), text = `${name} ${why}.`;
+  if (!box.querySelector("ul.refused")) show({ message: "These files are not used:", reason: "" });
+  const list = box.querySelector("ul.refused") || box.appendChild(el("ul", { class: "refused" }));
+  list.append(el("li", {}, text));
+  box.scrollIntoView({ block: "nearest" });
+  say(text);
+}
+
 /** Show a message where there is no error object. */
 export const tell = (text) => { show({ message: text, reason: "" }); say(text); };

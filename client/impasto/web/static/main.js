@@ -126,7 +126,7 @@ $("compose").addEventListener("submit", paint);
 window.addEventListener("hashchange", route);
 route();
 server.build({
-  described: (info) => { settings.describe(info); compose.limit(info.limits?.maxStyles); },
+  described: (info) => { settings.describe(info); compose.limit(info.limits); },
   signed: () => { gallery.refresh(); route(); },
 }).then(resume);
 gallery.refresh();

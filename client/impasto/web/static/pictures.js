@@ -86,12 +86,32 @@ export async function bitmap(sha) {
   }
 }
 
-/** Files of a drop or a paste that are pictures, and the names of those that are not. */
-export function picturesOf(list) {
-  const files = Array.from(list || []);
-  const good = files.filter((item) => /^image\/(png|jpeg|webp)$/.test(item.type) || (!item.type && /\.(png|jpe?g|webp)$/i.test(item.name)));
-  return { good, bad: files.filter((item) => !good.includes(item)).map((item) => item.name || "a file") };
+const FIRST = 32; // bytes that say what a file is, whatever its name says
+const OTHERS = [[/^GIF8/, "GIF"], [/^BM.{4}\0{4}/s, "BMP"], [/^(II\*\0|MM\0\*)/, "TIFF"], [/^.{4}ftypavi[fs]/s, "AVIF"], [/^.{4}ftyp(hei[cxm]|hev[cx]|mif1|msf1)/s, "HEIC"], [/^\s*(<\?xml|<svg)/, "SVG"], [/^%PDF/, "PDF"]];
+
+/** Return why a file cannot be used as a picture; empty if it can. Limits are those of GetServerInfo. */
+export async function wrongWith(blob, limits) {
+  const takes = "only PNG, JPEG and WebP pictures can be used";
+  let first;
+  try {
+    first = String.fromCharCode(...new Uint8Array(await blob.slice(0, FIRST).arrayBuffer()));
+  } catch { return "cannot be read; folders cannot be used"; }
+  if (!first) return "is empty";
+  if (!/^(\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF.{4}WEBP)/s.test(first)) {
+    const kind = OTHERS.find(([pattern]) => pattern.test(first))?.[1];
+    return `is ${kind ? `a file of the kind ${kind}` : "not a picture"}; ${takes}`;
+  }
+  const most = Number(limits.maxMessageBytes) || Infinity;
+  if (blob.size > most) return `has ${mib(blob.size)} MiB; the server takes at most ${mib(most)} MiB`;
+  try {
+    const image = await createImageBitmap(blob), pixels = image.width * image.height, size = `${image.width} × ${image.height}`;
+    image.close();
+    if (pixels > Number(limits.maxImagePixels || Infinity)) return `has ${size} pixels; the server takes at most ${limits.maxImagePixels >= 1e6 ? `${Math.floor(limits.maxImagePixels / 1e6)} million` : limits.maxImagePixels}`;
+  } catch { return "is damaged, or too large for this browser"; }
+  return "";
 }
+
+const mib = (bytes) => (bytes / 2 ** 20).toFixed(bytes < 1e7 ? 1 : 0);
 
 const MARK = new TextEncoder().encode('"impasto":');
 

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eimpasto/worker/v1/worker.proto\x12\x11impasto.worker.v1\"\xb6\x02\n\x0bJoinRequest\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.impasto.worker.v1.HelloH\x00\x12-\n\x07reports\x18\x02 \x01(\x0b\x32\x1a.impasto.worker.v1.ReportsH\x00\x12)\n\x05piece\x18\x03 \x01(\x0b\x32\x18.impasto.worker.v1.PieceH\x00\x12\x38\n\rprocess_ended\x18\x04 \x01(\x0b\x32\x1f.impasto.worker.v1.ProcessEndedH\x00\x12\x31\n\theartbeat\x18\x05 \x01(\x0b\x32\x1c.impasto.worker.v1.HeartbeatH\x00\x12-\n\x07leaving\x18\x06 \x01(\x0b\x32\x1a.impasto.worker.v1.LeavingH\x00\x42\x06\n\x04part\"\xf1\x02\n\x0cJoinResponse\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.impasto.worker.v1.WelcomeH\x00\x12-\n\x07\x63ommand\x18\x02 \x01(\x0b\x32\x1a.impasto.worker.v1.MessageH\x00\x12)\n\x05piece\x18\x03 \x01(\x0b\x32\x18.impasto.worker.v1.PieceH\x00\x12\x38\n\rstart_process\x18\x04 \x01(\x0b\x32\x1f.impasto.worker.v1.StartProcessH\x00\x12\x36\n\x0ckill_process\x18\x05 \x01(\x0b\x32\x1e.impasto.worker.v1.KillProcessH\x00\x12+\n\x06\x66orget\x18\x06 \x01(\x0b\x32\x19.impasto.worker.v1.ForgetH\x00\x12\x31\n\theartbeat\x18\x07 \x01(\x0b\x32\x1c.impasto.worker.v1.HeartbeatH\x00\x42\x06\n\x04part\"k\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\x05\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\"N\n\x07Welcome\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x1d\n\x15\x63heckpoint_interval_s\x18\x02 \x01(\x01\x12\x13\n\x0bpiece_bytes\x18\x03 \x01(\x03\"%\n\x07Message\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"6\n\x07Reports\x12+\n\x07reports\x18\x01 \x03(\x0b\x32\x1a.impasto.worker.v1.Message\"x\n\x05Piece\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.impasto.worker.v1.FileKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x03\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"\x1d\n\x0cProcessEnded\x12\r\n\x05\x63\x61use\x18\x01 \x01(\t\"\x0e\n\x0cStartProcess\"\r\n\x0bKillProcess\"/\n\x06\x46orget\x12\x10\n\x08pictures\x18\x01 \x03(\t\x12\x13\n\x0b\x63heckpoints\x18\x02 \x03(\t\"\x0b\n\tHeartbeat\"\t\n\x07Leaving*l\n\x08\x46ileKind\x12\x19\n\x15\x46ILE_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46ILE_KIND_CHECKPOINT\x10\x01\x12\x15\n\x11\x46ILE_KIND_PICTURE\x10\x02\x12\x14\n\x10\x46ILE_KIND_RESULT\x10\x03\x32\\\n\rWorkerService\x12K\n\x04Join\x12\x1e.impasto.worker.v1.JoinRequest\x1a\x1f.impasto.worker.v1.JoinResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eimpasto/worker/v1/worker.proto\x12\x11impasto.worker.v1\"\xb6\x02\n\x0bJoinRequest\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.impasto.worker.v1.HelloH\x00\x12-\n\x07reports\x18\x02 \x01(\x0b\x32\x1a.impasto.worker.v1.ReportsH\x00\x12)\n\x05piece\x18\x03 \x01(\x0b\x32\x18.impasto.worker.v1.PieceH\x00\x12\x38\n\rprocess_ended\x18\x04 \x01(\x0b\x32\x1f.impasto.worker.v1.ProcessEndedH\x00\x12\x31\n\theartbeat\x18\x05 \x01(\x0b\x32\x1c.impasto.worker.v1.HeartbeatH\x00\x12-\n\x07leaving\x18\x06 \x01(\x0b\x32\x1a.impasto.worker.v1.LeavingH\x00\x42\x06\n\x04part\"\xf1\x02\n\x0cJoinResponse\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.impasto.worker.v1.WelcomeH\x00\x12-\n\x07\x63ommand\x18\x02 \x01(\x0b\x32\x1a.impasto.worker.v1.MessageH\x00\x12)\n\x05piece\x18\x03 \x01(\x0b\x32\x18.impasto.worker.v1.PieceH\x00\x12\x38\n\rstart_process\x18\x04 \x01(\x0b\x32\x1f.impasto.worker.v1.StartProcessH\x00\x12\x36\n\x0ckill_process\x18\x05 \x01(\x0b\x32\x1e.impasto.worker.v1.KillProcessH\x00\x12+\n\x06\x66orget\x18\x06 \x01(\x0b\x32\x19.impasto.worker.v1.ForgetH\x00\x12\x31\n\theartbeat\x18\x07 \x01(\x0b\x32\x1c.impasto.worker.v1.HeartbeatH\x00\x42\x06\n\x04part\"k\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\x05\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\"9\n\x07Welcome\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x1d\n\x15\x63heckpoint_interval_s\x18\x02 \x01(\x01\"%\n\x07Message\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"6\n\x07Reports\x12+\n\x07reports\x18\x01 \x03(\x0b\x32\x1a.impasto.worker.v1.Message\"x\n\x05Piece\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.impasto.worker.v1.FileKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x03\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"\x1d\n\x0cProcessEnded\x12\r\n\x05\x63\x61use\x18\x01 \x01(\t\"\x0e\n\x0cStartProcess\"\r\n\x0bKillProcess\"\x1a\n\x06\x46orget\x12\x10\n\x08pictures\x18\x01 \x03(\t\"\x0b\n\tHeartbeat\"\t\n\x07Leaving*l\n\x08\x46ileKind\x12\x19\n\x15\x46ILE_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46ILE_KIND_CHECKPOINT\x10\x01\x12\x15\n\x11\x46ILE_KIND_PICTURE\x10\x02\x12\x14\n\x10\x46ILE_KIND_RESULT\x10\x03\x32\\\n\rWorkerService\x12K\n\x04Join\x12\x1e.impasto.worker.v1.JoinRequest\x1a\x1f.impasto.worker.v1.JoinResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'impasto.worker.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FILEKIND']._serialized_start=1279
-  _globals['_FILEKIND']._serialized_end=1387
+  _globals['_FILEKIND']._serialized_start=1237
+  _globals['_FILEKIND']._serialized_end=1345
   _globals['_JOINREQUEST']._serialized_start=54
   _globals['_JOINREQUEST']._serialized_end=364
   _globals['_JOINRESPONSE']._serialized_start=367
@@ -40,25 +40,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO']._serialized_start=738
   _globals['_HELLO']._serialized_end=845
   _globals['_WELCOME']._serialized_start=847
-  _globals['_WELCOME']._serialized_end=925
-  _globals['_MESSAGE']._serialized_start=927
-  _globals['_MESSAGE']._serialized_end=964
-  _globals['_REPORTS']._serialized_start=966
-  _globals['_REPORTS']._serialized_end=1020
-  _globals['_PIECE']._serialized_start=1022
-  _globals['_PIECE']._serialized_end=1142
-  _globals['_PROCESSENDED']._serialized_start=1144
-  _globals['_PROCESSENDED']._serialized_end=1173
-  _globals['_STARTPROCESS']._serialized_start=1175
-  _globals['_STARTPROCESS']._serialized_end=1189
-  _globals['_KILLPROCESS']._serialized_start=1191
-  _globals['_KILLPROCESS']._serialized_end=1204
-  _globals['_FORGET']._serialized_start=1206
-  _globals['_FORGET']._serialized_end=1253
-  _globals['_HEARTBEAT']._serialized_start=1255
-  _globals['_HEARTBEAT']._serialized_end=1266
-  _globals['_LEAVING']._serialized_start=1268
-  _globals['_LEAVING']._serialized_end=1277
-  _globals['_WORKERSERVICE']._serialized_start=1389
-  _globals['_WORKERSERVICE']._serialized_end=1481
+  _globals['_WELCOME']._serialized_end=904
+  _globals['_MESSAGE']._serialized_start=906
+  _globals['_MESSAGE']._serialized_end=943
+  _globals['_REPORTS']._serialized_start=945
+  _globals['_REPORTS']._serialized_end=999
+  _globals['_PIECE']._serialized_start=1001
+  _globals['_PIECE']._serialized_end=1121
+  _globals['_PROCESSENDED']._serialized_start=1123
+  _globals['_PROCESSENDED']._serialized_end=1152
+  _globals['_STARTPROCESS']._serialized_start=1154
+  _globals['_STARTPROCESS']._serialized_end=1168
+  _globals['_KILLPROCESS']._serialized_start=1170
+  _globals['_KILLPROCESS']._serialized_end=1183
+  _globals['_FORGET']._serialized_start=1185
+  _globals['_FORGET']._serialized_end=1211
+  _globals['_HEARTBEAT']._serialized_start=1213
+  _globals['_HEARTBEAT']._serialized_end=1224
+  _globals['_LEAVING']._serialized_start=1226
+  _globals['_LEAVING']._serialized_end=1235
+  _globals['_WORKERSERVICE']._serialized_start=1347
+  _globals['_WORKERSERVICE']._serialized_end=1439
 # @@protoc_insertion_point(module_scope)

@@ -68,14 +68,12 @@ class Hello(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., name: _Optional[str] = ..., host: _Optional[str] = ..., incarnation: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("version", "checkpoint_interval_s", "piece_bytes")
+    __slots__ = ("version", "checkpoint_interval_s")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
-    PIECE_BYTES_FIELD_NUMBER: _ClassVar[int]
     version: str
     checkpoint_interval_s: float
-    piece_bytes: int
-    def __init__(self, version: _Optional[str] = ..., checkpoint_interval_s: _Optional[float] = ..., piece_bytes: _Optional[int] = ...) -> None: ...
+    def __init__(self, version: _Optional[str] = ..., checkpoint_interval_s: _Optional[float] = ...) -> None: ...
 
 class Message(_message.Message):
     __slots__ = ("kind", "body")
@@ -120,12 +118,10 @@ class KillProcess(_message.Message):
     def __init__(self) -> None: ...
 
 class Forget(_message.Message):
-    __slots__ = ("pictures", "checkpoints")
+    __slots__ = ("pictures",)
     PICTURES_FIELD_NUMBER: _ClassVar[int]
-    CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
     pictures: _containers.RepeatedScalarFieldContainer[str]
-    checkpoints: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, pictures: _Optional[_Iterable[str]] = ..., checkpoints: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, pictures: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ()

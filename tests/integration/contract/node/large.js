@@ -2,10 +2,11 @@
 const crypto = require("crypto");
 const { client, grpc, picture } = require("./connect");
 
+const first = { layers: [{ layer: "relu1_1", weight: 1 }] }; // the size of the picture matters here, not how it is painted
 const spec = {
   content: picture("noise.png"),
   styles: [{ image: picture("style.png") }],
-  parameters: { sizePx: 1300, steps: 1, levels: 1, optimizer: "OPTIMIZER_ADAM" },
+  parameters: { sizePx: 1300, steps: 1, levels: 1, optimizer: "OPTIMIZER_ADAM", contentLayers: first, styleLayers: first },
 };
 
 const stylize = () =>

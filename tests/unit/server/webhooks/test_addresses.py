@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from impasto_server.config import ServerConfig
 from impasto_server.webhooks.addresses import wrong_with
 
 ALLOWED = "hooks.example.com, *.studio.example, other.example:8443, [2001:db8::1]"
@@ -23,6 +24,12 @@ ALLOWED = "hooks.example.com, *.studio.example, other.example:8443, [2001:db8::1
 )
 def test_what_the_operator_allows_is_taken(url: str) -> None:
     assert wrong_with(url, ALLOWED) == ""
+
+
+def test_a_server_starts_with_every_form_that_can_match() -> None:
+    """The check at its start and the comparison know the same forms."""
+    forms = f"{ALLOWED},127.0.0.1:8443,[::1]:8443,*.studio.example:8443,my_host,HOOKS.example.com,"
+    assert ServerConfig(webhook_hosts=forms, webhook_secret="x").webhook_hosts == forms
 
 
 @pytest.mark.parametrize(
