@@ -29,6 +29,7 @@ from impasto._base import (
     left_out,
     may_have_started,
     new_request_id,
+    of_upload,
     result_request,
     stream_ended,
     stylize_request,
@@ -324,7 +325,7 @@ class AsyncClient(ClientBase):
             try:
                 answer = await self._stub.UploadImage(requests, timeout=UPLOAD_TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
-                await asyncio.sleep(retry.delay(self._error(error)))
+                await asyncio.sleep(retry.delay(of_upload(self._error(error), name_of(picture))))
                 ask_only, offset = True, 0
                 continue
             self._answered = True

@@ -14,7 +14,7 @@ from impasto.errors import ImpastoError
 from impasto.pictures import UploadedImage
 from impasto.requests import server_address
 from impasto.results import Event, JobInfo
-from impasto.retry import Retry
+from impasto.retry import Reachability, Retry
 from impasto.transport import SLOWEST_BYTES_PER_S, SMALL_BYTES, channel_options, check_size, error_of
 from impasto.v1 import style_transfer_pb2 as pb
 
@@ -45,6 +45,7 @@ class ClientBase:
         self._channel_options = channel_options(self.server)
         self.secured = self._channel_credentials is not None
         self._answered = False
+        self._reachability: Reachability | None = None
         self._limit_bytes: int | None = None
         self._closed = False
 
@@ -53,7 +54,7 @@ class ClientBase:
             raise ImpastoError("the client is closed", reason="CLIENT_CLOSED")
 
     def _retry(self, timeout_s: float | None = None) -> Retry:
-        return Retry(self.patience_s, answered=self._answered, timeout_s=timeout_s)
+        return Retry(self.patience_s, answered=self._answered, timeout_s=timeout_s, reachability=self._reachability)
 
     def _error(self, error: grpc.RpcError) -> ImpastoError:
         return error_of(error, self.server, secured=self.secured)
@@ -115,6 +116,16 @@ class Cursor:
     def lost(self) -> None:
         """Note that the connection was lost."""
         self._resumed = self._resumed or self._request.HasField("resume_after_sequence")
+
+
+def of_upload(error: ImpastoError, name: str) -> ImpastoError:
+    """Return the error of an upload with the file's name in the place of fields that its caller does not know."""
+    fields = [item.field for item in error.violations]
+    if not isinstance(error, errors.InvalidRequest) or not fields or not all(field.startswith("start.") for field in fields):
+        return error
+    told = [f"{item.field.removeprefix('start.')} {item.description}" for item in error.violations]
+    text = f"{name or 'the file'}: {'; '.join(told)}"
+    return errors.InvalidRequest(f"picture: {text}", reason=error.reason, violations=(errors.Violation("picture", text),))
 
 
 def new_request_id() -> str:

@@ -29,6 +29,7 @@ from impasto._base import (
     left_out,
     may_have_started,
     new_request_id,
+    of_upload,
     result_request,
     stream_ended,
     stylize_request,
@@ -202,16 +203,22 @@ class Client(ClientBase):
 
     def cancel_quietly(self, request_id: str) -> bool:
         """Cancel a request's job while another error is being raised; return whether it was cancelled."""
+        return self._why_not_cancelled(request_id) is None
+
+    def _why_not_cancelled(self, request_id: str) -> ImpastoError | None:
+        """Cancel a request's job while another error is being raised; return why it was not cancelled, None if it was."""
+        cause: ImpastoError | None = None
         for delay_s in QUIET_DELAYS_S:
             time.sleep(delay_s)
             try:
                 self._stub.CancelJob(pb.CancelJobRequest(request_id=request_id), timeout=QUIET_TIMEOUT_S)
             except grpc.RpcError as error:
-                if not isinstance(self._error(error), NotFound):
-                    return False
+                cause = self._error(error)
+                if not isinstance(cause, NotFound):
+                    return cause
             else:
-                return True
-        return False
+                return None
+        return cause
 
     def validate(self, content: Picture | None, style: Styles = None, **options: Unpack[Options]) -> JobInfo:
         """Validate a job on the server without submitting it; return the job it would become, with estimated start and end.
@@ -401,7 +408,7 @@ class Client(ClientBase):
             try:
                 answer = self._stub.UploadImage(requests, timeout=UPLOAD_TIMEOUT_S)
             except grpc.RpcError as error:
-                time.sleep(retry.delay(self._error(error)))
+                time.sleep(retry.delay(of_upload(self._error(error), name_of(picture))))
                 ask_only, offset = True, 0
                 continue
             self._answered = True
@@ -520,6 +527,7 @@ class Client(ClientBase):
                 raise
             else:
                 self._answered = True
+                retry.reset()
                 return answer
 
 

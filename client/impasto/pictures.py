@@ -58,19 +58,28 @@ def fill(message: pb.Image, picture: Picture, field: str) -> None:
     if isinstance(picture, UploadedImage):
         message.image_id = picture.image_id
     else:
-        message.data = to_bytes(picture, field)
-        _check_picture(message.data, field, message.name)
+        message.data = checked_bytes(picture, field)
 
 
 TAKEN = "PNG, JPEG, WebP, AVIF, TIFF, GIF, BMP or HEIC"
 """What callers may give; the server takes the first three, the client makes PNG of the others."""
 
 
-def _check_picture(data: bytes, field: str, name: str) -> None:
-    """Refuse a file that no server takes, by its first bytes: here it is known what the client would have converted."""
+def checked_bytes(picture: Picture, field: str) -> bytes:
+    """Return an encoded picture as :func:`to_bytes` does.
+
+    Raises:
+        InvalidRequest: Also if no server takes the file, by its first bytes: here it is known what the client would convert.
+    """
+    data = to_bytes(picture, field)
     if not (data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")):
-        text = f"is not a {TAKEN} picture" if data else "is empty"
-        raise invalid(field, f"{text}: {name}" if name else text, "UNREADABLE")
+        raise _refused(f"is not a {TAKEN} picture", picture, field)
+    return data
+
+
+def _refused(text: str, picture: Picture, field: str) -> InvalidRequest:
+    name = clean_name(name_of(picture))
+    return invalid(field, f"{text}: {name}" if name else text, "UNREADABLE")
 
 
 def name_of(picture: Picture) -> str:
@@ -91,17 +100,25 @@ def to_bytes(picture: Picture, field: str) -> bytes:
         field: Name of the field, for errors.
 
     Raises:
-        InvalidRequest: If it cannot be read.
+        InvalidRequest: If it cannot be read, or is empty.
     """
+    data = _encoded(picture, field)
+    if not data:
+        raise _refused("is empty", picture, field)
+    return converted(data, field, _png_of)
+
+
+def _encoded(picture: Picture, field: str) -> bytes:
+    """Return a picture's file as it is, or a PIL image as PNG."""
     try:
         if isinstance(picture, bytes | bytearray | memoryview):
-            return converted(bytes(picture), field, _png_of)
+            return bytes(picture)
         if isinstance(picture, NamedFile):
-            return converted(picture.data, field, _png_of)
+            return picture.data
         if isinstance(picture, Image.Image):
             return _png_of(picture, field)
         if isinstance(picture, str | os.PathLike):
-            return converted(Path(picture).read_bytes(), field, _png_of)
+            return Path(picture).read_bytes()
         if isinstance(picture, UploadedImage) or not hasattr(picture, "read"):
             raise TypeError(f"{field} must be a path, bytes, a PIL image or an open file, not {type(picture).__name__}")
         data = picture.read()
@@ -111,7 +128,7 @@ def to_bytes(picture: Picture, field: str) -> bytes:
     if not isinstance(data, bytes):
         text = "the file is not open in binary mode"
         raise InvalidRequest(f"{field}: {text}", reason="UNREADABLE", violations=(Violation(field, text),))
-    return converted(data, field, _png_of)
+    return data
 
 
 CONVERTED = (".avif", ".tif", ".tiff", ".gif", ".bmp", ".heic", ".heif")

@@ -38,6 +38,7 @@ class ProgressBar:
 
     def __init__(self, *, quiet: bool, preview_dir: Path | None = None, lines: bool = False) -> None:
         console = Console(stderr=True)
+        self.quiet = quiet
         self._narrow = console.width < WIDE
         self._progress = Progress(
             TextColumn("{task.description}"),

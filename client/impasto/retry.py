@@ -8,13 +8,50 @@ retried: the address is probably wrong.
 from __future__ import annotations
 
 import random
+import threading
 import time
+from collections.abc import Callable
 
 from impasto.connect_errors import CONNECTION_LOST
 from impasto.errors import ImpastoError, Unavailable
 
 DEFAULT_S = 60.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 5.0
+TOLD_S = 1.0
+"""How long a server may be unavailable before that is worth telling."""
+
+
+class Reachability:
+    """Tells once that a server is unavailable and its calls are retried, and once that it answers again. It is thread-safe.
+
+    Args:
+        lost: Called with the error of a call when no call was answered for :data:`TOLD_S`.
+        back: Called when the server answers after that.
+    """
+
+    def __init__(self, lost: Callable[[ImpastoError], None], back: Callable[[], None]) -> None:
+        self._lost, self._back = lost, back
+        self._lock = threading.Lock()
+        self._since: float | None = None
+        self._told = False
+
+    def failed(self, error: ImpastoError) -> None:
+        """Note that a call is retried."""
+        now = time.monotonic()
+        with self._lock:
+            self._since = now if self._since is None else self._since
+            tell, self._told = not self._told and now - self._since >= TOLD_S, self._told or now - self._since >= TOLD_S
+        if tell:
+            self._lost(error)
+
+    def answered(self) -> None:
+        """Note that a call was answered."""
+        if self._since is None:
+            return
+        with self._lock:
+            tell, self._told, self._since = self._told, False, None
+        if tell:
+            self._back()
 
 
 class Retry:
@@ -24,10 +61,14 @@ class Retry:
         limit_s: How long the server may be unavailable without interruption; 0 to try only once.
         answered: Whether a connection was ever established.
         timeout_s: Bound on all attempts together, if given.
+        reachability: Is told of failures and answers.
     """
 
-    def __init__(self, limit_s: float, *, answered: bool, timeout_s: float | None = None) -> None:
+    def __init__(
+        self, limit_s: float, *, answered: bool, timeout_s: float | None = None, reachability: Reachability | None = None
+    ) -> None:
         self._limit_s = limit_s
+        self._reachability = reachability
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._ever_answered = answered
         self._delay_s = _FIRST_DELAY_S
@@ -43,6 +84,8 @@ class Retry:
         self._ever_answered = True
         self._unavailable_since = None
         self._delay_s = _FIRST_DELAY_S
+        if self._reachability is not None:
+            self._reachability.answered()
 
     def delay(self, error: ImpastoError) -> float:
         """Return the seconds after which to retry.
@@ -60,7 +103,11 @@ class Retry:
             or not isinstance(error, Unavailable)
             or now - self._unavailable_since + self._delay_s > self._limit_s
         ):
+            if self._reachability is not None and not isinstance(error, Unavailable):
+                self._reachability.answered()
             raise error from None
+        if self._reachability is not None:
+            self._reachability.failed(error)
         delay_s = self._delay_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads the clients of one server
         self._delay_s = min(2 * self._delay_s, _LONGEST_DELAY_S)
         return delay_s

@@ -219,7 +219,7 @@ def test_detached_jobs_from_the_command_line(real_server: ServerProcess, files: 
         (["content.png", "style.png", "-o", "out.gif"], "must end in .png, .jpg or .webp"),
         (["content.png", "style.png", "-o", "nowhere/out.png"], "folder nowhere does not exist"),
         (["content.png", "style.png", "-o", "-", "--json"], "both write to stdout"),
-        (["content.png", "style.png", "-o", "out.png", "--style-shares", "1,2"], "each of the 1 styles, not 2"),
+        (["content.png", "style.png", "-o", "out.png", "--style-shares", "1,2"], "one value for the style, not 2"),
         (["content.png", "style.png", "-o", "out.png", "--sise", "4"], "No such option '--sise'"),
         (["content.png", "style.png", "-o", "out.png", "--timeout", "-1"], "--timeout"),
         (

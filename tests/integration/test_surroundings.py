@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -21,12 +22,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from grpc import StatusCode
 from PIL import Image
 
 import impasto
 from impasto.transport import proxy_of
 from tests.conftest import ServerProcess, encoded
 from tests.links import Link
+from tests.unit.client.servers import FakeService, serving
 
 COMMAND = [sys.executable, "-c", "from impasto.cli import main; main()"]
 FAST = ["--size", "48", "--steps", "3", "--levels", "1", "-q"]
@@ -180,6 +183,39 @@ def test_a_command_that_is_stopped_leaves_no_job(real_server: ServerProcess, fil
     while jobs_of(real_server, "running", "queued") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not jobs_of(real_server, "running", "queued")
+
+
+@pytest.mark.parametrize("acknowledged", [True, False])
+def test_a_command_that_is_stopped_while_its_server_is_gone_says_how_to_find_the_job(files: Path, acknowledged: bool) -> None:
+    """By its id, or by the request's if the job was not acknowledged; before that it says that the server is gone."""
+    fake = FakeService(lambda number, context: None if acknowledged else context.abort(StatusCode.UNAVAILABLE, "Socket closed"))
+    fake.hold.clear()
+    with serving(fake) as address:
+        process = subprocess.Popen(
+            [*COMMAND, "stylize", "p.png", "s.png", "-o", "o.png"],
+            cwd=files,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "IMPASTO_SERVER": address},
+        )
+        while not (fake.in_flight if acknowledged else fake.submitted):
+            time.sleep(0.05)
+        time.sleep(0.5)  # the acknowledgement is on its way
+    fake.hold.set()
+    with process:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "trying again" in line)  # gRPC may write a line of its own before
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)
+    assert said.startswith("Warning: ")
+    assert said.endswith("; trying again for up to 60 s\n")
+    assert process.returncode == 130
+    if acknowledged:
+        assert "Interrupted. Job job-1 could not be cancelled: no impasto server answers at" in error
+        assert "'impasto jobs result job-1 --wait -o OUT' gets its picture" in error
+    else:
+        assert "Interrupted. The job could not be cancelled: no impasto server answers at" in error
+        assert re.search(r"If the server accepted it, .* with the request id [0-9a-f-]{36}\.", error)
 
 
 LONG: impasto.Options = {"size_px": 64, "steps": 5000, "optimizer": "adam"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -17,15 +17,15 @@ _HANDLING = ("priority", "ttl", "labels", "webhook")
 _PREVIEWS = ("preview_every_steps", "preview_size_px")
 
 
-def key_of(content: UploadedImage, style: Style, options: Mapping[str, Any]) -> str:
+def key_of(content: UploadedImage, styles: Sequence[Style], options: Mapping[str, Any]) -> str:
     """Return the hash of everything that affects a picture: hashes of the files and options, but no names.
 
     Args:
         content: The content, by its hash.
-        style: The style, likewise.
+        styles: The styles with their masks and regions, likewise.
         options: Options of the job; pictures among them by hash too.
     """
-    spec = job_spec(content, style, options)
+    spec = job_spec(content, styles, options)
     for name in _HANDLING:
         if name in spec.DESCRIPTOR.fields_by_name:
             spec.ClearField(name)

@@ -7,7 +7,7 @@ import glob
 import os
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,10 +15,13 @@ from impasto.display import shown
 from impasto.errors import InvalidRequest
 from impasto.pictures import SUFFIXES
 from impasto.protobuf_fields import invalid
+from impasto.requests import Style
 
 DEFAULT_TEMPLATE = "{photo}-{style}.png"
 FORMATS: Mapping[str, str] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 """Formats of outputs by the ending of the name."""
+COLUMNS = ("output", "mask", "style_mask", "style_region")
+"""Columns that a CSV file of pairs may have beside ``photo`` and ``style``; an empty value is none."""
 _LONGEST_NAME = 240
 """Bytes of a file's name that every file system takes, with room for the name of a temporary file."""
 _SHOWN = 3
@@ -26,19 +29,40 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Pair:
-    """A photo, a style, and the name of the picture that they become.
+    """A photo, its style or styles, and the name of the picture that they become.
 
     Attributes:
         photo: File of the content.
-        style: File of the style.
+        styles: The styles, one or several that are mixed; their pictures are paths.
         output: Path of the output below the batch's folder, with slashes; no other pair has it.
         options: Options of this pair, beside those of all.
+        note: What tells it from the others, beside its name; for people.
     """
 
     photo: Path
-    style: Path
+    styles: tuple[Style, ...]
     output: str
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    note: str = field(default="", compare=False)
+
+    @property
+    def title(self) -> str:
+        """Name of the output, with the note if there is one."""
+        return f"{self.output} ({self.note})" if self.note else self.output
+
+    @property
+    def style_files(self) -> list[Path]:
+        """Files of the styles."""
+        return [Path(str(style.picture)) for style in self.styles]
+
+    @property
+    def style_name(self) -> str:
+        """Names of the styles without extension, with a plus sign between those that are mixed."""
+        return "+".join(path.stem for path in self.style_files)
+
+    def __str__(self) -> str:
+        """Return the files: ``photo.jpg with one.jpg + two.jpg``."""
+        return f"{self.photo} with {' + '.join(map(str, self.style_files))}"
 
 
 def expanded(arguments: Iterable[str], field: str, without: Path | None = None) -> list[Path]:
@@ -95,18 +119,26 @@ def listed(text: str) -> list[str]:
     return [line for line in (text.split("\0") if "\0" in text else text.splitlines()) if line.strip()]
 
 
-def every(photos: Sequence[Path], styles: Sequence[Path], template: str) -> list[Pair]:
+def every(photos: Sequence[Path], styles: Sequence[Style], template: str, *, mix: bool = False) -> list[Pair]:
     """Return every photo with every style.
+
+    Args:
+        photos: The photos.
+        styles: The styles; their pictures are paths.
+        template: As for :func:`named`.
+        mix: Whether each photo gets all styles together instead.
 
     Raises:
         InvalidRequest: If the template is invalid or gives two pairs the same name.
     """
-    both = [(photo, style, "") for photo in photos for style in styles]
-    return named(both, template)
+    chosen = [tuple(styles)] if mix else [(style,) for style in styles]
+    return named([Pair(photo, each, "") for photo in photos for each in chosen], template)
 
 
 def from_csv(path: Path, template: str) -> list[Pair]:
-    """Return the pairs of a CSV file with the columns ``photo`` and ``style``, and optionally ``output``.
+    """Return the pairs of a CSV file with the columns ``photo`` and ``style``, and optionally those of :data:`COLUMNS`.
+
+    Paths are relative to the file's folder; where it is a pipe, to the current folder.
 
     Raises:
         InvalidRequest: If the file cannot be read, or a row is invalid; the error names its line.
@@ -120,59 +152,62 @@ def from_csv(path: Path, template: str) -> list[Pair]:
         raise invalid("pairs", f"{path}: is not a CSV file in UTF-8: {error}") from None
 
 
-def _rows(rows: csv.DictReader[str], path: Path) -> Iterator[tuple[Path, Path, str]]:
+def _rows(rows: csv.DictReader[str], path: Path) -> Iterator[Pair]:
     names = list(rows.fieldnames or ())
     missing = [name for name in ("photo", "style") if name not in names]
-    unknown = [name for name in names if name not in ("photo", "style", "output")]
+    unknown = [name for name in names if name not in ("photo", "style", *COLUMNS)]
     if missing or unknown:
-        text = f"the columns are photo, style and optionally output; got {shown(', '.join(names)) or 'none'}"
+        text = f"the columns are photo, style and optionally {', '.join(COLUMNS)}; got {shown(', '.join(names)) or 'none'}"
         raise invalid("pairs", f"{path}: {text}")
+    folder = path.parent if path.is_file() else Path()
     for row in rows:
         if None in row or None in row.values():
             raise invalid("pairs", f"{path}, line {rows.line_num}: has not {len(names)} values")
-        for name in ("photo", "style"):
-            if not Path(row[name]).is_file():
-                raise invalid(
-                    "pairs", f"{path}, line {rows.line_num}: {name} {shown(row[name])!r} does not exist", "UNREADABLE"
-                )
-        yield Path(row["photo"]), Path(row["style"]), row.get("output") or ""
+        files: dict[str, Path | None] = dict.fromkeys(COLUMNS)
+        for name in ("photo", "style", "mask", "style_mask", "style_region"):
+            if row.get(name) or name in ("photo", "style"):
+                files[name] = folder / row[name]
+                if not (folder / row[name]).is_file():
+                    where = f" in {folder}, the folder of the CSV file" if folder != Path() else ""
+                    text = f"{name} {shown(row[name])!r} does not exist{where}"
+                    raise invalid("pairs", f"{path}, line {rows.line_num}: {text}", "UNREADABLE")
+        style = Style(folder / row["style"], mask=files["style_mask"], region=files["style_region"])
+        options = {} if files["mask"] is None else {"mask": files["mask"]}
+        yield Pair(folder / row["photo"], (style,), row.get("output") or "", options)
 
 
-def named(pairs: Sequence[tuple[Path, Path, str]], template: str) -> list[Pair]:
+def named(pairs: Sequence[Pair], template: str) -> list[Pair]:
     """Return pairs with the names of their outputs.
 
     Args:
-        pairs: Photo, style, and the output's name if it is given.
-        template: Name of the others, with ``{photo}``, ``{style}`` (names without extension), ``{photo_folder}``,
-            ``{style_folder}`` and ``{index}`` (from 1; ``{index:04}`` with zeros).
+        pairs: The pairs; the output of some may be empty.
+        template: Name of those, with ``{photo}``, ``{style}`` (names without extension, ``one+two`` for a mix),
+            ``{photo_folder}``, ``{style_folder}`` (of the first style) and ``{index}`` (from 1; ``{index:04}`` with zeros).
 
     Raises:
         InvalidRequest: If a name is invalid, or two pairs have the same.
     """
     _check_template(template)
-    taken: dict[str, tuple[Path, Path, str]] = {}
-    found: list[Pair] = []
-    for index, (photo, style, output) in enumerate(pairs, start=1):
-        name = output or _filled(template, photo, style, index)
-        _check_name(name)
-        other = taken.setdefault(name.casefold(), (photo, style, name))  # some file systems ignore case
-        if other != (photo, style, name):
-            text = f"{shown(name)} would be the output of {other[0]} with {other[1]} and of {photo} with {style}"
+    taken: dict[str, Pair] = {}
+    for index, given in enumerate(pairs, start=1):
+        pair = replace(given, output=given.output or _filled(template, given, index))
+        _check_name(pair.output)
+        other = taken.setdefault(pair.output.casefold(), pair)  # some file systems ignore case
+        if (other, other.options) != (pair, pair.options):  # else the same line a second time
+            text = f"{shown(pair.output)} would be the output of {other} and of {pair}"
             raise invalid("name", f"{text}; use {{photo_folder}}, {{style_folder}} or {{index}} in --name")
-        if len(taken) > len(found):
-            found.append(Pair(photo, style, name))  # else the same line a second time
-    return found
+    return list(taken.values())
 
 
 _FIELDS = ("photo", "style", "photo_folder", "style_folder", "index")
 
 
-def _filled(template: str, photo: Path, style: Path, index: int) -> str:
+def _filled(template: str, pair: Pair, index: int) -> str:
     values: dict[str, Any] = {
-        "photo": photo.stem,
-        "style": style.stem,
-        "photo_folder": photo.absolute().parent.name or "root",
-        "style_folder": style.absolute().parent.name or "root",
+        "photo": pair.photo.stem,
+        "style": pair.style_name,
+        "photo_folder": pair.photo.absolute().parent.name or "root",
+        "style_folder": pair.style_files[0].absolute().parent.name or "root",
         "index": index,
     }
     return template.format_map(values)
@@ -185,7 +220,7 @@ def _check_template(template: str) -> None:
             if name not in _FIELDS or kind or (spec and name != "index"):
                 valid = ", ".join(f"{{{field}}}" for field in _FIELDS)
                 raise invalid("name", f"{shown(template)!r} has {{{shown(name)}}}; the fields are {valid}")
-        _filled(template, Path("photo"), Path("style"), 1)
+        _filled(template, Pair(Path("photo"), (Style(Path("style")),), ""), 1)
     except (ValueError, TypeError, OverflowError, MemoryError) as error:
         raise invalid("name", f"{shown(template)!r} is not a template: {error}") from None
 

@@ -33,6 +33,8 @@ class Manifest:
         self._lock = threading.Lock()
         self._done: dict[str, str] = {}
         self._failed: set[str] = set()
+        self._overruled: set[str] = set()
+        """Outputs whose last line is of a later failure, with other options."""
         self.lines = 0
         self._file: BinaryIO = self.path.open("a+b")
         try:
@@ -62,6 +64,18 @@ class Manifest:
         """Whether an earlier run, or this one, has made an output with these inputs and options."""
         return self._done.get(output) == key
 
+    def keep(self, output: str) -> None:
+        """Make the last line of an output that is kept that of its picture, if it is of a later failure.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        if output not in self._overruled:
+            return
+        made = [line for line in entries(self.path) if line.get("output") == output and line.get("status") == "succeeded"]
+        if made:
+            self.append(made[-1])
+
     def append(self, values: Mapping[str, Any]) -> None:
         """Add a line and wait until it is on the disk.
 
@@ -79,8 +93,10 @@ class Manifest:
     def _note(self, values: Mapping[str, Any]) -> None:
         if values["status"] == "succeeded":
             self._done[str(values["output"])] = str(values["key"])
+            self._overruled.discard(str(values["output"]))
         else:
             self._failed.add(str(values.get("request_id")))
+            self._overruled.add(str(values.get("output")))
 
     def failed(self, request_id: str) -> bool:
         """Whether it is recorded that the job of a request ended without a picture."""

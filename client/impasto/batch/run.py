@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -22,15 +22,18 @@ from impasto.batch.identity import key_of, request_id
 from impasto.batch.inputs import FORMATS, Pair
 from impasto.batch.manifest import Manifest, sync_folder
 from impasto.errors import ImpastoError, InvalidRequest, JobCancelled, NotFound, ServerError, Unauthenticated, Unavailable
-from impasto.pictures import UploadedImage, to_bytes
+from impasto.pictures import Picture, UploadedImage, checked_bytes, name_of
 from impasto.requests import Style
-from impasto.results import Event, JobInfo, Result, Snapshot, Started, Step, replace_file
+from impasto.results import Event, JobInfo, Result, Snapshot, Started, Step, job_info, replace_file
 from impasto.v1 import style_transfer_pb2 as pb
 
 MOST_ATTEMPTS = 1000
 """Request ids that are tried for one picture: earlier runs may have left that many cancelled jobs."""
+_PICTURES = ("mask", "init_image")
+"""Options that are pictures."""
 INVALID_AT_FIRST = 3
-"""The run is given up when so many pictures are refused as invalid before one succeeds: the options are the cause."""
+"""The run is given up when so many pictures are refused as invalid before one succeeds: the options are the cause. Photos
+that cannot be read, and options of one pair, do not count."""
 
 Status = Literal["succeeded", "failed", "kept", "stopped"]
 
@@ -54,21 +57,53 @@ class Outcome:
         status: ``succeeded``, ``failed``, ``kept`` (an earlier run has made it) or ``stopped`` (by an interruption).
         job: The job, if there was one.
         error: Why it failed.
+        painted: Share of the picture that was painted while this run waited for it: 0 if an earlier run had it painted.
     """
 
     pair: Pair
     status: Status
     job: JobInfo | None = None
     error: Exception | None = None
+    painted: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is sent for a pair: pictures by their hash.
+
+    Attributes:
+        content: The content.
+        styles: The styles.
+        options: The options.
+    """
+
+    content: UploadedImage
+    styles: list[Style]
+    options: dict[str, Any]
+
+    @property
+    def images(self) -> list[UploadedImage]:
+        """All its pictures."""
+        of_styles = (image for style in self.styles for image in (style.picture, style.mask, style.region))
+        found = (self.content, *of_styles, *(self.options.get(name) for name in _PICTURES))
+        return [image for image in found if isinstance(image, UploadedImage)]
 
 
 @dataclass
 class _Running:
-    """A pair whose job is on the server."""
+    """A pair whose job is on the server.
+
+    Attributes:
+        request_id: Id of its request.
+        before: Share that was painted when this run found the job.
+        share: Share that is painted.
+        started: Whether it has begun.
+    """
 
     request_id: str
-    started: bool = False
+    before: float = 0.0
     share: float = 0.0
+    started: bool = False
 
 
 class Batch:
@@ -80,6 +115,9 @@ class Batch:
         manifest: Its record.
         options: Options of every job, without the format.
         retries: How often a picture is tried again after an error that another try can help.
+
+    Raises:
+        InvalidRequest: If a picture among the options cannot be read.
     """
 
     def __init__(self, client: Client, folder: Path, manifest: Manifest, options: Mapping[str, Any], retries: int) -> None:
@@ -88,18 +126,35 @@ class Batch:
         self._room, self._stop, self._wake = Room(), Stop.NO, threading.Event()
         self._lock = threading.Lock()
         self._running: dict[Pair, _Running] = {}
-        self._hashes: dict[Path, UploadedImage] = {}
+        self._hashes: dict[Any, UploadedImage] = {}
+        self._sources: dict[str, Picture] = {}
         self._uploads: dict[str, threading.Lock] = {}
         self._uploaded: set[str] = set()
         self._fared_well, self._invalid = False, 0
+        self.painting_since: float | None = None
+        """Time of the monotonic clock since which a job of this run was to be painted; None if none was yet."""
         self.fault: ImpastoError | OSError | None = None
         """Why the run was given up: the server is gone, or rejects every job, or the disk is full."""
+        for name in _PICTURES:
+            if name in self._options:
+                self._hashed(self._options[name], name)
+
+    @property
+    def client(self) -> Client:
+        """The client."""
+        return self._client
 
     @property
     def shares(self) -> float:
         """Sum of the finished shares of the running pictures, each from 0 to 1."""
         with self._lock:
             return sum(running.share for running in self._running.values())
+
+    @property
+    def painted(self) -> float:
+        """Sum of the shares of the running pictures that were painted during this run."""
+        with self._lock:
+            return sum(max(0.0, running.share - running.before) for running in self._running.values())
 
     @property
     def running(self) -> int:
@@ -109,12 +164,12 @@ class Batch:
     def interrupt(self) -> Stop:
         """Stop the run: the first time let running jobs end and cancel those that wait, the second time cancel all."""
         with self._lock:
-            self._stop = Stop.FINISH if self._stop is Stop.NO else Stop.CANCEL
-            doomed = [each.request_id for each in self._running.values() if self._stop is Stop.CANCEL or not each.started]
+            state = self._stop = Stop.FINISH if self._stop is Stop.NO else Stop.CANCEL
+            doomed = [each.request_id for each in self._running.values() if state is Stop.CANCEL or not each.started]
         self._wake.set()
         for request in doomed:
             self._client.cancel_quietly(request)
-        return self._stop
+        return state
 
     def paint(self, pairs: Sequence[Pair], parallel: int) -> Iterator[Outcome]:
         """Yield what becomes of each pair, as it is known.
@@ -139,29 +194,29 @@ class Batch:
 
     def _outcome(self, pair: Pair) -> Outcome:
         began = time.monotonic()
-        line: dict[str, Any] = {"output": pair.output, "photo": {"path": str(pair.photo)}, "style": {"path": str(pair.style)}}
+        options = {**self._options, **pair.options, "format": FORMATS[Path(pair.output).suffix.lower()]}
+        line: dict[str, Any] = {"output": pair.output, **files_of(pair, options)}
         try:
-            content, style = self._hashed(pair.photo, "content"), self._hashed(pair.style, "styles[0].image")
-            options = {**self._options, **pair.options, "format": FORMATS[Path(pair.output).suffix.lower()]}
-            key = key_of(content, Style(style), options)
-            line["photo"]["sha256"], line["style"]["sha256"], line["key"] = content.image_id, style.image_id, key
+            work = self._work(pair, options, line)
+            line["key"] = key_of(work.content, work.styles, work.options)
             target = self._folder / pair.output
-            if self._manifest.done(pair.output, key) and target.is_file():
+            if self._manifest.done(pair.output, line["key"]) and target.is_file():
                 self._fared_well = True
+                self._manifest.keep(pair.output)
                 return Outcome(pair, "kept")
-            result = self._painted(pair, content, style, options, line)
+            result, painted = self._painted(pair, work, line)
             self._save(target, result.data)
             line |= {"sha256": hashlib.sha256(result.data).hexdigest(), **_facts(result.job)}
             self._append("succeeded", line, began, None)
             self._fared_well = True
-            return Outcome(pair, "succeeded", result.job)
+            return Outcome(pair, "succeeded", result.job, painted=painted)
         except (ImpastoError, OSError) as error:
             return self._failed(pair, line, began, error)
 
     def _failed(self, pair: Pair, line: dict[str, Any], began: float, error: ImpastoError | OSError) -> Outcome:
         if self._stop is not Stop.NO and isinstance(error, JobCancelled):
             return Outcome(pair, "stopped")
-        if self._concerns_all(error):
+        if self._concerns_all(pair, error):
             self.fault = self.fault or error
             self._wake.set()
             return Outcome(pair, "stopped", error=error)
@@ -171,11 +226,13 @@ class Batch:
             self.fault = self.fault or full
         return Outcome(pair, "failed", error=error)
 
-    def _concerns_all(self, error: ImpastoError | OSError) -> bool:
+    def _concerns_all(self, pair: Pair, error: ImpastoError | OSError) -> bool:
         """Whether no other picture would fare better: the server is gone, the disk is full, the options are invalid."""
         if isinstance(error, InvalidRequest) and not self._fared_well:
-            self._invalid += 1
-            return self._invalid >= INVALID_AT_FIRST
+            of_photo = bool(error.violations) and all(item.field.startswith("content") for item in error.violations)
+            alone = of_photo or bool(pair.options)
+            self._invalid += not alone
+            return not alone and self._invalid >= INVALID_AT_FIRST
         return isinstance(error, (Unavailable, Unauthenticated)) or not isinstance(error, ImpastoError)
 
     def _append(self, status: Status, line: dict[str, Any], began: float, error: ImpastoError | OSError | None) -> None:
@@ -197,59 +254,81 @@ class Batch:
 
     # Pictures by their hash, sent once.
 
-    def _hashed(self, path: Path, field: str) -> UploadedImage:
+    def _work(self, pair: Pair, options: Mapping[str, Any], line: Mapping[str, Any]) -> _Work:
+        """Return a pair's job, and note the hashes of its files in the manifest's line."""
+
+        def known(picture: Picture, field: str, note: MutableMapping[str, Any]) -> UploadedImage:
+            image = self._hashed(picture, field)
+            note["sha256"] = image.image_id
+            return image
+
+        content = known(pair.photo, "content", line["photo"])
+        styles = []
+        for index, (style, note) in enumerate(zip(pair.styles, line.get("styles") or [line["style"]], strict=True)):
+            field = f"styles[{index}]"
+            image = known(style.picture, f"{field}.image", note)
+            mask = None if style.mask is None else known(style.mask, f"{field}.mask", note["mask"])
+            region = None if style.region is None else known(style.region, f"{field}.region", note["region"])
+            styles.append(Style(image, style.weight, mask, region))
+        pictures = {name: known(options[name], name, line[name]) for name in _PICTURES if name in options}
+        return _Work(content, styles, {**options, **pictures})
+
+    def _hashed(self, picture: Picture, field: str) -> UploadedImage:
         """Return a file by its hash, whether or not it is on the server yet."""
-        known = self._hashes.get(path)
+        if isinstance(picture, UploadedImage):
+            return picture
+        known = self._hashes.get(picture)
         if known is None:
-            known = UploadedImage(hashlib.sha256(to_bytes(path, field)).hexdigest(), path.name)
-            self._hashes[path] = known
+            known = UploadedImage(hashlib.sha256(checked_bytes(picture, field)).hexdigest(), name_of(picture))
+            self._hashes[picture] = known
+            self._sources[known.image_id] = picture
         return known
 
-    def _send(self, path: Path, image: UploadedImage) -> None:
+    def _send(self, image: UploadedImage) -> None:
+        picture = self._sources.get(image.image_id)
+        if picture is None:
+            return  # given by the id of an upload
         with self._lock:
             lock = self._uploads.setdefault(image.image_id, threading.Lock())
         with lock:
             if image.image_id not in self._uploaded:
-                sent = self._client.upload(path)
+                sent = self._client.upload(picture)
                 if sent.image_id != image.image_id:
-                    raise InvalidRequest(f"{path} was changed while the batch ran", reason="INPUT_CHANGED")
+                    name = picture if isinstance(picture, Path) else image.name
+                    raise InvalidRequest(f"{name} was changed while the batch ran", reason="INPUT_CHANGED")
                 self._uploaded.add(image.image_id)
 
     # Jobs.
 
-    def _painted(
-        self, pair: Pair, content: UploadedImage, style: UploadedImage, options: dict[str, Any], line: dict[str, Any]
-    ) -> Result:
-        """Return the picture of a new job, or of one of an earlier run."""
+    def _painted(self, pair: Pair, work: _Work, line: dict[str, Any]) -> tuple[Result, float]:
+        """Return the picture of a new job, or of one of an earlier run, and the share that was painted since."""
         attempt = tries = 0
         while True:
             request = line["request_id"] = request_id(line["key"], attempt)
             try:
-                job, state = self._submit(pair, content, style, options, request)
+                job, state, before = self._submit(work, request)
                 if state == "cancelled" or (state == "failed" and self._manifest.failed(request)):  # in an earlier run
                     attempt += 1
                     if attempt > MOST_ATTEMPTS:
                         raise ServerError(f"{MOST_ATTEMPTS} jobs for it have ended without a picture", reason="MANY_ATTEMPTS")
                     continue
-                return self._follow(pair, job, request)
+                return self._follow(pair, job, _Running(request, before, before)), 1 - before
             except ImpastoError as error:
                 if self._stop is not Stop.NO or tries >= self._retries or not another_try_helps(error):
                     raise
                 tries += 1
                 if upload_expired(error):
-                    self._uploaded -= {content.image_id, style.image_id}
+                    self._uploaded -= {image.image_id for image in work.images}
                 elif not isinstance(error, NotFound):
                     attempt += 1  # its job has ended
 
-    def _submit(
-        self, pair: Pair, content: UploadedImage, style: UploadedImage, options: dict[str, Any], request: str
-    ) -> tuple[Job, str]:
-        """Submit a job, or join the one of the same request; return its state too."""
+    def _submit(self, work: _Work, request: str) -> tuple[Job, str, float]:
+        """Submit a job, or join the one of the same request; return its state too, and the share that is painted."""
         while True:
             try:
-                self._send(pair.photo, content)
-                self._send(pair.style, style)
-                job = self._client.submit(content, Style(style), request_id=request, **options)
+                for image in work.images:
+                    self._send(image)
+                job = self._client.submit(work.content, work.styles, request_id=request, **work.options)
             except ImpastoError as error:
                 if error.reason == "REQUEST_ID_REUSED":  # by the same picture under another name, or with other labels
                     return self._joined(request)
@@ -258,44 +337,67 @@ class Batch:
                     raise JobCancelled("the run was interrupted", reason="JOB_CANCELLED") from None
             else:
                 self._room.accepted()
-                return job, job.acknowledgement.state if job.acknowledgement else ""
+                found = job.acknowledgement
+                return (job, found.state, _share(found.state, found.step, found.steps)) if found else (job, "", 0.0)
 
-    def _joined(self, request: str) -> tuple[Job, str]:
+    def _joined(self, request: str) -> tuple[Job, str, float]:
         call = self._client._stub.Progress(pb.ProgressRequest(request_id=request), timeout=CALL_TIMEOUT_S)
         try:
             for message in call:
-                snapshot = message.snapshot
-                state = pb.JobState.Name(snapshot.state).removeprefix("JOB_STATE_").lower()
-                return self._client.job(snapshot.job_id), state
+                found = job_info(message.snapshot)
+                return self._client.job(found.job_id), found.state, _share(found.state, found.step, found.steps)
         except grpc.RpcError as error:
             raise self._client._error(error) from None
         finally:
             call.cancel()
         raise ServerError("the progress stream ended without a snapshot")
 
-    def _follow(self, pair: Pair, job: Job, request: str) -> Result:
-        running = _Running(request)
+    def _follow(self, pair: Pair, job: Job, running: _Running) -> Result:
         with self._lock:
             self._running[pair] = running
             doomed = self._stop is not Stop.NO
+            if running.before < 1 and self.painting_since is None:
+                self.painting_since = time.monotonic()
         try:
             if doomed:
-                self._client.cancel_quietly(request)
+                self._client.cancel_quietly(running.request_id)
             return job.follow(lambda event: _note(running, event))
         finally:
             with self._lock:
                 del self._running[pair]
 
 
+def files_of(pair: Pair, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the manifest says about a pair's files, without their hashes: ``styles`` instead of ``style`` for a mix."""
+    styles = []
+    for style in pair.styles:
+        note = _path(style.picture)
+        if style.weight is not None:
+            note["weight"] = style.weight
+        note |= {name: _path(part) for name, part in (("mask", style.mask), ("region", style.region)) if part is not None}
+        styles.append(note)
+    of_styles: dict[str, Any] = {"style": styles[0]} if len(styles) == 1 else {"styles": styles}
+    return {"photo": _path(pair.photo), **of_styles, **{name: _path(options[name]) for name in _PICTURES if name in options}}
+
+
+def _path(picture: Picture) -> dict[str, Any]:
+    return {"path": str(picture)} if isinstance(picture, Path) else {}
+
+
 def _note(running: _Running, event: Event) -> None:
     if isinstance(event, Snapshot):
         running.started = event.job.state == "running"
-        running.share = event.job.step / event.job.steps if event.job.steps else 0.0
+        running.share = _share(event.job.state, event.job.step, event.job.steps)
     elif isinstance(event, Started):
         running.started = True
     elif isinstance(event, Step):
         running.started = True
-        running.share = event.step / event.steps if event.steps else 0.0
+        running.share = _share("running", event.step, event.steps)
+
+
+def _share(state: str, step: int, steps: int) -> float:
+    """Return the share of a picture that is painted; it may be done before its last step."""
+    return 1.0 if state == "succeeded" else step / steps if steps else 0.0
 
 
 def _facts(job: JobInfo) -> dict[str, Any]:

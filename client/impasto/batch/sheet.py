@@ -1,4 +1,4 @@
-"""The contact sheet of a batch: a row for each photo, a column for each style."""
+"""The contact sheet of a batch: a row for each photo, with its pictures in the order of the styles."""
 
 from __future__ import annotations
 
@@ -17,22 +17,27 @@ MOST_TILES = 2000
 """Pictures on a sheet: 30 megapixels."""
 _CAPTION = 26
 _MOST_COLUMNS = 16
+_MISSING = Image.new("RGB", (TILE_PX, TILE_PX * 3 // 4), "lightgrey")
+"""Shown in the place of a picture that failed, so that the others stay in their columns."""
 
 
 def batch_sheet(folder: Path, pairs: Sequence[Pair]) -> Image.Image | None:
-    """Return the sheet of the pictures that exist; None if there are none.
+    """Return the sheet of the pictures, grey where one is missing; None if there are none.
+
+    A row has the pictures of one photo; where all photos have one picture, or there is one photo, rows are filled instead.
 
     Args:
         folder: Folder of the outputs.
         pairs: The pairs; at most :data:`MOST_TILES` are shown.
     """
     rows: dict[Path, list[Tile]] = {}
+    found = 0
     for pair in pairs[:MOST_TILES]:
         thumbnail = _thumbnail(folder / pair.output)
-        if thumbnail is not None:
-            tile = Tile(thumbnail, f"{shortened(pair.photo.stem, _CAPTION)}\n{shortened(pair.style.stem, _CAPTION)}")
-            rows.setdefault(pair.photo, []).append(tile)
-    if not rows:
+        found += thumbnail is not None
+        caption = f"{shortened(pair.photo.stem, _CAPTION)}\n{shortened(pair.style_name, _CAPTION)}"
+        rows.setdefault(pair.photo, []).append(Tile(thumbnail or _MISSING, caption))
+    if not found:
         return None
     if max(map(len, rows.values())) == 1 or len(rows) == 1:  # no grid: fill lines
         tiles = [tile for row in rows.values() for tile in row]

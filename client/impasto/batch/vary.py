@@ -1,4 +1,4 @@
-"""Grids: one photo in one style, with options that vary along the axes of a sheet."""
+"""Grids: one photo in one style or a mix of styles, with options that vary along the axes of a sheet."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from impasto.batch.manifest import entries
 from impasto.display import shortened
 from impasto.experiments.sheets import labelled_grid
 from impasto.protobuf_fields import invalid
+from impasto.requests import Style
 
 MOST_CELLS = 400
 _LABEL = 24
+_FACTS = ("losses", "seconds", "parameters", "width_px", "height_px", "sha256")
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class Grid:
-    """A photo, a style, and one or two axes: the first across, the second down.
+    """A photo, its styles, and one or two axes: the first across, the second down.
 
     Attributes:
         photo: File of the content.
-        style: File of the style.
+        styles: The styles, which are mixed; their pictures are paths.
         axes: The axes.
     """
 
     photo: Path
-    style: Path
+    styles: tuple[Style, ...]
     axes: tuple[Axis, ...]
 
     def pairs(self) -> list[Pair]:
@@ -66,16 +68,13 @@ class Grid:
         rows = range(len(down.values)) if down else range(1)
         if len(rows) * len(across.values) > MOST_CELLS:
             raise invalid("vary", f"has {len(rows) * len(across.values)} cells; at most {MOST_CELLS} are painted")
-        return [
-            Pair(self.photo, self.style, f"{row + 1:02}-{column + 1:02}.png", self._options(row, column))
-            for row, column in itertools.product(rows, range(len(across.values)))
-        ]
+        return [self._pair(row, column) for row, column in itertools.product(rows, range(len(across.values)))]
 
-    def _options(self, row: int, column: int) -> dict[str, Any]:
-        chosen = {self.axes[0].name: self.axes[0].values[column]}
-        if len(self.axes) > 1:
-            chosen[self.axes[1].name] = self.axes[1].values[row]
-        return chosen
+    def _pair(self, row: int, column: int) -> Pair:
+        at = list(zip(self.axes, (column, row), strict=False))
+        options = {axis.name: axis.values[index] for axis, index in at}
+        note = ", ".join(axis.labels[index] for axis, index in at)
+        return Pair(self.photo, self.styles, f"{row + 1:02}-{column + 1:02}.png", options, note)
 
     def sheet(self, folder: Path, cells: Sequence[Mapping[str, Any]]) -> Image.Image:
         """Return the cells as a table with labels; a cell without a picture says why.
@@ -99,7 +98,7 @@ class Grid:
             texts = {self.axes[0].name: self.axes[0].texts[column]}
             if len(self.axes) > 1:
                 texts[self.axes[1].name] = self.axes[1].texts[row]
-            facts = {name: line.get(name) for name in ("losses", "seconds", "parameters", "width_px", "height_px", "sha256")}
+            facts = {name: line.get(name) for name in _FACTS}
             error = line.get("error") if line else {"reason": "NOT_PAINTED", "message": "not painted"}
             found.append({"row": row, "column": column, "varied": texts, "output": pair.output, **facts, "error": error})
         return found

@@ -23,9 +23,10 @@ from impasto.batch.sheet import MOST_TILES, batch_sheet
 from impasto.batch.sheet import NAME as SHEET
 from impasto.cli import completion
 from impasto.cli.batch_progress import BatchProgress
-from impasto.cli.output import INTERRUPTED, JSON, SERVER, check_folder, print_json
-from impasto.cli.stylize import given_options, painting_options
+from impasto.cli.output import INTERRUPTED, JSON, SERVER, check_folder, print_json, tell_outages
+from impasto.cli.stylize import check_stdin, given_options, painting_options, styled, styling_options
 from impasto.errors import ImpastoError, Unavailable
+from impasto.requests import Style
 
 PATIENCE_S = 300.0
 _LISTED_FAILURES = 20
@@ -63,13 +64,24 @@ class Tally:
     """What became of the pairs so far."""
 
     painted: int = 0
+    before: int = 0
+    """Those of the painted ones that were on the server already, by an earlier run or under another name."""
     kept: int = 0
     stopped: int = 0
     failures: list[Outcome] = field(default_factory=list)
 
+    def summary(self, pairs: int) -> str:
+        """Return what became of all pairs, in words."""
+        before = f" ({self.before} already on the server)" if self.before else ""
+        kept = f", {self.kept} kept from an earlier run" if self.kept else ""
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        left = pairs - self.painted - self.kept - len(self.failures)
+        return f"{self.painted} of {pairs} pictures painted{before}{kept}{failed}" + (f", {left} left" if left else "")
+
     def add(self, outcome: Outcome) -> None:
         """Count a pair."""
         self.painted += outcome.status == "succeeded"
+        self.before += outcome.status == "succeeded" and not outcome.painted
         self.kept += outcome.status == "kept"
         self.stopped += outcome.status == "stopped"
         if outcome.status == "failed":
@@ -90,7 +102,8 @@ class Tally:
 @click.option(
     "--pairs",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="CSV file with the columns photo and style, and optionally output, instead of PHOTOS and --style.",
+    help="CSV file instead of PHOTOS and --style, with the columns photo and style, optionally output, mask, style_mask and "
+    "style_region; paths are relative to its folder.",
 )
 @click.option("-o", "--output", "out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
 @click.option(
@@ -111,11 +124,8 @@ class Tally:
     show_default=True,
     help="Seconds to wait for a server that does not answer.",
 )
-@click.option(
-    "--mask",
-    shell_complete=completion.files,
-    help="Picture that selects the part of each photo to paint: white is painted, black is left unchanged.",
-)
+@click.option("--mix", is_flag=True, help="Paint each photo once, in all styles together; --style-shares needs it.")
+@styling_options
 @click.option("--no-sheet", is_flag=True, help=f"Write no contact sheet ({SHEET}).")
 @click.option("--dry-run", is_flag=True, help="Show the pairs and their outputs, and paint nothing.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
@@ -131,6 +141,10 @@ def batch(
     parallel: int | None,
     retries: int,
     patience: float,
+    mix: bool,
+    style_shares: str | None,
+    style_masks: tuple[str, ...],
+    style_regions: tuple[str, ...],
     no_sheet: bool,
     dry_run: bool,
     quiet: bool,
@@ -138,7 +152,7 @@ def batch(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Paint each of PHOTOS in each of STYLES, or the pairs of a CSV file.
+    """Paint each of PHOTOS in each of STYLES, or in all of them together (--mix), or the pairs of a CSV file.
 
     PHOTOS and STYLES are files, folders (without subfolders) and patterns; - reads a list of PHOTOS from stdin, one on a line.
     manifest.jsonl in the folder gets a line for each picture. The same command again goes on where a run ended, however it
@@ -146,29 +160,42 @@ def batch(
 
     Ctrl-C lets the running pictures end; twice, it cancels them.
     """
-    chosen = _pairs(photos, styles, pairs, out, template)
+    check_stdin(*photos, *style_masks, *style_regions, options["mask"], options["init_image"])
+    if style_shares is not None and not mix:
+        raise click.UsageError("--style-shares needs --mix: without it, each picture has one style")
+    parts = (style_shares, style_masks, style_regions)
+    chosen = _pairs(photos, styles, pairs, out, template, parts, mix=mix)
     if dry_run:
         for pair in chosen:
-            click.echo(f"{out / pair.output}: {pair.photo} with {pair.style}")
+            click.echo(f"{out / pair.output}: {pair}")
         return
     given = given_options(options, None)
     given.pop("format")
     make_folder(out)
     with Client(server, patience_s=patience) as client, Manifest(out) as manifest:
-        for name in ("mask", "init_image"):
-            if name in given:
-                given[name] = client.upload(given[name])
-        info = client.server_info()
         run = Batch(client, out, manifest, given, retries)
+        info = client.server_info()
         tally = run_batch(run, chosen, parallel or default_in_flight(info), quiet=quiet or as_json)
     sheet = None if no_sheet else _sheet(out, chosen)
     _report(run, tally, chosen, out, sheet, as_json=as_json)
 
 
-def _pairs(photos: Sequence[str], styles: Sequence[str], table: Path | None, out: Path, template: str) -> list[Pair]:
+def _pairs(
+    photos: Sequence[str],
+    styles: Sequence[str],
+    table: Path | None,
+    out: Path,
+    template: str,
+    parts: tuple[str | None, Sequence[str], Sequence[str]],
+    *,
+    mix: bool,
+) -> list[Pair]:
     if table is not None:
         if photos or styles:
             raise click.UsageError("--pairs replaces PHOTOS and --style")
+        if mix or any(parts):
+            text = "--mix, --style-mask and --style-region need --style; --pairs has the columns style_mask and style_region"
+            raise click.UsageError(text)
         chosen = from_csv(table, template)
     else:
         if not styles:
@@ -177,7 +204,9 @@ def _pairs(photos: Sequence[str], styles: Sequence[str], table: Path | None, out
             raise click.UsageError("give PHOTOS before --style, which takes all arguments up to the next option")
         if "-" in styles:
             raise click.UsageError("- is a list of PHOTOS only")
-        chosen = every(expanded(_with_list(photos), "photos", out), expanded(styles, "styles", out), template)
+        chosen_photos = expanded(_with_list(photos), "photos", out)
+        chosen_styles = styled([Style(path) for path in expanded(styles, "styles", out)], *parts)
+        chosen = every(chosen_photos, chosen_styles, template, mix=mix)
     if not chosen:
         raise click.UsageError("there are no pairs")
     return chosen
@@ -185,8 +214,6 @@ def _pairs(photos: Sequence[str], styles: Sequence[str], table: Path | None, out
 
 def _with_list(photos: Sequence[str]) -> list[str]:
     """Return the photos, with the list on stdin in the place of ``-``."""
-    if photos.count("-") > 1:
-        raise click.UsageError("stdin can be read only once: give - once")
     found: list[str] = []
     for photo in photos:
         if photo != "-":
@@ -215,6 +242,8 @@ def run_batch(run: Batch, pairs: Sequence[Pair], parallel: int, *, quiet: bool) 
     """Paint the pairs, show the progress, and count what becomes of them; Ctrl-C interrupts the run."""
     tally = Tally()
     with BatchProgress(run, len(pairs), quiet=quiet) as show, _interruptible(run, show.say):
+        if not quiet:
+            tell_outages(run.client, show.say)
         for outcome in run.paint(pairs, parallel):
             tally.add(outcome)
             show(outcome)
@@ -225,12 +254,11 @@ def run_batch(run: Batch, pairs: Sequence[Pair], parallel: int, *, quiet: bool) 
 def _interruptible(run: Batch, say: Callable[[str], None]) -> Iterator[None]:
     """Let the first Ctrl-C stop the run at its running pictures, the second one cancel them, the third one end at once."""
 
-    def stop(number: int) -> None:
-        state = run.interrupt()
-        if number != signal.SIGINT and state is Stop.FINISH:  # SIGTERM, SIGHUP: nobody waits
-            state = run.interrupt()
-        if state is Stop.FINISH:
+    def stop(number: int, press: int) -> None:
+        if number == signal.SIGINT and press == 1:  # said first: the server may take its time
             say("Interrupted: waiting for the running pictures; Ctrl-C again cancels them")
+        if run.interrupt() is Stop.FINISH and number != signal.SIGINT:  # SIGTERM, SIGHUP: nobody waits
+            run.interrupt()
 
     presses = 0
 
@@ -239,7 +267,7 @@ def _interruptible(run: Batch, say: Callable[[str], None]) -> Iterator[None]:
         presses += 1
         if presses > 2:
             os._exit(INTERRUPTED)
-        threading.Thread(target=stop, args=(number,), daemon=True).start()  # it calls the server
+        threading.Thread(target=stop, args=(number, presses), daemon=True).start()  # it calls the server
 
     before = {number: signal.signal(number, on_signal) for number in _SIGNALS} if _in_main_thread() else {}
     try:
@@ -269,7 +297,8 @@ def _sheet(out: Path, pairs: Sequence[Pair]) -> Path | None:
 
 def _failure(outcome: Outcome) -> dict[str, str]:
     pair = outcome.pair
-    return {"photo": str(pair.photo), "style": str(pair.style), "output": pair.output, "error": str(outcome.error)}
+    styles = " + ".join(map(str, pair.style_files))
+    return {"photo": str(pair.photo), "style": styles, "output": pair.output, "error": str(outcome.error)}
 
 
 def _report(run: Batch, tally: Tally, pairs: Sequence[Pair], out: Path, sheet: Path | None, *, as_json: bool) -> None:
@@ -289,12 +318,9 @@ def _report(run: Batch, tally: Tally, pairs: Sequence[Pair], out: Path, sheet: P
             }
         )
     else:
-        kept = f", {tally.kept} kept from an earlier run" if tally.kept else ""
-        failed = f", {len(tally.failures)} failed" if tally.failures else ""
-        undone = f", {left} left" if left else ""
-        click.echo(f"{tally.painted} of {len(pairs)} pictures painted{kept}{failed}{undone}; see {out / NAME}", err=True)
+        click.echo(f"{tally.summary(len(pairs))}; see {out / NAME}", err=True)
         for item in tally.failures[:_LISTED_FAILURES]:
-            click.echo(f"failed: {item.pair.photo} with {item.pair.style}: {item.error}", err=True)
+            click.echo(f"failed: {item.pair}: {item.error}", err=True)
         if len(tally.failures) > _LISTED_FAILURES:
             click.echo(f"and {len(tally.failures) - _LISTED_FAILURES} more, in {out / NAME}", err=True)
     if run.fault is not None:

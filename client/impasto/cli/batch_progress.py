@@ -38,8 +38,8 @@ class BatchProgress:
             disable=not self._terminal,  # never cursor movements in a log file
         )
         self._task = self._progress.add_task("painting", total=total, counts=f"0/{total}", left="")
-        self._ended = self._painted = self._failed = 0
-        self._began = time.monotonic()
+        self._ended = self._failed = 0
+        self._painted = 0.0
         self._over = threading.Event()
         self._ticker = threading.Thread(target=self._tick, daemon=True)
 
@@ -59,7 +59,7 @@ class BatchProgress:
     def __call__(self, outcome: Outcome) -> None:
         """Show what became of a pair."""
         self._ended += outcome.status != "stopped"
-        self._painted += outcome.status == "succeeded"
+        self._painted += outcome.painted
         self._failed += outcome.status == "failed"
         self._update()
         if self._terminal or self._quiet or outcome.status not in ("succeeded", "failed"):
@@ -68,22 +68,29 @@ class BatchProgress:
         how = (
             f"loss {job.losses.total:.4g}, {job.timings.optimize_s:.1f} s" if job and job.losses else f"failed: {outcome.error}"
         )
-        click.echo(f"{self._ended}/{self._total}  {outcome.pair.output}  {how}" + (f"; {left}" if left else ""), err=True)
+        if outcome.status == "succeeded" and not outcome.painted:
+            how += ", already on the server"
+        click.echo(f"{self._ended}/{self._total}  {outcome.pair.title}  {how}" + (f"; {left}" if left else ""), err=True)
 
     def say(self, text: str) -> None:
         """Print a line between the others."""
         if self._terminal:
-            self._progress.console.print(text)
+            self._progress.console.print(text, markup=False, highlight=False)
         else:
             click.echo(text, err=True)
 
     def left(self) -> str:
-        """Return the rate and the time left for the whole run, in words; empty before there is a measure."""
-        elapsed, done = time.monotonic() - self._began, self._painted + self._failed + self._run.shares
+        """Return the rate and the time left for the whole run, in words; empty before there is a measure.
+
+        Only what was painted during this run counts: pictures that failed or that an earlier run has painted take no time.
+        """
+        since, done = self._run.painting_since, self._painted + self._run.painted
+        elapsed = 0.0 if since is None else time.monotonic() - since
         if done <= 0 or elapsed <= 0:
             return ""
-        seconds = max(0.0, self._total - self._ended - self._run.shares) * elapsed / done
-        return f"{60 * done / elapsed:.1f} per minute, {_span(seconds)} left"
+        remaining = max(0.0, self._total - self._ended - self._run.shares)
+        left = f", {_span(remaining * elapsed / done)} left" if remaining else ""
+        return f"{60 * done / elapsed:.1f} per minute{left}"
 
     def _tick(self) -> None:
         while not self._over.wait(TICK_S):

@@ -21,7 +21,17 @@ from impasto.cli.output import (
     tell,
     write_picture,
 )
-from impasto.cli.stylize import LayerWeights, given_options, paint, painting_options
+from impasto.cli.stylize import (
+    LayerWeights,
+    check_stdin,
+    given_options,
+    paint,
+    painting_options,
+    preview_options,
+    styled,
+    styling_options,
+    with_previews,
+)
 from impasto.errors import InvalidRequest
 from impasto.experiments import series as experiments
 from impasto.experiments.paper import write_paper
@@ -90,7 +100,8 @@ def reconstruct(
             _save(contact_sheet([tiles[:half], tiles[half:]]), out)
             _print_result(as_json, {"output": out, "psnr_db": figures})
             return
-        _paint(client, (read_picture(image), None), reconstruction_options(layer, given), out, timeout, quiet, as_json)
+        bar = ProgressBar(quiet=quiet)
+        _paint(client, (read_picture(image), None), reconstruction_options(layer, given), out, timeout, bar, as_json)
 
 
 @click.command()
@@ -139,7 +150,7 @@ def texture(
                 as_json, {"output": out, "losses": {item.label: item.result.losses.total for row in rows for item in row}}
             )
             return
-        _paint(client, (None, pictures), texture_options(layers, given), out, timeout, quiet, as_json)
+        _paint(client, (None, pictures), texture_options(layers, given), out, timeout, ProgressBar(quiet=quiet), as_json)
 
 
 @click.command()
@@ -193,11 +204,8 @@ def features(
     type=click.Path(exists=True, path_type=Path),
     help="File or folder of its source pictures.",
 )
-@click.option(
-    "--mask",
-    shell_complete=completion.files,
-    help="Picture that selects the part of the content to paint, instead of the recorded one.",
-)
+@styling_options
+@preview_options
 @painting_options()
 @TIMEOUT
 @QUIET
@@ -207,6 +215,11 @@ def redo(
     picture: Path,
     out: str,
     search: tuple[Path, ...],
+    style_shares: str | None,
+    style_masks: tuple[str, ...],
+    style_regions: tuple[str, ...],
+    preview_dir: Path | None,
+    preview_every: int | None,
     timeout: float | None,
     quiet: bool,
     server: str,
@@ -218,7 +231,8 @@ def redo(
     Without changes, on the same machine, with the same version and as many threads, the result is identical, byte for byte.
     A warning says where the filters or the threads are others; the version is not known. What follows from a changed option
     is chosen anew: the learning rate with the optimizer, the layers with the network. --preset replaces everything but sizes,
-    seed and pictures.
+    seed and pictures. --style-shares, --style-mask and --style-region have a value for each recorded style, in their
+    order.
 
     Its content and styles are found by their hash: in --from (a file, or a folder without its subfolders), in its folder, in
     the current folder, and among the server's uploads.
@@ -228,16 +242,19 @@ def redo(
     if found.ended_after_steps is not None:
         text = f"its time limit ended it after {found.ended_after_steps} steps; the new picture will have all its steps"
         click.echo(f"Warning: {text}", err=True)
-    pictures = (found.content, found.styles)
+    check_stdin(*style_masks, *style_regions, options["mask"], options["init_image"])
+    styles = styled(found.styles, style_shares, style_masks, style_regions)
     given = given_options(options, None if out == "-" else out)
     if out == "-":
         given.pop("format")
     wanted = changed(found.options, given)
-    repainted = any(found.options.get(name) != wanted.get(name) for name in (*found.options, *wanted))
+    repainted = styles != found.styles or any(found.options.get(name) != wanted.get(name) for name in (*found.options, *wanted))
+    wanted |= with_previews(preview_dir, preview_every)
     weights, threads = ("", 0) if repainted else (found.weights_sha256, found.threads)
     try:
         with Client(server) as client:
-            _paint(client, pictures, wanted, out, timeout, quiet, as_json, weights, threads)
+            bar = ProgressBar(quiet=quiet, preview_dir=preview_dir)
+            _paint(client, (found.content, styles), wanted, out, timeout, bar, as_json, weights, threads)
     except InvalidRequest as error:
         if found.missing and any(item.field.endswith("image_id") for item in error.violations):
             names = ", ".join(found.missing)
@@ -271,12 +288,13 @@ def _paint(
     options: dict[str, Any],
     out: str,
     timeout: float | None,
-    quiet: bool,
+    bar: ProgressBar,
     as_json: bool,
     weights_sha256: str = "",
     threads: int = 0,
 ) -> None:
-    result = paint(client, pictures, options, ProgressBar(quiet=quiet), timeout)
+    result = paint(client, pictures, options, bar, timeout)
+    bar.save_last_preview(result)
     write_picture(result, out)
     network = result.job.network
     if weights_sha256 and network is not None and network.weights_sha256 != weights_sha256:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from click.core import ParameterSource
 from impasto._client import Client
 from impasto._mapping import default_in_flight
 from impasto.batch.manifest import NAME, Manifest
-from impasto.batch.run import Batch
+from impasto.batch.run import Batch, files_of
 from impasto.batch.vary import Axis, Grid
 from impasto.cli.batch import PATIENCE_S, make_folder, run_batch
 from impasto.cli.output import INTERRUPTED, JSON, SERVER, check_output, print_json
-from impasto.cli.stylize import PAINTING, given_options, painting_options
+from impasto.cli.stylize import PAINTING, check_stdin, given_options, painting_options, styled, styling_options
 from impasto.errors import ImpastoError
+from impasto.requests import Style
 from impasto.results import replace_file
 
 _UNVARIED = ("init_image", "priority", "time_limit_s", "on_deadline", "ttl_s", "labels", "omit_metadata", "quality", "webhook")
@@ -62,7 +63,7 @@ def _declared() -> click.Command:
 
 @click.command()
 @click.argument("photo", type=FILE)
-@click.argument("style", type=FILE)
+@click.argument("styles", nargs=-1, required=True, metavar="STYLE...", type=FILE)
 @click.option(
     "--vary",
     "axes",
@@ -74,21 +75,25 @@ def _declared() -> click.Command:
 @click.option("-o", "--output", "out", required=True, help="The sheet: .png, .jpg or .webp.")
 @click.option("--parallel", type=click.IntRange(1, 1000), help="Jobs at a time, as for 'impasto batch'.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@styling_options
 @painting_options()
 @SERVER
 @JSON
 def grid(
     photo: Path,
-    style: Path,
+    styles: tuple[Path, ...],
     axes: Sequence[Axis],
     out: str,
     parallel: int | None,
     quiet: bool,
+    style_shares: str | None,
+    style_masks: tuple[str, ...],
+    style_regions: tuple[str, ...],
     server: str,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Paint PHOTO in STYLE with options that vary along the axes of a sheet.
+    """Paint PHOTO in one or more STYLE pictures, which are mixed, with options that vary along the axes of a sheet.
 
     For a sheet sheet.png, each picture is kept in sheet-cells/, and sheet.json says how each was painted. The same command
     again goes on where it ended, and a cell whose options are the same is not painted again.
@@ -98,6 +103,7 @@ def grid(
     if out == "-":
         raise click.UsageError("a sheet must be written to a file, not to stdout")
     check_output(out)
+    check_stdin(*style_masks, *style_regions, options["mask"], options["init_image"])
     given = given_options(options, None)
     given.pop("format")
     ctx = click.get_current_context()
@@ -106,13 +112,12 @@ def grid(
             given.pop(axis.name, None)  # of the profile
         if axis.name in given:
             raise click.UsageError(f"{axis.name} is given and varies")
-    chosen = Grid(photo, style, tuple(axes))
+    parts = styled([Style(path) for path in styles], style_shares, style_masks, style_regions)
+    chosen = Grid(photo, tuple(parts), tuple(axes))
     pairs = chosen.pairs()
-    cells_folder = Path(out).with_name(f"{Path(out).stem}-cells")
+    cells_folder = _cells_folder(out)
     make_folder(cells_folder)
     with Client(server, patience_s=PATIENCE_S) as client, Manifest(cells_folder) as manifest:
-        if "init_image" in given:
-            given["init_image"] = client.upload(given["init_image"])
         run = Batch(client, cells_folder, manifest, given, retries=2)
         tally = run_batch(run, pairs, parallel or default_in_flight(client.server_info()), quiet=quiet or as_json)
     if run.fault is not None:
@@ -120,19 +125,25 @@ def grid(
     cells = chosen.cells(cells_folder, cells_folder / NAME)
     if tally.failures and len(tally.failures) == len(pairs) and isinstance(tally.failures[0].error, ImpastoError):
         raise tally.failures[0].error
-    _write(chosen, out, cells_folder, cells, as_json=as_json)
+    _write(chosen, given, out, cells, as_json=as_json)
+    if not as_json:
+        click.echo(f"{out}: {tally.summary(len(pairs))}; they are in {cells_folder}", err=True)
     for failed in tally.failures:
-        click.echo(f"failed: {failed.pair.output}: {failed.error}", err=True)
+        click.echo(f"failed: {failed.pair.title}: {failed.error}", err=True)
     if tally.failures or tally.stopped or len(pairs) > tally.painted + tally.kept:
         raise click.exceptions.Exit(1 if tally.failures else INTERRUPTED)
 
 
-def _write(grid: Grid, out: str, folder: Path, cells: list[dict[str, Any]], *, as_json: bool) -> None:
+def _cells_folder(out: str) -> Path:
+    return Path(out).with_name(f"{Path(out).stem}-cells")
+
+
+def _write(grid: Grid, options: Mapping[str, Any], out: str, cells: list[dict[str, Any]], *, as_json: bool) -> None:
+    folder = _cells_folder(out)
     values = {
         "output": out,
         "cells_folder": str(folder),
-        "photo": str(grid.photo),
-        "style": str(grid.style),
+        **files_of(grid.pairs()[0], options),
         "axes": [{"option": axis.name, "values": list(axis.texts)} for axis in grid.axes],
         "cells": cells,
     }
@@ -143,5 +154,3 @@ def _write(grid: Grid, out: str, folder: Path, cells: list[dict[str, Any]], *, a
         raise click.ClickException(f"cannot write {out}: {error.strerror or error}") from None
     if as_json:
         print_json(values)
-    else:
-        click.echo(f"{out}; its pictures are in {folder}", err=True)

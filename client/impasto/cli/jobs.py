@@ -67,6 +67,10 @@ def list_jobs(
     if as_json:
         print_json([job.to_dict() for job in found])
         return
+    _show_table(found)
+
+
+def _show_table(found: Sequence[JobInfo]) -> None:
     several = len({job.owner for job in found}) > 1
     if found:
         click.echo(JOBS_HEADER)
@@ -125,16 +129,17 @@ def watch(job_id: str, server: str, as_json: bool) -> None:
 @SERVER
 @JSON
 def cancel(job_ids: tuple[str, ...], labels: dict[str, str] | None, server: str, as_json: bool) -> None:
-    """Cancel jobs, by id or by label; they stop at their next step."""
+    """Cancel jobs, by id or by label; they stop at their next step. Several are shown as 'impasto jobs list' shows them."""
     with Client(server) as client:
         chosen = _chosen(client, job_ids, labels, UNFINISHED)
         cancelled = [client.job(job_id).cancel() for job_id in chosen]
     if as_json:
         values = [job.to_dict() for job in cancelled]
         print_json(values[0] if len(job_ids) == 1 else values)
-        return
-    for job in cancelled:
-        click.echo(job_line(job))
+    elif len(job_ids) == 1:
+        click.echo(job_line(cancelled[0]))
+    else:
+        _show_table(cancelled)
 
 
 def _chosen(client: Client, job_ids: Sequence[str], labels: dict[str, str] | None, states: Sequence[str] = ()) -> Sequence[str]:

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -20,11 +21,11 @@ from impasto.cli.completion import completion
 from impasto.cli.experiments import features, paper, reconstruct, redo, texture
 from impasto.cli.grid import grid
 from impasto.cli.jobs import jobs
-from impasto.cli.output import FOLLOWED, INTERRUPTED, credentials
+from impasto.cli.output import FOLLOWED, INTERRUPTED, cancel_left, credentials
 from impasto.cli.proto import proto
 from impasto.cli.server import health, info, upload
 from impasto.cli.show import show
-from impasto.cli.stylize import PAINTING, stylize
+from impasto.cli.stylize import LACKING, PAINTING, stylize
 from impasto.cli.workers import workers
 from impasto.connect_errors import TLS_FAILED
 from impasto.display import shown
@@ -125,9 +126,9 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _stop_at_once() -> None:
     """Cancel jobs that nobody waits for over connections of their own, and end without asking anybody."""
-    for server, request_id in list(FOLLOWED):
+    for (server, request_id), job_id in list(FOLLOWED.items()):
         with contextlib.suppress(Exception), Client(server, patience_s=0) as client:
-            client.cancel_quietly(request_id)
+            _show(f"Interrupted. {cancel_left(client, request_id, job_id)}".rstrip())
     os._exit(INTERRUPTED)
 
 
@@ -153,6 +154,8 @@ def as_values(error: ImpastoError) -> dict[str, Any]:
 
 
 def _option(field: str) -> str:
+    if of_style := re.fullmatch(r"styles\[\d+\]\.(mask|region|weight)", field):
+        return f" ({'--style-shares' if of_style[1] == 'weight' else f'--style-{of_style[1]}'})"
     name = "schedule" if ".schedule" in field else field.rpartition(".")[2].partition("[")[0]
     command = stylize if field.startswith(("parameters.", "output.")) or field in PAINTING or field == "mask" else None
     name = {"time_limit": "time_limit_s", "ttl": "ttl_s"}.get(name, name)
@@ -190,7 +193,7 @@ def _report(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "impasto"
-        text, code = f"{error.format_message()} (see '{path} --help'){_dashed(error)}", error.exit_code
+        text, code = f"{error.format_message()} (see '{path} --help'){_hint(error)}", error.exit_code
         values |= {"reason": "USAGE", "message": error.format_message()}
     elif isinstance(error, click.ClickException):
         text, code = error.format_message(), error.exit_code
@@ -216,10 +219,13 @@ def _report(error: Exception) -> int:
     return code
 
 
-def _dashed(error: click.UsageError) -> str:
-    """Return a hint where a file's name was taken for an option."""
+def _hint(error: click.UsageError) -> str:
+    """Return a hint where a command lacks an option on purpose, or a file's name was taken for an option."""
     if not isinstance(error, click.NoSuchOption):
         return ""
+    command = error.ctx.info_name if error.ctx else ""
+    if reason := LACKING.get(command or "", {}).get(error.option_name):
+        return f"; {reason}"
     name = next((item for item in sys.argv if item.startswith(error.option_name) and Path(item).suffix), "")
     return f"; a file whose name starts with a dash is ./{shown(name)}, or follows --" if name else ""
 

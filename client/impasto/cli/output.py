@@ -14,17 +14,20 @@ from typing import Any
 
 import click
 
+from impasto._client import Client
 from impasto.cli.completion import profile_names
 from impasto.cli.profiles import on_profile, on_server
 from impasto.credentials import VARIABLES
 from impasto.display import shortened
+from impasto.errors import NotFound
 from impasto.pictures import Picture, UploadedImage
 from impasto.results import JobInfo, Result
+from impasto.retry import Reachability
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
-FOLLOWED: set[tuple[str, str]] = set()
-"""Server and request id of the jobs that this process waits for."""
+FOLLOWED: dict[tuple[str, str], str] = {}
+"""Ids of the jobs that this process waits for, by server and request id; empty before the job is accepted."""
 UPLOADED = "sha256:"
 """Prefix of the id of an uploaded picture."""
 FILE = click.Path(exists=True, dir_okay=False)
@@ -167,6 +170,34 @@ def check_folder(folder: Path, what: str) -> None:
             pass
     except OSError as error:
         raise click.ClickException(f"cannot write {what}: {error.strerror or error}") from None
+
+
+def cancel_left(client: Client, request_id: str, job_id: str) -> str:
+    """Cancel the job of a request that nobody waits for any more; return what becomes of it, in a sentence.
+
+    Args:
+        client: A client of its server.
+        request_id: Id of the request.
+        job_id: Id of the job; empty if its acknowledgement never arrived.
+    """
+    cause = client._why_not_cancelled(request_id)
+    if cause is None:
+        return "The job is cancelled."
+    if isinstance(cause, NotFound):  # it was not accepted
+        return ""
+    if not job_id:
+        seen = f"'impasto jobs list --json' shows it with the request id {request_id}."
+        return f"The job could not be cancelled: {cause}. If the server accepted it, {seen}"
+    later = f"'impasto jobs result {job_id} --wait -o OUT' gets its picture, 'impasto jobs cancel {job_id}' cancels it."
+    return f"Job {job_id} could not be cancelled: {cause}. When its server is back, if it keeps jobs on disk, {later}"
+
+
+def tell_outages(client: Client, say: Callable[[str], None]) -> None:
+    """Say once when the client's server does not answer and its calls are retried, and once when it answers again."""
+    client._reachability = Reachability(
+        lambda error: say(f"Warning: {error}; trying again for up to {client.patience_s:g} s"),
+        lambda: say("The server answers again"),
+    )
 
 
 EARLY = {

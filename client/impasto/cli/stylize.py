@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,11 +22,13 @@ from impasto.cli.output import (
     JSON,
     SECONDS,
     SERVER,
+    cancel_left,
     check_folder,
     check_output,
     print_json,
     read_picture,
     tell,
+    tell_outages,
     write_picture,
 )
 from impasto.errors import Unavailable, WaitTimeout
@@ -188,16 +191,74 @@ PAINTING: Mapping[str, Callable[[Any], Any]] = {
 """Painting options by the client's names."""
 
 
+STYLING: Mapping[str, Callable[[Any], Any]] = {
+    "style_shares": click.option("--style-shares", help="Weight of each style in the mix, comma-separated; equal by default."),
+    "style_masks": click.option(
+        "--style-mask",
+        "style_masks",
+        multiple=True,
+        shell_complete=completion.files,
+        help="Part of a STYLE to use; once per style, '' for all.",
+    ),
+    "style_regions": click.option(
+        "--style-region",
+        "style_regions",
+        multiple=True,
+        shell_complete=completion.files,
+        help="Where a STYLE is painted; once per style, '' for everywhere.",
+    ),
+    "mask": click.option(
+        "--mask",
+        shell_complete=completion.files,
+        help="Picture that selects the part of the content to paint: white is painted, black is left unchanged.",
+    ),
+}
+"""Options of the styles and of the part that is painted, by the commands' arguments."""
+
+PREVIEWS: Mapping[str, Callable[[Any], Any]] = {
+    "preview_dir": click.option(
+        "--preview-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder for previews; the last is of the finished picture.",
+    ),
+    "preview_every": click.option(
+        "--preview-every", type=int, help=f"Steps between previews; {DEFAULT_PREVIEW_EVERY} with --preview-dir."
+    ),
+}
+"""Options of the previews, likewise."""
+
+_MANY = {
+    "--preview-dir": "the command paints many pictures; 'impasto stylize' and 'impasto redo' have previews",
+    "--preview-every": "the command paints many pictures; 'impasto stylize' and 'impasto redo' have previews",
+    "--timeout": "--time-limit bounds each job; Ctrl-C ends the command, and the same command goes on",
+    "--detach": "the command waits for its pictures; it may be interrupted, and the same command goes on",
+}
+LACKING: Mapping[str, Mapping[str, str]] = {
+    "batch": _MANY,
+    "grid": _MANY,
+    "redo": {"--detach": "the new picture is compared with how the old one was painted, so the command waits for it"},
+}
+"""Options of ``impasto stylize`` that commands like it lack, and why."""
+
+
 def painting_options(*excluded: str) -> Callable[[Command], Command]:
     """Add the painting options, except some; values that are not given come from the preset."""
+    return _added({name: option for name, option in PAINTING.items() if name not in excluded})
 
+
+def _added(options: Mapping[str, Callable[[Any], Any]]) -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
-        for name, option in reversed(list(PAINTING.items())):
-            if name not in excluded:
-                command = option(command)
+        for option in reversed(list(options.values())):
+            command = option(command)
         return command
 
     return add
+
+
+styling_options = _added(STYLING)
+"""Adds the options of the styles and the mask; :func:`styled` applies those of the styles."""
+preview_options = _added(PREVIEWS)
+"""Adds the options of the previews; :func:`with_previews` applies them."""
 
 
 def given_options(options: Mapping[str, Any], out: str | None) -> dict[str, Any]:
@@ -251,32 +312,8 @@ def overridden(given: Mapping[str, Any]) -> list[str]:
 @click.option(
     "-o", "--output", "out", shell_complete=completion.files, help="Output file: .png, .jpg or .webp, or - for stdout."
 )
-@click.option("--style-shares", help="Weight of each style, comma-separated; equal by default.")
-@click.option(
-    "--mask",
-    shell_complete=completion.files,
-    help="Picture that selects the part of CONTENT to paint: white is painted, black is left unchanged.",
-)
-@click.option(
-    "--style-mask",
-    "style_masks",
-    multiple=True,
-    shell_complete=completion.files,
-    help="Part of a STYLE to use; once per style, '' for all.",
-)
-@click.option(
-    "--style-region",
-    "style_regions",
-    multiple=True,
-    shell_complete=completion.files,
-    help="Where a STYLE is painted; once per style.",
-)
-@click.option(
-    "--preview-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for previews; the last is of the finished picture.",
-)
-@click.option("--preview-every", type=int, help=f"Steps between previews; {DEFAULT_PREVIEW_EVERY} with --preview-dir.")
+@styling_options
+@preview_options
 @click.option("--timeout", type=SECONDS, help="Seconds after which the job is cancelled.")
 @click.option("--detach", is_flag=True, help="Submit, print the job's id, and exit.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
@@ -300,17 +337,11 @@ def stylize(
     **options: Any,
 ) -> None:
     """Repaint CONTENT in the style of one or more STYLE pictures; - reads one of them from stdin."""
-    _check_usage(content, styles, out, preview_dir, preview_every, timeout, detach=detach, as_json=as_json)
-    if preview_dir is not None:
-        try:
-            preview_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise click.ClickException(f"cannot write previews to {preview_dir}: {error.strerror or error}") from None
-        check_folder(preview_dir, f"previews to {preview_dir}")
-    if preview_dir is not None or preview_every is not None:
-        options["preview_every_steps"] = DEFAULT_PREVIEW_EVERY if preview_every is None else preview_every
-    given = given_options(options, out)
-    pictures = _styles(styles, style_shares, style_masks, style_regions)
+    _check_usage(out, preview_dir, timeout, detach=detach, as_json=as_json)
+    check_stdin(content, *styles, *style_masks, *style_regions, options["mask"], options["init_image"])
+    previews = with_previews(preview_dir, preview_every)
+    given = {**given_options(options, out), **previews}
+    pictures = styled([Style(read_picture(style)) for style in styles], style_shares, style_masks, style_regions)
     with Client(server) as client:
         if detach:
             _print_id(client.submit(read_picture(content), pictures, **given), as_json=as_json)
@@ -325,17 +356,7 @@ def stylize(
         tell(result)
 
 
-def _check_usage(
-    content: str,
-    styles: Sequence[str],
-    out: str | None,
-    preview_dir: Path | None,
-    preview_every: int | None,
-    timeout: float | None,
-    *,
-    detach: bool,
-    as_json: bool,
-) -> None:
+def _check_usage(out: str | None, preview_dir: Path | None, timeout: float | None, *, detach: bool, as_json: bool) -> None:
     """Refuse options that contradict one another, before anything is sent."""
     if detach and out is not None:
         raise click.UsageError(
@@ -346,16 +367,36 @@ def _check_usage(
         raise click.UsageError(
             f"--detach does not wait for the job, so {name} has no effect; see --time-limit and 'impasto jobs'"
         )
-    if preview_every is not None and preview_dir is None:
-        raise click.UsageError("--preview-every requires --preview-dir, the folder for the previews")
     if out is None and not detach:
         raise click.UsageError("give an output file with -o, or use --detach")
     if out is not None and not detach:
         check_output(out)
     if as_json and out == "-":
         raise click.UsageError("--json and '-o -' both write to stdout")
-    if [content, *styles].count("-") > 1:
+
+
+def check_stdin(*pictures: str | None) -> None:
+    """Refuse ``-`` for more than one picture."""
+    if pictures.count("-") > 1:
         raise click.UsageError("stdin can be read only once: use '-' for one picture")
+
+
+def with_previews(folder: Path | None, every: int | None) -> dict[str, Any]:
+    """Create the folder of the previews if it is missing, and return the client option for them, if they are wanted.
+
+    Raises:
+        ClickException: If the folder cannot be written, or there is none.
+    """
+    if folder is None:
+        if every is not None:
+            raise click.UsageError("--preview-every requires --preview-dir, the folder for the previews")
+        return {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(f"cannot write previews to {folder}: {error.strerror or error}") from None
+    check_folder(folder, f"previews to {folder}")
+    return {"preview_every_steps": DEFAULT_PREVIEW_EVERY if every is None else every}
 
 
 def paint(
@@ -372,10 +413,13 @@ def paint(
     """
     request_id = str(uuid.uuid4())  # known from the first moment on, so that an interrupted submission can be cancelled
     followed = (client.server, request_id)
-    FOLLOWED.add(followed)
+    FOLLOWED[followed] = ""
+    if not bar.quiet:
+        tell_outages(client, lambda text: click.echo(text, err=True))
     job: Job | None = None
     try:
         job = client.submit(*pictures, request_id=request_id, **options)
+        FOLLOWED[followed] = job.job_id
         with bar as show:
             return job.follow(show, timeout_s)
     except Unavailable as error:
@@ -388,32 +432,48 @@ def paint(
         client.cancel_quietly(request_id)
         raise waited(timeout_s, "was cancelled") from None
     except BaseException as error:  # whatever it is, nobody waits for the job any more
-        if (job is not None or not isinstance(error, Exception)) and client.cancel_quietly(request_id):
-            error.add_note("The job is cancelled.")
+        left = job is not None or not isinstance(error, Exception)
+        if left and (note := cancel_left(client, request_id, FOLLOWED[followed])):
+            error.add_note(note)
         raise
     finally:
-        FOLLOWED.discard(followed)
+        del FOLLOWED[followed]
 
 
-def _styles(styles: Sequence[str], shares: str | None, masks: Sequence[str], regions: Sequence[str]) -> list[Style]:
-    """Return the styles with their weights, masks and regions."""
-    weights: list[float | None] = [None] * len(styles)
-    if shares is not None:
-        try:
-            weights = [float(share) for share in shares.split(",")]
-        except ValueError:
-            raise click.UsageError(f"--style-shares {shares}: must be comma-separated numbers, such as 0.7,0.3") from None
-    for flag, values in (("--style-shares", weights), ("--style-mask", masks), ("--style-region", regions)):
+def styled(styles: Sequence[Style], shares: str | None, masks: Sequence[str], regions: Sequence[str]) -> list[Style]:
+    """Return the styles with the weights, masks and regions that are given.
+
+    Raises:
+        UsageError: If there are not as many as styles, or a file does not exist.
+    """
+    try:
+        weights = [float(share) for share in shares.split(",")] if shares is not None else []
+    except ValueError:
+        raise click.UsageError(f"--style-shares {shares}: must be comma-separated numbers, such as 0.7,0.3") from None
+    given: tuple[tuple[str, str, Sequence[Any]], ...] = (
+        ("--style-shares", "weight", weights),
+        ("--style-mask", "mask", _optional("--style-mask", masks)),
+        ("--style-region", "region", _optional("--style-region", regions)),
+    )
+    found = list(styles)
+    for flag, name, values in given:
+        if values and not styles:
+            raise click.UsageError(f"{flag}: there is no style")
         if values and len(values) != len(styles):
-            raise click.UsageError(f"{flag}: give one value for each of the {len(styles)} styles, not {len(values)}")
-    return [
-        Style(read_picture(style), weight, _optional(masks, index), _optional(regions, index))
-        for index, (style, weight) in enumerate(zip(styles, weights, strict=True))
-    ]
+            each = f"each of the {len(styles)} styles" if len(styles) > 1 else "the style"
+            raise click.UsageError(f"{flag}: give one value for {each}, not {len(values)}")
+        if values:
+            found = [replace(style, **{name: value}) for style, value in zip(found, values, strict=True)]
+    return found
 
 
-def _optional(names: Sequence[str], index: int) -> Picture | None:
-    return read_picture(names[index]) if names and names[index] else None
+def _optional(flag: str, names: Sequence[str]) -> list[Picture | None]:
+    """Return the pictures with some names; None for an empty name."""
+    pictures = [read_picture(name) if name else None for name in names]
+    for picture in pictures:
+        if isinstance(picture, Path) and not picture.exists():
+            raise click.UsageError(f"{flag} {picture}: does not exist")
+    return pictures
 
 
 def _print_id(job: Job, *, as_json: bool) -> None:

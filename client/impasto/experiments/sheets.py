@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from impasto.display import shortened
+from impasto.experiments.lettering import Font, lettering
 
 GAP_PX, TEXT_PX = 8, 13
 _PAPER, _INK, _EMPTY = "white", "black", "lightgrey"
@@ -24,7 +27,7 @@ def contact_sheet(rows: Sequence[Sequence[Tile]], tile_px: int = 256) -> Image.I
 
     Small pictures, such as the responses of deep filters, are enlarged without smoothing, so that their pixels are visible.
     """
-    font = ImageFont.load_default(TEXT_PX)
+    letters = lettering((tile.caption for row in rows for tile in row), TEXT_PX)
     fitted = [[_fitted(tile.picture.convert("RGB"), tile_px) for tile in row] for row in rows]
     heights = [max((picture.height for picture in row), default=0) for row in fitted]
     lines = [max((tile.caption.count("\n") + 1 for tile in row if tile.caption), default=0) for row in rows]
@@ -38,7 +41,8 @@ def contact_sheet(rows: Sequence[Sequence[Tile]], tile_px: int = 256) -> Image.I
         for right, (tile, picture) in enumerate(zip(row, pictures, strict=True)):
             left = GAP_PX + right * step
             sheet.paste(picture, (left + (tile_px - picture.width) // 2, top + (height - picture.height) // 2))
-            draw.multiline_text((left, top + height + 2), tile.caption, fill=_INK, font=font)
+            lines_of = (_shortened(draw, letters.text(line), tile_px, letters.font) for line in tile.caption.split("\n"))
+            draw.multiline_text((left, top + height + 2), "\n".join(lines_of), fill=_INK, font=letters.font)
     return sheet
 
 
@@ -62,7 +66,8 @@ def labelled_grid(
         labels: Labels of the rows.
         tile_px: Longer side of each picture.
     """
-    font = ImageFont.load_default(TEXT_PX)
+    letters = lettering((*columns, *labels, *(text for row in rows for _, text in row)), TEXT_PX)
+    font, columns, labels = letters.font, [*map(letters.text, columns)], [*map(letters.text, labels)]
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     margin = GAP_PX + max((round(measure.textlength(text, font)) for text in labels), default=0)
     line = TEXT_PX + 4
@@ -82,12 +87,20 @@ def labelled_grid(
                 draw.rectangle((left, top, left + tile_px - 1, top + height - 1), fill=_EMPTY)
             else:
                 sheet.paste(picture, (left + (tile_px - picture.width) // 2, top + (height - picture.height) // 2))
-            draw.text((left, top + height + 2), _cut(draw, text, tile_px, font), _INK, font)
+            draw.text((left, top + height + 2), _cut(draw, letters.text(text), tile_px, font), _INK, font)
         top += height + line + GAP_PX
     return sheet
 
 
-def _cut(draw: ImageDraw.ImageDraw, text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _shortened(draw: ImageDraw.ImageDraw, line: str, width: int, font: Font) -> str:
+    """Return a line with as much of its middle left out as it takes to fit."""
+    found = line
+    while len(found) > 3 and draw.textlength(found, font) > width:
+        found = shortened(line, len(found) - 1)
+    return found
+
+
+def _cut(draw: ImageDraw.ImageDraw, text: str, width: int, font: Font) -> str:
     """Return as much of a text's first line as fits."""
     text = text.partition("\n")[0]
     whole = text

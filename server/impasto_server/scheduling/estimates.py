@@ -17,7 +17,7 @@ LEAST_PIXELS = 96 * 96
 MOST_CHANGED = 4.0
 """The median may differ from the measurement at the worker's start by at most this factor, either way."""
 FLOAT32_OVER_BFLOAT16 = 2.5
-"""Slowdown of float32 on a device whose own arithmetic is bfloat16, until steps tell: 1.8 on CPUs without AMX, to 3.9 with it."""
+"""Slowdown of float32 on a device whose own arithmetic is bfloat16, until steps tell: 1.8 on a CPU without AMX, 3.6 with it."""
 _SLOWER = {("bfloat16", "float32"): FLOAT32_OVER_BFLOAT16}
 
 

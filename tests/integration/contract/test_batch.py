@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -19,6 +21,7 @@ import impasto
 from impasto.batch.manifest import entries
 from impasto.cli.main import cli
 from impasto.v1 import style_transfer_pb2 as pb
+from tests.unit.client.servers import FakeService, serving
 from tests.unit.server.fakes import FakeWorker
 
 FAST = ["--size", "48", "--steps", "3", "--levels", "1", "--optimizer", "adam"]
@@ -110,6 +113,85 @@ async def test_a_changed_option_or_file_paints_anew(service: Any, files: Path, p
         assert "2 of 6 pictures painted, 4 kept" in changed.stderr
 
 
+async def test_masks_and_regions_are_of_one_style_and_a_changed_one_paints_anew(
+    service: Any, files: Path, png: Callable[..., bytes]
+) -> None:
+    """Files of masks are in the manifest, by path and hash; pictures with the other style are kept."""
+    masks = [files / "m0.png", files / "m1.png"]
+    for index, mask in enumerate(masks):
+        mask.write_bytes(png(32 + index, 30, 3))
+    arguments = (str(files / "photos"), "--style-mask", str(masks[0]), "--style-mask", "", "--style-region", "")
+    async with service() as running:
+        address = running.running.address
+        wrong = await batch(address, files, *arguments)
+        assert "--style-region: give one value for each of the 2 styles, not 1" in wrong.output
+        arguments = (*arguments, "--style-region", str(masks[1]), "--mask", str(masks[1]))
+        done = await batch(address, files, *arguments)
+        assert "6 of 6 pictures painted" in done.stderr, done.output
+        lines = {line["output"]: line for line in entries(files / "out/manifest.jsonl")}
+        digests = [hashlib.sha256(mask.read_bytes()).hexdigest() for mask in masks]
+        assert lines["p0-s0.png"]["style"]["mask"] == {"path": str(masks[0]), "sha256": digests[0]}
+        assert "region" not in lines["p0-s0.png"]["style"]
+        assert lines["p0-s1.png"]["style"]["region"] == {"path": str(masks[1]), "sha256": digests[1]}
+        assert lines["p0-s1.png"]["mask"] == {"path": str(masks[1]), "sha256": digests[1]}
+        sent = {(item.field, item.sha256) for job in await listed(running) for item in job.inputs}
+        assert {("styles[0].mask", digests[0]), ("styles[0].region", digests[1]), ("mask", digests[1])} <= sent
+        again = await batch(address, files, *arguments)
+        assert "0 of 6 pictures painted, 6 kept" in again.stderr
+        masks[0].write_bytes(png(40, 30, 3))
+        changed = await batch(address, files, *arguments)
+        assert "3 of 6 pictures painted, 3 kept" in changed.stderr
+        assert len({line["request_id"] for line in entries(files / "out/manifest.jsonl")}) == 9
+
+
+async def test_a_mix_paints_each_photo_once_in_all_styles(service: Any, files: Path) -> None:
+    """With their shares, which need it; other shares paint anew."""
+    async with service() as running:
+        address = running.running.address
+        alone = await batch(address, files, str(files / "photos"), "--style-shares", "1,2")
+        assert "--style-shares needs --mix" in alone.output
+        for shares in ("1,2", "2,1"):
+            done = await batch(address, files, str(files / "photos"), "--mix", "--style-shares", shares)
+            assert "3 of 3 pictures painted" in done.stderr, done.output
+        line = list(entries(files / "out/manifest.jsonl"))[-1]
+        assert line["output"].endswith("-s0+s1.png")
+        assert [(style["path"], style["weight"]) for style in line["styles"]] == [
+            (str(files / "s0.png"), 2.0),
+            (str(files / "s1.png"), 1.0),
+        ]
+        jobs = await listed(running)
+        assert {tuple(item.field for item in job.inputs) for job in jobs} == {("content", "styles[0].image", "styles[1].image")}
+        assert len(jobs) == 6
+
+
+async def test_masks_that_expired_on_the_server_are_sent_again(service: Any, files: Path, png: Callable[..., bytes]) -> None:
+    """As photos and styles are."""
+    (files / "m.png").write_bytes(png(32, 30, 3))
+    arguments = (str(files / "photos"), "--mask", str(files / "m.png"))
+    submit, expired = impasto.Client.submit, ["mask.image_id"]
+
+    def refused_once(self: impasto.Client, *pictures: Any, **options: Any) -> Any:
+        if expired:
+            field = expired.pop()
+            raise impasto.InvalidRequest("no such upload", violations=(impasto.Violation(field, "no such upload"),))
+        return submit(self, *pictures, **options)
+
+    sent: list[str] = []
+    upload = impasto.Client.upload
+
+    def counted(self: impasto.Client, picture: Any) -> impasto.UploadedImage:
+        sent.append(str(picture))
+        return upload(self, picture)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(impasto.Client, "submit", refused_once)
+        patch.setattr(impasto.Client, "upload", counted)
+        async with service() as running:
+            done = await batch(running.running.address, files, *arguments)
+    assert "6 of 6 pictures painted" in done.stderr, done.output
+    assert sent.count(str(files / "m.png")) == 2
+
+
 async def test_an_output_that_is_gone_is_fetched_and_not_painted(service: Any, files: Path) -> None:
     """Its job is still on the server; after that it is painted again."""
     async with service() as running:
@@ -117,7 +199,9 @@ async def test_an_output_that_is_gone_is_fetched_and_not_painted(service: Any, f
         before = (files / "out/p0-s0.png").read_bytes()
         (files / "out/p0-s0.png").unlink()
         again = await batch(running.running.address, files)
-        assert "1 of 6 pictures painted, 5 kept" in again.stderr
+        assert "1 of 6 pictures painted (1 already on the server), 5 kept" in again.stderr
+        assert "s, already on the server" in again.stderr
+        assert "per minute" not in again.stderr
         assert (files / "out/p0-s0.png").read_bytes() == before
         assert len(await listed(running)) == 6
 
@@ -172,17 +256,32 @@ async def test_ctrl_c_lets_running_pictures_end_and_twice_cancels_them(service: 
 async def test_a_picture_that_cannot_be_painted_does_not_stop_the_others(service: Any, files: Path) -> None:
     """It is listed with its error, in the manifest too; the exit code is 1; a later run tries it again."""
     (files / "photos/p1.png").write_bytes(b"no picture")
+    (files / "photos/p2.png").write_bytes(b"")
     async with service() as running:
         done = await batch(running.running.address, files)
         assert done.exit_code == 1
-        assert "4 of 6 pictures painted, 2 failed" in done.stderr
+        assert "2 of 6 pictures painted, 4 failed" in done.stderr
         assert f"failed: {files}/photos/p1.png with {files}/s0.png: " in done.stderr
+        empty = f"{files}/photos/p2.png"
+        assert f"failed: {empty} with {files}/s1.png: content: is empty: p2.png" in done.stderr
+        with Image.open(files / "out/contact-sheet.jpg") as sheet:  # grey in their place
+            assert sheet.width == 2 * (192 + 8) + 8
+            assert sheet.getpixel((104, sheet.height // 2)) == pytest.approx((211, 211, 211), abs=4)
         lines = {line["output"]: line for line in entries(files / "out/manifest.jsonl")}
         assert lines["p1-s0.png"]["status"] == "failed"
-        assert lines["p1-s0.png"]["error"]["reason"] == "INVALID_FIELD"
+        assert lines["p1-s0.png"]["error"]["reason"] == "UNREADABLE"
         told = await batch(running.running.address, files, str(files / "photos"), "--json")
         values = json.loads(told.stdout)
-        assert (values["kept"], values["left"], len(values["failed"])) == (4, 0, 2)
+        assert (values["kept"], values["left"], len(values["failed"])) == (2, 0, 4)
+
+
+async def test_photos_that_cannot_be_read_do_not_end_the_run(service: Any, files: Path) -> None:
+    """However many come first: the others may be better."""
+    for index in range(8):
+        (files / f"photos/a{index}.png").write_bytes(b"no picture" if index % 2 else b"")
+    async with service() as running:
+        done = await batch(running.running.address, files)
+        assert "6 of 22 pictures painted, 16 failed" in done.stderr, done.output
 
 
 async def test_invalid_options_end_the_run_soon(service: Any, files: Path) -> None:
@@ -212,6 +311,28 @@ async def test_jobs_that_lost_their_worker_are_tried_again(service: Any, files: 
         assert len(await listed(running)) == 8
 
 
+def test_an_outage_and_its_end_are_said_once(files: Path) -> None:
+    """The run goes on by itself; with --quiet nothing is said."""
+
+    def refuse(number: int, context: Any) -> None:
+        if number <= 5:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+
+    arguments = ["batch", str(files / "photos"), "--style", str(files / "s0.png"), "--parallel", "1"]
+    for out, quiet in (("out", []), ("quiet", ["--quiet"])):
+        with serving(FakeService(refuse)) as address:
+            runner = CliRunner(env={"IMPASTO_SERVER": address})
+            done = runner.invoke(cli, [*arguments, "-o", str(files / out), *quiet])
+        assert done.exit_code == 0, done.output
+        said = [line for line in done.stderr.splitlines() if "answers" in line]
+        if quiet:
+            assert said == []
+        else:
+            assert said[0].startswith(f"Warning: no impasto server answers at {address}")
+            assert said[0].endswith("; trying again for up to 300 s")
+            assert said[1:] == ["The server answers again"]
+
+
 async def test_two_names_of_one_photo_are_painted_once(service: Any, files: Path) -> None:
     """The second one joins the job of the first; both get their file and their line."""
     (files / "photos/p1.png").write_bytes((files / "photos/p0.png").read_bytes())
@@ -228,7 +349,7 @@ async def test_photos_may_come_as_a_list_on_stdin_and_pairs_as_a_csv_file(servic
         names = "".join(f"{files}/photos/p{index}.png\n" for index in (0, 2))
         done = await batch(running.running.address, files, "-", stdin=names)
         assert "4 of 4 pictures painted" in done.stderr
-        (files / "pairs.csv").write_text(f"photo,style\n{files}/photos/p1.png,{files}/s0.png\n")
+        (files / "pairs.csv").write_text("photo,style,mask,style_mask\nphotos/p1.png,s0.png,s0.png,s1.png\n")
         command = [
             "batch",
             "--pairs",
@@ -244,6 +365,11 @@ async def test_photos_may_come_as_a_list_on_stdin_and_pairs_as_a_csv_file(servic
         assert done.exit_code == 0, done.output
         with Image.open(files / "out2/s0/p1.jpg") as image:
             assert image.format == "JPEG"
+        (line,) = entries(files / "out2/manifest.jsonl")
+        assert line["mask"]["path"] == str(files / "s0.png")
+        assert line["style"]["mask"]["path"] == str(files / "s1.png")
+        done = await asyncio.to_thread(runner.invoke, cli, [*command, "--style-mask", "x.png"])
+        assert "--pairs has the columns style_mask and style_region" in done.output
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ async def test_the_web_service(service: Any, files: Path, monkeypatch: pytest.Mo
             assert found.content.startswith(b"\xff\xd8")
             assert (await http.post("/pictures", params={"style": "nope"}, content=photo)).status_code == 404
             wrong = await http.post("/pictures", params={"style": "s2"}, content=b"no picture")
-            assert (wrong.status_code, wrong.text.partition(":")[0]) == (422, "INVALID_FIELD")
+            assert (wrong.status_code, wrong.text.partition(":")[0]) == (422, "UNREADABLE")
             assert (await http.get("/pictures/nosuch")).status_code == 404
             body = json.dumps({"type": "job.succeeded", "data": {"job_id": job_id}})
             now = datetime.now(UTC)

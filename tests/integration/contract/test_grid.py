@@ -48,9 +48,69 @@ async def test_a_grid_keeps_each_cell_and_says_how_it_was_painted(service: Any, 
         assert [(cell["row"], cell["column"]) for cell in values["cells"]] == [(r, c) for r in range(2) for c in range(3)]
         with Image.open("sheet.png") as sheet:
             assert sheet.width > 3 * 256
-        again = await command(running.running.address, *arguments)
+        again = await command(running.running.address, *arguments[:-1])
         assert again.exit_code == 0
+        assert again.stderr == "sheet.png: 0 of 6 pictures painted, 6 kept from an earlier run; they are in sheet-cells\n"
         assert len((await running.stub.ListJobs(pb.ListJobsRequest())).jobs) == 6
+
+
+async def test_invalid_values_do_not_end_a_grid(service: Any, files: Path) -> None:
+    """However many come first: they are fields without a picture."""
+    async with service() as running:
+        arguments = ["grid", "p.png", "s.png", "--vary", "style_scale=-1,-2,-3,-4,-5,1", "-o", "s.jpg", *FAST]
+        done = await command(running.running.address, *arguments)
+        assert done.exit_code == 1
+        assert "s.jpg: 1 of 6 pictures painted, 5 failed" in done.stderr, done.output
+
+
+async def test_a_grid_may_mix_styles_with_masks(service: Any, files: Path, png: Callable[..., bytes]) -> None:
+    """The sheet's file says which; another mask paints the cells anew."""
+    (files / "m.png").write_bytes(png(seed=2))
+    arguments = ["grid", "p.png", "s.png", "p.png", "--vary", "seed=1,2", "-o", "sheet.png", *FAST, "--json"]
+    arguments += ["--style-shares", "0.7,0.3", "--style-mask", "", "--style-mask", "m.png", "--mask", "m.png"]
+    async with service() as running:
+        done = await command(running.running.address, *arguments)
+        assert done.exit_code == 0, done.output
+        values = json.loads(done.stdout)
+        assert values["styles"] == [
+            {"path": "s.png", "weight": 0.7},
+            {"path": "p.png", "weight": 0.3, "mask": {"path": "m.png"}},
+        ]
+        assert values["mask"] == {"path": "m.png"}
+        jobs = (await running.stub.ListJobs(pb.ListJobsRequest())).jobs
+        fields = ["content", "mask", "styles[0].image", "styles[1].image", "styles[1].mask"]
+        assert [sorted(item.field for item in job.inputs) for job in jobs] == [fields] * 2
+        (files / "m.png").write_bytes(png(seed=3))
+        assert (await command(running.running.address, *arguments)).exit_code == 0
+        assert len((await running.stub.ListJobs(pb.ListJobsRequest())).jobs) == 4
+
+
+async def test_a_picture_is_made_again_with_other_shares_masks_and_previews(
+    service: Any, files: Path, png: Callable[..., bytes]
+) -> None:
+    """What is not given stays as it was recorded; previews alone change nothing."""
+    (files / "m.png").write_bytes(png(seed=2))
+    async with service() as running:
+        address = running.running.address
+        styles = ["s.png", "p.png", "--style-shares", "0.7,0.3", "--style-mask", "m.png", "--style-mask", ""]
+        done = await command(address, "stylize", "p.png", *styles, "-o", "o.png", *FAST, "-q")
+        assert done.exit_code == 0, done.output
+        wrong = await command(address, "redo", "o.png", "-o", "again.png", "--style-shares", "1")
+        assert "give one value for each of the 2 styles, not 1" in wrong.output
+        changes = ["--style-shares", "1,2", "--style-region", "", "--style-region", "m.png"]
+        done = await command(address, "redo", "o.png", "-o", "again.png", *changes, "-q")
+        assert done.exit_code == 0, done.output
+        shown = json.loads((await command(address, "show", "again.png", "--json")).stdout)
+        assert shown["style_weights"] == [1.0, 2.0]
+        roles = {"content", "styles[0].image", "styles[0].mask", "styles[1].image", "styles[1].region"}
+        assert {source["role"] for source in shown["sources"]} == roles
+        done = await command(
+            address, "redo", "again.png", "-o", "third.png", "--preview-dir", "seen", "--preview-every", "1", "-q"
+        )
+        assert done.exit_code == 0, done.output
+        assert (files / "seen/step-00003.jpg").is_file()
+        third = json.loads((await command(address, "show", "third.png", "--json")).stdout)
+        assert third == shown
 
 
 async def test_layers_and_words_can_vary_and_a_cell_may_fail(service: Any, files: Path) -> None:
@@ -65,7 +125,9 @@ async def test_layers_and_words_can_vary_and_a_cell_may_fail(service: Any, files
         assert cells[0]["parameters"]["style_layers"] == {"relu1_1": 1.0, "relu2_1": 0.5}
         assert cells[1]["error"] is None
         assert "nope" in cells[2]["error"]["message"]
-        assert "failed: 01-03.png" in done.stderr
+        assert "failed: 01-03.png (style_layers = nope): " in done.stderr
+        assert "s.jpg: 2 of 3 pictures painted, 1 failed; they are in s-cells" in done.stderr
+        assert "  01-02.png (style_layers = relu1_1)  loss " in done.stderr
 
 
 @pytest.mark.parametrize(

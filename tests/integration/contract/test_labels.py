@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 import impasto
 from impasto.cli.main import cli
+from impasto.cli.output import JOBS_HEADER
 from impasto.v1 import style_transfer_pb2 as pb
 from tests.integration.contract.test_operations import as_caller, people  # noqa: F401 - a fixture
 from tests.integration.contract.test_service import fails
@@ -136,6 +137,22 @@ async def test_commands_list_cancel_and_delete_by_label(service: Any, spec: Any)
         assert "is not NAME=VALUE" in done.output
         done = await command(address, "jobs", "list", "--since", "yesterday")
         assert "is not a time" in done.output
+
+
+async def test_cancelled_jobs_are_shown_as_in_a_list(service: Any, spec: Any) -> None:
+    """Several with the list's columns and names; a single one on a line, as by pause and resume."""
+    async with service(FakeWorker(hang=True)) as running:
+        address = running.running.address
+        ids = [await submitted(running, spec, album="norway") for _ in range(2)]
+        done = await command(address, "jobs", "cancel", "--label", "album=norway")
+        header, *lines = done.stdout.splitlines()
+        assert header == JOBS_HEADER
+        assert [line.split()[:2] for line in lines] == [[one, "cancelled"] for one in ids[::-1]]
+        listed = (await command(address, "jobs", "list")).stdout.splitlines()
+        columns = slice(0, header.index("AGE"))
+        assert [line[columns] for line in listed] == [line[columns] for line in (header, *lines)]
+        single = await command(address, "jobs", "cancel", await submitted(running, spec))
+        assert len(single.stdout.splitlines()) == 1
 
 
 async def test_jobs_are_shown_one_value_on_a_line_and_long_names_are_shortened(service: Any, spec: Any) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from impasto import InvalidRequest
+from impasto import InvalidRequest, NamedFile, Unavailable, Violation
+from impasto._base import of_upload
 from impasto.pictures import to_bytes
 from tests.conftest import encoded, picture
 
@@ -108,3 +110,27 @@ def test_a_result_is_saved_in_formats_that_hold_all_of_it_only(tmp_path, ending:
     for other in (".tif", ".bmp", ".webp"):
         with Image.open(result(encoded(picture())).save(tmp_path / f"x{other}")) as saved:
             assert saved.size == picture().size
+
+
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    """It is refused before it is sent, so that no error speaks of the messages of an upload."""
+    empty = tmp_path / "empty.jpg"
+    empty.write_bytes(b"")
+    with pytest.raises(InvalidRequest, match=r"^content: is empty: empty\.jpg$"):
+        to_bytes(empty, "content")
+    with pytest.raises(InvalidRequest, match=r"^content: is empty: a\.png$"):
+        to_bytes(NamedFile(b"", "a.png"), "content")
+    for nothing in (b"", io.BytesIO()):
+        with pytest.raises(InvalidRequest, match=r"^mask: is empty$"):
+            to_bytes(nothing, "mask")
+
+
+def test_an_upload_that_is_refused_for_its_size_names_the_file() -> None:
+    """And not a field of a message that the caller never made; other errors stay as they are."""
+    size = InvalidRequest("start.size_bytes: x", violations=(Violation("start.size_bytes", "must be from 1 to 9, got 10"),))
+    told = of_upload(size, "large.png")
+    assert str(told) == "picture: large.png: size_bytes must be from 1 to 9, got 10"
+    assert isinstance(told, InvalidRequest)
+    assert [item.field for item in told.violations] == ["picture"]
+    for other in (InvalidRequest("too large"), Unavailable("gone")):
+        assert of_upload(other, "large.png") is other

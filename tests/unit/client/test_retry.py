@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 
+from impasto import retry
 from impasto.errors import InvalidRequest, Unavailable
-from impasto.retry import Retry
+from impasto.retry import Reachability, Retry
 
 AWAY = Unavailable("away", reason="UNAVAILABLE")
 
@@ -42,3 +43,28 @@ def test_a_timeout_bounds_all_tries_and_the_last_error_is_told() -> None:
     with pytest.raises(Unavailable):
         [patience.delay(AWAY) for _ in range(3)]
     assert Retry(60.0, answered=True).left_s is None
+
+
+def test_an_outage_is_told_once_and_its_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all calls of a client together, and only if it lasts; any answer ends it, also one that refuses."""
+    now, told = [0.0], []
+    monkeypatch.setattr(retry.time, "monotonic", lambda: now[0])
+    watch = Reachability(lambda error: told.append(str(error)), lambda: told.append("back"))
+    calls = [Retry(60.0, answered=True, reachability=watch) for _ in range(3)]
+    calls[0].delay(AWAY)
+    calls[0].reset()
+    assert told == []
+    for _ in range(2):
+        for call in calls:
+            call.delay(AWAY)
+            now[0] += 0.6
+    assert told == ["away"]
+    calls[1].reset()
+    calls[2].reset()
+    assert told == ["away", "back"]
+    for _ in range(4):
+        calls[0].delay(AWAY)
+        now[0] += 0.6
+    with pytest.raises(InvalidRequest):
+        calls[1].delay(InvalidRequest("wrong"))
+    assert told == ["away", "back"] * 2

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 import impasto
-from impasto.batch.inputs import every, expanded, from_csv, listed, named
+from impasto.batch.inputs import Pair, every, expanded, from_csv, listed, named
 
 
 @pytest.fixture
@@ -51,10 +52,19 @@ def test_lists_have_lines_or_nuls() -> None:
 
 
 def test_names_follow_the_template() -> None:
-    photos, styles = [Path("in/cat.jpg"), Path("in/dog.jpg")], [Path("art/night.png")]
+    photos, styles = [Path("in/cat.jpg"), Path("in/dog.jpg")], [impasto.Style(Path("art/night.png"))]
     assert [pair.output for pair in every(photos, styles, "{photo}-{style}.png")] == ["cat-night.png", "dog-night.png"]
     template = "{style_folder}/{style}/{photo_folder}-{photo}-{index:03}.jpg"
     assert every(photos, styles, template)[1].output == "art/night/in-dog-002.jpg"
+
+
+def test_a_mix_is_one_picture_of_each_photo() -> None:
+    """Named by all its styles."""
+    styles = [impasto.Style(Path("a/one.png"), 0.7), impasto.Style(Path("b/two.png"), 0.3)]
+    (pair,) = every([Path("cat.jpg")], styles, "{style_folder}/{photo}-{style}.png", mix=True)
+    assert pair.output == "a/cat-one+two.png"
+    assert pair.styles == tuple(styles)
+    assert str(pair) == f"cat.jpg with {Path('a/one.png')} + {Path('b/two.png')}"
 
 
 @pytest.mark.parametrize(
@@ -80,23 +90,65 @@ def test_names_follow_the_template() -> None:
 def test_templates_that_cannot_name_outputs_are_refused(template: str, text: str) -> None:
     """Collisions, other formats, other folders, and what Python's format strings could do besides."""
     with pytest.raises(impasto.InvalidRequest, match=text):
-        every([Path("cat.jpg")], [Path("a/night.png"), Path("b/night.png")], template)
+        every([Path("cat.jpg")], [impasto.Style(Path("a/night.png")), impasto.Style(Path("b/night.png"))], template)
 
 
 def test_names_that_differ_in_case_only_collide() -> None:
     """Some file systems ignore case."""
     with pytest.raises(impasto.InvalidRequest, match="would be the output"):
-        every([Path("cat.jpg"), Path("CAT.jpg")], [Path("s.png")], "{photo}-{style}.png")
+        every([Path("cat.jpg"), Path("CAT.jpg")], [impasto.Style(Path("s.png"))], "{photo}-{style}.png")
 
 
 def test_pairs_come_from_a_csv_file(folder: Path) -> None:
     """As spreadsheets write it; a line that is there twice counts once."""
     table = folder / "pairs.csv"
     table.write_bytes(b"\xef\xbb\xbfphoto,style,output\r\na.png,b.jpg,\r\nb.jpg,a.png,mine/x.jpg\r\na.png,b.jpg,\r\n")
-    assert [(str(pair.photo), str(pair.style), pair.output) for pair in from_csv(table, "{photo}-{style}.png")] == [
-        ("a.png", "b.jpg", "a-b.png"),
-        ("b.jpg", "a.png", "mine/x.jpg"),
+    assert [(str(pair), pair.output) for pair in from_csv(Path(table.name), "{photo}-{style}.png")] == [
+        ("a.png with b.jpg", "a-b.png"),
+        ("b.jpg with a.png", "mine/x.jpg"),
     ]
+
+
+def test_paths_in_a_csv_file_are_relative_to_its_folder(folder: Path) -> None:
+    """From wherever the command is run; absolute ones are taken as they are, and outputs lie below the batch's folder."""
+    table = folder / "deep/pairs.csv"
+    table.write_text(f"photo,style,output\nc.webp,../b.jpg,x.png\n{folder / 'a.png'},c.webp,\n")
+    first, second = from_csv(Path("deep/pairs.csv"), "{photo}-{style}.png")
+    assert (first.photo, first.style_files, first.output) == (Path("deep/c.webp"), [Path("deep/../b.jpg")], "x.png")
+    assert (second.photo, second.output) == (folder / "a.png", "a-c.png")
+    table.write_text("photo,style\na.png,c.webp\n")
+    with pytest.raises(
+        impasto.InvalidRequest, match=r"line 2: photo 'a\.png' does not exist in deep, the folder of the CSV file"
+    ):
+        from_csv(Path("deep/pairs.csv"), "{photo}-{style}.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_paths_from_a_pipe_are_relative_to_the_current_folder(folder: Path) -> None:
+    """A pipe, such as ``<(...)`` of a shell, lies in no folder of pictures."""
+    os.mkfifo(folder / "deep/pipe")
+    writer = threading.Thread(target=(folder / "deep/pipe").write_text, args=("photo,style\na.png,b.jpg\n",))
+    writer.start()
+    (pair,) = from_csv(folder / "deep/pipe", "{photo}-{style}.png")
+    writer.join()
+    assert str(pair) == "a.png with b.jpg"
+
+
+def test_a_csv_file_may_have_masks(folder: Path) -> None:
+    """An empty value is none; one that does not exist is named; the same pair with another mask needs another name."""
+    table = folder / "pairs.csv"
+    table.write_text("photo,style,mask,style_mask,style_region\na.png,b.jpg,deep/c.webp,,b.jpg\nb.jpg,a.png,,a.png,\n")
+    first, second = from_csv(table, "{photo}-{style}.png")
+    assert first.options == {"mask": folder / "deep/c.webp"}
+    assert first.styles == (impasto.Style(folder / "b.jpg", mask=None, region=folder / "b.jpg"),)
+    assert second.options == {}
+    assert second.styles[0].mask == folder / "a.png"
+    table.write_text("photo,style,mask\na.png,b.jpg,nope.png\n")
+    with pytest.raises(impasto.InvalidRequest, match=r"line 2: mask 'nope\.png' does not exist"):
+        from_csv(table, "{photo}-{style}.png")
+    table.write_text("photo,style,mask\na.png,b.jpg,\na.png,b.jpg,b.jpg\n")
+    with pytest.raises(impasto.InvalidRequest, match="would be the output of"):
+        from_csv(table, "{photo}-{style}.png")
 
 
 @pytest.mark.parametrize(
@@ -125,4 +177,5 @@ def test_undecodable_names_are_taken(folder: Path) -> None:
     """Old disks have them."""
     name = os.fsdecode(b"caf\xe9.png")
     (folder / name).write_bytes(b"x")
-    assert named([(Path(name), Path("a.png"), "")], "{photo}-{style}.png")[0].output == os.fsdecode(b"caf\xe9-a.png")
+    pair = Pair(Path(name), (impasto.Style(Path("a.png")),), "")
+    assert named([pair], "{photo}-{style}.png")[0].output == os.fsdecode(b"caf\xe9-a.png")

@@ -27,6 +27,24 @@ def test_what_is_done_is_known_by_the_next_run(tmp_path: Path) -> None:
         assert manifest.lines == 2
 
 
+def test_the_last_line_of_a_kept_picture_is_its_own(tmp_path: Path) -> None:
+    """After a failure with other options its line is written again, once, also by the next run."""
+    made = {"status": "succeeded", "output": "a.png", "key": "k1", "job_id": "j1"}
+    with Manifest(tmp_path) as manifest:
+        manifest.append({**made, "key": "k0"})
+        manifest.append(made)
+        manifest.keep("a.png")
+        manifest.append({"status": "failed", "output": "a.png", "key": "k2"})
+    with Manifest(tmp_path) as manifest:
+        assert manifest.done("a.png", "k1")
+        manifest.keep("a.png")
+        manifest.keep("a.png")
+        manifest.keep("other.png")
+    lines = list(entries(tmp_path / NAME))
+    assert [line["key"] for line in lines] == ["k0", "k1", "k2", "k1"]
+    assert lines[-1] == lines[1]
+
+
 @pytest.mark.parametrize("cut", [1, 5, 30])
 def test_a_line_that_a_power_cut_left_incomplete_is_removed(tmp_path: Path, cut: int) -> None:
     """The lines before it stay, and the next line does not follow in the same line."""
