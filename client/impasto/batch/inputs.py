@@ -138,7 +138,7 @@ def every(photos: Sequence[Path], styles: Sequence[Style], template: str, *, mix
 def from_csv(path: Path, template: str) -> list[Pair]:
     """Return the pairs of a CSV file with the columns ``photo`` and ``style``, and optionally those of :data:`COLUMNS`.
 
-    Paths are relative to the file's folder; where it is a pipe, to the current folder.
+    A relative path is looked for in the file's folder, then in the current folder; where the file is a pipe, only there.
 
     Raises:
         InvalidRequest: If the file cannot be read, or a row is invalid; the error names its line.
@@ -159,21 +159,24 @@ def _rows(rows: csv.DictReader[str], path: Path) -> Iterator[Pair]:
     if missing or unknown:
         text = f"the columns are photo, style and optionally {', '.join(COLUMNS)}; got {shown(', '.join(names)) or 'none'}"
         raise invalid("pairs", f"{path}: {text}")
-    folder = path.parent if path.is_file() else Path()
+    folders = list(dict.fromkeys((path.parent, Path()) if path.is_file() else (Path(),)))
     for row in rows:
         if None in row or None in row.values():
             raise invalid("pairs", f"{path}, line {rows.line_num}: has not {len(names)} values")
-        files: dict[str, Path | None] = dict.fromkeys(COLUMNS)
+        files: dict[str, Path] = {}
         for name in ("photo", "style", "mask", "style_mask", "style_region"):
             if row.get(name) or name in ("photo", "style"):
-                files[name] = folder / row[name]
-                if not (folder / row[name]).is_file():
-                    where = f" in {folder}, the folder of the CSV file" if folder != Path() else ""
+                found = next((folder / row[name] for folder in folders if (folder / row[name]).is_file()), None)
+                if found is None:
+                    where = (
+                        f" in {folders[0]}, the folder of the CSV file, or in the current folder" if len(folders) > 1 else ""
+                    )
                     text = f"{name} {shown(row[name])!r} does not exist{where}"
                     raise invalid("pairs", f"{path}, line {rows.line_num}: {text}", "UNREADABLE")
-        style = Style(folder / row["style"], mask=files["style_mask"], region=files["style_region"])
-        options = {} if files["mask"] is None else {"mask": files["mask"]}
-        yield Pair(folder / row["photo"], (style,), row.get("output") or "", options)
+                files[name] = found
+        style = Style(files["style"], mask=files.get("style_mask"), region=files.get("style_region"))
+        options = {"mask": files["mask"]} if "mask" in files else {}
+        yield Pair(files["photo"], (style,), row.get("output") or "", options)
 
 
 def named(pairs: Sequence[Pair], template: str) -> list[Pair]:

@@ -103,7 +103,7 @@ class Tally:
     "--pairs",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="CSV file instead of PHOTOS and --style, with the columns photo and style, optionally output, mask, style_mask and "
-    "style_region; paths are relative to its folder.",
+    "style_region; paths are relative to its folder, else to the current one.",
 )
 @click.option("-o", "--output", "out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
 @click.option(

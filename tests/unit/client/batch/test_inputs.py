@@ -110,16 +110,18 @@ def test_pairs_come_from_a_csv_file(folder: Path) -> None:
 
 
 def test_paths_in_a_csv_file_are_relative_to_its_folder(folder: Path) -> None:
-    """From wherever the command is run; absolute ones are taken as they are, and outputs lie below the batch's folder."""
+    """Else to the current one; absolute ones are taken as they are, and outputs lie below the batch's folder."""
     table = folder / "deep/pairs.csv"
     table.write_text(f"photo,style,output\nc.webp,../b.jpg,x.png\n{folder / 'a.png'},c.webp,\n")
     first, second = from_csv(Path("deep/pairs.csv"), "{photo}-{style}.png")
     assert (first.photo, first.style_files, first.output) == (Path("deep/c.webp"), [Path("deep/../b.jpg")], "x.png")
     assert (second.photo, second.output) == (folder / "a.png", "a-c.png")
     table.write_text("photo,style\na.png,c.webp\n")
-    with pytest.raises(
-        impasto.InvalidRequest, match=r"line 2: photo 'a\.png' does not exist in deep, the folder of the CSV file"
-    ):
+    (mixed,) = from_csv(Path("deep/pairs.csv"), "{photo}-{style}.png")
+    assert (mixed.photo, mixed.style_files) == (Path("a.png"), [Path("deep/c.webp")])
+    table.write_text("photo,style\nnone.png,c.webp\n")
+    expected = r"line 2: photo 'none\.png' does not exist in deep, the folder of the CSV file, or in the current folder"
+    with pytest.raises(impasto.InvalidRequest, match=expected):
         from_csv(Path("deep/pairs.csv"), "{photo}-{style}.png")
 
 
