@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ class JobTable:
         self._store, self._scheduler, self._pool, self._admission = store, scheduler, pool, admission
         self._runtimes, self._metrics, self._tracing = runtimes, metrics, tracing
         self._tasks: set[asyncio.Task[None]] = set()
+        self._removing = ThreadPoolExecutor(1, "checkpoints")  # one thread: in the order of the jobs' ends
         self._unmeasured: set[str] = set()
         self.draining = False
         self.fault = ""
@@ -257,8 +259,8 @@ class JobTable:
         return self._store.checkpoints / f"{job_id}.checkpoint"
 
     def drop_checkpoint(self, job_id: str) -> None:
-        """Remove a job's checkpoint from the disk."""
-        checkpoint_format.remove(self._checkpoint(job_id))
+        """Remove a job's checkpoint from the disk. A thread does: listing the folder takes long with thousands of jobs."""
+        self._removing.submit(_remove, self._checkpoint(job_id))
 
     def drop_stray_checkpoints(self) -> None:
         """Remove checkpoints of jobs that do not exist or have ended."""
@@ -268,9 +270,17 @@ class JobTable:
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Cancel the background tasks and the timers."""
+        """Cancel the background tasks and the timers; remove the checkpoints of ended jobs."""
+        self._removing.shutdown()
         for task in list(self._tasks):
             task.cancel()
         for runtime in self._runtimes.values():
             if runtime.alarm:
                 runtime.alarm.cancel()
+
+
+def _remove(checkpoint: Path) -> None:
+    try:
+        checkpoint_format.remove(checkpoint)
+    except OSError as error:  # the next start of the server removes it
+        logger.warning("cannot remove %s: %s", checkpoint, error)

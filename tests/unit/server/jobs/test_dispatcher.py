@@ -57,6 +57,15 @@ async def test_a_job_runs_to_its_picture() -> None:
         assert dispatcher.running == dispatcher.queued == 0
 
 
+async def emptied(folder: Path) -> None:
+    """Wait until a folder is empty: files of jobs that have ended are removed in a thread."""
+    for _ in range(500):
+        if not os.listdir(folder):
+            return
+        await asyncio.sleep(0.01)
+    assert os.listdir(folder) == []
+
+
 async def test_all_files_of_a_checkpoint_go_with_their_job(tmp_path: Path) -> None:
     """The newest, the one before, and their pairs; also those of jobs that an earlier process left behind."""
 
@@ -73,7 +82,7 @@ async def test_all_files_of_a_checkpoint_go_with_their_job(tmp_path: Path) -> No
         leave(job.job_id)
         dispatcher.cancel(job.job_id)
         await ended(dispatcher, job)
-        assert os.listdir(tmp_path) == []
+        await emptied(tmp_path)
 
 
 @pytest.mark.parametrize("deleted", [False, True])
@@ -96,7 +105,19 @@ async def test_a_checkpoint_that_was_being_written_when_its_job_was_cancelled_is
         if deleted:
             dispatcher.delete(job.job_id)
         write()
-        assert os.listdir(tmp_path) == []
+        await emptied(tmp_path)
+
+
+async def test_files_that_cannot_be_removed_disturb_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The job ends, and a line says which."""
+    config = ServerConfig(heartbeat_s=0.05, grace_s=0.5)
+    store = MemoryStore(config.retention_s, config.max_ended_jobs, tmp_path)
+    async with assembled(config, store, FakeWorker(hang=True)) as dispatcher:
+        job = await submit(dispatcher)
+        (tmp_path / f"{job.job_id}.checkpoint").mkdir()
+        dispatcher.cancel(job.job_id)
+        await ended(dispatcher, job)
+    assert f"cannot remove {tmp_path / job.job_id}.checkpoint" in caplog.text
 
 
 async def test_watching_tells_everything_once_and_in_order() -> None:
