@@ -33,8 +33,6 @@ from impasto_server.store.sqlite import DurableStore
 sys.path.insert(0, str(ROOT))
 from tests.unit.server.fleet import Fleet
 
-from impasto_server.workers.messages import Alive
-
 HOUSEKEEPING_S = 0.5
 WAITING = 256
 
@@ -150,14 +148,6 @@ async def housekeeping(fleet: Fleet, times: Times, wrong: list[str]) -> None:
         await asyncio.sleep(HOUSEKEEPING_S)
 
 
-async def live(fleet: Fleet) -> None:
-    """Let every worker say each second that it is alive."""
-    while True:
-        for worker in fleet.workers:
-            worker.report(Alive(0.0))
-        await asyncio.sleep(1)
-
-
 async def simulate(devices: int, slots: int, seconds: float, together: int) -> dict[str, Any]:
     """Let a full fleet run for some seconds."""
     times, wrong = Times(), list[str]()
@@ -168,7 +158,7 @@ async def simulate(devices: int, slots: int, seconds: float, together: int) -> d
         parts.dispatcher._metrics.expect((), [worker.name for worker in fleet.workers])
         pauses = ExitStack()
         collections = pauses.enter_context(ShortCollections())  # as the server does
-        tasks = {asyncio.create_task(live(fleet)), asyncio.create_task(housekeeping(fleet, times, wrong))}
+        tasks = {asyncio.create_task(housekeeping(fleet, times, wrong))}
         began = time.perf_counter()
         parts.scheduler.decide = times.measured("decide", parts.scheduler.decide)  # type: ignore[method-assign]
         parts.pool.ticket = times.measured("ticket", parts.pool.ticket)  # type: ignore[method-assign]
@@ -190,7 +180,7 @@ async def simulate(devices: int, slots: int, seconds: float, together: int) -> d
                     steps += turn(worker, together)
                     messages += 1
                     await asyncio.sleep(0)
-                    if parts.scheduler.queued + len(tasks) - 2 < WAITING:
+                    if parts.scheduler.queued + len(tasks) - 1 < WAITING:
                         job = fleet.submit(steps=fleet.draw.randint(20, 200), priority=len(fleet.jobs) % 3 - 1)
                         tasks.add(task := asyncio.create_task(job))
                         task.add_done_callback(tasks.discard)

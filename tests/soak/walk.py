@@ -108,9 +108,6 @@ class World:
         )
         self.running: RunningServer = await self._exit.enter_async_context(serving(config, self.workers))
         await self.running.jobs.pool.ready.wait()
-        for worker in self.workers:
-            living = asyncio.create_task(worker.live())
-            self._exit.callback(living.cancel)
         channel = await self._exit.enter_async_context(grpc.aio.insecure_channel(self.running.address))
         self.stub = pb_grpc.StyleTransferServiceStub(channel)
 

@@ -236,7 +236,7 @@ async def test_a_job_paused_at_once_still_has_its_time_limit(service: Any, spec:
 async def test_a_worker_that_says_nothing_is_replaced(service: Any, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its job goes on with the next one, and ends."""
     monkeypatch.setattr(fleet, "SILENCE_S", 1.0)
-    worker = FakeWorker(hang=True)
+    worker = FakeWorker(hang=True, silent=True)
     async with service(worker) as running:
         job = (await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()))).job
         await asyncio.sleep(0.3)
@@ -252,7 +252,7 @@ async def test_a_server_that_stood_still_blames_no_worker(service: Any, spec: Sp
     """What they said meanwhile is in their pipes; one that is really silent is noticed later."""
     monkeypatch.setattr(fleet, "SILENCE_S", 1.0)
     monkeypatch.setattr(fleet, "ASLEEP_S", 1.2)
-    worker = FakeWorker(hang=True)
+    worker = FakeWorker(hang=True, silent=True)
     async with service(worker) as running:
         await running.stub.SubmitJob(pb.SubmitJobRequest(spec=spec()))
         await asyncio.sleep(0.1)

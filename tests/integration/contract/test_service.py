@@ -85,7 +85,8 @@ async def test_progress_tells_a_job_that_stylize_runs(service: Any, spec: Any) -
     """Watched from another call by the client's own id: snapshot first, numbered events, result last."""
     async with service(FakeWorker(step_s=0.02)) as running:
         painting = asyncio.ensure_future(running.stub.Stylize(pb.StylizeRequest(spec=spec(5), request_id="mine")))
-        await asyncio.sleep(0.03)
+        while not running.running.jobs.store.page(None, 1):
+            await asyncio.sleep(0.01)
         request = pb.ProgressRequest(request_id="mine", resume_after_sequence=0, include_image=True)
         events = [message async for message in running.stub.Progress(request)]
         kinds = [message.WhichOneof("event") for message in events]

@@ -54,7 +54,7 @@ def steps_in(checkpoint: str) -> int:
 
 @dataclass
 class FakeWorker:
-    """Does each job's steps at its own pace; can be told to fail, to hang, to hear nothing but Start, and to die."""
+    """Does each job's steps at its own pace; can be told to fail, to hang, to hear nothing but Start, to say nothing, to die."""
 
     name: str = "cpu"
     device: str = "cpu"
@@ -64,6 +64,7 @@ class FakeWorker:
     fail_with: tuple[str, str] | None = None
     hang: bool = False
     deaf: bool = False
+    silent: bool = False
     free_bytes: int | None = None
     seconds_per_pixel: float = 0.0
     commands: list[Command] = field(default_factory=list)
@@ -76,6 +77,7 @@ class FakeWorker:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._steps: dict[str, int] = {}
         self._paths: dict[str, Path] = {}
+        self._living = None if self.silent else asyncio.get_running_loop().create_task(self._live())
         if self.ready:
             asyncio.get_running_loop().call_soon(
                 on_report, Ready("a fake", NETWORK, "float32", 1, MemoryModel(), self.free_bytes, (), self.seconds_per_pixel)
@@ -111,11 +113,11 @@ class FakeWorker:
             self._steps.pop(job_id, None)
             self._paths.pop(job_id, None)
 
-    async def live(self) -> None:
+    async def _live(self) -> None:
         """Report every second that it is alive, as a real worker does."""
         while True:
-            self._on_report(Alive(0.0))
             await asyncio.sleep(1)
+            self._on_report(Alive(0.0))
 
     def report(self, report: Report) -> None:
         self._on_report(report)
@@ -124,10 +126,16 @@ class FakeWorker:
         self.die()
 
     async def stop(self) -> None:
+        self._end_life()
         for task in self._tasks.values():
             task.cancel()
 
+    def _end_life(self) -> None:
+        if self._living is not None:
+            self._living.cancel()
+
     def die(self, cause: str = "killed by signal 9") -> None:
+        self._end_life()
         for task in self._tasks.values():
             task.cancel()
         self._on_exit(cause)
