@@ -54,7 +54,7 @@ def steps_in(checkpoint: str) -> int:
 
 @dataclass
 class FakeWorker:
-    """Does each job's steps at its own pace; can be told to fail, to hang, to hear nothing but Start, to say nothing, to die."""
+    """Does each job's steps at its own pace; can be told to fail, to hang, to hear only Start, to say nothing, to die."""
 
     name: str = "cpu"
     device: str = "cpu"
