@@ -143,6 +143,10 @@ ENUMS: Mapping[str, Any] = {
     "style_loss": pb.StyleLoss,
 }
 """Options whose values are enumerations of the contract."""
+QUALITIES = ("draft", "good", "best")
+"""Presets that differ in how far the painting goes, in this order; ``good`` is the default."""
+HOW_FAR = frozenset({"steps", "tolerance"})
+"""The parameters in which they differ."""
 _OUTPUT = ("format", "quality", "preview_every_steps", "preview_size_px", "omit_metadata")
 _PICTURES = ("mask", "init_image")
 _SPEC = ("priority", "time_limit_s", "on_deadline", "ttl_s", "labels", "webhook")
@@ -321,8 +325,22 @@ def _style(given: Any) -> Style:
     return Style(given[0], given[1]) if isinstance(given, tuple) else Style(given)
 
 
+def file_quality(value: object, path: str) -> None:
+    """Refuse a preset as the quality of the file, with a hint.
+
+    Raises:
+        InvalidRequest: If it is one.
+    """
+    if value in QUALITIES:
+        raise invalid(
+            path, f"is the quality of the file, 1 to 100, got {value!r}; how far the painting goes is preset={value!r}"
+        )
+
+
 def _set(target: Any, name: str, value: Any) -> None:
     path = name if name in _SPEC else f"output.{name}" if name in _OUTPUT else f"parameters.{name}"
+    if name == "quality":
+        file_quality(value, path)
     if name in ENUMS:
         _set_enum(target, name, value, path)
     elif name.endswith("_layers"):

@@ -337,6 +337,12 @@ def test_settings_come_back_from_the_gallery_and_from_a_file(page: Page, painter
         data = client.job(job_id).result().data
     page.drop([("painted.png", data)])
     back()
+    page.choose("#set-preset", "best")  # how far the painting goes is the preset's then, the rest is the picture's
+    kept = {name: page.find(f"#set-{name}").get_attribute("value") for name in ("color", "seed", "steps")}
+    assert kept == {"color": "COLOR_MATCHED", "seed": "42", "steps": "160"}
+    page.set("steps", "7")
+    page.choose("#set-preset", "draft")
+    assert page.find("#set-steps").get_attribute("value") == "7"
 
 
 def test_a_grid_of_variations_survives_a_reload(page: Page, png: Png) -> None:

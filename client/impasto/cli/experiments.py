@@ -38,7 +38,7 @@ from impasto.experiments.paper import write_paper
 from impasto.experiments.sheets import Tile, contact_sheet
 from impasto.progress import ProgressBar
 from impasto.redo import recipe, threads_of
-from impasto.requests import ENUMS, reconstruction_options, texture_options
+from impasto.requests import ENUMS, HOW_FAR, reconstruction_options, texture_options
 from impasto.words import words
 
 OUTPUT = click.option(
@@ -231,8 +231,8 @@ def redo(
     Without changes, on the same machine, with the same version and as many threads, the result is identical, byte for byte.
     A warning says where the filters or the threads are others; the version is not known. What follows from a changed option
     is chosen anew: the learning rate with the optimizer, the layers with the network. --preset replaces everything but sizes,
-    seed and pictures. --style-shares, --style-mask and --style-region have a value for each recorded style, in their
-    order.
+    seed and pictures; --quality draft, good or best changes only how far the painting goes. --style-shares, --style-mask and
+    --style-region have a value for each recorded style, in their order.
 
     Its content and styles are found by their hash: in --from (a file, or a folder without its subfolders), in its folder, in
     the current folder, and among the server's uploads.
@@ -247,12 +247,17 @@ def redo(
     given = given_options(options, None if out == "-" else out)
     if out == "-":
         given.pop("format")
-    wanted = changed(found.options, given)
-    repainted = styles != found.styles or any(found.options.get(name) != wanted.get(name) for name in (*found.options, *wanted))
-    wanted |= with_previews(preview_dir, preview_every)
-    weights, threads = ("", 0) if repainted else (found.weights_sha256, found.threads)
+    quality = given.pop("preset") if given.get("preset") == options["quality"] != options["preset"] else ""
     try:
         with Client(server) as client:
+            if quality:  # of how far the painting goes only: the rest is the picture's
+                preset = client.server_info().presets[quality]
+                given = {**{name: preset[name] for name in HOW_FAR}, **given}
+            wanted = changed(found.options, given)
+            every = (*found.options, *wanted)
+            repainted = styles != found.styles or any(found.options.get(name) != wanted.get(name) for name in every)
+            wanted |= with_previews(preview_dir, preview_every)
+            weights, threads = ("", 0) if repainted else (found.weights_sha256, found.threads)
             bar = ProgressBar(quiet=quiet, preview_dir=preview_dir)
             _paint(client, (found.content, styles), wanted, out, timeout, bar, as_json, weights, threads)
     except InvalidRequest as error:

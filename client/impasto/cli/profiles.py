@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from impasto.credentials import VARIABLES
 from impasto.display import shown
-from impasto.requests import Options
+from impasto.requests import QUALITIES, Options
 
 FILE_VARIABLE, PROFILE_VARIABLE = "IMPASTO_CLIENT_CONFIG", "IMPASTO_PROFILE"
 _APPLIED = "impasto.profile"
@@ -138,6 +138,8 @@ def _defaults(values: Any, where: str) -> Mapping[str, Any]:
     for name, value in values.items():
         if name not in _OPTIONS:
             raise click.ClickException(f"{where}: unknown option {name!r}{_similar(name, tuple(_OPTIONS))}")
+        if name == "quality" and value in QUALITIES:
+            continue
         kinds = _KINDS.get(_OPTIONS[name], (str,))
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise click.ClickException(f"{where}: {name} must be {' or '.join(kind.__name__ for kind in kinds)}, got {value!r}")

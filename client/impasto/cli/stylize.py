@@ -34,12 +34,11 @@ from impasto.cli.output import (
 from impasto.errors import Unavailable, WaitTimeout
 from impasto.pictures import Picture
 from impasto.progress import ProgressBar
-from impasto.requests import ENUMS, Style, Styles
+from impasto.requests import ENUMS, HOW_FAR, QUALITIES, Style, Styles
 from impasto.results import Result
 from impasto.words import words
 
 DEFAULT_PREVIEW_EVERY = 10
-QUALITIES = ("draft", "good", "best")
 """Presets that differ in how far the painting goes."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -85,8 +84,10 @@ class Quality(click.ParamType):  # type: ignore[type-arg]  # generic since click
 
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> str | int:
         """Return the word or the number."""
-        if isinstance(value, int) or value in QUALITIES:
+        if isinstance(value, int):
             return value
+        if value.lower() in QUALITIES:
+            return value.lower()
         try:
             return int(value)
         except ValueError:
@@ -267,7 +268,7 @@ def given_options(options: Mapping[str, Any], out: str | None) -> dict[str, Any]
     for name in overridden(given):
         del given[name]
     if isinstance(given.get("quality"), str):
-        if "preset" in given:
+        if given.get("preset", given["quality"]) != given["quality"]:
             raise click.UsageError("--quality draft, good or best and --preset are mutually exclusive: each is a preset")
         given["preset"] = given.pop("quality")
         if isinstance(number := _of_profile("quality"), int):
@@ -298,8 +299,9 @@ def overridden(given: Mapping[str, Any]) -> list[str]:
         return []
     of_profile = {name for name in given if ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
     dropped = set()
-    if isinstance(given.get("quality"), str):
-        dropped |= {"preset"} & of_profile
+    presets = {name for name in ("preset", "quality") if isinstance(given.get(name), str)}
+    if presets - of_profile:
+        dropped |= (presets | HOW_FAR) & of_profile
     sizes = {"size_px", "steps", "levels"} & given.keys()
     if "schedule" in given and sizes:
         dropped |= sizes & of_profile if "schedule" not in of_profile else {"schedule"}

@@ -19,7 +19,7 @@ from impasto import text_values
 from impasto.errors import InvalidRequest
 from impasto.pictures import NamedFile, Picture, UploadedImage
 from impasto.protobuf_fields import Problems, invalid, together
-from impasto.requests import Options, Style, job_spec
+from impasto.requests import Options, Style, file_quality, job_spec
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.web import json_fields
 from impasto.web.statuses import HttpError
@@ -247,6 +247,8 @@ def _typed(path: str, text: str, descriptor: Any) -> Any:
         if text.strip().lower() not in words:
             raise invalid(path, f"must be true or false, got {text!r}")
         return words[text.strip().lower()]
+    if path == "output.quality":
+        file_quality(text, path)
     if kind in (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64):
         return _number(int, path, text)
     return _number(float, path, text) if kind == FieldDescriptor.CPPTYPE_DOUBLE else text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from impasto.cli.main import cli
 from impasto.experiments.sheets import labelled_grid
 from impasto.v1 import style_transfer_pb2 as pb
 from tests.integration.contract.test_labels import command
+from tests.unit.server.fakes import FakeWorker
 
 FAST = ["--size", "48", "--steps", "3", "--levels", "1"]
 
@@ -111,6 +112,28 @@ async def test_a_picture_is_made_again_with_other_shares_masks_and_previews(
         assert (files / "seen/step-00003.jpg").is_file()
         third = json.loads((await command(address, "show", "third.png", "--json")).stdout)
         assert third == shown
+
+
+@pytest.mark.parametrize(
+    ("option", "look"),
+    [
+        ("--quality", {"color": "luminance", "content_weight": 0.5}),
+        ("--preset", {"color": "style", "content_weight": 0.05}),
+    ],
+)
+async def test_redo_with_a_quality_changes_only_how_far_the_painting_goes(
+    service: Any, files: Path, option: str, look: Mapping[str, Any]
+) -> None:
+    """A preset replaces the look of the picture too."""
+    async with service(FakeWorker(step_s=0.0)) as running:
+        address = running.running.address
+        options = ["--color", "luminance", "--content-weight", "0.5", "--size", "32", "--quality", "draft"]
+        assert (await command(address, "stylize", "p.png", "s.png", "-o", "o.png", *options, "-q")).exit_code == 0
+        done = await command(address, "redo", "o.png", "-o", "again.png", option, "best", "-q")
+        assert done.exit_code == 0, done.output
+        shown = json.loads((await command(address, "show", "again.png", "--json")).stdout)["parameters"]
+        assert (shown["steps"], shown["tolerance"]) == (160, 0.002)
+        assert {name: shown[name] for name in look} == look
 
 
 async def test_layers_and_words_can_vary_and_a_cell_may_fail(service: Any, files: Path) -> None:

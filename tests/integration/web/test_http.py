@@ -226,7 +226,7 @@ async def test_every_invalid_field_is_named(web: Any) -> None:
     """Those of the form, those of the client and a similar name for unknown ones, in one answer."""
     async with web() as running:
         wrong = {"step": "3", "size_px": "1.5", "color": "red", "style_share": "x", "mask": "nothing", "style_layers": "a=b"}
-        wrong |= {"init": "noisy", "style_region": "nothing", "init_image": "nothing", "labels": "[]"}
+        wrong |= {"init": "noisy", "style_region": "nothing", "init_image": "nothing", "labels": "[]", "quality": "draft"}
         answer = await running.http.post("/v1/jobs", files=running.files(), data=wrong)
         named = fields(answer)
         assert answer.status_code == 400
@@ -234,6 +234,7 @@ async def test_every_invalid_field_is_named(web: Any) -> None:
         assert {"parameters.init", "style_region[0]", "init_image", "labels"} <= set(named)
         assert named["step"] == "is not a field; did you mean steps?"
         assert "parameters.style_layers" in named
+        assert named["output.quality"].endswith("how far the painting goes is preset='draft'")
         answer = await running.http.post("/v1/jobs", files=running.files(), data={"size_px": "9000", "steps": "0"})
         assert set(fields(answer)) == {"parameters.size_px", "parameters.steps"}
         for body, said in (

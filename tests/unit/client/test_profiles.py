@@ -160,6 +160,7 @@ def test_quality_is_a_preset_or_a_number(config: Path) -> None:
     assert seen("stylize", "p.png", "--quality", "draft")["preset"] == "draft"
     assert seen("stylize", "p.png", "--quality", "90")["quality"] == 90
     assert seen("stylize", "p.png", "--preset", "best", "--quality", "90")["preset"] == "best"
+    assert seen("stylize", "p.png", "--preset", "best", "--quality", "Best")["preset"] == "best"
 
 
 @pytest.mark.parametrize(
@@ -178,6 +179,26 @@ def test_the_quality_of_the_command_line_precedes_the_preset_of_the_profile(conf
     config.write_text('[profiles.studio]\nserver = "studio:1"\n[profiles.studio.defaults]\npreset = "gatys"\n')
     assert seen("--profile", "studio", "stylize", "p.png")["preset"] == "gatys"
     assert seen("--profile", "studio", "stylize", "p.png", "--quality", "best")["preset"] == "best"
+
+
+@pytest.mark.parametrize("arguments", [("--quality", "draft"), ("--preset", "draft")])
+def test_a_preset_of_the_command_line_precedes_the_steps_of_the_profile(config: Path, arguments: tuple[str, ...]) -> None:
+    """Other options of the profile hold; those of the command line precede the preset."""
+    defaults = 'preset = "best"\nsteps = 4\ntolerance = 0.1\ncontent_weight = 0.5\n'
+    config.write_text(f'[profiles.studio]\nserver = "studio:1"\n[profiles.studio.defaults]\n{defaults}')
+    found = seen("--profile", "studio", "stylize", "p.png", *arguments)
+    assert (found["preset"], found["content_weight"]) == ("draft", 0.5)
+    assert not {"steps", "tolerance"} & found.keys()
+    assert seen("--profile", "studio", "stylize", "p.png", *arguments, "--steps", "7")["steps"] == 7
+    assert seen("--profile", "studio", "stylize", "p.png")["steps"] == 4
+
+
+def test_a_profile_may_give_a_preset_as_quality(config: Path) -> None:
+    """A number of the command line is the quality of the file then, and the profile's preset is replaced by one."""
+    config.write_text('[profiles.studio]\nserver = "studio:1"\n[profiles.studio.defaults]\nquality = "draft"\n')
+    assert seen("--profile", "studio", "stylize", "p.png")["preset"] == "draft"
+    assert seen("--profile", "studio", "stylize", "p.png", "--quality", "70")["quality"] == 70
+    assert seen("--profile", "studio", "stylize", "p.png", "--preset", "gatys")["preset"] == "gatys"
 
 
 def test_a_preset_as_quality_leaves_the_quality_of_files_to_the_profile(config: Path) -> None:

@@ -76,6 +76,10 @@ def test_options_land_in_their_fields_and_what_is_left_out_stays_out() -> None:
         ({"schedule": 5}, "parameters.schedule: must be pairs of size and steps, such as [(256, 100), (512, 50)], got 5"),
         ({"time_limit_s": "3s"}, "time_limit: must be seconds, got '3s'"),
         ({"time_limit_s": float("inf")}, "time_limit: must be seconds, got inf"),
+        (
+            {"quality": "best"},
+            "output.quality: is the quality of the file, 1 to 100, got 'best'; how far the painting goes is preset='best'",
+        ),
         ({"format": "gif"}, "output.format: must be one of png, jpeg, webp, got 'gif'"),
     ],
 )

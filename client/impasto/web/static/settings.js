@@ -5,6 +5,8 @@ import { ALL, MAIN, MORE, OUTPUT, fromSlider, fromText, toSlider, toText } from 
 
 const given = new Map(Object.entries(recall("given", {}) || {}));
 const fields = new Map();
+const taken = new Set(); // settings of another picture that nobody has changed since
+const HOW_FAR = ["steps", "tolerance"]; // what draft, good and best are about
 const listeners = [];
 let presets = {}, networks = [], preset = recall("preset", "default");
 const choice = el("select", { id: "set-preset" });
@@ -19,7 +21,11 @@ export function value(item) {
 
 export function build() {
   const presetRow = el("div", { class: "setting chosen" }, el("label", { for: "set-preset" }, "Preset"), choice);
-  choice.addEventListener("change", () => { preset = choice.value; changed(); });
+  choice.addEventListener("change", () => {
+    preset = choice.value;
+    for (const key of HOW_FAR) if (taken.delete(key)) given.delete(key);
+    changed();
+  });
   $("settings").replaceChildren(presetRow, ...MAIN.map(row));
   $("settings-more").replaceChildren(...MORE.map(row), ...OUTPUT.map(row), el("datalist", { id: "networks" }));
   $("settings-reset").addEventListener("click", () => { clearMarks(); given.clear(); preset = presets.default ? "default" : preset; changed(); $("set-preset").focus(); });
@@ -82,6 +88,7 @@ function set(item, next) {
   const usual = item.group ? item.initial : presets[preset]?.[item.key];
   const same = next === undefined || (next === "" && !usual) || JSON.stringify(next) === JSON.stringify(usual) || (item.kind === "seconds" && next === "") || (item.kind === "schedule" && !next.length);
   if (same) given.delete(item.key); else given.set(item.key, next);
+  taken.delete(item.key);
   mark(item.key, "");
   changed();
 }
@@ -166,6 +173,8 @@ export function take({ parameters = {}, output = {}, priority }) {
     given.set(item.key, theirs);
   }
   if (given.get("schedule")?.length) for (const key of ["sizePx", "steps", "levels"]) given.delete(key);
+  taken.clear();
+  for (const key of given.keys()) taken.add(key);
   for (const item of OUTPUT) if (item.group === "output" && item.key !== "previewEverySteps" && output[item.key] !== undefined && output[item.key] !== item.initial) given.set(item.key, output[item.key]);
   if (priority) given.set("priority", priority);
   changed();
