@@ -405,9 +405,32 @@ async def test_a_picture_says_how_it_was_made(web: Any) -> None:
         assert spec["parameters"]["color"] == "COLOR_MATCHED"
         assert [style["weight"] for style in spec["styles"]] == [3, 1]
         assert spec["content"]["name"] == "photo.png"
-        for other in (running.files()[0][1][1], b"no picture", b""):
+        for other, said in (
+            (running.files()[0][1][1], "has no metadata"),
+            (b"no picture", "the picture: is not a PNG, JPEG, WebP, AVIF, TIFF, GIF, BMP or HEIC picture"),
+            (painted.content[:20], "cannot be read"),
+            (b"", "the picture: is empty"),
+        ):
             answer = await running.http.post("/v1/recipe", content=other)
             assert (answer.status_code, reason(answer)) == (400, "NO_PROVENANCE")
+            assert said in answer.json()["message"]
+            assert "<" not in answer.json()["message"]
+
+
+async def test_a_recipe_is_read_from_a_form_with_one_file(web: Any) -> None:
+    """By curl -F, whatever the field is called; other forms are told what to send."""
+    async with web() as running:
+        painted = await running.http.post("/v1/stylize", files=running.files(), data={"size_px": "48", "steps": "2"})
+        raw = await running.http.post("/v1/recipe", content=painted.content)
+        for name in ("picture", "file"):
+            answer = await running.http.post("/v1/recipe", files={name: ("out.png", painted.content)})
+            assert (answer.status_code, answer.json()) == (200, raw.json())
+        answer = await running.http.post("/v1/recipe", files={"picture": ("out.png", b"no picture")})
+        assert (answer.status_code, reason(answer)) == (400, "NO_PROVENANCE")
+        two = [("a", ("a.png", painted.content)), ("b", ("b.png", painted.content))]
+        for files, data in ((two, {}), (two[:1], {"x": "1"}), ({"picture": (None, "text")}, {})):
+            answer = await running.http.post("/v1/recipe", files=files, data=data)
+            assert (answer.status_code, reason(answer), *fields(answer)) == (400, "INVALID_FIELD", "picture")
 
 
 async def test_other_sites_cannot_use_the_gateway(web: Any) -> None:
