@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import IO, Any
 
 import grpc
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.datastructures import UploadFile
 
@@ -21,11 +21,12 @@ from impasto.protobuf_fields import invalid
 from impasto.requests import PIECE_BYTES, job_spec
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.web.forms import FORM, MAX_FIELD_BYTES, MAX_FIELDS, MAX_FILES, media_of
+from impasto.web.queries import only_known
 from impasto.web.routes_jobs import Caller, _first, as_json, pieces
 from impasto.web.statuses import HttpError
 from impasto.web.thumbnails import media_type
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(only_known)])
 SPOOLED_BYTES = 1 << 20
 """Larger bodies are kept on the disk while their metadata is read."""
 

@@ -253,6 +253,29 @@ async def test_every_invalid_field_is_named(web: Any) -> None:
         assert fields(answer)
 
 
+async def test_unknown_parameters_in_the_query_are_named(web: Any) -> None:
+    """On every path of the API, with a similar name or those that the path takes; the page's own requests have none."""
+    async with web() as running:
+        http, job_id = running.http, await running.submit()
+        answer = await http.get("/v1/jobs?stat=running&labels=album=n&state=queued&x=1&x=2")
+        assert (answer.status_code, reason(answer)) == (400, "INVALID_FIELD")
+        assert fields(answer) == {
+            "stat": "is not a parameter; did you mean state?",
+            "labels": "is not a parameter; did you mean label?",
+            "x": "is not a parameter; the path takes state, page_size, page_token, label, created_from, created_before, owner",
+        }
+        for path in ("jobs", f"jobs/{job_id}", f"jobs/{job_id}/events", f"jobs/{job_id}/result", "info", f"images/{'0' * 64}"):
+            answer = await http.get(f"/v1/{path}?nonsense=1")
+            assert (answer.status_code, *fields(answer)) == (400, "nonsense"), path
+        answer = await http.post("/v1/jobs?validate_only=true", files=running.files())
+        assert fields(answer) == {"validate_only": "is not a parameter; the path takes none in the query"}
+        assert len((await http.get("/v1/jobs")).json()["jobs"]) == 1
+        for path in ("/v1/jobs?page_size=24&page_token=", "/v1/jobs?page_size=24&page_token=&state=running", "/?from=mail"):
+            assert (await http.get(path)).status_code == 200, path
+        await running.ended(job_id)
+        assert (await http.get(f"/v1/jobs/{job_id}/preview?size_px=320")).status_code == 200
+
+
 async def test_every_invalid_field_of_json_is_named(web: Any, png: Any) -> None:
     """Unknown names of enumerations, values of the wrong kind and unknown fields, by the server's paths, in one answer."""
     data = base64.b64encode(png()).decode()
