@@ -276,6 +276,24 @@ async def test_unknown_parameters_in_the_query_are_named(web: Any) -> None:
         assert (await http.get(f"/v1/jobs/{job_id}/preview?size_px=320")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "takes"),
+    [
+        ("GET", "/v1/stylize", "POST"),
+        ("DELETE", "/v1/jobs", "GET, HEAD, POST"),
+        ("POST", "/v1/jobs/x", "DELETE, GET, HEAD, PUT"),
+        ("POST", "/docs", "GET, HEAD"),
+        ("DELETE", "/v1/info?x=1", "GET, HEAD"),
+    ],
+)
+async def test_a_wrong_method_is_told_the_right_ones(method: str, path: str, takes: str) -> None:
+    """In words and in Allow, of all routes of the path."""
+    async with gateway("127.0.0.1:1") as (_, url), httpx.AsyncClient(base_url=url, trust_env=False) as http:
+        answer = await http.request(method, path)
+        assert (answer.status_code, reason(answer), answer.headers["allow"]) == (405, "METHOD_UNKNOWN", takes)
+        assert answer.json()["message"] == f"this path does not take {method}; it takes {takes}"
+
+
 async def test_every_invalid_field_of_json_is_named(web: Any, png: Any) -> None:
     """Unknown names of enumerations, values of the wrong kind and unknown fields, by the server's paths, in one answer."""
     data = base64.b64encode(png()).decode()
