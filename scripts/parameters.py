@@ -159,8 +159,9 @@ def page() -> str:
         "",
         "## Presets",
         "",
-        "`draft`, `good` (which is `default`) and `best` say how far the painting goes: `preset=draft` in Python and in forms, `--quality draft`",
-        "or `--preset draft` on the command line, where a number after `--quality` is the quality of the file; `--preset draft --quality 80` is both.",
+        "`draft`, `good` (which is `default`) and `best` say how far the painting goes: `preset=draft` in Python and in forms,",
+        "`--quality draft` or `--preset draft` on the command line, where a number after `--quality` is the quality of the file;",
+        "`--preset draft --quality 80` is both.",
         "",
         "A preset is plain data. Only the differences from `default` are shown. The learning rates are for",
     ]

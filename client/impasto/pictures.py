@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, TypeAlias, cast
 
 from PIL import Image, ImageCms
 
-from impasto.conversion import converted
+from impasto.conversion import converted, kind_of
 from impasto.errors import InvalidRequest, Violation
 from impasto.names import clean_name
 from impasto.protobuf_fields import invalid
@@ -72,9 +72,18 @@ def checked_bytes(picture: Picture, field: str) -> bytes:
         InvalidRequest: Also if no server takes the file, by its first bytes: here it is known what the client would convert.
     """
     data = to_bytes(picture, field)
-    if not (data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")):
+    if format_of(data) not in ("PNG", "JPEG", "WebP"):
         raise _refused(f"is not a {TAKEN} picture", picture, field)
     return data
+
+
+def format_of(head: bytes) -> str:
+    """Return the format of a file that callers may give, by its first 64 bytes; empty for any other file."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    return "WebP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else kind_of(head)
 
 
 def _refused(text: str, picture: Picture, field: str) -> InvalidRequest:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from impasto.display import shown
 from impasto.errors import InvalidRequest
-from impasto.pictures import CONVERTED, SUFFIXES, NamedFile, Picture, UploadedImage, to_bytes
+from impasto.pictures import CONVERTED, SUFFIXES, TAKEN, NamedFile, Picture, UploadedImage, format_of, to_bytes
 from impasto.requests import Style
 
 FORMAT = 1
@@ -96,6 +96,8 @@ def _provenance(file: Path | IO[bytes], name: object) -> dict[str, Any]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 values = _metadata(image)
+    except UnidentifiedImageError:  # its text has the file's path, or the object in memory
+        raise _unusable(name, _unidentified(file)) from None
     except Exception as error:  # Pillow raises errors of many kinds for damaged files
         raise _unusable(name, f"cannot be read: {shown(error)}") from None
     if "impasto" not in values:
@@ -103,6 +105,18 @@ def _provenance(file: Path | IO[bytes], name: object) -> dict[str, Any]:
     if values["impasto"] != FORMAT:
         raise _unusable(name, f"its metadata has format {shown(values['impasto'], 20)}; this client reads format {FORMAT}")
     return values
+
+
+def _unidentified(file: Path | IO[bytes]) -> str:
+    """Return what is wrong with a file that Pillow does not recognise."""
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(file.open("rb")) if isinstance(file, Path) else file
+        opened.seek(0)
+        head = opened.read(64)
+    kind = format_of(head)
+    if kind:
+        return f"is a {kind} file that cannot be read"
+    return f"is not a {TAKEN} picture" if head else "is empty"
 
 
 def description(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import itertools
 import os
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ FORMATS: Mapping[str, str] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".
 """Formats of outputs by the ending of the name."""
 COLUMNS = ("output", "mask", "style_mask", "style_region")
 """Columns that a CSV file of pairs may have beside ``photo`` and ``style``; an empty value is none."""
+_SEPARATORS = ",;\t"
+"""Between the values of a CSV file, by its first line: spreadsheets write semicolons where commas are in numbers."""
 _LONGEST_NAME = 240
 """Bytes of a file's name that every file system takes, with room for the name of a temporary file."""
 _SHOWN = 3
@@ -37,6 +40,7 @@ class Pair:
         output: Path of the output below the batch's folder, with slashes; no other pair has it.
         options: Options of this pair, beside those of all.
         note: What tells it from the others, beside its name; for people.
+        line: Line of the CSV file that has it; 0 if there is none.
     """
 
     photo: Path
@@ -44,6 +48,7 @@ class Pair:
     output: str
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
     note: str = field(default="", compare=False)
+    line: int = field(default=0, compare=False)
 
     @property
     def title(self) -> str:
@@ -145,7 +150,9 @@ def from_csv(path: Path, template: str) -> list[Pair]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return named(list(_rows(csv.DictReader(file), path)), template)
+            first = file.readline()  # a pipe cannot be read again
+            rows = csv.DictReader(itertools.chain([first], file), delimiter=max(_SEPARATORS, key=first.count))
+            return named(list(_rows(rows, path)), template, path)
     except OSError as error:
         raise invalid("pairs", f"{path}: {error.strerror}", "UNREADABLE") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -157,8 +164,8 @@ def _rows(rows: csv.DictReader[str], path: Path) -> Iterator[Pair]:
     missing = [name for name in ("photo", "style") if name not in names]
     unknown = [name for name in names if name not in ("photo", "style", *COLUMNS)]
     if missing or unknown:
-        text = f"the columns are photo, style and optionally {', '.join(COLUMNS)}; got {shown(', '.join(names)) or 'none'}"
-        raise invalid("pairs", f"{path}: {text}")
+        text = f"the columns are photo, style and optionally {', '.join(COLUMNS)}, with commas, semicolons or tabs between"
+        raise invalid("pairs", f"{path}: {text}; got {shown(', '.join(names)) or 'none'}")
     folders = list(dict.fromkeys((path.parent, Path()) if path.is_file() else (Path(),)))
     for row in rows:
         if None in row or None in row.values():
@@ -176,29 +183,40 @@ def _rows(rows: csv.DictReader[str], path: Path) -> Iterator[Pair]:
                 files[name] = found
         style = Style(files["style"], mask=files.get("style_mask"), region=files.get("style_region"))
         options = {"mask": files["mask"]} if "mask" in files else {}
-        yield Pair(files["photo"], (style,), row.get("output") or "", options)
+        yield Pair(files["photo"], (style,), row.get("output") or "", options, line=rows.line_num)
 
 
-def named(pairs: Sequence[Pair], template: str) -> list[Pair]:
+def named(pairs: Sequence[Pair], template: str, table: Path | None = None) -> list[Pair]:
     """Return pairs with the names of their outputs.
 
     Args:
         pairs: The pairs; the output of some may be empty.
         template: Name of those, with ``{photo}``, ``{style}`` (names without extension, ``one+two`` for a mix),
             ``{photo_folder}``, ``{style_folder}`` (of the first style) and ``{index}`` (from 1; ``{index:04}`` with zeros).
+        table: The CSV file of the pairs, for errors.
 
     Raises:
-        InvalidRequest: If a name is invalid, or two pairs have the same.
+        InvalidRequest: If a name is invalid, or two pairs have the same; if the CSV file gave it, the error names its line.
     """
     _check_template(template)
     taken: dict[str, Pair] = {}
-    for index, given in enumerate(pairs, start=1):
-        pair = replace(given, output=given.output or _filled(template, given, index))
-        _check_name(pair.output)
-        other = taken.setdefault(pair.output.casefold(), pair)  # some file systems ignore case
-        if (other, other.options) != (pair, pair.options):  # else the same line a second time
-            text = f"{shown(pair.output)} would be the output of {other} and of {pair}"
-            raise invalid("name", f"{text}; use {{photo_folder}}, {{style_folder}} or {{index}} in --name")
+    given: dict[str, bool] = {}
+    for index, each in enumerate(pairs, start=1):
+        pair = replace(each, output=each.output or _filled(template, each, index))
+        where, name = f"{table}, line {pair.line}", shown(pair.output)
+        if wrong := _wrong_name(pair.output):
+            if each.output and each.line:
+                raise invalid("pairs", f"{where}: output {name!r} {wrong}")
+            raise InvalidRequest(f"name: {name!r} {wrong}; see --name", reason="INVALID_FIELD")
+        key = pair.output.casefold()  # some file systems ignore case
+        other, other_given = taken.setdefault(key, pair), given.setdefault(key, bool(each.output))
+        if (other, other.options) == (pair, pair.options):  # the same line a second time
+            continue
+        if pair.line and (each.output or other_given):
+            by = "" if each.output else ", by --name,"
+            raise invalid("pairs", f"{where}: output {name!r}{by} is also that of line {other.line} ({other})")
+        text = f"{name} would be the output of {other} and of {pair}"
+        raise invalid("name", f"{text}; use {{photo_folder}}, {{style_folder}} or {{index}} in --name")
     return list(taken.values())
 
 
@@ -228,15 +246,13 @@ def _check_template(template: str) -> None:
         raise invalid("name", f"{shown(template)!r} is not a template: {error}") from None
 
 
-def _check_name(name: str) -> None:
-    """Check that an output's name leads to a file below the batch's folder."""
+def _wrong_name(name: str) -> str:
+    """Return why an output's name leads to no file below the batch's folder; empty if it does."""
     path = PurePosixPath(name)
-    text = ""
     if path.is_absolute() or ".." in path.parts or "\0" in name or Path(name).is_absolute() or os.path.splitdrive(name)[0]:
-        text = "must lie below the folder of the outputs"
-    elif path.suffix.lower() not in FORMATS:
-        text = f"must end in {', '.join(FORMATS)}"
-    elif any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
-        text = f"is longer than {_LONGEST_NAME} bytes"
-    if text:
-        raise InvalidRequest(f"name: {shown(name)!r} {text}; see --name", reason="INVALID_FIELD")
+        return "must lie below the folder of the outputs"
+    if path.suffix.lower() not in FORMATS:
+        return f"must end in {', '.join(FORMATS)}"
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
+        return f"is longer than {_LONGEST_NAME} bytes"
+    return ""

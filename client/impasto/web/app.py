@@ -46,9 +46,10 @@ def create_app(settings: WebSettings) -> FastAPI:
 
     app = FastAPI(title="impasto", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, redirect_slashes=False)
     app.state.gateway = gateway
-    app.include_router(routes_jobs.router)
-    app.include_router(routes_images.router)
-    app.include_router(pages.router)
+    routers = (routes_jobs.router, routes_images.router, pages.router)
+    for router in routers:
+        app.include_router(router)
+    app.state.routes = [route for router in routers for route in router.routes]
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     app.add_exception_handler(ImpastoError, statuses.on_error)
     app.add_exception_handler(statuses.HttpError, statuses.on_http_error)

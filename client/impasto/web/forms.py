@@ -69,7 +69,7 @@ async def read_body(request: Request) -> AsyncIterator[Body]:
     Raises:
         HttpError: If it is of another type, or JSON of more than :data:`MAX_JSON_BYTES`.
     """
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media = media_of(request)
     if media == JSON:
         yield Body(json=await read_json(request))
     elif media == FORM:
@@ -80,6 +80,11 @@ async def read_body(request: Request) -> AsyncIterator[Body]:
             await form.close()
     else:
         raise HttpError(415, "MEDIA_TYPE_UNKNOWN", f"the body must be {FORM} or {JSON}, got {media or 'none'}")
+
+
+def media_of(request: Request) -> str:
+    """Return the media type that a request says its body has, without parameters; empty if it says none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def read_json(request: Request) -> bytes:

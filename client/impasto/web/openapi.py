@@ -28,6 +28,12 @@ PNG = {"image/png": {"schema": {"type": "string", "contentMediaType": "image/png
 PICTURE = {kind: {"schema": {"type": "string", "contentMediaType": kind}} for kind in ("image/png", "image/jpeg", "image/webp")}
 JPEG = {"image/jpeg": {"schema": {"type": "string", "contentMediaType": "image/jpeg"}}}
 UPLOAD = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("application/octet-stream", *PICTURE)}
+_RECIPE_FORM = {
+    "type": "object",
+    "properties": {"picture": {"type": "string", "format": "binary"}},
+    "required": ["picture"],
+    "additionalProperties": False,
+}
 _KINDS = ["snapshot", "start", "step", "pause", "heartbeat", "result", "status"]
 EVENTS = {
     "text/event-stream": {
@@ -150,8 +156,10 @@ def _complete(operation: dict[str, Any]) -> None:
             JSON: {"schema": ref(kind), "examples": {"uploaded": {"value": examples.REQUEST}}},
         }
         operation["requestBody"] = {"required": True, "content": body}
-    elif name in ("put_image", "read_recipe"):
+    elif name == "put_image":
         operation["requestBody"] = {"required": True, "content": UPLOAD}
+    elif name == "read_recipe":
+        operation["requestBody"] = {"required": True, "content": {**UPLOAD, FORM: {"schema": _RECIPE_FORM}}}
     for parameter in operation.get("parameters", ()):
         parameter["schema"].pop("title", None)
         parameter.update(examples.PARAMETERS.get(parameter["name"], {}))

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import IO, Any
 
 import grpc
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.datastructures import UploadFile
 
 from impasto import redo
 from impasto._base import UPLOAD_TIMEOUT_S, download_request
+from impasto.display import shown
 from impasto.errors import ImpastoError
+from impasto.protobuf_fields import invalid
 from impasto.requests import PIECE_BYTES, job_spec
 from impasto.v1 import style_transfer_pb2 as pb
+from impasto.web.forms import FORM, MAX_FIELD_BYTES, MAX_FIELDS, MAX_FILES, media_of
+from impasto.web.queries import only_known
 from impasto.web.routes_jobs import Caller, _first, as_json, pieces
 from impasto.web.statuses import HttpError
 from impasto.web.thumbnails import media_type
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(only_known)])
 SPOOLED_BYTES = 1 << 20
 """Larger bodies are kept on the disk while their metadata is read."""
 
@@ -74,13 +80,31 @@ async def get_image(sha256: str, client: Caller) -> Response:
 @router.post("/v1/recipe", tags=["pictures"])
 async def read_recipe(request: Request) -> Response:
     """Read how a picture was made from its metadata: the specification of the job that repeats it."""
+    async with _picture(request) as file, request.app.state.gateway.shrinking:
+        recipe = await asyncio.to_thread(redo.recipe_of, file, "the picture")
+    return as_json(job_spec(recipe.content, recipe.styles or None, recipe.options))
+
+
+@contextlib.asynccontextmanager
+async def _picture(request: Request) -> AsyncIterator[IO[bytes]]:
+    """Read a body that is a picture's file, or a form with that file alone; it may lie on the disk.
+
+    Raises:
+        InvalidRequest: If it is another form.
+    """
+    if media_of(request) == FORM:
+        async with request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
+            fields = form.multi_items()
+            if len(fields) != 1 or not isinstance(fields[0][1], UploadFile):
+                names = shown(", ".join(name for name, _ in fields)) or "none"
+                raise invalid("picture", f"the form must have one field, with the picture's file; got {names}")
+            yield fields[0][1].file
+        return
     with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as file:
         async for piece in request.stream():
             file.write(piece)
         file.seek(0)
-        async with request.app.state.gateway.shrinking:
-            recipe = await asyncio.to_thread(redo.recipe_of, file, "the picture")
-    return as_json(job_spec(recipe.content, recipe.styles or None, recipe.options))
+        yield file
 
 
 @router.get("/v1/info", tags=["server"])

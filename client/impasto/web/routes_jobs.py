@@ -19,10 +19,11 @@ from impasto.v1 import style_transfer_pb2 as pb
 from impasto.web import events
 from impasto.web.forms import Body, read_body
 from impasto.web.gateway import Gateway
+from impasto.web.queries import only_known
 from impasto.web.statuses import HttpError
 from impasto.web.thumbnails import media_type, shrunk
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=[Depends(only_known)])
 PREVIEW_PX, MAX_PREVIEW_PX = 256, 1024
 LARGEST_RESPONSE = 1 << 16
 """Results are not taken with a response but downloaded in chunks."""

@@ -14,6 +14,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from impasto import errors
 
@@ -149,7 +150,6 @@ async def on_error(request: Request, error: Exception) -> JSONResponse:
 
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     """Answer an error of the gateway, or of the router: unknown paths and methods."""
-    del request
     if isinstance(error, HttpError):
         return response_of(error)
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for both
@@ -159,9 +159,21 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 404:
         text = "there is nothing at this path; /docs lists what there is"
     headers = dict(error.headers or {})
-    if headers.get("Allow") == "GET":
-        headers["Allow"] = "GET, HEAD"  # heads.py answers it
+    if error.status_code == 405:
+        headers["Allow"] = _methods(request)  # the router names those of one route only
+        text = f"this path does not take {request.method[:20]}; it takes {headers['Allow']}"
     return respond(status(code, reasons.get(error.status_code, "MESSAGE_GARBLED"), text), error.status_code, headers)
+
+
+def _methods(request: Request) -> str:
+    """Return the methods that a path takes."""
+    found: set[str] = set()
+    for route in request.app.state.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods
+    if "GET" in found:
+        found.add("HEAD")  # heads.py answers it
+    return ", ".join(sorted(found))
 
 
 async def on_invalid(request: Request, error: Exception) -> JSONResponse:

@@ -101,7 +101,9 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         ),
         "JOB_CANCELLED": Reason("CANCELLED", "The job was cancelled.", "Submit it again.", ("job_id",)),
         "METHOD_UNKNOWN": Reason(
-            "UNIMPLEMENTED", "The server has no such method; it may be older than the client.", "See GetServerInfo.version."
+            "UNIMPLEMENTED",
+            "The server has no such method; it may be older than the client. Code 405 over HTTP: the path has others.",
+            "See GetServerInfo.version; over HTTP, the message.",
         ),
         "REQUEST_ID_REUSED": Reason(
             "INVALID_ARGUMENT",

@@ -254,6 +254,47 @@ async def test_every_invalid_field_is_named(web: Any) -> None:
         assert fields(answer)
 
 
+async def test_unknown_parameters_in_the_query_are_named(web: Any) -> None:
+    """On every path of the API, with a similar name or those that the path takes; the page's own requests have none."""
+    async with web() as running:
+        http, job_id = running.http, await running.submit()
+        answer = await http.get("/v1/jobs?stat=running&labels=album=n&state=queued&x=1&x=2")
+        assert (answer.status_code, reason(answer)) == (400, "INVALID_FIELD")
+        assert fields(answer) == {
+            "stat": "is not a parameter; did you mean state?",
+            "labels": "is not a parameter; did you mean label?",
+            "x": "is not a parameter; the path takes state, page_size, page_token, label, created_from, created_before, owner",
+        }
+        for path in ("jobs", f"jobs/{job_id}", f"jobs/{job_id}/events", f"jobs/{job_id}/result", "info", f"images/{'0' * 64}"):
+            answer = await http.get(f"/v1/{path}?nonsense=1")
+            assert (answer.status_code, *fields(answer)) == (400, "nonsense"), path
+        answer = await http.post("/v1/jobs?validate_only=true", files=running.files())
+        assert fields(answer) == {"validate_only": "is not a parameter; the path takes none in the query"}
+        assert len((await http.get("/v1/jobs")).json()["jobs"]) == 1
+        for path in ("/v1/jobs?page_size=24&page_token=", "/v1/jobs?page_size=24&page_token=&state=running", "/?from=mail"):
+            assert (await http.get(path)).status_code == 200, path
+        await running.ended(job_id)
+        assert (await http.get(f"/v1/jobs/{job_id}/preview?size_px=320")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "takes"),
+    [
+        ("GET", "/v1/stylize", "POST"),
+        ("DELETE", "/v1/jobs", "GET, HEAD, POST"),
+        ("POST", "/v1/jobs/x", "DELETE, GET, HEAD, PUT"),
+        ("POST", "/docs", "GET, HEAD"),
+        ("DELETE", "/v1/info?x=1", "GET, HEAD"),
+    ],
+)
+async def test_a_wrong_method_is_told_the_right_ones(method: str, path: str, takes: str) -> None:
+    """In words and in Allow, of all routes of the path."""
+    async with gateway("127.0.0.1:1") as (_, url), httpx.AsyncClient(base_url=url, trust_env=False) as http:
+        answer = await http.request(method, path)
+        assert (answer.status_code, reason(answer), answer.headers["allow"]) == (405, "METHOD_UNKNOWN", takes)
+        assert answer.json()["message"] == f"this path does not take {method}; it takes {takes}"
+
+
 async def test_every_invalid_field_of_json_is_named(web: Any, png: Any) -> None:
     """Unknown names of enumerations, values of the wrong kind and unknown fields, by the server's paths, in one answer."""
     data = base64.b64encode(png()).decode()
@@ -406,9 +447,32 @@ async def test_a_picture_says_how_it_was_made(web: Any) -> None:
         assert spec["parameters"]["color"] == "COLOR_MATCHED"
         assert [style["weight"] for style in spec["styles"]] == [3, 1]
         assert spec["content"]["name"] == "photo.png"
-        for other in (running.files()[0][1][1], b"no picture", b""):
+        for other, said in (
+            (running.files()[0][1][1], "has no metadata"),
+            (b"no picture", "the picture: is not a PNG, JPEG, WebP, AVIF, TIFF, GIF, BMP or HEIC picture"),
+            (painted.content[:20], "cannot be read"),
+            (b"", "the picture: is empty"),
+        ):
             answer = await running.http.post("/v1/recipe", content=other)
             assert (answer.status_code, reason(answer)) == (400, "NO_PROVENANCE")
+            assert said in answer.json()["message"]
+            assert "<" not in answer.json()["message"]
+
+
+async def test_a_recipe_is_read_from_a_form_with_one_file(web: Any) -> None:
+    """By curl -F, whatever the field is called; other forms are told what to send."""
+    async with web() as running:
+        painted = await running.http.post("/v1/stylize", files=running.files(), data={"size_px": "48", "steps": "2"})
+        raw = await running.http.post("/v1/recipe", content=painted.content)
+        for name in ("picture", "file"):
+            answer = await running.http.post("/v1/recipe", files={name: ("out.png", painted.content)})
+            assert (answer.status_code, answer.json()) == (200, raw.json())
+        answer = await running.http.post("/v1/recipe", files={"picture": ("out.png", b"no picture")})
+        assert (answer.status_code, reason(answer)) == (400, "NO_PROVENANCE")
+        two = [("a", ("a.png", painted.content)), ("b", ("b.png", painted.content))]
+        for files, data in ((two, {}), (two[:1], {"x": "1"}), ({"picture": (None, "text")}, {})):
+            answer = await running.http.post("/v1/recipe", files=files, data=data)
+            assert (answer.status_code, reason(answer), *fields(answer)) == (400, "INVALID_FIELD", "picture")
 
 
 async def test_other_sites_cannot_use_the_gateway(web: Any) -> None:

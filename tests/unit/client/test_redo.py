@@ -171,6 +171,24 @@ def test_files_that_ask_for_memory_get_an_error_and_none(tmp_path: Path, monkeyp
     assert decoded == []
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"no picture", "is not a PNG, JPEG, WebP, AVIF, TIFF, GIF, BMP or HEIC picture"),
+        (b"", "is empty"),
+        (b"GIF89a" + b"\xff" * 3, "is a GIF file that cannot be read"),
+    ],
+)
+def test_files_that_are_no_pictures_are_told_as_elsewhere(tmp_path: Path, data: bytes, said: str) -> None:
+    """In the words of a batch, with the file's name once."""
+    path = tmp_path / "x.png"
+    path.write_bytes(data)
+    for read in (description, recipe):
+        with pytest.raises(InvalidRequest) as caught:
+            read(path)
+        assert str(caught.value) == f"{path}: {said}"
+
+
 def test_stripped_and_edited_files_say_so(tmp_path: Path) -> None:
     """A picture without metadata, and one whose text was cut by an editor."""
     plain = tmp_path / "plain.png"

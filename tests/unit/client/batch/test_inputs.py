@@ -109,6 +109,15 @@ def test_pairs_come_from_a_csv_file(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_csv_file_may_have_other_separators(folder: Path, separator: str) -> None:
+    """Spreadsheets write semicolons in much of Europe; a comma in a value is then part of it."""
+    (folder / "a,b.png").write_bytes(b"x")
+    table = folder / "pairs.csv"
+    table.write_text("photo;style;output\na,b.png;b.jpg;\nb.jpg;a.png;mine/x.jpg\n".replace(";", separator))
+    assert [pair.output for pair in from_csv(table, "{photo}-{style}.png")] == ["a,b-b.png", "mine/x.jpg"]
+
+
 def test_paths_in_a_csv_file_are_relative_to_its_folder(folder: Path) -> None:
     """Else to the current one; absolute ones are taken as they are, and outputs lie below the batch's folder."""
     table = folder / "deep/pairs.csv"
@@ -156,14 +165,23 @@ def test_a_csv_file_may_have_masks(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("photo;style\na;b\n", "the columns are"),
+        ("photo|style\na|b\n", r"the columns are .*, with commas, semicolons or tabs between; got photo\|style"),
+        ("photo;style\na;b\n", "line 2: photo 'a' does not exist"),
         ("photo,style,wieght\na.png,b.jpg,1\n", "the columns are"),
         ("", "got none"),
         ("photo,style\na.png\n", "line 2: has not 2 values"),
         ("photo,style\na.png,b.jpg,c\n", "line 2: has not 2 values"),
         ("photo,style\na.png,b.jpg\nnope.png,b.jpg\n", "line 3: photo 'nope.png' does not exist"),
-        ("photo,style,output\na.png,b.jpg,../x.png\n", "must lie below"),
-        ("photo,style,output\na.png,b.jpg,x.png\nb.jpg,a.png,x.png\n", "would be the output of"),
+        ("photo,style,output\na.png,b.jpg,../x.png\n", r"pairs\.csv, line 2: output '\.\./x\.png' must lie below"),
+        ("photo,style,output\na.png,b.jpg,\na.png,b.jpg,x.gif\n", r"pairs\.csv, line 3: output 'x\.gif' must end in \.png, "),
+        (
+            "photo,style,output\na.png,b.jpg,x.png\nb.jpg,a.png,X.png\n",
+            r"pairs\.csv, line 3: output 'X\.png' is also that of line 2 \(.*a\.png with .*b\.jpg\)$",
+        ),
+        (
+            "photo,style,output\na.png,b.jpg,b-a.png\nb.jpg,a.png,\n",
+            r"pairs\.csv, line 3: output 'b-a\.png', by --name, is also that of line 2 ",
+        ),
     ],
 )
 def test_wrong_lines_of_a_csv_file_are_named(folder: Path, text: str, said: str) -> None:
