@@ -160,7 +160,7 @@ def page() -> str:
         "## Presets",
         "",
         "`draft`, `good` (which is `default`) and `best` say how far the painting goes: `preset=draft` in Python and in forms,",
-        "`--quality draft` or `--preset draft` on the command line, where a number after `--quality` is the quality of the file;",
+        "`--quality draft` or `--preset draft` on the command line, where a number after `--quality` is the file's quality;",
         "`--preset draft --quality 80` is both.",
         "",
         "A preset is plain data. Only the differences from `default` are shown. The learning rates are for",
