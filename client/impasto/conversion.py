@@ -6,7 +6,7 @@ import io
 import warnings
 from collections.abc import Callable
 
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
 
 from impasto.display import shown
 from impasto.installing import needs
@@ -56,6 +56,8 @@ def converted(data: bytes, field: str, encode: Callable[[Image.Image, str], byte
                     raise invalid(field, text)
                 image.load()
                 return encode(image, field)
+    except UnidentifiedImageError:  # its text has the object in memory
+        raise invalid(field, f"is a {kind} file that cannot be read", "UNREADABLE") from None
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
         raise invalid(field, f"is a {kind} file that cannot be read: {shown(error)}", "UNREADABLE") from None
 

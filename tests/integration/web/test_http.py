@@ -235,6 +235,11 @@ async def test_every_invalid_field_is_named(web: Any) -> None:
         assert named["step"] == "is not a field; did you mean steps?"
         assert "parameters.style_layers" in named
         assert named["output.quality"].endswith("how far the painting goes is preset='draft'")
+        answer = await running.http.post("/v1/jobs", files={"content": b"GIF89a", "style": b"no picture"})
+        assert fields(answer) == {
+            "content": "is a GIF file that cannot be read",
+            "styles[0].image": "is not a PNG, JPEG, WebP, AVIF, TIFF, GIF, BMP or HEIC picture: upload",
+        }
         answer = await running.http.post("/v1/jobs", files=running.files(), data={"size_px": "9000", "steps": "0"})
         assert set(fields(answer)) == {"parameters.size_px", "parameters.steps"}
         for body, said in (
