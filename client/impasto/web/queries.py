@@ -14,11 +14,15 @@ _MOST_NAMED = 20
 
 
 async def only_known(request: Request) -> None:
-    """Check that a path takes every parameter in the query. For routers, as a dependency.
+    """Check that a path of the API takes every parameter in the query. For routers, as a dependency.
+
+    Probes (``/healthz``, ``/readyz``) take any: load balancers add theirs.
 
     Raises:
         InvalidRequest: If it does not; the error names those that are unknown.
     """
+    if not request.scope["route"].path.startswith("/v1/"):
+        return
     known = [field.alias for field in request.scope["route"].dependant.query_params]
     unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
     if unknown:

@@ -276,7 +276,13 @@ async def test_unknown_parameters_in_the_query_are_named(web: Any) -> None:
         answer = await http.post("/v1/jobs?validate_only=true", files=running.files())
         assert fields(answer) == {"validate_only": "is not a parameter; the path takes none in the query"}
         assert len((await http.get("/v1/jobs")).json()["jobs"]) == 1
-        for path in ("/v1/jobs?page_size=24&page_token=", "/v1/jobs?page_size=24&page_token=&state=running", "/?from=mail"):
+        for path in (
+            "/v1/jobs?page_size=24&page_token=",
+            "/v1/jobs?page_size=24&page_token=&state=running",
+            "/?from=mail",
+            "/readyz?probe=1",
+            "/healthz?x",
+        ):
             assert (await http.get(path)).status_code == 200, path
         await running.ended(job_id)
         assert (await http.get(f"/v1/jobs/{job_id}/preview?size_px=320")).status_code == 200
