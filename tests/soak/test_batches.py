@@ -25,6 +25,7 @@ class CountingServer(Server):
         self.lives += 1
 
 
+@pytest.mark.long
 @pytest.mark.timeout(280)
 def test_a_batch_that_is_killed_ends_as_if_it_were_not(tmp_path: Path) -> None:
     """One kill of the client and one of the server; every picture, one line and one job for each."""
