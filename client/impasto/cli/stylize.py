@@ -39,7 +39,6 @@ from impasto.results import Result
 from impasto.words import words
 
 DEFAULT_PREVIEW_EVERY = 10
-"""Presets that differ in how far the painting goes."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

@@ -6,6 +6,7 @@ Everything here runs on the event loop and returns at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
@@ -260,7 +261,8 @@ class JobTable:
 
     def drop_checkpoint(self, job_id: str) -> None:
         """Remove a job's checkpoint from the disk. A thread does: listing the folder takes long with thousands of jobs."""
-        self._removing.submit(_remove, self._checkpoint(job_id))
+        with contextlib.suppress(RuntimeError):  # closed: the next start of the server removes it
+            self._removing.submit(_remove, self._checkpoint(job_id))
 
     def drop_stray_checkpoints(self) -> None:
         """Remove checkpoints of jobs that do not exist or have ended."""

@@ -88,8 +88,9 @@ class Pace:
 
     def _average(self, precision: Precision) -> float | None:
         """Return the mean of the devices' times per pixel; None if none is known."""
-        stale = self._stale.setdefault(precision, {*self._start, *(device for device, _ in self._recent)})
-        if stale:
+        if precision not in self._stale:
+            self._stale[precision] = {*self._start, *(device for device, _ in self._recent)}
+        if stale := self._stale[precision]:
             known = self._known.setdefault(precision, {})
             for device in stale:
                 if (value := self.per_pixel(device, precision)) is not None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from impasto.requests import HOW_FAR, QUALITIES
 from impasto_engine.architectures import ARCHITECTURES
 from impasto_engine.parameters import PRESETS, Parameters, fitted, level_sizes, level_steps, violations
 
@@ -143,3 +144,11 @@ def test_a_normalization_alone_brings_the_weights_that_go_with_it() -> None:
         assert fitted(chosen, "vgg16:imagenet", "default", {"normalization", "content_weight"}).content_weight == 0.02
     back = fitted(replace(PRESETS["gatys"], normalization="target"), "vgg16:imagenet", "gatys", {"normalization"})
     assert (back.content_weight, back.style_layers) == (PRESETS["default"].content_weight, PRESETS["default"].style_layers)
+
+
+def test_the_clients_qualities_differ_in_how_far_the_painting_goes_only() -> None:
+    """Redo and profiles change these parameters and no others."""
+    for name in QUALITIES:
+        changed = {key for key, value in vars(PRESETS[name]).items() if value != getattr(PRESETS["good"], key)}
+        assert changed <= HOW_FAR, name
+        assert changed or name == "good"

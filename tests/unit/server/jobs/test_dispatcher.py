@@ -108,6 +108,18 @@ async def test_a_checkpoint_that_was_being_written_when_its_job_was_cancelled_is
         await emptied(tmp_path)
 
 
+async def test_a_job_that_ends_while_the_server_stops_leaves_its_checkpoint_to_the_next_start(tmp_path: Path) -> None:
+    """The thread that removes files has ended then."""
+    store = MemoryStore(3600.0, 1000, tmp_path)
+    async with assembled(ServerConfig(grace_s=0.5), store, FakeWorker(hang=True)) as dispatcher:
+        job = await submit(dispatcher)
+        (tmp_path / f"{job.job_id}.checkpoint").write_bytes(b"")
+        PARTS[dispatcher].table.close()
+        dispatcher.cancel(job.job_id)
+        await ended(dispatcher, job)
+        assert os.listdir(tmp_path) == [f"{job.job_id}.checkpoint"]
+
+
 async def test_files_that_cannot_be_removed_disturb_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The job ends, and a line says which."""
     config = ServerConfig(heartbeat_s=0.05, grace_s=0.5)
