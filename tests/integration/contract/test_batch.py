@@ -84,19 +84,24 @@ async def test_every_photo_is_painted_in_every_style_once(service: Any, files: P
         assert len(list(entries(files / "out/manifest.jsonl"))) == 6
 
 
-async def test_files_are_uploaded_once(service: Any, files: Path) -> None:
-    """Each content is in two jobs, each style in three."""
-    sent: list[str] = []
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that clients upload, in order."""
+    found: list[str] = []
     upload = impasto.Client.upload
 
-    def counted(self: impasto.Client, picture: Any) -> impasto.UploadedImage:
-        sent.append(str(picture))
+    def noted(self: impasto.Client, picture: Any) -> impasto.UploadedImage:
+        found.append(str(picture))
         return upload(self, picture)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(impasto.Client, "upload", counted)
-        async with service(FakeWorker(), max_running_jobs=4) as running:
-            assert (await batch(running.running.address, files)).exit_code == 0
+    monkeypatch.setattr(impasto.Client, "upload", noted)
+    return found
+
+
+async def test_files_are_uploaded_once(service: Any, files: Path, sent: list[str]) -> None:
+    """Each content is in two jobs, each style in three."""
+    async with service(FakeWorker(), max_running_jobs=4) as running:
+        assert (await batch(running.running.address, files)).exit_code == 0
     assert len(sent) == len(set(sent)) == 5
 
 
@@ -164,7 +169,9 @@ async def test_a_mix_paints_each_photo_once_in_all_styles(service: Any, files: P
         assert len(jobs) == 6
 
 
-async def test_masks_that_expired_on_the_server_are_sent_again(service: Any, files: Path, png: Callable[..., bytes]) -> None:
+async def test_masks_that_expired_on_the_server_are_sent_again(
+    service: Any, files: Path, png: Callable[..., bytes], sent: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As photos and styles are."""
     (files / "m.png").write_bytes(png(32, 30, 3))
     arguments = (str(files / "photos"), "--mask", str(files / "m.png"))
@@ -176,18 +183,9 @@ async def test_masks_that_expired_on_the_server_are_sent_again(service: Any, fil
             raise impasto.InvalidRequest("no such upload", violations=(impasto.Violation(field, "no such upload"),))
         return submit(self, *pictures, **options)
 
-    sent: list[str] = []
-    upload = impasto.Client.upload
-
-    def counted(self: impasto.Client, picture: Any) -> impasto.UploadedImage:
-        sent.append(str(picture))
-        return upload(self, picture)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(impasto.Client, "submit", refused_once)
-        patch.setattr(impasto.Client, "upload", counted)
-        async with service() as running:
-            done = await batch(running.running.address, files, *arguments)
+    monkeypatch.setattr(impasto.Client, "submit", refused_once)
+    async with service() as running:
+        done = await batch(running.running.address, files, *arguments)
     assert "6 of 6 pictures painted" in done.stderr, done.output
     assert sent.count(str(files / "m.png")) == 2
 
