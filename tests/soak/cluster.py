@@ -63,7 +63,7 @@ class Soak:
         expected: dict[str, bytes] = {}
         restarts = max(1, self.faults // 7)
         for round_ in range(restarts + 1):
-            async with _cluster(self.folder, worker_listen=self.address, max_ended_jobs=10_000) as cluster:
+            async with _cluster(self.folder, [], worker_listen=self.address, max_ended_jobs=10_000) as cluster:
                 cluster.hosts += [host for host in self.hosts.values() if host.process.poll() is None]
                 if not round_:
                     for name in HOSTS:

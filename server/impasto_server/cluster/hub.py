@@ -70,7 +70,6 @@ class WorkerHub:
         self._interval_s, self._metrics, self._folder, self._clock = checkpoint_interval_s, metrics, folder, clock
         self._workers: dict[str, RemoteWorker] = {}
         self._streams: set[asyncio.Task[Any]] = set()
-        self._closing = False
 
     async def Join(self, request_iterator: AsyncIterator[pb.JoinRequest], context: Any) -> None:
         """See the contract."""
@@ -87,8 +86,7 @@ class WorkerHub:
             self._streams.discard(task)
 
     async def close(self) -> None:
-        """End all streams; their workers are not lost, but join the next server."""
-        self._closing = True
+        """End all streams, once the pool stops; their workers are not lost, but join the next server."""
         for task in list(self._streams):
             task.cancel()
         if self._streams:
@@ -165,7 +163,9 @@ class WorkerHub:
             del self._workers[worker.name]
             if worker.leaving:
                 cause = "it was told to end"
-            elif self._closing:
+            elif worker.refused:
+                cause = "it was refused"
+            elif self._pool.stopping:  # which ends the streams before they are closed here
                 cause = "the server stops"
             else:
                 self._metrics.lost_workers.labels(worker.host).inc()

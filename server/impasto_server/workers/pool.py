@@ -152,6 +152,11 @@ class WorkerPool:
         return self._listener
 
     @property
+    def stopping(self) -> bool:
+        """Whether the workers are told to end, since the server stops."""
+        return self._stopping
+
+    @property
     def workers(self) -> Collection[WorkerStatus]:
         """All workers."""
         return self._workers.values()

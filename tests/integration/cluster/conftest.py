@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -37,12 +36,17 @@ class Host:
         self.process.kill()
         self.process.wait()
 
+    def end(self) -> None:
+        """Kill it, unless it has ended; a frozen one too."""
+        if self.process.poll() is None:
+            self.kill()
+
 
 class Cluster:
     """A server with workers that have joined."""
 
-    def __init__(self, running: RunningServer, folder: Path) -> None:
-        self.running, self.folder = running, folder
+    def __init__(self, running: RunningServer, folder: Path, started: list[Host]) -> None:
+        self.running, self.folder, self.started = running, folder, started
         self.hosts: list[Host] = []
 
     @property
@@ -66,6 +70,7 @@ class Cluster:
         with (self.folder / f"{name}.{len(self.hosts)}.log").open("w") as log:
             added = Host(subprocess.Popen(command, cwd=ROOT, env=env, stderr=log, text=True), name)
         self.hosts.append(added)
+        self.started.append(added)
         return added
 
     def log(self, host: Host) -> str:
@@ -77,10 +82,7 @@ class Cluster:
 
     async def close(self) -> None:
         for host in self.hosts:
-            if host.process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    host.process.send_signal(signal.SIGCONT)
-                host.kill()
+            host.end()
 
 
 async def until(condition: Callable[[], bool], within_s: float = 20.0) -> float:
@@ -93,7 +95,7 @@ async def until(condition: Callable[[], bool], within_s: float = 20.0) -> float:
 
 
 @asynccontextmanager
-async def _cluster(folder: Path, **settings: Any) -> AsyncIterator[Cluster]:
+async def _cluster(folder: Path, started: list[Host], **settings: Any) -> AsyncIterator[Cluster]:
     config = ServerConfig(
         **{
             "listen": "127.0.0.1:0",
@@ -106,7 +108,7 @@ async def _cluster(folder: Path, **settings: Any) -> AsyncIterator[Cluster]:
         }
     )
     async with serving(config, []) as running:
-        cluster = Cluster(running, folder)
+        cluster = Cluster(running, folder, started)
         try:
             yield cluster
         finally:
@@ -114,9 +116,12 @@ async def _cluster(folder: Path, **settings: Any) -> AsyncIterator[Cluster]:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Callable[..., Any]:
-    """Return a context manager that runs a server for workers that join."""
-    return lambda **settings: _cluster(tmp_path, **settings)
+def cluster(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Return a context manager that runs a server for workers that join; those that outlive it end with the test."""
+    started: list[Host] = []
+    yield lambda **settings: _cluster(tmp_path, started, **settings)
+    for host in started:
+        host.end()
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ async def test_a_host_can_be_drained_by_name(cluster: Callable[..., Any], submit
 
 
 async def test_the_server_is_restarted(
-    tmp_path: Any, cluster: Callable[..., Any], submit: Callable[..., Any], free_port: int
+    cluster: Callable[..., Any], submit: Callable[..., Any], free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Workers join the next server by themselves, and the jobs resume there; the server's end does not count them as lost."""
     address = f"127.0.0.1:{free_port}"
@@ -158,6 +158,14 @@ async def test_the_server_is_restarted(
             await until(lambda: running.running.jobs.store.get(job_id).step > 50)
         running.hosts.clear()  # it outlives the server
         lost = running.running.metrics.registry.get_sample_value
+        close = running.running.jobs.store.close
+
+        async def close_slowly() -> None:
+            """The streams end meanwhile."""
+            await asyncio.sleep(0.5)
+            await close()
+
+        monkeypatch.setattr(running.running.jobs.store, "close", close_slowly)
     assert lost("impasto_remote_workers_lost_total", {"host": "host-a"}) is None
     async with cluster(worker_listen=address) as running, impasto.AsyncClient(running.running.address) as client:
         running.hosts.append(host)
@@ -194,6 +202,8 @@ async def test_a_worker_that_does_not_fit_is_refused(
         wrong = running.add(**{"name": "b", "IMPASTO_TOKEN": token, **more})
         assert await asyncio.to_thread(wrong.process.wait, 30) == 1
         assert text in running.log(wrong).splitlines()[-1]
+        lost = running.running.metrics.registry.get_sample_value
+        assert lost("impasto_remote_workers_lost_total", {"host": "host-b"}) is None
         assert [status.handle.name for status in running.pool.workers if status.ready] == ["a"]
 
 
