@@ -22,6 +22,18 @@ from tests.conftest import ServerProcess, encoded
 
 Png = Callable[..., bytes]
 NO_PICTURE = "is not a picture; only PNG, JPEG and WebP pictures can be used."
+ANSWER_TO_A_WRONG_TOKEN_LATER = """
+const plain = window.fetch, wrong = (options) => new Headers(options?.headers).get("Authorization") === "Bearer wrong";
+window.late = 0;
+window.fetch = async (path, options) => {
+  const answer = await plain(path, options);
+  if (!String(path).startsWith("/v1/jobs") || !wrong(options)) return answer;
+  while (sessionStorage.getItem("impasto.token") === "wrong") await new Promise((done) => setTimeout(done, 20));
+  setTimeout(() => window.late++, 200);
+  return answer;
+};
+"""
+"""A list of jobs that was asked for with the token "wrong" comes once another one is known."""
 LONG = 3000
 """Steps of a job that does not end by itself while a test looks at it."""
 
@@ -376,12 +388,15 @@ def test_a_token_is_asked_for_and_kept_in_the_tab_only(tmp_path: Path, png: Png)
     server = ServerProcess("--web", "127.0.0.1:0", "--tokens", str(tmp_path / "tokens"))
     try:
         with browser(page_of(server)) as page:
-            page.driver.get(page.url)
+            page.open()
             page.wait(lambda: page.find("#token").is_displayed(), "the question for a token")
+            page.driver.execute_script(ANSWER_TO_A_WRONG_TOKEN_LATER)
             page.find("#token-value").send_keys("wrong\n")
             page.wait(lambda: "does not know this token" in page.text("#token-why"), "a word on the token")
             page.find("#token-value").send_keys(f"{token}\n")
             page.wait(lambda: page.text("#about-text") == "Ready", "the server")
+            page.wait(lambda: page.driver.execute_script("return window.late"), "late answers to the wrong token")
+            assert not page.find("#token").is_displayed()
             page.add(png(), png(seed=1))
             page.paint(48, 2)
             page.reaches("Finished")

@@ -28,8 +28,8 @@ export class ApiError extends Error {
 export const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 export async function request(path, options = {}) {
-  const headers = new Headers(options.headers || {});
-  if (token.get()) headers.set("Authorization", `Bearer ${token.get()}`);
+  const headers = new Headers(options.headers || {}), sent = token.get();
+  if (sent) headers.set("Authorization", `Bearer ${sent}`);
   let answer;
   try {
     answer = await fetch(path, { ...options, headers, cache: options.cache || "default", credentials: "omit" });
@@ -43,7 +43,7 @@ export async function request(path, options = {}) {
   const status = await answer.json().catch(() => ({ message: answer.statusText }));
   const error = new ApiError(answer.status, status, answer.headers.get("Retry-After"));
   if (error.away) away(error);
-  if (error.http === 401) connection.dispatchEvent(new CustomEvent("token", { detail: error }));
+  if (error.http === 401 && sent === token.get()) connection.dispatchEvent(new CustomEvent("token", { detail: error }));
   throw error;
 }
 
