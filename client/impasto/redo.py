@@ -10,7 +10,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,8 +27,33 @@ _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 _LONGEST, _LONGEST_NAME, _MOST = 65_535, 255, 64
 _LARGEST_BYTES = 64 << 20
 """Servers do not accept pictures larger than this."""
+_PROGRAMS = ("impasto", "torch")
+_VERSION = re.compile(r"[0-9A-Za-z.+!_-]{1,64}")
 _ROLE = re.compile(r"content|mask|init_image|styles\[\d{1,2}\]\.(image|mask|region)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What the pixels of a picture depend on beside its recipe.
+
+    Attributes:
+        threads: Threads that painted it; 0 if unknown.
+        versions: Versions of impasto and torch; without those that are unknown.
+    """
+
+    threads: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def differences(self, other: Circumstances) -> Iterator[str]:
+        """Yield, in words, how those of another picture differ, as far as both are known."""
+        if self.threads and other.threads and self.threads != other.threads:
+            many = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+            yield f"the picture was painted with {many}, and this one with {other.threads}: sums differ, so pixels may differ"
+        for name, old in self.versions.items():
+            new = other.versions.get(name, old)
+            if old != new:
+                yield f"the picture was painted with {name} {old}, and this one with {new}: pixels may differ"
 
 
 @dataclass(frozen=True)
@@ -41,7 +66,7 @@ class Recipe:
         options: Everything else.
         missing: Names of the pictures that were not found locally; the server's uploads are used for them.
         weights_sha256: Hash of the weights that painted it.
-        threads: Threads that painted it; 0 if unknown.
+        circumstances: What else its pixels depend on.
         ended_after_steps: Steps after which a time limit ended it; the new picture has all steps. None if it had them all.
     """
 
@@ -51,21 +76,24 @@ class Recipe:
     weights_sha256: str
     ended_after_steps: int | None = None
     missing: tuple[str, ...] = ()
-    threads: int = 0
+    circumstances: Circumstances = Circumstances()
 
 
-def threads_of(picture: bytes) -> int:
-    """Return the number of threads that painted a picture, from its metadata; 0 if unknown."""
+def circumstances_of(picture: bytes) -> Circumstances:
+    """Return the circumstances in a picture's metadata; all unknown if there are none."""
     try:
         with Image.open(io.BytesIO(picture)) as image:
-            return _threads(_metadata(image))
+            return _circumstances(_metadata(image))
     except Exception:  # no metadata, or metadata of another program
-        return 0
+        return Circumstances()
 
 
-def _threads(values: Mapping[str, Any]) -> int:
-    threads = values.get("threads", 0)
-    return threads if isinstance(threads, int) and 0 < threads < 100_000 else 0
+def _circumstances(values: Mapping[str, Any]) -> Circumstances:
+    threads, versions = values.get("threads", 0), values.get("versions", {})
+    known = threads if isinstance(threads, int) and 0 < threads < 100_000 else 0
+    found = {name: versions.get(name) for name in _PROGRAMS} if isinstance(versions, dict) else {}
+    named = {name: version for name, version in found.items() if isinstance(version, str) and _VERSION.fullmatch(version)}
+    return Circumstances(known, named)
 
 
 def _metadata(image: Image.Image) -> dict[str, Any]:
@@ -137,7 +165,8 @@ def description(path: Path) -> dict[str, Any]:
         "parameters": _checked(values, "parameters", _PARAMETERS),
         "output": _checked(values, "output", _OUTPUT),
         "weights_sha256": made.weights_sha256,
-        "threads": made.threads,
+        "threads": made.circumstances.threads,
+        "versions": made.circumstances.versions,
         "ended_after_steps": made.ended_after_steps,
     }
 
@@ -199,7 +228,7 @@ def _recipe(values: Mapping[str, Any], places: Iterable[Path]) -> Recipe:
     ended, weights = values.get("ended_after_steps"), values.get("weights_sha256", "")
     ended = None if ended is None else _whole("ended_after_steps", ended)
     missing = tuple(source.name or role for role, source in wanted.items() if source.sha256 not in found)
-    return Recipe(picture("content"), styles, options, _word("weights_sha256", weights), ended, missing, _threads(values))
+    return Recipe(picture("content"), styles, options, _word("weights_sha256", weights), ended, missing, _circumstances(values))
 
 
 class _InvalidMetadata(Exception):

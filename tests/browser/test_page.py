@@ -22,7 +22,7 @@ from tests.conftest import ServerProcess, encoded
 
 Png = Callable[..., bytes]
 NO_PICTURE = "is not a picture; only PNG, JPEG and WebP pictures can be used."
-ANSWER_TO_A_WRONG_TOKEN_LATER = """
+LATE_ANSWERS = """
 const plain = window.fetch, wrong = (options) => new Headers(options?.headers).get("Authorization") === "Bearer wrong";
 window.late = 0;
 window.fetch = async (path, options) => {
@@ -390,7 +390,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab_only(tmp_path: Path, png: Png)
         with browser(page_of(server)) as page:
             page.open()
             page.wait(lambda: page.find("#token").is_displayed(), "the question for a token")
-            page.driver.execute_script(ANSWER_TO_A_WRONG_TOKEN_LATER)
+            page.driver.execute_script(LATE_ANSWERS)
             page.find("#token-value").send_keys("wrong\n")
             page.wait(lambda: "does not know this token" in page.text("#token-why"), "a word on the token")
             page.find("#token-value").send_keys(f"{token}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import json
 import os
 import re
@@ -361,7 +362,9 @@ def test_redo_warns_of_another_number_of_threads(real_server: ServerProcess, fil
     assert re.search(r"^Warning: .*painted with 1 threads?, and this one with 2", done.stderr, re.MULTILINE)
     done = run(real_server, files, "redo", "two.png", "-o", "again.png", "-q")
     assert done.returncode == 0, done.stderr
-    assert "threads" not in done.stderr
+    assert "was painted with" not in done.stderr
+    shown = json.loads(run(real_server, files, "show", "two.png", "--json").stdout)
+    assert shown["versions"] == {name: importlib.metadata.version(name) for name in ("impasto", "torch")}
 
 
 async def test_redo_warns_of_a_picture_that_its_time_limit_ended(service: Any, files: Path) -> None:

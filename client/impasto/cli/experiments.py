@@ -37,7 +37,7 @@ from impasto.experiments import series as experiments
 from impasto.experiments.paper import write_paper
 from impasto.experiments.sheets import Tile, contact_sheet
 from impasto.progress import ProgressBar
-from impasto.redo import recipe, threads_of
+from impasto.redo import Circumstances, circumstances_of, recipe
 from impasto.requests import ENUMS, HOW_FAR, reconstruction_options, texture_options
 from impasto.words import words
 
@@ -229,10 +229,10 @@ def redo(
     """Reproduce PICTURE from the metadata in its file, with any option of 'impasto stylize' changed.
 
     Without changes, on the same machine, with the same version and as many threads, the result is identical, byte for byte.
-    A warning says where the filters or the threads are others; the version is not known. What follows from a changed option
-    is chosen anew: the learning rate with the optimizer, the layers with the network. --preset replaces everything but sizes,
-    seed and pictures; --quality draft, good or best changes only how far the painting goes. --style-shares, --style-mask and
-    --style-region have a value for each recorded style, in their order.
+    A warning says where the filters, the threads or the versions of impasto and torch are others. What follows from a changed
+    option is chosen anew: the learning rate with the optimizer, the layers with the network. --preset replaces everything but
+    sizes, seed and pictures; --quality draft, good or best changes only how far the painting goes. --style-shares, --style-mask
+    and --style-region have a value for each recorded style, in their order.
 
     Its content and styles are found by their hash: in --from (a file, or a folder without its subfolders), in its folder, in
     the current folder, and among the server's uploads.
@@ -257,9 +257,9 @@ def redo(
             every = (*found.options, *wanted)
             repainted = styles != found.styles or any(found.options.get(name) != wanted.get(name) for name in every)
             wanted |= with_previews(preview_dir, preview_every)
-            weights, threads = ("", 0) if repainted else (found.weights_sha256, found.threads)
+            weights, before = ("", None) if repainted else (found.weights_sha256, found.circumstances)
             bar = ProgressBar(quiet=quiet, preview_dir=preview_dir)
-            _paint(client, (found.content, styles), wanted, out, timeout, bar, as_json, weights, threads)
+            _paint(client, (found.content, styles), wanted, out, timeout, bar, as_json, weights, before)
     except InvalidRequest as error:
         if found.missing and any(item.field.endswith("image_id") for item in error.violations):
             names = ", ".join(found.missing)
@@ -296,7 +296,7 @@ def _paint(
     bar: ProgressBar,
     as_json: bool,
     weights_sha256: str = "",
-    threads: int = 0,
+    before: Circumstances | None = None,
 ) -> None:
     result = paint(client, pictures, options, bar, timeout)
     bar.save_last_preview(result)
@@ -304,10 +304,7 @@ def _paint(
     network = result.job.network
     if weights_sha256 and network is not None and network.weights_sha256 != weights_sha256:
         click.echo("Warning: the server's weights differ from those that painted the picture", err=True)
-    now = threads_of(result.data)
-    if threads and now and now != threads:
-        many = f"{threads} thread{'s' if threads > 1 else ''}"
-        text = f"the picture was painted with {many}, and this one with {now}: sums differ, so pixels may differ"
+    for text in before.differences(circumstances_of(result.data)) if before else ():
         click.echo(f"Warning: {text}", err=True)
     if as_json:
         print_json({**result.job.to_dict(), "output": out})

@@ -1,10 +1,13 @@
 """The provenance of a picture, stored in its file: enough to reproduce the file byte for byte.
 
-It therefore has no time, no job id and no device.
+It therefore has no time, no job id and no device. The versions in it are what reproducing depends on too.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,9 +71,20 @@ def _written(job: Painting, stop_reason: StopReason, *, names: bool) -> str:
         values["weights_sha256"] = job.network.weights_sha256
     if job.threads:
         values["threads"] = job.threads
+    values["versions"] = _versions()
     if stop_reason is StopReason.DEADLINE:
         values["ended_after_steps"] = job.step
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Return the versions of what computes pixels, in the process that writes the file."""
+    found = {}
+    for name in ("impasto", "torch"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _plain(value: Any) -> Any:

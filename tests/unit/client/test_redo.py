@@ -16,7 +16,7 @@ from PIL import Image, ImageFile
 
 from impasto.display import shown
 from impasto.errors import InvalidRequest
-from impasto.redo import description, recipe
+from impasto.redo import Circumstances, circumstances_of, description, recipe
 
 BASE: dict[str, Any] = {
     "impasto": 1,
@@ -129,6 +129,20 @@ def test_what_made_a_picture_is_described(tmp_path: Path) -> None:
     assert found["output"] == {"format": "png", "quality": 95}
     with pytest.raises(InvalidRequest, match="invalid"):
         description(picture(tmp_path, made(output={**BASE["output"], "priority": 10})))
+
+
+def test_circumstances_that_differ_are_told_as_far_as_they_are_known(tmp_path: Path) -> None:
+    """Nothing is told of those that only one of the pictures has, or that no impasto writes."""
+    before = recipe(picture(tmp_path, made(threads=2, versions={"impasto": "1.0", "torch": "2.11.0+cu130"}))).circumstances
+    after = circumstances_of(picture(tmp_path, made(threads=1, versions={"impasto": "1.0", "torch": "2.14.1"})).read_bytes())
+    assert list(before.differences(after)) == [
+        "the picture was painted with 2 threads, and this one with 1: sums differ, so pixels may differ",
+        "the picture was painted with torch 2.11.0+cu130, and this one with 2.14.1: pixels may differ",
+    ]
+    assert not [*before.differences(before), *before.differences(Circumstances()), *Circumstances().differences(after)]
+    hostile = [1, {"torch": "\x1b[31m"}, {"torch": 2}, {"torch": "1" * 100}, {"another": "1"}]
+    for versions in hostile:
+        assert recipe(picture(tmp_path, made(versions=versions, threads=-1))).circumstances == Circumstances()
 
 
 def _png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
