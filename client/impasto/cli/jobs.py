@@ -166,6 +166,8 @@ def pause(job_id: str, server: str, as_json: bool) -> None:
     with Client(server) as client:
         job = client.job(job_id).pause()
     _show(job, as_json=as_json)
+    if job.state == "running":
+        click.echo("It pauses at its next step.", err=True)
 
 
 @jobs.command()

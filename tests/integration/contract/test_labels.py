@@ -15,8 +15,10 @@ import impasto
 from impasto.cli.main import cli
 from impasto.cli.output import JOBS_HEADER
 from impasto.v1 import style_transfer_pb2 as pb
+from impasto_server.domain.job import JobState
 from tests.integration.contract.test_operations import as_caller, people  # noqa: F401 - a fixture
 from tests.integration.contract.test_service import fails
+from tests.integration.contract.test_storms import settles
 from tests.unit.server.fakes import FakeWorker
 
 
@@ -153,6 +155,19 @@ async def test_cancelled_jobs_are_shown_as_in_a_list(service: Any, spec: Any) ->
         assert [line[columns] for line in listed] == [line[columns] for line in (header, *lines)]
         single = await command(address, "jobs", "cancel", await submitted(running, spec))
         assert len(single.stdout.splitlines()) == 1
+
+
+async def test_a_job_that_does_not_pause_at_once_says_when_it_will(service: Any, spec: Any) -> None:
+    """One that is paused says nothing more."""
+    async with service(FakeWorker(step_s=4.0)) as running:
+        job_id = await submitted(running, spec)
+        store = running.running.jobs.store
+        assert await settles(lambda: store.get(job_id).state is JobState.RUNNING)
+        paused = await command(running.running.address, "jobs", "pause", job_id)
+        assert (paused.stdout.split()[1], paused.stderr) == ("running", "It pauses at its next step.\n")
+        assert await settles(lambda: store.get(job_id).state is JobState.PAUSED)
+        paused = await command(running.running.address, "jobs", "pause", job_id)
+        assert (paused.stdout.split()[1], paused.stderr) == ("paused", "")
 
 
 async def test_jobs_are_shown_one_value_on_a_line_and_long_names_are_shortened(service: Any, spec: Any) -> None:
