@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from impasto_server.cli import serve, token
+from impasto.cli.main import cli
 from impasto_server.config import ConfigError, ServerConfig, read_file, strange_variables, to_toml
 from impasto_server.observability import logs
 
@@ -17,7 +17,7 @@ def test_a_file_holds_what_options_and_variables_leave_open(tmp_path: Path) -> N
     path = tmp_path / "impasto.toml"
     path.write_text('max_styles = 3\nretention_s = 60\nlisten = "127.0.0.1:1"\ncuda_graphs = true\n')
     arguments = ["--config", str(path), "--print-config", "--listen", "127.0.0.1:2"]
-    done = CliRunner().invoke(serve, arguments, env={"IMPASTO_MAX_STYLES": "4"})
+    done = CliRunner().invoke(cli, ["serve", *arguments], env={"IMPASTO_MAX_STYLES": "4"})
     assert done.exit_code == 0, done.output
     (tmp_path / "printed.toml").write_text(done.output)
     found = ServerConfig(**read_file(tmp_path / "printed.toml"))
@@ -50,7 +50,7 @@ def test_a_wrong_file_is_an_error_that_says_what(tmp_path: Path, text: str, mess
     path.write_text(text)
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         read_file(path)
-    done = CliRunner().invoke(serve, ["--config", str(path), "--print-config"])
+    done = CliRunner().invoke(cli, ["serve", "--config", str(path), "--print-config"])
     assert done.exit_code == 1
     assert "Traceback" not in done.output
 
@@ -107,8 +107,8 @@ def test_settings_that_cannot_be_are_named(settings: dict[str, object], message:
 def test_a_token_is_made_from_the_command_line(tmp_path: Path) -> None:
     """Appended, readable by its owner only, printed once; a file that is something else is left alone."""
     path = tmp_path / "tokens"
-    first = CliRunner().invoke(token, ["ann", "--file", str(path)])
-    second = CliRunner().invoke(token, ["bob", "--file", str(path), "--admin"])
+    first = CliRunner().invoke(cli, ["token", "ann", "--file", str(path)])
+    second = CliRunner().invoke(cli, ["token", "bob", "--file", str(path), "--admin"])
     assert first.exit_code == second.exit_code == 0
     lines = path.read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["ann", "bob"]
@@ -116,7 +116,7 @@ def test_a_token_is_made_from_the_command_line(tmp_path: Path) -> None:
     assert first.output.strip() not in path.read_text()
     assert path.stat().st_mode & 0o077 == 0
     path.write_text("something else\n")
-    assert CliRunner().invoke(token, ["eve", "--file", str(path)]).exit_code == 1
+    assert CliRunner().invoke(cli, ["token", "eve", "--file", str(path)]).exit_code == 1
     assert path.read_text() == "something else\n"
 
 
