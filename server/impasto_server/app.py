@@ -162,15 +162,14 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
     _warn_if_exposed(config)
     try:
         async with _page(web):
-            yield RunningServer(address, jobs, metrics, joining.address)
+            try:
+                yield RunningServer(address, jobs, metrics, joining.address)
+            finally:  # before the page ends: its callers wait for their pictures too
+                for task in tasks:
+                    task.cancel()
+                pulse.serving = False
+                await _drain(servicer, jobs, interceptor)
     finally:
-        for task in tasks:
-            task.cancel()
-        pulse.serving = False
-        await servicer.enter_graceful_shutdown()
-        if await jobs.shutdown.drain():
-            await asyncio.sleep(LINGER_S)
-        await interceptor.end_calls(ENDING_S)
         await server.stop(STOP_GRACE_S)
         await jobs.shutdown.stop()
         await joining.close()
@@ -179,6 +178,14 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
             await asyncio.to_thread(operations.close)
         await asyncio.to_thread(tracing.stop)
         closing.close()
+
+
+async def _drain(health: HealthServicer, jobs: Assembly, calls: CallInterceptor) -> None:
+    """Report NOT_SERVING, let jobs end, and then end the calls."""
+    await health.enter_graceful_shutdown()
+    if await jobs.shutdown.drain():
+        await asyncio.sleep(LINGER_S)
+    await calls.end_calls(ENDING_S)
 
 
 def _add_services(server: grpc.aio.Server, service: StyleTransferService) -> HealthServicer:

@@ -1,7 +1,8 @@
 """The page and the HTTP API beside the gRPC port (``--web``): a child process, so that it cannot take the server down.
 
 It is ``impasto web``, connected by a private Unix socket: no certificate has to fit, and whoever calls it is identified by
-the token that it passes on. If it ends, it is started again; if this process is lost, it ends by itself.
+the token that it passes on. If it ends, it is started again. It ends when its stdin does: because this process is lost, or
+because the server stops and its calls have ended. Signals do not end it: terminals send them to it too, before that.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ logger = logging.getLogger(__name__)
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
 """Time before a page that ended is started again; doubled each time, and reset when one has lived for a while."""
 STEADY_S = 60.0
-STOPPING_S = 8.0
-"""Time that the page has to stop before it is killed."""
+GRACE_S, STOPPING_S = 3, 8.0
+"""Time for answers of the page once all calls have ended, and time that it has to stop before it is killed."""
 _LIBRARIES = ("fastapi", "uvicorn", "python_multipart")
 
 
@@ -79,13 +80,14 @@ class Web:
 
     async def _run_once(self) -> int:
         """Run the page to its end; return its exit code."""
-        command = ("-m", "impasto", "web", "--listen", self._listen, "--server", self.target, "--until-eof")
-        child = await asyncio.create_subprocess_exec(sys.executable, *command, stdin=asyncio.subprocess.PIPE)
+        command = ("-m", "impasto", "web", "--listen", self._listen, "--server", self.target, "--grace-s", str(GRACE_S))
+        child = await asyncio.create_subprocess_exec(sys.executable, *command, "--until-eof", stdin=asyncio.subprocess.PIPE)
         try:
             return await child.wait()
         finally:
             if child.returncode is None:
-                child.terminate()
+                assert child.stdin is not None  # noqa: S101 - see above
+                child.stdin.close()
                 try:
                     await asyncio.wait_for(child.wait(), STOPPING_S)
                 except TimeoutError:

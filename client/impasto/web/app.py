@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -17,14 +17,13 @@ from starlette.middleware.cors import CORSMiddleware
 from impasto.errors import ImpastoError
 from impasto.protobuf_fields import invalid
 from impasto.web import openapi, pages, routes_images, routes_jobs, statuses
+from impasto.web.endings import Endings
 from impasto.web.gateway import Gateway
 from impasto.web.heads import Heads
 from impasto.web.limits import App, BodyLimit
 from impasto.web.security import Security
 from impasto.web.settings import WebSettings
 
-STOPPING_S = 3
-"""Time for answers under way when the gateway stops."""
 BACKLOG = 2048
 _SENT_HEADERS = ["Authorization", "Content-Type", "If-None-Match", "Last-Event-ID"]
 _READ_HEADERS = ["Content-Disposition", "ETag", "Impasto-Job-Id", "Location", "Retry-After"]
@@ -70,7 +69,7 @@ def create_app(settings: WebSettings) -> FastAPI:
 
 def guarded(app: FastAPI, settings: WebSettings) -> App:
     """Return an application behind its limits: what they reject never reaches it, and its errors have their headers too."""
-    return Security(BodyLimit(Heads(app), settings.max_body_bytes), settings)
+    return Endings(Security(BodyLimit(Heads(app), settings.max_body_bytes), settings))
 
 
 def _described(app: FastAPI) -> dict[str, Any]:
@@ -85,12 +84,15 @@ class Server(uvicorn.Server):
     Args:
         settings: What to serve.
         on_ready: Called with the address of the page.
+        obeys_signals: Whether SIGTERM and SIGINT stop it; else only ``should_exit`` does.
     """
 
-    def __init__(self, settings: WebSettings, on_ready: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, settings: WebSettings, on_ready: Callable[[str], None] = lambda _: None, *, obeys_signals: bool = True
+    ) -> None:
         app = create_app(settings)
         self._gateway: Gateway = app.state.gateway
-        self._on_ready = on_ready
+        self._on_ready, self._obeys_signals = on_ready, obeys_signals
         self._settings = settings
         config = uvicorn.Config(
             guarded(app, settings),
@@ -99,11 +101,17 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=STOPPING_S,
+            timeout_graceful_shutdown=settings.grace_s,
             backlog=BACKLOG,
             lifespan="on",
         )
         super().__init__(config)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at signals, if it obeys them."""
+        with super().capture_signals() if self._obeys_signals else contextlib.nullcontext():
+            yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say where."""
@@ -137,10 +145,10 @@ def listening(settings: WebSettings) -> socket.socket:
     return made
 
 
-async def serve(settings: WebSettings, on_ready: Callable[[str], None] = lambda _: None) -> None:
-    """Serve until SIGTERM or SIGINT.
+async def serve(server: Server, settings: WebSettings) -> None:
+    """Serve until the server is told to stop.
 
     Raises:
-        InvalidRequest: If a setting cannot be used.
+        InvalidRequest: If the address is unavailable.
     """
-    await Server(settings, on_ready).serve([listening(settings)])
+    await server.serve([listening(settings)])

@@ -22,6 +22,7 @@ class WebSettings:
             addresses if it listens on that interface, and for any name if it listens on another one.
         origins: Origins of other sites whose scripts may call the API (CORS), such as ``https://example.org``.
         max_body_bytes: Largest body of a request.
+        grace_s: Time for requests in progress when the gateway stops.
     """
 
     server: str | None = None
@@ -29,6 +30,7 @@ class WebSettings:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     max_body_bytes: int = 64 * MIB
+    grace_s: int = 10
 
     def __post_init__(self) -> None:
         host, _, port = self.listen.rpartition(":")

@@ -60,7 +60,7 @@ async def events(stream: httpx.Response) -> AsyncIterator[tuple[str, str, Any]]:
 @asynccontextmanager
 async def gateway(target: str, **settings: Any) -> AsyncIterator[tuple[Server, str]]:
     """Run a gateway before the server at an address."""
-    chosen = WebSettings(target, **{"listen": "127.0.0.1:0", **settings})
+    chosen = WebSettings(target, **{"listen": "127.0.0.1:0", "grace_s": 3, **settings})
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     server = Server(chosen, ready.set_result)
     task = asyncio.create_task(server.serve([listening(chosen)]))
