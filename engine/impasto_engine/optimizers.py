@@ -81,9 +81,12 @@ def stalled(state: State) -> Tensor:
 
 
 def converged(state: State) -> Tensor:
-    """Return, per sample, whether the relative decrease over the last :data:`WINDOW` steps is below its tolerance."""
-    loss, tolerance = state["terms"].sum(dim=1), state["tolerance"]
-    return (tolerance > 0) & (state["recent"][:, 0] - loss < tolerance * loss)
+    """Return, per sample, whether the relative decrease over the last :data:`WINDOW` steps is below its tolerance.
+
+    A loss above one of theirs is no convergence: Adam's may rise at first, and L-BFGS accepts no rise.
+    """
+    loss, tolerance, recent = state["terms"].sum(dim=1), state["tolerance"], state["recent"]
+    return (tolerance > 0) & (loss <= recent.amin(dim=1)) & (recent[:, 0] - loss < tolerance * loss)
 
 
 def note_loss(state: State) -> None:

@@ -192,6 +192,17 @@ def test_a_tolerance_ends_a_job_that_hardly_gets_better(network: Network) -> Non
     assert ten_before - last.losses.total < 0.5 * last.losses.total
 
 
+def test_a_loss_that_rises_is_no_convergence(network: Network) -> None:
+    """Adam's first steps are too long at a high learning rate; the job ends at a lowest loss, not at a rise."""
+    steps: list[Step] = []
+    hasty = replace(PLAIN, steps=60, optimizer="adam", learning_rate=0.3, tolerance=0.002)
+    paint(network, job(parameters=hasty), steps.append)
+    losses = [step.losses.total for step in steps]
+    assert losses[10] > losses[0], "there is no rise to test"
+    assert losses[-1] < losses[0]
+    assert len(steps) == 60 or losses[-1] == min(losses[-11:])
+
+
 def test_a_schedule_says_sizes_and_steps() -> None:
     """A schedule replaces the levels, and the derived parameters are filled in."""
     parameters = settled(replace(PLAIN, schedule=((24, 3), (36, 2), (48, 4))))
