@@ -131,7 +131,7 @@ class Metrics:
         self.storage = self._gauge("impasto_storage_bytes", "Size of the jobs' pictures on disk.")
         self.storage_limit = self._gauge("impasto_storage_limit_bytes", "Size limit of the jobs' pictures on disk.")
         self.lag = self._histogram("impasto_event_loop_lag_seconds", "Delay of the event loop.", CALL_BUCKETS[:12])
-        text = "Event loop iterations that took longer than 100 ms; the log has their stacks."
+        text = "Event loop iterations that took longer than 100 ms."
         self.blocked = self._counter("impasto_event_loop_blocked", text)
         text = "Internal faults: scheduler or housekeeping failures, unhandled exceptions, inconsistent jobs."
         self.faults = self._counter("impasto_faults", text, "kind")

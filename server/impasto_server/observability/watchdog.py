@@ -10,8 +10,8 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from impasto_server.observability.metrics import Metrics
@@ -23,6 +23,23 @@ BLOCKED_S = 0.1
 BEAT_S = 0.02
 TELL_AGAIN_S = 10.0
 """Minimum time between logged stacks; every block is counted."""
+LASTING_S = 1.0
+"""A block is logged when it ends, or after this time."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A turn of the loop that takes too long.
+
+    Attributes:
+        began: When it began, by the monotonic clock.
+        stack: Where the loop was.
+        waited_s: How long its thread had waited for a processor before.
+    """
+
+    began: float
+    stack: traceback.StackSummary
+    waited_s: float
 
 
 class Watchdog:
@@ -37,7 +54,7 @@ class Watchdog:
         self._metrics = metrics
         self._blocked_s = blocked_s
         self._loop = asyncio.get_running_loop()
-        self._thread_id = threading.get_ident()
+        self._thread_id, self._task_id = threading.get_ident(), threading.get_native_id()
         self._last_beat = time.monotonic()
         self._logged = -TELL_AGAIN_S
         self._stopped = threading.Event()
@@ -55,26 +72,42 @@ class Watchdog:
 
     def _watch(self) -> None:
         counted = 0.0
+        block: _Block | None = None
+        waited_s = self._waited_s()
         while not self._stopped.wait(self._blocked_s / 2):
-            beaten = self._last_beat
-            late = time.monotonic() - beaten
-            if late > self._blocked_s and beaten != counted:
-                counted = beaten  # each iteration once, however long it takes
+            beaten, now = self._last_beat, time.monotonic()
+            if block is not None and (beaten != block.began or now - block.began > LASTING_S):
+                self._tell(block, (now if beaten == block.began else beaten) - block.began)
+                block = None
+            if now - beaten <= self._blocked_s:
+                waited_s = self._waited_s()
+            elif beaten != counted:
+                counted = beaten  # each turn once, however long it takes
                 self._metrics.blocked.inc()
-                self._log_stack(sys._current_frames().get(self._thread_id), late)
+                frame = sys._current_frames().get(self._thread_id)
+                block = _Block(beaten, traceback.extract_stack(frame, limit=12), waited_s) if frame else None
 
-    def _log_stack(self, frame: FrameType | None, late: float) -> None:
-        now = time.monotonic()
-        if frame is None or now - self._logged < TELL_AGAIN_S:
+    def _waited_s(self) -> float:
+        """Return how long the loop's thread has waited for a processor so far; 0 where the system does not say it."""
+        try:
+            waited_ns = Path(f"/proc/self/task/{self._task_id}/schedstat").read_text().split()[1]
+        except (OSError, IndexError):
+            return 0.0
+        return int(waited_ns) / 1e9
+
+    def _tell(self, block: _Block, lasted_s: float) -> None:
+        """Log a block; with a level for developers if a processor was what the loop lacked."""
+        waited_s = self._waited_s() - block.waited_s
+        if waited_s > lasted_s / 2:
+            logger.debug("the event loop waited %.0f of %.0f ms for a processor", waited_s * 1e3, lasted_s * 1e3)
             return
-        self._logged = now
-        stack = traceback.extract_stack(frame, limit=12)
-        own = next((entry for entry in reversed(stack) if "impasto" in entry.filename), stack[-1])
-        text = (
-            "the event loop was blocked for %.0f ms, by this server or by other programs on this machine; it was in %s (%s:%d)"
-        )
-        logger.warning(text, late * 1e3, own.name, Path(own.filename).name, own.lineno or 0)
-        logger.debug("its stack:\n%s", "".join(stack.format()))
+        if block.began - self._logged < TELL_AGAIN_S:
+            return
+        self._logged = block.began
+        own = next((entry for entry in reversed(block.stack) if "impasto" in entry.filename), block.stack[-1])
+        text = "the event loop was blocked for %.0f ms; it was in %s (%s:%d)"
+        logger.warning(text, lasted_s * 1e3, own.name, Path(own.filename).name, own.lineno or 0)
+        logger.debug("its stack:\n%s", "".join(block.stack.format()))
 
 
 @contextlib.contextmanager
