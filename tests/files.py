@@ -69,6 +69,11 @@ ODD_METADATA = {
     "checksum": chunk(b"tEXt", b"note\0text", checksum=1),
     "gamma": chunk(b"gAMA", struct.pack(">I", 45_455), checksum=1),
     "pHYs": chunk(b"pHYs", b"short"),
+    "short gamma": chunk(b"gAMA", b"\0\1"),
+    "short primaries": chunk(b"cHRM", bytes(9)),
+    "empty sRGB": chunk(b"sRGB", b""),
+    "short animation": chunk(b"acTL", bytes(3)),
+    "short frame": chunk(b"acTL", struct.pack(">II", 1, 0)) + chunk(b"fcTL", bytes(5)),
     "tIME": chunk(b"tIME", bytes(700)),
     "private": chunk(b"prVt", noise(5000)),
 }

@@ -54,12 +54,34 @@ def converted(data: bytes, field: str, encode: Callable[[Image.Image, str], byte
                 if image.width * image.height > MOST_PIXELS:
                     text = f"has {image.width} x {image.height} pixels; at most {MOST_PIXELS} are converted"
                     raise invalid(field, text)
+                if kind == "TIFF" and (odd := _odd_tiff(image)):
+                    raise invalid(field, f"is a TIFF file {odd}; save it again as PNG, or with 8 bits per value", "UNREADABLE")
                 image.load()
                 return encode(image, field)
     except UnidentifiedImageError:  # its text has the object in memory
         raise invalid(field, f"is a {kind} file that cannot be read", "UNREADABLE") from None
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
         raise invalid(field, f"is a {kind} file that cannot be read: {shown(error)}", "UNREADABLE") from None
+
+
+_SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT, _DNG = 254, 258, 259, 262, 284, 339, 50706
+
+
+def _odd_tiff(image: Image.Image) -> str:
+    """Return what Pillow would read wrongly in a TIFF file, without an error; empty if nothing is known."""
+    tags = image.tag_v2  # type: ignore[attr-defined]  # of TIFF files
+    bits = max(tags.get(_BITS, (1,)))
+    if tags.get(_SUBFILE, 0) & 1 or _DNG in tags:
+        return "whose first picture is only a preview, as in raw photos"
+    if bits not in (1, 2, 4, 8, 16, 32):
+        return f"with {bits} bits per value"
+    if 2 in tags.get(_SAMPLE_FORMAT, ()) and bits < 32:
+        return "with signed values"
+    if bits == 16 and tags.get(_PLANES, 1) == 2 and tags.get(_COMPRESSION, 1) == 1 and len(image.getbands()) > 1:
+        return "with 16 bits per value in separate planes"
+    if bits == 16 and tags.get(_PHOTOMETRIC, 1) == 0:
+        return "with 16 bits per value whose zero is white"
+    return ""
 
 
 def _check_readable(kind: str, field: str) -> None:

@@ -130,9 +130,14 @@ def _encoded(picture: Picture, field: str) -> bytes:
             return Path(picture).read_bytes()
         if isinstance(picture, UploadedImage) or not hasattr(picture, "read"):
             raise TypeError(f"{field} must be a path, bytes, a PIL image or an open file, not {type(picture).__name__}")
-        data = picture.read()
+        data: bytes | str = picture.read()
     except OSError as error:
         text = f"cannot be read: {error.strerror or error}: {error.filename or 'the given file'}"
+        raise InvalidRequest(f"{field}: {text}", reason="UNREADABLE", violations=(Violation(field, text),)) from None
+    except UnicodeDecodeError:
+        data = ""
+    except ValueError as error:  # a closed file, or a path with a null byte
+        text = f"cannot be read: {error}"
         raise InvalidRequest(f"{field}: {text}", reason="UNREADABLE", violations=(Violation(field, text),)) from None
     if not isinstance(data, bytes):
         text = "the file is not open in binary mode"
@@ -199,7 +204,8 @@ def _through_profiles(image: Image.Image, source: Any) -> Image.Image:
 def _sixteen_bits(image: Image.Image, field: str) -> Image.Image:
     mode, values = image.mode, image if image.mode == "F" else image.convert("I")
     low, high = cast("tuple[float, float]", values.getextrema())
-    if mode != "F" and low >= 0 and high <= 65_535:
+    eight = mode == "I" and 0 < high <= 255  # of 32 bits: they may be 8-bit values, or nearly black
+    if mode != "F" and low >= 0 and high <= 65_535 and not eight:
         return values.convert("I;16")
     text = f"has mode {mode} with values from {low:g} to {high:g}, whose scale is unknown; convert it to 8 or 16 bits first"
     raise InvalidRequest(f"{field}: {text}", reason="INVALID_FIELD", violations=(Violation(field, text),))
@@ -219,7 +225,13 @@ _TURNS = {
 
 
 def _orientation(image: Image.Image) -> int:
+    """Return the orientation in a picture's EXIF. Pillow would take one from XMP too, which browsers ignore."""
+    hidden: dict[str | tuple[int, int], Any] = {
+        name: image.info.pop(name) for name in ("xmp", "XML:com.adobe.xmp", "Raw profile type xmp") if name in image.info
+    }
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # metadata from anywhere; Pillow raises many kinds of errors for them
         return 1
+    finally:
+        image.info.update(hidden)

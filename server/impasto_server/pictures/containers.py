@@ -12,11 +12,13 @@ from collections.abc import Iterator
 
 import simplejpeg
 
-PNG = b"\x89PNG\r\n\x1a\n"
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 MAX_PROFILE_BYTES = 8 << 20
 """Larger colour profiles are ignored."""
-_KEPT = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"acTL", b"fcTL", b"fdAT"})
-"""Chunks that determine the pixels. All others are metadata."""
+_KEPT = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"})
+"""Chunks that determine the pixels. All others are metadata, or of an animation."""
+_ANIMATION = {b"acTL": 8, b"fcTL": 26, b"fdAT": 4}
+"""Chunks of an animation, and their length, or at least so much. If one is wrong, the picture is a still one."""
 _CHECKED = frozenset({b"IHDR", b"PLTE", b"IDAT"})
 """Chunks whose checksum must be right, as libpng requires."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -34,10 +36,11 @@ def plain_png(data: bytes) -> tuple[bytes, bytes | None, bytes | None]:
         TruncatedError: If pixels are missing.
         ValueError: If it is damaged.
     """
-    kept, profile, exif = [PNG], None, None
+    kept: list[tuple[bytes, bytes]] = []
+    profile, exif = None, None
     pixels: list[memoryview] = []
     header = b""
-    ended = False
+    ended, animated = False, True
     for kind, body, whole, checksum in _chunks(data):
         if kind in _CHECKED and zlib.crc32(body, zlib.crc32(kind)) != checksum:
             raise ValueError(f"the checksum of a chunk {kind.decode()} is wrong")
@@ -50,10 +53,13 @@ def plain_png(data: bytes) -> tuple[bytes, bytes | None, bytes | None]:
         elif kind == b"eXIf":
             exif = bytes(body)
         if kind == b"tRNS" and len(header) == 13:
-            kept.append(_chunk(kind, _eight_bit_transparency(bytes(body), depth=header[8], color=header[9])))
-        elif kind in _KEPT:
+            kept.append((kind, _chunk(kind, _eight_bit_transparency(bytes(body), depth=header[8], color=header[9]))))
+        elif kind in _KEPT or kind in _ANIMATION:
             # Other checksums are recomputed: a wrong checksum of an unneeded chunk is no reason to reject a picture.
-            kept.append(bytes(whole) if kind in _CHECKED else _chunk(kind, bytes(body)))
+            kept.append((kind, bytes(whole) if kind in _CHECKED else _chunk(kind, bytes(body))))
+        if kind in _ANIMATION:
+            wanted = _ANIMATION[kind]
+            animated &= len(body) == wanted or (kind == b"fdAT" and len(body) > wanted)
         if kind == b"IEND":
             ended = True
             break
@@ -61,7 +67,7 @@ def plain_png(data: bytes) -> tuple[bytes, bytes | None, bytes | None]:
         raise TruncatedError("its end is missing")
     if len(header) == 13:  # else Pillow reports the problem
         _check_rows(header, pixels)
-    return b"".join(kept), profile, exif
+    return b"".join([PNG, *(whole for kind, whole in kept if animated or kind not in _ANIMATION)]), profile, exif
 
 
 def check_jpeg(data: bytes) -> None:

@@ -57,7 +57,7 @@ def open_image(data: bytes, max_pixels: int, background: str = "white") -> Image
             containers.check_webp(data)
             image = Image.open(io.BytesIO(plain), formats=FORMATS)
             _check_size(image.width, image.height, max_pixels)
-            if image.format == "JPEG":
+            if data.startswith(containers.JPEG):  # Pillow calls one with a second picture behind it MPO
                 containers.check_jpeg(data)
             image.load()
             profile = profile or image.info.get("icc_profile")
@@ -225,12 +225,13 @@ def _png_size(data: bytes) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image, block: bytes | None) -> int:
-    """Return a picture's orientation, from an EXIF block or its own metadata; 1, upright, if it cannot be read."""
+    """Return a picture's orientation, from an EXIF block or its own; 1, upright, if there is none or it cannot be read.
+
+    Pillow's ``getexif`` would take an orientation from XMP too, which browsers ignore.
+    """
     try:
-        exif = image.getexif()
-        if block is not None:
-            exif = Image.Exif()
-            exif.load(block)
+        exif = Image.Exif()
+        exif.load(block or image.info.get("exif") or b"")
         return int(exif.get(_ORIENTATION, 1))
     except Exception:  # untrusted metadata; Pillow raises many kinds of errors for it
         return 1
@@ -245,15 +246,21 @@ def _to_rgb(image: Image.Image, profile: object, background: str) -> Image.Image
     """Return 8-bit RGB in sRGB, with transparent pictures put on a background."""
     if image.mode in ("I", "I;16", "I;16B", "I;16L"):
         image = _eight_bits(image)
+    opacity: Image.Image | None = None
     if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
         rgba = image.convert("RGBA")
-        image = Image.new("RGB", image.size, background)
-        image.paste(rgba, mask=rgba.getchannel("A"))
+        opacity = rgba.getchannel("A")
+        image = rgba.getchannel("R") if image.mode in ("L", "LA", "La") else rgba.convert("RGB")  # a profile of grey fits grey
     elif image.mode in ("P", "1"):
         image = image.convert("RGB")  # a profile applies to colours, not to palette indices
     if isinstance(profile, bytes):
         image = _to_srgb(image, profile)
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    if opacity is None:
+        return image
+    below = Image.new("RGB", image.size, background)
+    below.paste(image, mask=opacity)
+    return below
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

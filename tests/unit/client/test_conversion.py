@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,67 @@ def test_redo_finds_sources_that_were_converted(tmp_path: Path) -> None:
     (tmp_path / "scan.tif").write_bytes(data)
     wanted = hashlib.sha256(to_bytes(data, "content")).hexdigest()
     assert list(_find({wanted: "scan.tif"}, [tmp_path])) == [wanted]
+
+
+def tiff(*, bits: int = 8, samples: int = 1, **tags: int) -> bytes:
+    """Return an uncompressed TIFF of 8 x 8 pixels, little-endian.
+
+    Args:
+        bits: Bits per value.
+        samples: Values per pixel.
+        tags: More tags, each by the number after its first letter.
+    """
+    data = bytes(8 * 8 * samples * bits // 8)
+    numbers = {256: 8, 257: 8, 258: bits, 259: 1, 262: 2 if samples == 3 else 1, 273: 8, 277: samples, 278: 8, 279: len(data)}
+    numbers |= {int(name[1:]): value for name, value in tags.items()}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(numbers.items()))
+    directory = struct.pack("<H", len(numbers)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory
+
+
+@pytest.mark.parametrize(
+    ("odd", "text"),
+    [
+        ({"bits": 12}, "12 bits per value"),
+        ({"bits": 16, "t339": 2}, "signed values"),
+        ({"bits": 16, "t262": 0}, "zero is white"),
+        ({"t254": 1}, "only a preview"),
+        ({"bits": 16, "t50706": 1}, "only a preview"),
+    ],
+)
+def test_files_that_pillow_reads_wrongly_without_a_word_are_refused_by_name(odd: dict[str, int], text: str) -> None:
+    """Scanners, microscopes and raw photos."""
+    assert sent(tiff()).size == sent(tiff(bits=16)).size == (8, 8)
+    with pytest.raises(InvalidRequest, match=f"content: .*{text}"):
+        sent(tiff(**odd))
+
+
+def test_planes_of_16_bits_are_refused_where_pillow_mixes_them_up() -> None:
+    """It reads the first plane's rows as pixels of all three. Planes of 8 bits, and compressed ones, are right."""
+    values = np.arange(8 * 8, dtype="<u2").reshape(8, 8) * 900
+    found = tiff(bits=16, samples=3, t284=2)
+    strips = b"".join(plane.tobytes() for plane in (values, values, values))
+    data = found[:8] + strips + found[8 + len(strips) :]
+    with pytest.raises(InvalidRequest, match="content: .*separate planes"):
+        sent(data)
+
+
+def test_orientation_in_xmp_only_turns_nothing() -> None:
+    """As in browsers; a picture's EXIF counts."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    image = COLOUR.copy()
+    image.info["xmp"] = xmp
+    assert Image.open(io.BytesIO(to_bytes(image, "content"))).size == COLOUR.size
+    assert image.info["xmp"] == xmp
+    image.getexif()[0x0112] = 6
+    assert Image.open(io.BytesIO(to_bytes(image, "content"))).size == COLOUR.size[::-1]
+
+
+def test_a_file_in_text_mode_and_a_path_that_cannot_be_are_told_by_their_field(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(encoded(COLOUR, "JPEG"))
+    with (tmp_path / "photo.jpg").open(encoding="utf-8") as file, pytest.raises(InvalidRequest, match="content: .*binary mode"):
+        to_bytes(file, "content")  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="content: cannot be read: .*null"):
+        to_bytes("a\0b", "content")
+    with pytest.raises(InvalidRequest, match="content: cannot be read: .*closed"):
+        to_bytes(file, "content")  # type: ignore[arg-type]

@@ -163,6 +163,49 @@ def test_a_colour_profile_is_converted_and_a_broken_one_ignored() -> None:
     assert open_image(file(patchwork(), icc_profile=b"no profile"), LIMIT).tobytes() == plain
 
 
+def linear_grey() -> bytes:
+    """Return a colour profile of grey whose values are proportional to light."""
+    curve = b"curv" + bytes(8)
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    tags = struct.pack(">I", 2) + b"kTRC" + struct.pack(">2I", 156, 12) + b"wtpt" + struct.pack(">2I", 168, 20)
+    head = struct.pack(">I", 188) + bytes(4) + b"\x02\x10\0\0mntrGRAYXYZ " + bytes(12) + b"acsp" + bytes(28)
+    return (head + struct.pack(">3i", 63190, 65536, 54061)).ljust(128, b"\0") + tags + curve + white
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "tRNS", "I;16"])
+def test_a_profile_of_grey_is_applied_whether_or_not_the_picture_has_transparency(mode: str) -> None:
+    """A fifth of the light is the value 124 in sRGB; what is transparent is white."""
+    kind = "L" if mode == "tRNS" else mode
+    image = Image.new(kind, (4, 4), {"LA": (51, 255), "I;16": 51 * 257}.get(kind, 51))
+    extra: dict[str, object] = {"transparency": 7} if mode == "tRNS" else {}
+    if kind == "LA":
+        image.putpixel((0, 0), (51, 0))
+    opened = open_image(file(image, icc_profile=linear_grey(), **extra), LIMIT)
+    assert opened.getpixel((2, 2)) == pytest.approx((124, 124, 124), abs=1)
+    assert opened.getpixel((0, 0)) == ((255, 255, 255) if kind == "LA" else opened.getpixel((2, 2)))
+
+
+def test_orientation_is_that_of_exif_and_not_of_xmp() -> None:
+    """As in browsers."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    for name in ("JPEG", "WEBP"):
+        assert open_image(file(patchwork(), name, xmp=xmp), LIMIT).size == (40, 20), name
+
+
+def test_a_phones_photo_with_a_second_picture_is_complete_or_refused() -> None:
+    """Pillow calls such a JPEG MPO."""
+    pair = file(patchwork(size=(320, 240)), "MPO", save_all=True, append_images=[patchwork(size=(320, 240))], quality=95)
+    assert open_image(pair, LIMIT).size == (320, 240)
+    scan = pair.index(b"\xff\xda")
+    end = pair.index(b"\xff\xd9", scan)
+    holed = pair[: scan + 20] + bytes(end - scan - 20) + pair[end:]
+    cut = pair[: scan + (end - scan) // 2] + pair[end:]
+    with pytest.raises(ImageError, match="truncated"):
+        open_image(cut, LIMIT)
+    with pytest.raises(ImageError, match="truncated|damaged"):
+        open_image(holed, LIMIT)
+
+
 def test_an_animation_gives_its_first_frame() -> None:
     """The others are not even decoded."""
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
