@@ -94,7 +94,8 @@ class Retry:
             ImpastoError: The error itself, if it cannot be retried or the time is over.
         """
         now = time.monotonic()
-        self._ever_answered = self._ever_answered or error.reason == CONNECTION_LOST
+        # The server's own errors, such as DRAINING, have its status: the address is right.
+        self._ever_answered = self._ever_answered or error.reason == CONNECTION_LOST or error.status is not None
         self._unavailable_since = self._unavailable_since if self._unavailable_since is not None else now
         late = self._deadline is not None and now + self._delay_s > self._deadline
         if (

@@ -165,11 +165,10 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
             try:
                 yield RunningServer(address, jobs, metrics, joining.address)
             finally:  # before the page ends: its callers wait for their pictures too
-                for task in tasks:
-                    task.cancel()
-                pulse.serving = False
                 await _drain(servicer, jobs, interceptor)
     finally:
+        for task in tasks:  # gauges and webhooks go on while jobs end
+            task.cancel()
         await server.stop(STOP_GRACE_S)
         await jobs.shutdown.stop()
         await joining.close()
@@ -182,6 +181,7 @@ async def serving(config: ServerConfig, workers: Sequence[WorkerHandle]) -> Asyn
 
 async def _drain(health: HealthServicer, jobs: Assembly, calls: CallInterceptor) -> None:
     """Report NOT_SERVING, let jobs end, and then end the calls."""
+    jobs.shutdown.begin()
     await health.enter_graceful_shutdown()
     if await jobs.shutdown.drain():
         await asyncio.sleep(LINGER_S)

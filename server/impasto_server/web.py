@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from impasto_server.config import ServerConfig
+from impasto_server.stops import shielded
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ class Web:
     async def _run_once(self) -> int:
         """Run the page to its end; return its exit code."""
         command = ("-m", "impasto", "web", "--listen", self._listen, "--server", self.target, "--grace-s", str(GRACE_S))
-        child = await asyncio.create_subprocess_exec(sys.executable, *command, "--until-eof", stdin=asyncio.subprocess.PIPE)
+        with shielded():
+            child = await asyncio.create_subprocess_exec(sys.executable, *command, "--until-eof", stdin=asyncio.subprocess.PIPE)
         try:
             return await child.wait()
         finally:

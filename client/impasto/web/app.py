@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -25,6 +28,7 @@ from impasto.web.security import Security
 from impasto.web.settings import WebSettings
 
 BACKLOG = 2048
+_STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
 _SENT_HEADERS = ["Authorization", "Content-Type", "If-None-Match", "Last-Event-ID"]
 _READ_HEADERS = ["Content-Disposition", "ETag", "Impasto-Job-Id", "Location", "Retry-After"]
 
@@ -84,7 +88,7 @@ class Server(uvicorn.Server):
     Args:
         settings: What to serve.
         on_ready: Called with the address of the page.
-        obeys_signals: Whether SIGTERM and SIGINT stop it; else only ``should_exit`` does.
+        obeys_signals: Whether SIGTERM, SIGINT and SIGHUP stop it; else only ``should_exit`` does.
     """
 
     def __init__(
@@ -109,9 +113,23 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop at signals, if it obeys them."""
-        with super().capture_signals() if self._obeys_signals else contextlib.nullcontext():
+        """Stop at signals, if it obeys them; that is a normal end, which uvicorn would turn into a death by the signal."""
+        stops = [getattr(signal, name) for name in _STOPS if hasattr(signal, name)]
+        if not self._obeys_signals or threading.current_thread() is not threading.main_thread():
             yield
+            return
+        before = {number: signal.signal(number, self._on_stop) for number in stops}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        """Stop within the grace time; at once when told a second time. A closed terminal does not cut the grace time."""
+        del frame
+        self.force_exit = self.should_exit and number != getattr(signal, "SIGHUP", None)
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say where."""
@@ -151,4 +169,10 @@ async def serve(server: Server, settings: WebSettings) -> None:
     Raises:
         InvalidRequest: If the address is unavailable.
     """
+    logging.getLogger("uvicorn.error").addFilter(_not_of_grace)
     await server.serve([listening(settings)])
+
+
+def _not_of_grace(record: logging.LogRecord) -> bool:
+    """Drop uvicorn's error about requests that outlast the grace time: they have their answer."""
+    return "timeout graceful shutdown exceeded" not in str(record.msg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from impasto_server.config import ServerConfig
@@ -19,6 +20,7 @@ from impasto_server.workers.pool import WorkerPool
 
 logger = logging.getLogger(__name__)
 
+LOOK_S = 0.05
 PARKING_S = 10.0
 """How long workers may take to write the states of their jobs."""
 
@@ -40,10 +42,15 @@ class Shutdown:
         self._config, self._table, self._store, self._pool, self._reports = config, table, store, pool, reports
         self._hurry = asyncio.Event()
 
+    def begin(self) -> None:
+        """Accept no new jobs."""
+        self._table.draining = True
+
     async def drain(self) -> bool:
         """Accept no new jobs, and let running jobs finish within the grace time.
 
-        Jobs that remain are kept with their state for the next process if the store is durable; else they are cancelled.
+        A job that stops running meanwhile, because its worker was lost, is not waited for if the next process resumes it. Jobs
+        that remain are kept with their state for the next process if the store is durable; else they are cancelled.
 
         Returns:
             Whether callers may still fetch results: there were jobs to wait for, and the grace time was not cut.
@@ -69,7 +76,7 @@ class Shutdown:
 
     async def _wait_for(self, job_ids: list[str]) -> list[str]:
         """Wait for jobs to end, at most for the grace time; return those that have not ended."""
-        ends: asyncio.Future[Any] = asyncio.gather(*(self._table.runtimes[job_id].ended.wait() for job_id in job_ids))
+        ends = asyncio.ensure_future(self._all_settle(job_ids))
         hurry: asyncio.Future[Any] = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait({ends, hurry}, timeout=self._config.grace_s, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
@@ -78,6 +85,17 @@ class Shutdown:
             await ends
         runtimes = self._table.runtimes
         return [job_id for job_id in job_ids if job_id in runtimes and not runtimes[job_id].ended.is_set()]
+
+    async def _all_settle(self, job_ids: Sequence[str]) -> None:
+        while not all(map(self._settled, job_ids)):  # noqa: ASYNC110 - a state has no event
+            await asyncio.sleep(LOOK_S)
+
+    def _settled(self, job_id: str) -> bool:
+        """Return whether a job has ended, or no longer runs and waits for the next process."""
+        runtime, job = self._table.runtimes.get(job_id), self._store.get(job_id)
+        if runtime is None or job is None or runtime.ended.is_set():
+            return True
+        return self._store.durable and job.state in (JobState.QUEUED, JobState.PAUSED)
 
     async def _park_all(self, job_ids: list[str]) -> None:
         running = [job for job, _ in self._table.unended() if job.job_id in job_ids and job.state is JobState.RUNNING]

@@ -14,7 +14,6 @@ import importlib
 import logging
 import os
 import resource
-import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from impasto_server.domain.errors import ServiceError, invalid
+from impasto_server.stops import ignore_stops, shielded
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ class _Decoder:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-c", _START, str(theirs.fileno()), preload]
-            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603
+            with shielded():
+                process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603
         return cls(process, Connection(ours.detach()))
 
     @property
@@ -252,8 +253,7 @@ class Decoders:
 
 def serve(descriptor: int, preload: str) -> None:
     """Run the requested functions until the connection closes. The entry point of the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_stops()
     _bound_memory()
     if preload:
         importlib.import_module(preload)

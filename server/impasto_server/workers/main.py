@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import torch
 
 from impasto_engine.devices import free_memory, prepare
 from impasto_engine.weights import WeightsError, load_network
+from impasto_server.stops import ignore_stops
 from impasto_server.workers.failures import DeviceLostError
 from impasto_server.workers.lanes import lanes_for
 from impasto_server.workers.messages import Alive, CannotStart, Command, Report, WorkerSettings
@@ -34,9 +34,7 @@ ALIVE_S = 1.0
 
 def worker_main(connection: Connection, settings: WorkerSettings) -> None:
     """Run a worker until its pipe closes. The entry point of the spawned process."""
-    # The server decides when to stop: it closes the pipe. A Ctrl-C at the terminal reaches the whole process group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_stops()  # the server decides when to stop: it closes the pipe
     for name, value in ALLOCATOR.items():
         os.environ.setdefault(name, value)
     try:

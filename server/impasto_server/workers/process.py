@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import multiprocessing.resource_tracker
 import queue
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Protocol
 
+from impasto_server.stops import shielded
 from impasto_server.workers.messages import Command, Report, WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -84,7 +86,10 @@ class ProcessWorker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_run, args=(theirs, self._settings), name=f"impasto-{self.name}", daemon=True)
-        process.start()
+        with shielded():
+            multiprocessing.resource_tracker.ensure_running()  # which would unblock the signals while a worker starts
+        with shielded():
+            process.start()
         theirs.close()
         self._process = process
         self._outbox = queue.SimpleQueue()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from google.rpc import status_pb2
 
 from impasto import retry
 from impasto.errors import InvalidRequest, Unavailable
@@ -33,6 +34,13 @@ def test_only_absence_is_borne_and_only_so_long() -> None:
     patience = Retry(60.0, answered=False)
     patience.reset()
     assert patience.delay(AWAY) > 0
+
+
+def test_an_answer_that_the_server_is_away_is_borne_from_the_first_call_on() -> None:
+    """Such as DRAINING: the address is right."""
+    draining = Unavailable("the server is shutting down", reason="DRAINING")
+    draining.status = status_pb2.Status()
+    assert Retry(60.0, answered=False).delay(draining) > 0
 
 
 def test_a_timeout_bounds_all_tries_and_the_last_error_is_told() -> None:

@@ -251,6 +251,20 @@ async def test_a_lost_picture_fails_its_job_alone(tmp_path: Path) -> None:
             assert (await asyncio.wait_for(dispatcher.wait(dispatcher.get("j2")), 2)).state is JobState.SUCCEEDED
 
 
+async def test_a_drain_does_not_wait_for_a_job_whose_worker_was_lost(tmp_path: Path) -> None:
+    """The next server resumes it; in this one nothing starts any more."""
+    worker = FakeWorker(hang=True)
+    async with serving(tmp_path, worker, grace_s=60) as dispatcher:
+        job = await dispatcher.submit(spec(steps=30), "r", "d", detached=False)
+        await asyncio.sleep(0.05)
+        draining = asyncio.create_task(PARTS[dispatcher].shutdown.drain())
+        await asyncio.sleep(0.05)
+        assert not draining.done()
+        worker.die()
+        await asyncio.wait_for(draining, 10)
+        assert dispatcher.get(job.job_id).state is JobState.QUEUED
+
+
 async def test_a_server_that_stops_keeps_its_jobs_for_the_next(tmp_path: Path) -> None:
     """Running ones with their steps, waiting and paused ones in their places; watchers go on without gap or duplicate."""
     async with serving(tmp_path, FakeWorker(step_s=0.01)) as dispatcher:

@@ -1,0 +1,121 @@
+"""Stops as terminals and service managers send them: to the whole process group, and at any time."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+import impasto
+from tests.conftest import ServerProcess
+
+Png = Callable[..., bytes]
+STOPS = [signal.SIGHUP, signal.SIGINT, signal.SIGTERM]
+SERVE = [sys.executable, "-m", "impasto", "serve", "--listen", "127.0.0.1:0", "--device", "cpu", "--weights", "builtin"]
+
+
+def signal_all(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Signal a program and its children, as a terminal does."""
+    for each in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.send_signal(number)
+
+
+def wait_until(check: Callable[[], object], what: str) -> None:
+    until = time.monotonic() + 60
+    while not check():
+        assert time.monotonic() < until, what
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_to_the_whole_group_leaves_jobs_their_grace_time(png: Png, tmp_path: Path, number: signal.Signals) -> None:
+    """No worker ends before its job has; the page answers meanwhile, and the gauges go on."""
+    where = ("--data-dir", str(tmp_path / "data"), "--web", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+    server = ServerProcess(*where, "--grace-s", "60")
+    try:
+        with impasto.Client(server.address) as client:
+            endless: impasto.Options = {"size_px": 32, "steps": 9999, "optimizer": "adam"}
+            job = client.submit(png(), png(seed=1), **endless, time_limit_s=10, on_deadline="return_best")
+            wait_until(lambda: job.info().state == "running", "it runs")
+            waiting = [client.submit(png(), png(seed=2), **endless, priority=-1) for _ in range(3)]
+            address = re.findall(r"http://\S+/metrics", "".join(server.log))[0]
+            signal_all(server.process, number)
+            waiting[0].cancel()
+            wait_until(lambda: "impasto_queue_depth 2.0" in httpx.get(address, trust_env=False).text, "the gauge follows")
+            ended = job.result(60).job
+        assert (ended.state, ended.stop_reason, ended.attempts) == ("succeeded", "deadline", 1)
+        assert server.process.wait(40) == 0
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+    assert not [line for line in server.log if "ERROR" in line or "Traceback" in line or "Warning" in line]
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_to_the_whole_group_at_the_start_is_a_clean_stop(tmp_path: Path, number: signal.Signals) -> None:
+    """While workers and the page still import their libraries."""
+    command = [*SERVE, "--data-dir", str(tmp_path / "data"), "--web", "127.0.0.1:0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        before = next(line for line in process.stderr if "listening on" in line)
+        wait_until(lambda: len(psutil.Process(process.pid).children()) >= 2, "children")
+        signal_all(process, number)
+        _, rest = process.communicate(timeout=40)
+    assert process.returncode == 0, before + rest
+    assert "Traceback" not in rest
+    assert "ERROR" not in rest
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_gateway_ends_normally_and_quietly(real_server: ServerProcess, number: signal.Signals) -> None:
+    """Its exit code is 0, as a server's."""
+    command = [sys.executable, "-m", "impasto", "web", "--listen", "127.0.0.1:0", "--server", real_server.address]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert any("impasto page at" in line for line in process.stderr)
+        process.send_signal(number)
+        _, rest = process.communicate(timeout=30)
+    assert (process.returncode, rest) == (0, "")
+
+
+class StopWhenRunning(threading.Thread):
+    """Signals a program once a job runs."""
+
+    def __init__(self, client: impasto.Client, process: subprocess.Popen[str], number: signal.Signals) -> None:
+        super().__init__(daemon=True)
+        self.client, self.process, self.number = client, process, number
+
+    def run(self) -> None:
+        wait_until(lambda: list(self.client.jobs(["running"])), "a job runs")
+        self.process.send_signal(self.number)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_gateway_waits_for_requests_in_progress(real_server: ServerProcess, png: Png, number: signal.Signals) -> None:
+    """Within its grace time."""
+    command = [sys.executable, "-m", "impasto", "web", "--listen", "127.0.0.1:0", "--server", real_server.address]
+    with subprocess.Popen([*command, "--grace-s", "60"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        url = next(line.split()[-1] for line in process.stderr if "impasto page at" in line)
+        files = [("content", ("photo.png", png())), ("style", ("style.png", png(seed=1)))]
+        limited = {"size_px": "32", "steps": "9999", "optimizer": "adam", "time_limit": "5", "on_deadline": "RETURN_BEST"}
+        with httpx.Client(base_url=url, trust_env=False, timeout=60) as client, impasto.Client(real_server.address) as direct:
+            request = client.build_request("POST", "v1/stylize", files=files, data=limited)
+            stop = StopWhenRunning(direct, process, number)
+            stop.start()
+            answer = client.send(request)
+            stop.join()
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+        _, rest = process.communicate(timeout=30)
+    assert (process.returncode, rest) == (0, "")
