@@ -8,5 +8,5 @@ import os
 import sys
 from pathlib import Path
 
-if sys.argv and Path(sys.argv[0]).stem == "impasto":
+if sys.argv and (Path(sys.argv[0]).stem == "impasto" or (sys.argv[0] == "-m" and "impasto" in sys.orig_argv)):
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -7,6 +7,7 @@ retried: the address is probably wrong.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -14,9 +15,12 @@ from collections.abc import Callable
 
 from impasto.connect_errors import CONNECTION_LOST
 from impasto.errors import ImpastoError, Unavailable
+from impasto.protobuf_fields import invalid
 
 DEFAULT_S = 60.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 5.0
+UNBOUNDED_S = 1e8
+"""A longer timeout, of more than three years, is none; gRPC takes none that is much longer."""
 TOLD_S = 1.0
 """How long a server may be unavailable before that is worth telling."""
 
@@ -62,6 +66,9 @@ class Retry:
         answered: Whether a connection was ever established.
         timeout_s: Bound on all attempts together, if given.
         reachability: Is told of failures and answers.
+
+    Raises:
+        InvalidRequest: If the timeout is not a number.
     """
 
     def __init__(
@@ -69,7 +76,10 @@ class Retry:
     ) -> None:
         self._limit_s = limit_s
         self._reachability = reachability
-        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        if timeout_s is not None and math.isnan(timeout_s):
+            raise invalid("timeout_s", "must be a number of seconds, got nan")
+        bounded = timeout_s is not None and timeout_s < UNBOUNDED_S
+        self._deadline = time.monotonic() + timeout_s if bounded and timeout_s is not None else None
         self._ever_answered = answered
         self._delay_s = _FIRST_DELAY_S
         self._unavailable_since: float | None = None

@@ -10,7 +10,6 @@ import logging
 import resource
 import signal
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +42,7 @@ from impasto_server.observability.metrics import Machine, Method, Metrics
 from impasto_server.observability.tracing import Tracing, TracingError, tracing_to
 from impasto_server.observability.watchdog import counted_faults
 from impasto_server.pictures.decoders import Decoders
+from impasto_server.scratch import scratch_folder
 from impasto_server.store.base import JobStore
 from impasto_server.store.memory import MemoryStore
 from impasto_server.store.sqlite import DataError, DurableStore
@@ -390,8 +390,8 @@ def _server_folder(config: ServerConfig) -> Iterator[Path]:
     if config.data_folder is not None:
         yield config.data_folder
         return
-    with tempfile.TemporaryDirectory(prefix="impasto-", ignore_cleanup_errors=True) as scratch:
-        yield Path(scratch)
+    with scratch_folder("impasto-server-") as scratch:
+        yield scratch
 
 
 def _store(config: ServerConfig, folder: Path) -> JobStore:

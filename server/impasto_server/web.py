@@ -11,13 +11,11 @@ import asyncio
 import contextlib
 import importlib.util
 import logging
-import shutil
 import sys
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from impasto_server.config import ServerConfig
+from impasto_server.scratch import scratch_folder
 from impasto_server.stops import shielded
 
 logger = logging.getLogger(__name__)
@@ -47,12 +45,13 @@ class Web:
 
     def __init__(self, config: ServerConfig) -> None:
         self._listen = config.web
-        self._folder = Path(tempfile.mkdtemp(prefix="impasto-web-"))  # only this user may enter it
-        self.target = f"unix:{self._folder}/grpc"
+        self._closing = contextlib.ExitStack()
+        folder = self._closing.enter_context(scratch_folder("impasto-web-"))  # only this user may enter it
+        self.target = f"unix:{folder}/grpc"
 
     def close(self) -> None:
         """Remove the socket's folder."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._closing.close()
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:

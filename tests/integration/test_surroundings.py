@@ -106,6 +106,24 @@ def test_outputs_that_cannot_be_written_are_told_before_painting(real_server: Se
     assert len(jobs_of(real_server)) == before
 
 
+def test_a_picture_that_cannot_be_written_at_the_end_is_not_lost(real_server: ServerProcess, files: Path) -> None:
+    """The error says how to get it."""
+    (files / "gone").mkdir()
+    line = [*COMMAND, "stylize", "p.png", "s.png", "-o", "gone/o.png", "--size", "96", "--steps", "9999", "--optimizer", "adam"]
+    line += ["--time-limit", "6", "--on-deadline", "return-best", "-q", "--json"]
+    environment = {**os.environ, "IMPASTO_SERVER": real_server.address}
+    with subprocess.Popen(line, cwd=files, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        deadline = time.monotonic() + 60
+        while not jobs_of(real_server, "running") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (files / "gone").rmdir()
+        told, _ = process.communicate(timeout=60)
+    message = json.loads(told)["error"]["message"]
+    found = re.search(r"cannot write gone/o.png: .*'impasto jobs result (\w+) -o OUT' gets the picture", message)
+    assert found, message
+    assert run(real_server, files, "jobs", "result", found[1], "-o", "o.png").returncode == 0
+
+
 def test_a_disk_that_is_full_keeps_the_old_picture(real_server: ServerProcess, files: Path) -> None:
     """Files of at most 2 blocks, as if there were no more room."""
     (files / "keep.png").write_bytes(b"old" * 10_000)

@@ -84,9 +84,12 @@ class Manifest:
         """
         line = json.dumps({"manifest": FORMAT, **values}, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
         with self._lock:
-            self._file.write(line)
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            try:
+                self._file.write(line)
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError as error:  # which has no name of a file
+                raise OSError(error.errno, error.strerror, str(self._file.name)) from None
             self.lines += 1
             self._note(values)
 

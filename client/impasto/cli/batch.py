@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from impasto._client import Client
 from impasto._mapping import default_in_flight
@@ -27,8 +29,10 @@ from impasto.cli.output import INTERRUPTED, JSON, SERVER, check_folder, print_js
 from impasto.cli.stylize import check_stdin, given_options, painting_options, styled, styling_options
 from impasto.errors import ImpastoError, Unavailable
 from impasto.requests import Style
+from impasto.results import ServerInfo
 
 PATIENCE_S = 300.0
+ASK_AGAIN_S = 1.0
 _LISTED_FAILURES = 20
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -174,10 +178,28 @@ def batch(
     make_folder(out)
     with Client(server, patience_s=patience) as client, Manifest(out) as manifest:
         run = Batch(client, out, manifest, given, retries)
-        info = client.server_info()
+        waits = (
+            manifest.lines > 0 or click.get_current_context().get_parameter_source("patience") is ParameterSource.COMMANDLINE
+        )
+        info = _server_info(client, patience if waits else 0.0)
         tally = run_batch(run, chosen, parallel or default_in_flight(info), quiet=quiet or as_json)
     sheet = None if no_sheet else _sheet(out, chosen)
     _report(run, tally, chosen, out, sheet, as_json=as_json)
+
+
+def _server_info(client: Client, patience_s: float) -> ServerInfo:
+    """Return what the server is; wait for one that does not answer, as when a run is started again while its server is too."""
+    until, told = time.monotonic() + patience_s, False
+    while True:
+        try:
+            return client.server_info()
+        except Unavailable as error:
+            if time.monotonic() > until:
+                raise
+            if not told:
+                click.echo(f"Warning: {error}; trying again for up to {patience_s:g} s", err=True)
+            told = True
+            time.sleep(ASK_AGAIN_S)
 
 
 def _pairs(
@@ -257,8 +279,9 @@ def _interruptible(run: Batch, say: Callable[[str], None]) -> Iterator[None]:
     def stop(number: int, press: int) -> None:
         if number == signal.SIGINT and press == 1:  # said first: the server may take its time
             say("Interrupted: waiting for the running pictures; Ctrl-C again cancels them")
-        if run.interrupt() is Stop.FINISH and number != signal.SIGINT:  # SIGTERM, SIGHUP: nobody waits
-            run.interrupt()
+        with contextlib.suppress(ImpastoError):  # the run has just ended, and closed its client
+            if run.interrupt() is Stop.FINISH and number != signal.SIGINT:  # SIGTERM, SIGHUP: nobody waits
+                run.interrupt()
 
     presses = 0
 

@@ -135,7 +135,8 @@ def write_picture(result: Result, out: str) -> None:
         raise
     except (OSError, ValueError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise click.ClickException(f"cannot write {'to stdout' if out == '-' else out}: {text}") from None
+        kept = f"'impasto jobs result {result.job.job_id} -o OUT' gets the picture while the server keeps it"
+        raise click.ClickException(f"cannot write {'to stdout' if out == '-' else out}: {text}; {kept}") from None
 
 
 def check_output(out: str) -> None:

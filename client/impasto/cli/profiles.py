@@ -50,7 +50,12 @@ class Profile:
 def config_file() -> Path:
     """Return the file with the profiles: ``$IMPASTO_CLIENT_CONFIG``, else where the system keeps settings."""
     given = os.environ.get(FILE_VARIABLE)
-    return Path(given) if given else platformdirs.user_config_path("impasto", appauthor=False) / "client.toml"
+    if given:
+        return Path(given)
+    try:
+        return platformdirs.user_config_path("impasto", appauthor=False) / "client.toml"
+    except RuntimeError:  # a user without a home has no settings
+        return Path(os.devnull)
 
 
 def names() -> list[str]:

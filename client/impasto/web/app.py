@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 
 from impasto.errors import ImpastoError
 from impasto.protobuf_fields import invalid
@@ -58,6 +59,7 @@ def create_app(settings: WebSettings) -> FastAPI:
     app.add_exception_handler(statuses.HttpError, statuses.on_http_error)
     app.add_exception_handler(HTTPException, statuses.on_http_error)
     app.add_exception_handler(RequestValidationError, statuses.on_invalid)
+    app.add_exception_handler(ClientDisconnect, statuses.on_left)
     app.add_exception_handler(Exception, statuses.on_bug)
     if settings.origins:
         methods = ["GET", "HEAD", "POST", "PUT", "DELETE"]

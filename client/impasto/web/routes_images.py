@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import tempfile
 from collections.abc import AsyncIterator
 from typing import IO, Any
@@ -23,7 +24,7 @@ from impasto.v1 import style_transfer_pb2 as pb
 from impasto.web.forms import FORM, MAX_FIELD_BYTES, MAX_FIELDS, MAX_FILES, media_of
 from impasto.web.queries import only_known
 from impasto.web.routes_jobs import Caller, _first, as_json, pieces
-from impasto.web.statuses import HttpError
+from impasto.web.statuses import RETRY_S, HttpError
 from impasto.web.thumbnails import media_type
 
 router = APIRouter(dependencies=[Depends(only_known)])
@@ -119,11 +120,15 @@ async def healthz() -> Response:
     return JSONResponse({"status": "alive"})
 
 
+_LATER = {"Retry-After": str(math.ceil(RETRY_S))}
+
+
 @router.get("/readyz", tags=["server"])
 async def readyz(request: Request) -> Response:
     """Tell whether the server behind it accepts jobs: 200 or 503."""
     try:
         found = await request.app.state.gateway.health()
     except ImpastoError as error:
-        return JSONResponse({"status": "unreachable", "message": str(error)}, 503)
-    return JSONResponse({"status": found}, 200 if found == "serving" else 503)
+        return JSONResponse({"status": "unreachable", "message": str(error)}, 503, _LATER)
+    ready = found == "serving"
+    return JSONResponse({"status": found}, 200 if ready else 503, None if ready else _LATER)

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from google.protobuf import json_format
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
@@ -183,6 +183,12 @@ async def on_invalid(request: Request, error: Exception) -> JSONResponse:
     violations = tuple(errors.Violation(str(item["loc"][-1]), str(item["msg"])) for item in error.errors())
     text = "; ".join(f"{item.field}: {item.description}" for item in violations)
     return respond(status("INVALID_ARGUMENT", "INVALID_FIELD", text, violations=violations))
+
+
+async def on_left(request: Request, error: Exception) -> Response:
+    """Answer a caller that left while it sent its body: nobody reads the answer."""
+    del request, error
+    return Response(status_code=499)
 
 
 async def on_bug(request: Request, error: Exception) -> JSONResponse:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from impasto.worker.v1 import worker_pb2_grpc as pb_grpc
 from impasto_server.cluster import wire
 from impasto_server.cluster.desk import Desk
 from impasto_server.cluster.silence import silence
+from impasto_server.scratch import scratch_folder
 from impasto_server.workers.messages import WorkerSettings
 from impasto_server.workers.process import ProcessWorker, WorkerHandle
 
@@ -141,10 +141,8 @@ class Agent:
                 welcome = await self._greet(call)
                 self._joined = True
                 logger.info("worker %s has joined %s", settings.name, settings.server)
-                with tempfile.TemporaryDirectory(
-                    prefix="impasto-worker-", dir=settings.scratch, ignore_cleanup_errors=True
-                ) as folder:
-                    await self._work(call, welcome, Path(folder))
+                with scratch_folder("impasto-worker-", settings.scratch) as folder:
+                    await self._work(call, welcome, folder)
             except grpc.aio.AioRpcError as error:
                 raise self._ended(error.code(), error.details() or "") from None
             finally:

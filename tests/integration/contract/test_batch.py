@@ -19,6 +19,7 @@ from PIL import Image
 
 import impasto
 from impasto.batch.manifest import entries
+from impasto.cli.batch import _server_info
 from impasto.cli.main import cli
 from impasto.v1 import style_transfer_pb2 as pb
 from tests.unit.client.servers import FakeService, serving
@@ -398,3 +399,25 @@ async def test_a_dry_run_shows_the_pairs(service: Any, files: Path) -> None:
     done = await batch("127.0.0.1:1", files, str(files / "photos"), "--dry-run")
     assert len(done.stdout.splitlines()) == 6
     assert not (files / "out").exists()
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 30.0])
+def test_a_run_that_is_started_again_waits_for_its_server(patience_s: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be starting too; one without patience ends at once."""
+
+    class Starting:
+        asked = 0
+
+        def server_info(self) -> str:
+            self.asked += 1
+            if self.asked < 3:
+                raise impasto.Unavailable("no impasto server answers", reason="NO_SERVER")
+            return "there"
+
+    starting = Starting()
+    if patience_s:
+        assert _server_info(starting, patience_s) == "there"  # type: ignore[arg-type,comparison-overlap]
+        assert capsys.readouterr().err.count("trying again for up to 30 s") == 1
+    else:
+        with pytest.raises(impasto.Unavailable):
+            _server_info(starting, patience_s)  # type: ignore[arg-type]

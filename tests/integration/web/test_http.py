@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import logging
 import re
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -352,7 +354,8 @@ async def test_errors_have_their_http_code_and_say_when_to_retry(web: Any) -> No
         gone = await http.get("/v1/info")
         assert (gone.status_code, gone.json()["code"]) == (503, 14)
         assert "retry-after" in gone.headers
-        assert (await http.get("/readyz")).status_code == 503
+        waits = await http.get("/readyz")
+        assert (waits.status_code, waits.headers["retry-after"]) == (503, "2")
         assert (await http.get("/healthz")).status_code == 200
 
 
@@ -531,3 +534,22 @@ async def test_a_token_that_cannot_be_sent_is_unknown(header: str) -> None:
     with pytest.raises(Exception, match="characters"):
         client.of(header)
     await client.close()
+
+
+async def test_a_caller_that_leaves_while_it_sends_is_no_fault(web: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """As phones do in a tunnel: nothing is logged, and there is no job."""
+    async with web() as running:
+        host, port = urlsplit(running.url).hostname, urlsplit(running.url).port
+        for path in ("/v1/stylize", "/v1/jobs"):
+            _, writer = await asyncio.open_connection(host, port)
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+            head += "Content-Length: 999999\r\n\r\n"
+            writer.write(
+                head.encode() + b'--x\r\nContent-Disposition: form-data; name="content"; filename="a.png"\r\n\r\n' + bytes(5000)
+            )
+            await writer.drain()
+            await asyncio.sleep(0.2)
+            writer.transport.abort()
+        await asyncio.sleep(0.3)
+        assert (await running.http.get("/v1/jobs")).json() == {}
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

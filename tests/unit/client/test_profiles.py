@@ -207,3 +207,15 @@ def test_a_preset_as_quality_leaves_the_quality_of_files_to_the_profile(config: 
     found = seen("--profile", "studio", "stylize", "p.png", "--quality", "draft")
     assert (found["preset"], found["quality"]) == ("draft", 80)
     assert seen("--profile", "studio", "stylize", "p.png", "--quality", "90")["quality"] == 90
+
+
+def test_a_user_without_a_home_has_no_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's, whose user id has no entry."""
+
+    def homeless(*arguments: object, **options: object) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("IMPASTO_CLIENT_CONFIG", raising=False)
+    monkeypatch.setattr(profiles.platformdirs, "user_config_path", homeless)
+    assert profiles.names() == []
+    assert profiles._read(profiles.config_file()) == {}

@@ -53,6 +53,14 @@ def test_a_timeout_bounds_all_tries_and_the_last_error_is_told() -> None:
     assert Retry(60.0, answered=True).left_s is None
 
 
+def test_a_very_long_timeout_is_none() -> None:
+    """gRPC would take it for one that is over."""
+    for timeout_s in (float("inf"), 1e10):
+        assert Retry(60.0, answered=True, timeout_s=timeout_s).left_s is None
+    with pytest.raises(InvalidRequest, match="timeout_s: must be a number"):
+        Retry(60.0, answered=True, timeout_s=float("nan"))
+
+
 def test_an_outage_is_told_once_and_its_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """For all calls of a client together, and only if it lasts; any answer ends it, also one that refuses."""
     now, told = [0.0], []
