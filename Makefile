@@ -18,7 +18,7 @@ BROWSER_DIR := tests/browser
 export GOMP_SPINCOUNT ?= 1000
 export KMP_BLOCKTIME ?= 1
 # Number of test processes. Most tests wait for servers.
-PARALLEL ?= --numprocesses 2 --dist worksteal
+PARALLEL ?= --numprocesses 3 --dist worksteal
 # The commit that the contract must stay compatible with: the merge base with origin/main if it exists, else HEAD.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD)
 

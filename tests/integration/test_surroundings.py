@@ -112,12 +112,12 @@ def test_a_picture_that_cannot_be_written_at_the_end_is_not_lost(real_server: Se
     line = [*COMMAND, "stylize", "p.png", "s.png", "-o", "gone/o.png", "--size", "96", "--steps", "9999", "--optimizer", "adam"]
     line += ["--time-limit", "6", "--on-deadline", "return-best", "-q", "--json"]
     environment = {**os.environ, "IMPASTO_SERVER": real_server.address}
-    with subprocess.Popen(line, cwd=files, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(line, cwd=files, stderr=subprocess.PIPE, text=True, env=environment) as process:
         deadline = time.monotonic() + 60
         while not jobs_of(real_server, "running") and time.monotonic() < deadline:
             time.sleep(0.05)
         (files / "gone").rmdir()
-        told, _ = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=60)
     message = json.loads(told)["error"]["message"]
     found = re.search(r"cannot write gone/o.png: .*'impasto jobs result (\w+) -o OUT' gets the picture", message)
     assert found, message
