@@ -60,7 +60,7 @@ def converted(data: bytes, field: str, encode: Callable[[Image.Image, str], byte
                 return encode(image, field)
     except UnidentifiedImageError:  # its text has the object in memory
         raise invalid(field, f"is a {kind} file that cannot be read", "UNREADABLE") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+    except (OSError, ValueError, TypeError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
         raise invalid(field, f"is a {kind} file that cannot be read: {shown(error)}", "UNREADABLE") from None
 
 

@@ -171,12 +171,13 @@ def tiff(*, bits: int = 8, samples: int = 1, **tags: int) -> bytes:
     Args:
         bits: Bits per value.
         samples: Values per pixel.
-        tags: More tags, each by the number after its first letter.
+        tags: More tags, each by the number after its first letter; a negative value is written as a text.
     """
     data = bytes(8 * 8 * samples * bits // 8)
     numbers = {256: 8, 257: 8, 258: bits, 259: 1, 262: 2 if samples == 3 else 1, 273: 8, 277: samples, 278: 8, 279: len(data)}
     numbers |= {int(name[1:]): value for name, value in tags.items()}
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(numbers.items()))
+    kinds = {tag: 4 if value >= 0 else 2 for tag, value in numbers.items()}  # a negative value is a text instead of a number
+    entries = b"".join(struct.pack("<HHII", tag, kinds[tag], 1, abs(value)) for tag, value in sorted(numbers.items()))
     directory = struct.pack("<H", len(numbers)) + entries + bytes(4)
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory
 
@@ -189,6 +190,7 @@ def tiff(*, bits: int = 8, samples: int = 1, **tags: int) -> bytes:
         ({"bits": 16, "t262": 0}, "zero is white"),
         ({"t254": 1}, "only a preview"),
         ({"bits": 16, "t50706": 1}, "only a preview"),
+        ({"t254": -1}, "cannot be read"),
     ],
 )
 def test_files_that_pillow_reads_wrongly_without_a_word_are_refused_by_name(odd: dict[str, int], text: str) -> None:
