@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -119,3 +121,22 @@ def test_a_gateway_waits_for_requests_in_progress(real_server: ServerProcess, pn
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
         _, rest = process.communicate(timeout=30)
     assert (process.returncode, rest) == (0, "")
+
+
+def test_a_picture_is_painted_though_its_server_is_replaced(png: Png, tmp_path: Path) -> None:
+    """The first and only call of a client waits for the next server, which goes on with the job."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        where = ("--listen", f"127.0.0.1:{probe.getsockname()[1]}", "--data-dir", str(tmp_path / "data"), "--grace-s", "0")
+    first = ServerProcess(*where)
+    with ThreadPoolExecutor(1) as pool, impasto.Client(first.address, patience_s=120) as client:
+        limited: impasto.Options = {"size_px": 32, "steps": 9999, "optimizer": "adam", "time_limit_s": 30}
+        painting = pool.submit(client.stylize, png(), png(seed=1), **limited, on_deadline="return_best")
+        with impasto.Client(first.address) as other:
+            wait_until(lambda: list(other.jobs(["running"])), "it runs")
+        assert first.stop() == 0
+        second = ServerProcess(*where)
+        try:
+            job = painting.result(100).job
+        finally:
+            assert second.stop() == 0
+    assert (job.state, job.attempts) == ("succeeded", 2)
