@@ -182,10 +182,14 @@ def test_closed_streams_are_one_line(real_server: ServerProcess, files: Path, li
     assert said in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
-def test_a_command_that_is_stopped_leaves_no_job(real_server: ServerProcess, files: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "how"), [(signal.SIGHUP, "-q"), (signal.SIGTERM, "-q"), (signal.SIGINT, "-q"), (signal.SIGINT, "--json")]
+)
+def test_a_command_that_is_stopped_leaves_no_job(
+    real_server: ServerProcess, files: Path, number: signal.Signals, how: str
+) -> None:
     process = subprocess.Popen(
-        [*COMMAND, "stylize", "p.png", "s.png", "-o", "o.png", "--size", "128", "--steps", "5000", "--optimizer", "adam", "-q"],
+        [*COMMAND, "stylize", "p.png", "s.png", "-o", "o.png", "--size", "128", "--steps", "5000", "--optimizer", "adam", how],
         cwd=files,
         stderr=subprocess.PIPE,
         text=True,
@@ -197,7 +201,8 @@ def test_a_command_that_is_stopped_leaves_no_job(real_server: ServerProcess, fil
             time.sleep(0.05)
         process.send_signal(number)
         _, error = process.communicate(timeout=30)
-    assert (process.returncode, error.strip()) == (130, "Interrupted. The job is cancelled.")
+    told = json.loads(error.splitlines()[-1])["error"]["message"] if how == "--json" else error.strip()
+    assert (process.returncode, told) == (130, "Interrupted. The job is cancelled.")
     while jobs_of(real_server, "running", "queued") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not jobs_of(real_server, "running", "queued")
@@ -525,3 +530,4 @@ def test_a_missing_file_does_not_stop_the_upload_of_the_others(real_server: Serv
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["sha256", "sha256"]
     done = run(real_server, files, "upload", "p.png", "nope.png", "--json")
     assert list(json.loads(done.stdout)) == ["p.png"]
+    assert json.loads(done.stderr)["error"]["reason"] == "UNREADABLE"

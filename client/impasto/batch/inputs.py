@@ -121,6 +121,7 @@ def _is_picture(path: Path) -> bool:
 
 def listed(text: str) -> list[str]:
     """Return the paths of a list: one on a line, or separated by NUL as ``find -print0`` writes them."""
+    text = text.removeprefix("\ufeff")  # a byte-order mark
     return [line for line in (text.split("\0") if "\0" in text else text.splitlines()) if line.strip()]
 
 

@@ -173,7 +173,9 @@ def main() -> None:
             sys.stdout.flush()  # report a full disk here, not when the interpreter exits
     except (click.Abort, KeyboardInterrupt) as stopped:
         cause = stopped.__cause__ or stopped  # click raises its own
-        _show(" ".join(["Interrupted.", *getattr(cause, "__notes__", [])]))
+        text = " ".join(["Interrupted.", *getattr(cause, "__notes__", [])])
+        values = {"kind": "Interrupted", "reason": "INTERRUPTED", "message": text}
+        _show(json.dumps({"error": values}) if "--json" in sys.argv else text)
         code = INTERRUPTED
     except BrokenPipeError:
         _discard_stdout()

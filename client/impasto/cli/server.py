@@ -112,17 +112,17 @@ def upload(pictures: tuple[str, ...], server: str, as_json: bool) -> None:
     A file that cannot be read does not stop the others; the exit code is then 1.
     """
     names: dict[str, str] = {}
-    wrong: list[str] = []
+    wrong: list[InvalidRequest] = []
     with Client(server) as client:
         for name in pictures:
             try:
                 names[name] = UPLOADED + client.upload(read_picture(name)).image_id
             except InvalidRequest as error:
-                wrong.append(str(error))
+                wrong.append(error)
                 continue
             if not as_json:
                 click.echo(names[name])
     if as_json:
         print_json(names)
     if wrong:
-        raise click.ClickException("; ".join(wrong))
+        raise InvalidRequest("; ".join(map(str, wrong)), reason=wrong[0].reason)

@@ -345,7 +345,7 @@ async def test_two_names_of_one_photo_are_painted_once(service: Any, files: Path
 
 async def test_photos_may_come_as_a_list_on_stdin_and_pairs_as_a_csv_file(service: Any, files: Path) -> None:
     async with service() as running:
-        names = "".join(f"{files}/photos/p{index}.png\n" for index in (0, 2))
+        names = "\ufeff" + "".join(f"{files}/photos/p{index}.png\n" for index in (0, 2))  # with Notepad's byte-order mark
         done = await batch(running.running.address, files, "-", stdin=names)
         assert "4 of 4 pictures painted" in done.stderr
         (files / "pairs.csv").write_text("photo,style,mask,style_mask\nphotos/p1.png,s0.png,s0.png,s1.png\n")
