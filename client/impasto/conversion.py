@@ -47,6 +47,8 @@ def converted(data: bytes, field: str, encode: Callable[[Image.Image, str], byte
     if not kind:
         return data
     _check_readable(kind, field)
+    if kind in ("AVIF", "HEIF") and not _all_boxes(data):
+        raise invalid(field, f"is a {kind} file that is truncated: its end is missing", "UNREADABLE")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd tags
@@ -62,6 +64,24 @@ def converted(data: bytes, field: str, encode: Callable[[Image.Image, str], byte
         raise invalid(field, f"is a {kind} file that cannot be read", "UNREADABLE") from None
     except (OSError, ValueError, TypeError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
         raise invalid(field, f"is a {kind} file that cannot be read: {shown(error)}", "UNREADABLE") from None
+
+
+_BOXES = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip", b"wide", b"uuid"})
+
+
+def _all_boxes(data: bytes) -> bool:
+    """Return whether a file of ISO boxes is as long as they say. Decoders fill in what is missing, and may not report it."""
+    at = 0
+    while at + 8 <= len(data):
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if kind not in _BOXES:  # not needed, or no box: what follows the last one is not the picture's
+            return True
+        if size == 1:
+            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        if size == 0:  # to the end
+            return True
+        at += max(size, 8)
+    return at <= len(data)
 
 
 _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT, _DNG = 254, 258, 259, 262, 284, 339, 50706
