@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -52,6 +54,15 @@ class ClientBase:
     def _check_open(self) -> None:
         if self._closed:
             raise ImpastoError("the client is closed", reason="CLIENT_CLOSED")
+
+    @contextlib.contextmanager
+    def _unless_closed(self) -> Iterator[None]:
+        """Tell that the client was closed, by another thread, where gRPC raises a ValueError."""
+        try:
+            yield
+        except ValueError:
+            self._check_open()
+            raise
 
     def _retry(self, timeout_s: float | None = None) -> Retry:
         return Retry(self.patience_s, answered=self._answered, timeout_s=timeout_s, reachability=self._reachability)

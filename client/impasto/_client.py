@@ -406,7 +406,8 @@ class Client(ClientBase):
         while True:
             requests = upload_requests(data, image_id, offset, ask_only=ask_only)
             try:
-                answer = self._stub.UploadImage(requests, timeout=UPLOAD_TIMEOUT_S)
+                with self._unless_closed():
+                    answer = self._stub.UploadImage(requests, timeout=UPLOAD_TIMEOUT_S)
             except grpc.RpcError as error:
                 time.sleep(retry.delay(of_upload(self._error(error), name_of(picture))))
                 ask_only, offset = True, 0
@@ -441,7 +442,9 @@ class Client(ClientBase):
         data = bytearray()
         while True:
             try:
-                for piece in method(request_at(len(data)), timeout=UPLOAD_TIMEOUT_S):
+                with self._unless_closed():
+                    pieces = method(request_at(len(data)), timeout=UPLOAD_TIMEOUT_S)
+                for piece in pieces:
                     self._answered = True
                     retry.reset()
                     data += piece.chunk
@@ -517,7 +520,8 @@ class Client(ClientBase):
         """Call a method and retry while the server is unavailable; the timeout bounds all attempts together."""
         retry = self._retry(timeout_s)
         while True:
-            call = method.future(request, timeout=retry.left_s)
+            with self._unless_closed():
+                call = method.future(request, timeout=retry.left_s)
             try:
                 answer = call.result()
             except grpc.RpcError as error:
@@ -584,7 +588,8 @@ class Job(JobBase):
         retry = client._retry(timeout_s)
         cursor = Cursor(self.job_id, resume_after, previews=previews, image=image)
         while True:
-            call = client._stub.Progress(cursor.request, timeout=retry.left_s)
+            with client._unless_closed():
+                call = client._stub.Progress(cursor.request, timeout=retry.left_s)
             watchdog = Watchdog(call)
             try:
                 for message in call:

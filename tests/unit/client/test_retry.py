@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import pytest
 from google.rpc import status_pb2
 
+import impasto
 from impasto import retry
 from impasto.errors import InvalidRequest, Unavailable
 from impasto.retry import Reachability, Retry
@@ -84,3 +86,15 @@ def test_an_outage_is_told_once_and_its_end_too(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(InvalidRequest):
         calls[1].delay(InvalidRequest("wrong"))
     assert told == ["away", "back"] * 2
+
+
+def test_a_client_that_is_closed_while_it_retries_says_so() -> None:
+    """By another thread; gRPC raises a ValueError."""
+    with impasto.Client("127.0.0.1:1", patience_s=30) as client:
+        client._answered = True
+        closing = threading.Timer(0.5, client.close)
+        closing.start()
+        with pytest.raises(impasto.ImpastoError) as caught:
+            client.server_info()
+        closing.join()
+    assert caught.value.reason == "CLIENT_CLOSED"
