@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from impasto import errors
+from impasto.connect_errors import CONNECTION_LOST
 from impasto.v1 import style_transfer_pb2 as pb
 
 SMALL_BYTES = 4 << 20
@@ -95,6 +96,10 @@ def silence(target: str) -> errors.Unavailable:
     return errors.Unavailable(f"{target} has been silent for {SILENCE_S:g} s", reason="SILENT")
 
 
+_NO_ANSWER = "Internal error from Core"
+"""What asyncio calls say, rarely, if the server ended them before they had sent their message; how it ended them is lost."""
+
+
 def error_of(call: grpc.RpcError, target: str, *, secured: bool = False) -> errors.ImpastoError:
     """Return the exception for a call that failed, sync or async.
 
@@ -107,6 +112,8 @@ def error_of(call: grpc.RpcError, target: str, *, secured: bool = False) -> erro
     # Not dict(...): the metadata of asyncio calls of older gRPC versions is a mapping whose keys are pairs.
     details = next((value for key, value in failed.trailing_metadata() or () if key == _DETAILS_KEY), None)
     raw = details if isinstance(details, bytes) else None
+    if raw is None and failed.details() == _NO_ANSWER:
+        return errors.Unavailable(f"the answer of {target} was lost", reason=CONNECTION_LOST)
     error = errors.from_status(failed.code(), failed.details() or "", raw, target, secured=secured)
     proxy = proxy_of(target)
     if isinstance(error, errors.Unavailable) and raw is None and proxy:

@@ -209,6 +209,9 @@ class _Call:
         except grpc.aio.InternalError:  # raised by gRPC when it cannot send any more: the caller has left
             ending = asyncio.CancelledError()
             raise ending from None
+        except NotImplementedError:  # a newer method of a service that is not ours, such as health's List
+            ending = _no_method(self._method.name)
+            await abort(context, ending)
         except Exception as error:
             ending = error
             await abort(context, error)
@@ -276,9 +279,13 @@ def _unknown(method: str) -> Callable[[AsyncIterator[bytes], Any], Awaitable[byt
 
     async def handler(messages: AsyncIterator[bytes], context: Any) -> bytes:
         del messages
-        await abort(context, ServiceError("METHOD_UNKNOWN", f"this server has no method {method}"))
+        await abort(context, _no_method(method))
 
     return handler
+
+
+def _no_method(name: str) -> ServiceError:
+    return ServiceError("METHOD_UNKNOWN", f"this server has no method {name}")
 
 
 class _Counting:

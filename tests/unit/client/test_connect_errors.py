@@ -9,6 +9,7 @@ import impasto
 from impasto.credentials import Credentials, checked
 from impasto.errors import from_status
 from impasto.requests import server_address
+from impasto.transport import error_of
 
 TLS, AWAY, LOST = "TLS_FAILED", "UNAVAILABLE", "CONNECTION_LOST"
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED: "
@@ -107,3 +108,21 @@ def test_files_that_hold_no_certificate_are_refused(tmp_path: object) -> None:
     with pytest.raises(impasto.InvalidRequest, match="tls_ca: nowhere: cannot be read: No such file") as caught:
         impasto.Client("localhost:1", credentials=Credentials(tls_ca="nowhere"))
     assert caught.value.reason == "UNREADABLE"
+
+
+def test_an_answer_that_grpc_loses_is_a_lost_connection() -> None:
+    """Its asyncio calls say so, rarely, of calls that the server ended before their message was sent; they can be repeated."""
+
+    class Lost(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.INTERNAL
+
+        def details(self) -> str:
+            return "Internal error from Core"
+
+        def trailing_metadata(self) -> tuple[()]:
+            return ()
+
+    error = error_of(Lost(), "a:1")
+    assert isinstance(error, impasto.Unavailable)
+    assert error.reason == LOST
