@@ -628,15 +628,18 @@ def test_an_interrupted_run_reports_and_leaves_no_job_behind(real_server: Server
 
 @pytest.mark.long
 def test_capacity_of_a_real_server_is_found(real_server: ServerProcess, tmp_path: Path) -> None:
-    """About what one job at a time brings, since a CPU paints one at a time; the trials stand in the report."""
+    """The highest rate that held, next to one that did not; the trials stand in the report."""
     found = cli("load", "-q", "--size", "48", "--steps", "4", "--jobs", "12", "--find-capacity", "p95(done)<30s",
                 "--json-out", str(tmp_path / "a.json"), server=real_server)  # fmt: skip
     assert found.returncode == 0, found.stdout + found.stderr
     about = load_report(tmp_path / "a.json").about
     alone = re.search(r"alone: .* ([\d.]+) done/s", found.stdout.decode())
     assert alone
-    assert 0.4 < about["capacity_per_s"] / float(alone[1]) < 3.0
-    assert {trial["holds"] for trial in about["trials"]} == {True, False}
+    assert float(alone[1]) > 0
+    broken = min(trial["rate"] for trial in about["trials"] if not trial["holds"])
+    held = [trial["rate"] for trial in about["trials"] if trial["holds"]]
+    assert about["capacity_per_s"] == max(rate for rate in held if rate < broken)
+    assert broken < 1.1 * about["capacity_per_s"]
     hopeless = cli("load", "-q", "--size", "48", "--steps", "4", "--find-capacity", "p95(done)<1ms", server=real_server)
     assert hopeless.returncode == 3
     assert b"broken even with one job at a time" in hopeless.stdout
