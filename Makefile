@@ -125,7 +125,7 @@ test-web: setup ## Run the page's tests in Debian's Chromium (apt-get install ch
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(BROWSER_DIR)/node_modules/.installed; fi
 	$(BIN)/pytest tests/browser $(PARALLEL)
 
-test: setup ## Run all tests except long, gpu, golden, ray, languages and browser (about nine minutes on two cores)
+test: setup ## Run all tests except long, gpu, golden, ray, languages and browser (nine to eleven minutes on two cores)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_DIR)/node_modules/.installed $(EXAMPLE_DIR)/node_modules/.installed; fi
 	$(BIN)/pytest -m "not long and not gpu and not golden and not ray and not languages and not browser" $(PARALLEL)
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -66,6 +67,14 @@ def png() -> Callable[..., bytes]:
             return encoded(drawn.resize((width, height)))
 
     return make
+
+
+def wait_until(check: Callable[[], object], what: str) -> None:
+    """Wait, blocking, until a check holds; at most a minute."""
+    until = time.monotonic() + 60
+    while not check():
+        assert time.monotonic() < until, what
+        time.sleep(0.05)
 
 
 class ServerProcess:

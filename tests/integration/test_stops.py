@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +17,7 @@ import psutil
 import pytest
 
 import impasto
-from tests.conftest import ServerProcess
+from tests.conftest import ServerProcess, wait_until
 
 Png = Callable[..., bytes]
 STOPS = [signal.SIGHUP, signal.SIGINT, signal.SIGTERM]
@@ -31,13 +29,6 @@ def signal_all(process: subprocess.Popen[str], number: signal.Signals) -> None:
     for each in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             each.send_signal(number)
-
-
-def wait_until(check: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + 60
-    while not check():
-        assert time.monotonic() < until, what
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("number", STOPS)
@@ -91,18 +82,6 @@ def test_a_gateway_ends_normally_and_quietly(real_server: ServerProcess, number:
     assert (process.returncode, rest) == (0, "")
 
 
-class StopWhenRunning(threading.Thread):
-    """Signals a program once a job runs."""
-
-    def __init__(self, client: impasto.Client, process: subprocess.Popen[str], number: signal.Signals) -> None:
-        super().__init__(daemon=True)
-        self.client, self.process, self.number = client, process, number
-
-    def run(self) -> None:
-        wait_until(lambda: list(self.client.jobs(["running"])), "a job runs")
-        self.process.send_signal(self.number)
-
-
 @pytest.mark.parametrize("number", STOPS)
 def test_a_gateway_waits_for_requests_in_progress(real_server: ServerProcess, png: Png, number: signal.Signals) -> None:
     """Within its grace time."""
@@ -112,12 +91,12 @@ def test_a_gateway_waits_for_requests_in_progress(real_server: ServerProcess, pn
         url = next(line.split()[-1] for line in process.stderr if "impasto page at" in line)
         files = [("content", ("photo.png", png())), ("style", ("style.png", png(seed=1)))]
         limited = {"size_px": "32", "steps": "9999", "optimizer": "adam", "time_limit": "5", "on_deadline": "RETURN_BEST"}
-        with httpx.Client(base_url=url, trust_env=False, timeout=60) as client, impasto.Client(real_server.address) as direct:
-            request = client.build_request("POST", "v1/stylize", files=files, data=limited)
-            stop = StopWhenRunning(direct, process, number)
-            stop.start()
-            answer = client.send(request)
-            stop.join()
+        client = httpx.Client(base_url=url, trust_env=False, timeout=60)
+        with client, ThreadPoolExecutor(1) as pool, impasto.Client(real_server.address) as direct:
+            painting = pool.submit(client.post, "v1/stylize", files=files, data=limited)
+            wait_until(lambda: list(direct.jobs(["running"])), "a job runs")
+            process.send_signal(number)
+            answer = painting.result(60)
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
         _, rest = process.communicate(timeout=30)
     assert (process.returncode, rest) == (0, "")

@@ -19,7 +19,7 @@ import impasto
 from impasto_server.auth.tokens import new_token
 from impasto_server.config import ConfigError, ServerConfig
 from impasto_server.web import missing
-from tests.conftest import ServerProcess
+from tests.conftest import ServerProcess, wait_until
 
 
 def gateway(server: ServerProcess) -> psutil.Process | None:
@@ -34,13 +34,6 @@ def page(server: ServerProcess, count: int) -> str:
         assert time.monotonic() < until, "".join(server.log)
         time.sleep(0.05)
     return str(found[-1])
-
-
-def wait_until(check: Callable[[], object]) -> None:
-    until = time.monotonic() + 60
-    while not check():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_the_page_beside_a_server_checks_tokens_and_may_crash(tmp_path: Path) -> None:
@@ -74,12 +67,12 @@ def test_pictures_asked_for_over_http_are_painted_while_the_server_drains(png: C
         client = httpx.Client(base_url=url, trust_env=False, timeout=60)
         with client, ThreadPoolExecutor(1) as pool:
             painting = pool.submit(client.post, "v1/stylize", files=files, data=limited)
-            wait_until(lambda: client.get("v1/info").json().get("queue", {}).get("running") == 1)
+            wait_until(lambda: client.get("v1/info").json().get("queue", {}).get("running") == 1, "it runs")
             beside = gateway(server)
             assert beside
             beside.send_signal(signal.SIGINT)
             server.process.send_signal(signal.SIGINT)
-            wait_until(lambda: client.get("readyz").status_code == 503)
+            wait_until(lambda: client.get("readyz").status_code == 503, "it drains")
             refused = client.post("v1/jobs", files=files)
             assert (refused.status_code, refused.json()["details"][0]["reason"]) == (503, "DRAINING")
             assert "retry-after" in refused.headers
@@ -105,12 +98,12 @@ def test_a_gateway_that_stops_says_so_to_those_it_cannot_wait_for(
         client = httpx.Client(base_url=line.split()[-1], trust_env=False, timeout=60)
         with client, ThreadPoolExecutor(1) as pool, impasto.Client(real_server.address) as direct:
             painting = pool.submit(client.post, "v1/stylize", files=files, data=endless)
-            wait_until(lambda: list(direct.jobs(["running"])))
+            wait_until(lambda: list(direct.jobs(["running"])), "it runs")
             process.terminate()
             ended = painting.result(60)
             assert (ended.status_code, ended.json()["details"][0]["reason"]) == (503, "DRAINING")
             assert "retry-after" in ended.headers
-            wait_until(lambda: not list(direct.jobs(["running"])))
+            wait_until(lambda: not list(direct.jobs(["running"])), "its job ends")
         assert "Traceback" not in process.stderr.read()
 
 
