@@ -145,7 +145,7 @@ class AsyncClient(ClientBase):
                 spec = await asyncio.to_thread(job_spec, content, style, options)
                 await self._prepare(spec)
                 request = stylize_request(spec, request_id)
-                response = await self._call(self._stub.Stylize, request, timeout_s)
+                response = await self._call(self._stub.Stylize, request, None, timeout_s)
                 return await self._whole(response.result)
             request_id = request_id or new_request_id()
             job: AsyncJob | None = None
@@ -169,16 +169,15 @@ class AsyncClient(ClientBase):
         style: Styles = None,
         *,
         request_id: str = "",
-        timeout_s: float | None = CALL_TIMEOUT_S,
+        timeout_s: float | None = None,
         **options: Unpack[Options],
     ) -> AsyncJob:
         """Submit a job and return at once; see :meth:`impasto.Client.submit`."""
         spec = await asyncio.to_thread(job_spec, content, style, options)
         await self._prepare(spec)
         request = submit_request(spec, request_id)
-        allowed_s = self._time_for(request) if timeout_s == CALL_TIMEOUT_S else timeout_s
         try:
-            response = await self._call(self._stub.SubmitJob, request, allowed_s)
+            response = await self._call(self._stub.SubmitJob, request, self._time_for(request), timeout_s)
         except BaseException as error:
             if not request_id and may_have_started(error):
                 await asyncio.shield(self.cancel_quietly(request.request_id))
@@ -397,11 +396,11 @@ class AsyncClient(ClientBase):
 
     async def health(self, timeout_s: float = 5.0) -> str:
         """Return ``serving`` or ``not_serving``."""
-        response = await self._call(self._health.Check, health_pb2.HealthCheckRequest(), timeout_s)
+        response = await self._call(self._health.Check, health_pb2.HealthCheckRequest(), None, timeout_s)
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)).lower()
 
-    async def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
-        retry = self._retry(timeout_s)
+    async def _call(self, method: Any, request: Any, attempt_s: float | None, timeout_s: float | None = None) -> Any:
+        retry = self._retry(timeout_s, attempt_s)
         while True:
             try:
                 answer = await method(request, timeout=retry.left_s)

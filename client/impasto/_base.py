@@ -21,7 +21,7 @@ from impasto.transport import SLOWEST_BYTES_PER_S, SMALL_BYTES, channel_options,
 from impasto.v1 import style_transfer_pb2 as pb
 
 CALL_TIMEOUT_S = 30.0
-"""Deadline of calls without pictures."""
+"""Deadline of an attempt of a call without pictures."""
 UPLOAD_TIMEOUT_S = 600.0
 """Deadline of an upload or a download."""
 QUIET_TIMEOUT_S = 3.0
@@ -64,8 +64,14 @@ class ClientBase:
             self._check_open()
             raise
 
-    def _retry(self, timeout_s: float | None = None) -> Retry:
-        return Retry(self.patience_s, answered=self._answered, timeout_s=timeout_s, reachability=self._reachability)
+    def _retry(self, timeout_s: float | None = None, attempt_s: float | None = None) -> Retry:
+        return Retry(
+            self.patience_s,
+            answered=self._answered,
+            timeout_s=timeout_s,
+            attempt_s=attempt_s,
+            reachability=self._reachability,
+        )
 
     def _error(self, error: grpc.RpcError) -> ImpastoError:
         return error_of(error, self.server, secured=self.secured)

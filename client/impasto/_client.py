@@ -145,7 +145,7 @@ class Client(ClientBase):
                 spec = job_spec(content, style, options)
                 self._prepare(spec)
                 request = stylize_request(spec, request_id)
-                response = self._call(self._stub.Stylize, request, timeout_s)
+                response = self._call(self._stub.Stylize, request, None, timeout_s)
                 return self._whole(response.result)
             deadline = None if timeout_s is None else time.monotonic() + timeout_s
             request_id = request_id or new_request_id()
@@ -168,10 +168,13 @@ class Client(ClientBase):
         style: Styles = None,
         *,
         request_id: str = "",
-        timeout_s: float | None = CALL_TIMEOUT_S,
+        timeout_s: float | None = None,
         **options: Unpack[Options],
     ) -> Job:
-        """Submit a job and return at once. Arguments as for :meth:`stylize`; the job continues without this client.
+        """Submit a job and return at once; the job continues without this client.
+
+        Arguments are those of :meth:`stylize`. Without ``timeout_s`` a server may be unavailable for ``patience_s``, and each
+        attempt has 30 s and what its bytes take on a slow link.
 
         If the call is interrupted or has no answer in time, the job is cancelled, since nobody knows its id; with a
         ``request_id`` it is not, and the same call joins it.
@@ -182,9 +185,8 @@ class Client(ClientBase):
         spec = job_spec(content, style, options)
         self._prepare(spec)
         request = submit_request(spec, request_id)
-        allowed_s = self._time_for(request) if timeout_s == CALL_TIMEOUT_S else timeout_s
         try:
-            response = self._call(self._stub.SubmitJob, request, allowed_s)
+            response = self._call(self._stub.SubmitJob, request, self._time_for(request), timeout_s)
         except BaseException as error:
             if not request_id and may_have_started(error):
                 self.cancel_quietly(request.request_id)
@@ -513,12 +515,12 @@ class Client(ClientBase):
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
-        response = self._call(self._health.Check, health_pb2.HealthCheckRequest(), timeout_s)
+        response = self._call(self._health.Check, health_pb2.HealthCheckRequest(), None, timeout_s)
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)).lower()
 
-    def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
+    def _call(self, method: Any, request: Any, attempt_s: float | None, timeout_s: float | None = None) -> Any:
         """Call a method and retry while the server is unavailable; the timeout bounds all attempts together."""
-        retry = self._retry(timeout_s)
+        retry = self._retry(timeout_s, attempt_s)
         while True:
             with self._unless_closed():
                 call = method.future(request, timeout=retry.left_s)

@@ -65,6 +65,7 @@ class Retry:
         limit_s: How long the server may be unavailable without interruption; 0 to try only once.
         answered: Whether a connection was ever established.
         timeout_s: Bound on all attempts together, if given.
+        attempt_s: Bound on each attempt, if given.
         reachability: Is told of failures and answers.
 
     Raises:
@@ -72,9 +73,16 @@ class Retry:
     """
 
     def __init__(
-        self, limit_s: float, *, answered: bool, timeout_s: float | None = None, reachability: Reachability | None = None
+        self,
+        limit_s: float,
+        *,
+        answered: bool,
+        timeout_s: float | None = None,
+        attempt_s: float | None = None,
+        reachability: Reachability | None = None,
     ) -> None:
         self._limit_s = limit_s
+        self._attempt_s = attempt_s
         self._reachability = reachability
         if timeout_s is not None and math.isnan(timeout_s):
             raise invalid("timeout_s", "must be a number of seconds, got nan")
@@ -87,7 +95,10 @@ class Retry:
     @property
     def left_s(self) -> float | None:
         """Seconds for the next attempt; None for no bound."""
-        return None if self._deadline is None else max(0.001, self._deadline - time.monotonic())
+        if self._deadline is None:
+            return self._attempt_s
+        left_s = max(0.001, self._deadline - time.monotonic())
+        return left_s if self._attempt_s is None else min(left_s, self._attempt_s)
 
     def reset(self) -> None:
         """Note that the server answers again."""
@@ -107,18 +118,18 @@ class Retry:
         # The server's own errors, such as DRAINING, have its status: the address is right.
         self._ever_answered = self._ever_answered or error.reason == CONNECTION_LOST or error.status is not None
         self._unavailable_since = self._unavailable_since if self._unavailable_since is not None else now
-        late = self._deadline is not None and now + self._delay_s > self._deadline
+        delay_s = self._delay_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads the clients of one server
+        late = self._deadline is not None and now + delay_s > self._deadline
         if (
             late
             or not self._ever_answered
             or not isinstance(error, Unavailable)
-            or now - self._unavailable_since + self._delay_s > self._limit_s
+            or now - self._unavailable_since + delay_s > self._limit_s
         ):
             if self._reachability is not None and not isinstance(error, Unavailable):
                 self._reachability.answered()
             raise error from None
         if self._reachability is not None:
             self._reachability.failed(error)
-        delay_s = self._delay_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads the clients of one server
         self._delay_s = min(2 * self._delay_s, _LONGEST_DELAY_S)
         return delay_s

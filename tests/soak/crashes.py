@@ -142,7 +142,7 @@ def follow(address: str, pictures: list[Picture], seen: Watched) -> None:
                     job = submit(client, pictures, seen.kind, seen.request_id)
                     seen.job_ids.add(job.job_id)
                     break
-                except impasto.Unavailable:
+                except (impasto.Unavailable, impasto.WaitTimeout):
                     time.sleep(0.05)
             last_step = 0
             for event in job.progress(resume_after=0, image=True):
@@ -257,7 +257,7 @@ def soak(
     names = collections.Counter(job.request_id for job in jobs)
     wrong += [f"{name}: {count} jobs are stored" for name, count in names.items() if count > 1]
     if len(jobs) != submitted:
-        wrong.append(f"{submitted} jobs were acknowledged, {len(jobs)} are stored")
+        wrong.append(f"{submitted} jobs were submitted, {len(jobs)} are stored")
     done["lives of the server"] = server.lives
     server.stop()
     left = list((where / "data" / "checkpoints").iterdir())

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 
+import grpc
 import pytest
 from google.rpc import status_pb2
 
 import impasto
-from impasto import retry
+from impasto import _client, retry
 from impasto.errors import InvalidRequest, Unavailable
 from impasto.retry import Reachability, Retry
 
@@ -53,6 +55,65 @@ def test_a_timeout_bounds_all_tries_and_the_last_error_is_told() -> None:
     with pytest.raises(Unavailable):
         [patience.delay(AWAY) for _ in range(3)]
     assert Retry(60.0, answered=True).left_s is None
+
+
+def test_no_attempt_starts_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would end at once, and the error would tell of a timeout instead of the absent server."""
+    now, ends = [0.0], set()
+    monkeypatch.setattr(retry.time, "monotonic", lambda: now[0])
+    for _ in range(200):
+        now[0] = 0.0
+        patience = Retry(60.0, answered=True, timeout_s=30.0)
+        with contextlib.suppress(Unavailable):
+            while now[0] <= 30.0:
+                now[0] += patience.delay(AWAY)
+        assert now[0] <= 30.0
+        ends.add(now[0])
+    assert len(ends) > 100
+
+
+def test_each_attempt_has_its_own_bound() -> None:
+    """A call without a timeout lasts as long as an absence is borne; one with a timeout never longer than that."""
+    assert Retry(60.0, answered=True, attempt_s=30.0).left_s == 30.0
+    assert Retry(60.0, answered=True, attempt_s=30.0, timeout_s=1e9).left_s == 30.0
+    assert 4.0 < (Retry(60.0, answered=True, attempt_s=30.0, timeout_s=5.0).left_s or 0) <= 5.0
+    assert 29.0 < (Retry(60.0, answered=True, timeout_s=30.0).left_s or 0) <= 30.0
+
+
+class Away:
+    """A method of a server that is away for some seconds of a simulated clock."""
+
+    def __init__(self, away_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.away_s = 0.0, away_s
+        self.allowed: list[float | None] = []
+        monkeypatch.setattr(retry.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(_client.time, "sleep", self._sleep)
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def future(self, request: object, timeout: float | None) -> Away:
+        self.allowed.append(timeout)
+        return self
+
+    def result(self) -> str:
+        if self.now < self.away_s:
+            raise grpc.RpcError
+        return "answer"
+
+
+def test_a_call_without_a_timeout_outlives_a_restart_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound of an attempt is none of the whole call, which may wait for ``patience_s``; a given timeout is."""
+    method = Away(45.0, monkeypatch)
+    with impasto.Client("127.0.0.1:1", patience_s=60) as client:
+        client._answered = True
+        monkeypatch.setattr(client, "_error", lambda error: AWAY)
+        assert client._call(method, object(), 30.0) == "answer"
+        assert set(method.allowed) == {30.0}
+        method.now = 0.0
+        with pytest.raises(Unavailable):
+            client._call(method, object(), 30.0, 30.0)
+        assert 20.0 < method.now <= 30.0
 
 
 def test_a_very_long_timeout_is_none() -> None:
