@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from PIL import Image, UnidentifiedImageError, features
 
@@ -56,6 +56,8 @@ def converted(data: bytes, field: str, encode: Callable[[Image.Image, str], byte
                 if image.width * image.height > MOST_PIXELS:
                     text = f"has {image.width} x {image.height} pixels; at most {MOST_PIXELS} are converted"
                     raise invalid(field, text)
+                if kind in ("AVIF", "HEIF") and _ends_in_zeros(data, image.width * image.height):
+                    raise invalid(field, f"is a {kind} file that is truncated: its end is blank", "UNREADABLE")
                 if kind == "TIFF" and (odd := _odd_tiff(image)):
                     raise invalid(field, f"is a TIFF file {odd}; save it again as PNG, or with 8 bits per value", "UNREADABLE")
                 image.load()
@@ -71,17 +73,29 @@ _BOXES = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip", b"wide
 
 def _all_boxes(data: bytes) -> bool:
     """Return whether a file of ISO boxes is as long as they say. Decoders fill in what is missing, and may not report it."""
+    return all(end <= len(data) for _, end in _boxes(data))
+
+
+def _ends_in_zeros(data: bytes, pixels: int) -> bool:
+    """Return whether the pixels of a file of ISO boxes end in zeros, as a program leaves them that reserves a file's space.
+
+    Decoders make pixels of them. Encoders write next to none: 3 bytes in 48 million flat pixels, as measured.
+    """
+    blank = 512 + pixels // 4096
+    return any(kind == b"mdat" and end - blank > 0 and not any(data[end - blank : end]) for kind, end in _boxes(data))
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yield the kind and the end of each box, up to the first that is unknown: no picture is behind it."""
     at = 0
     while at + 8 <= len(data):
         size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        if kind not in _BOXES:  # not needed, or no box: what follows the last one is not the picture's
-            return True
+        if kind not in _BOXES:
+            return
         if size == 1:
             size = int.from_bytes(data[at + 8 : at + 16], "big")
-        if size == 0:  # to the end
-            return True
-        at += max(size, 8)
-    return at <= len(data)
+        at = len(data) if size == 0 else at + max(size, 8)  # 0: to the end
+        yield kind, at
 
 
 _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT, _DNG = 254, 258, 259, 262, 284, 339, 50706

@@ -131,10 +131,11 @@ def test_a_disk_that_is_full_keeps_the_old_picture(real_server: ServerProcess, f
     assert "keep.png" in one_line(done)
     assert (files / "keep.png").read_bytes() == b"old" * 10_000
     assert sorted(path.name for path in files.iterdir()) == ["keep.png", "p.png", "s.png"]
-    assert "No space left" in one_line(
+    assert "cannot write to stdout: No space left on device" in one_line(
         shell(real_server, files, f"$IMPASTO stylize p.png s.png -o - {' '.join(FAST)} >/dev/full")
     )
-    assert "No space left" in one_line(shell(real_server, files, "$IMPASTO info >/dev/full"))
+    told = one_line(shell(real_server, files, "env -u PYTHONUNBUFFERED $IMPASTO info >/dev/full"))
+    assert told == "Error: No space left on device: stdout\n"
 
 
 def test_a_picture_is_replaced_in_its_place_with_its_mode_and_through_a_link(real_server: ServerProcess, files: Path) -> None:

@@ -212,8 +212,8 @@ def _report(error: Exception) -> int:
         # The client's own libraries are always installed; only a command from an entry point can miss some.
         text = values["message"] = _needs_server(error)
     elif isinstance(error, OSError):
-        named = f": {error.filename}" if error.filename else ""
-        text = values["message"] = f"{error.strerror or error}{named}"
+        name = error.filename or ("stdout" if _stdout_fails() else "")
+        text = values["message"] = f"{error.strerror or error}{f': {name}' if name else ''}"
         _discard_stdout()
     else:
         text = str(error) or type(error).__name__
@@ -235,6 +235,16 @@ def _hint(error: click.UsageError) -> str:
 def _show(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # stderr is closed
         click.echo(text, err=True)
+
+
+def _stdout_fails() -> bool:
+    """Return whether what was printed cannot be written. It stays in the buffer; with PYTHONUNBUFFERED there is none."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        return True
+    return False
 
 
 def _discard_stdout() -> None:

@@ -54,11 +54,12 @@ def open_image(data: bytes, max_pixels: int, background: str = "white") -> Image
                 if _has_png_size(data):
                     _check_size(*_png_size(data), max_pixels)
                 plain, profile, exif = containers.plain_png(data)
-            containers.check_webp(data)
+            containers.check_webp_length(data)
             image = Image.open(io.BytesIO(plain), formats=FORMATS)
             _check_size(image.width, image.height, max_pixels)
             if data.startswith(containers.JPEG):  # Pillow calls one with a second picture behind it MPO
                 containers.check_jpeg(data)
+            containers.check_webp_pixels(data, image.width * image.height)
             image.load()
             profile = profile or image.info.get("icc_profile")
             return _upright(_to_rgb(image, profile, background), _orientation(image, exif))

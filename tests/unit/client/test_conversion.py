@@ -238,5 +238,18 @@ def test_files_of_boxes_that_end_early_are_told(name: str, left: float) -> None:
     data = heif(COLOUR) if name == "HEIF" else encoded(COLOUR, name)
     with pytest.raises(InvalidRequest, match=f"content: is a {name} file that (is truncated|cannot be read)"):
         sent(data[: int(len(data) * left)])
-    for behind in (bytes(5), bytes(50), b"SEFT" * 5, b"\xff" * 20):
+    for behind in (bytes(5), bytes(50), b"SEFT" * 5, b"\xff" * 20, bytes(10_000)):
         assert sent(data + behind).size == COLOUR.size  # what follows the last box is not the picture's
+
+
+@pytest.mark.parametrize("left", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("name", ["AVIF", "HEIF"])
+def test_files_of_boxes_that_end_in_zeros_are_told(name: str, left: float) -> None:
+    """As of a download that reserved its space and stopped; a decoder shows something."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8))
+    data = heif(image) if name == "HEIF" else encoded(image, name, quality=95)
+    kept = int(len(data) * left)
+    with pytest.raises(InvalidRequest, match=f"content: is a {name} file that (is truncated: its end is blank|cannot be read)"):
+        sent(data[:kept] + bytes(len(data) - kept))
+    flat = Image.new("RGB", (1600, 1200), "white")
+    assert sent(heif(flat) if name == "HEIF" else encoded(flat, name)).size == flat.size

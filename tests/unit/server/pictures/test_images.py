@@ -5,6 +5,7 @@ import struct
 import tracemalloc
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -63,6 +64,25 @@ def test_files_that_are_cut_off_are_refused(name: str, left: float) -> None:
     data = file(noise, name)
     with pytest.raises(ImageError, match=r"truncated|damaged"):
         open_image(data[: int(len(data) * left)], LIMIT)
+
+
+@pytest.mark.parametrize(("name", "lossless"), [("PNG", True), ("JPEG", False), ("WEBP", False), ("WEBP", True)])
+@pytest.mark.parametrize("left", [0.3, 0.7, 0.9])
+def test_files_that_end_in_zeros_are_refused(name: str, lossless: bool, left: float) -> None:
+    """A download that reserved its space and stopped has its length, and libwebp makes pixels of zeros."""
+    data = file(Image.effect_noise((480, 360), 60).convert("RGB"), name, quality=95, lossless=lossless)
+    kept = int(len(data) * left)
+    with pytest.raises(ImageError, match=r"truncated|damaged"):
+        open_image(data[:kept] + bytes(len(data) - kept), LIMIT)
+
+
+@pytest.mark.parametrize("options", [{"method": 0, "quality": 100}, {"method": 6, "quality": 1}, {"lossless": True}])
+def test_flat_webp_files_are_read(options: dict[str, Any]) -> None:
+    """Their encoder writes zeros for large parts of them."""
+    for color in ("white", "black", (200, 180, 255)):
+        image = Image.new("RGB", (1000, 1000), color)
+        image.paste(Image.effect_noise((200, 50), 60).convert("RGB"))
+        assert open_image(file(image, "WEBP", **options), LIMIT).size == image.size
 
 
 def bomb(width: int, height: int) -> bytes:
