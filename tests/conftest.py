@@ -70,8 +70,8 @@ def png() -> Callable[..., bytes]:
 
 
 def wait_until(check: Callable[[], object], what: str) -> None:
-    """Wait, blocking, until a check holds; at most a minute."""
-    until = time.monotonic() + 60
+    """Wait, blocking, until a check holds; at most two minutes."""
+    until = time.monotonic() + 120
     while not check():
         assert time.monotonic() < until, what
         time.sleep(0.05)

@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def page_of(server: ServerProcess) -> str:
     """Return the address of the page that a server said."""
-    until = time.monotonic() + 40
+    until = time.monotonic() + 120
     while time.monotonic() < until:
         if found := re.findall(r"impasto page at (\S+)", "".join(server.log)):
             return str(found[-1])
@@ -81,4 +81,4 @@ class WebProcess:
         self.process.terminate()
         assert self.process.stderr
         with self.process.stderr:
-            return self.process.wait(15)
+            return self.process.wait(60)

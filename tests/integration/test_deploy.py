@@ -231,7 +231,7 @@ def test_a_real_prometheus_scrapes_a_real_server(tmp_path: Path, png: Callable[.
     prometheus = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def ask(path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{prometheus_port}/api/v1/{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{prometheus_port}/api/v1/{path}", timeout=60) as answer:
             return json.load(answer)["data"]
 
     def value(query: str) -> float | None:
@@ -241,7 +241,7 @@ def test_a_real_prometheus_scrapes_a_real_server(tmp_path: Path, png: Callable[.
     try:
         with impasto.Client(server.address) as client:
             client.stylize(png(), png(seed=1), size_px=48, steps=4)
-        text = urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=5).read()
+        text = urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=60).read()
         checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
         assert checked.returncode == 0, checked.stdout + checked.stderr
         found: float | None = None

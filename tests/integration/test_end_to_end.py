@@ -29,7 +29,7 @@ SLOW = {"size_px": 128, "steps": 2000}
 def cli(*arguments: str, server: ServerProcess | None = None, **kw: object) -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, "IMPASTO_SERVER": server.address if server else "localhost:1", "COLUMNS": "200"}
     command = [sys.executable, "-c", "from impasto.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, timeout=60, check=False, env=environment, **kw)
+    return subprocess.run(command, capture_output=True, timeout=180, check=False, env=environment, **kw)
 
 
 @pytest.fixture
@@ -383,7 +383,7 @@ def test_a_client_in_another_language_gets_the_same_picture(
     done = subprocess.run(
         ["node", str(NODE / "stylize.js"), real_server.address, str(ROOT / "proto"), str(tmp_path)],
         capture_output=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
@@ -429,7 +429,7 @@ def test_a_client_in_another_language_is_told_that_its_server_stops(png: Callabl
         assert client.stderr
         assert client.stderr.readline() == "painting\n"
         server.process.send_signal(signal.SIGTERM)
-        out, _ = client.communicate(timeout=30)
+        out, _ = client.communicate(timeout=120)
     assert server.process.wait(30) == 0
     told = json.loads(out)
     for call in ("stylize", "progress"):

@@ -612,7 +612,7 @@ def test_an_interrupted_run_reports_and_leaves_no_job_behind(real_server: Server
         for _ in range(2):
             running.send_signal(signal.SIGINT)
             time.sleep(0.5)
-        out, err = running.communicate(timeout=30)
+        out, err = running.communicate(timeout=120)
     assert running.returncode == 130, err
     assert b"censored" in out
     report = load_report(tmp_path / "a.json")

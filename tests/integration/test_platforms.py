@@ -23,7 +23,7 @@ main()
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=90, check=False)
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=180, check=False)
 
 
 def test_the_client_needs_nothing_that_windows_lacks(

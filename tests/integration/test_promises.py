@@ -127,14 +127,14 @@ async def test_with_a_client_ca_health_needs_a_certificate_and_readyz_does_not(
             async def health(*pair: bytes) -> Any:
                 credentials = grpc.ssl_channel_credentials(paths["ca"], *pair)
                 async with grpc.aio.secure_channel(running.running.address, credentials) as channel:
-                    answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+                    answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=60)
                     return answer.status
 
             assert await health(paths["ann_key"], paths["ann"]) == health_pb2.HealthCheckResponse.SERVING
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await health()
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-            answer = await asyncio.to_thread(lambda: urllib.request.urlopen(f"{base}/readyz", timeout=5).read())
+            answer = await asyncio.to_thread(lambda: urllib.request.urlopen(f"{base}/readyz", timeout=60).read())
             assert answer == b"serving\n"
 
 
@@ -242,7 +242,7 @@ def test_a_server_stops_at_a_closed_terminal_and_at_ctrl_c(number: signal.Signal
             assert process.stderr
             assert any("listening on" in line for line in process.stderr)
             process.send_signal(number)
-            _, rest = process.communicate(timeout=30)
+            _, rest = process.communicate(timeout=120)
         finally:
             process.kill()
     assert process.returncode == 0, rest
@@ -402,7 +402,7 @@ async def test_a_watch_that_is_interrupted_leaves_the_job(
         with started(running, files, "jobs", *watching, job.job_id) as process:
             assert await settles(lambda: watchers(running) == 1)
             process.send_signal(signal.SIGINT)
-            _, said = await asyncio.to_thread(process.communicate, timeout=20)
+            _, said = await asyncio.to_thread(process.communicate, timeout=120)
         assert (process.returncode, said.strip()) == (130, f"Interrupted. Job {job.job_id} goes on.")
         assert await settles(lambda: watchers(running) == 0)
         assert (await job.info()).state == "running"
@@ -444,7 +444,7 @@ async def test_a_watch_in_json_has_a_line_for_every_step_start_and_pause_and_one
                 lines.append(json.loads(await asyncio.to_thread(process.stdout.readline)))
             worker.step_s = 0.001
             await job.resume()
-            rest, said = await asyncio.to_thread(process.communicate, timeout=20)
+            rest, said = await asyncio.to_thread(process.communicate, timeout=120)
         lines += [json.loads(line) for line in rest.splitlines()]
         assert (process.returncode, said) == (0, "")
     kinds = ("started", "paused", "step", "ended")

@@ -44,14 +44,14 @@ def files(tmp_path: Path, png: Callable[..., bytes]) -> Path:
 
 def run(server: ServerProcess | None, where: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     given = {**os.environ, "IMPASTO_SERVER": server.address if server else "127.0.0.1:1", "COLUMNS": "200", **environment}
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=90, cwd=where, env=given, check=False)
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=180, cwd=where, env=given, check=False)
 
 
 def shell(server: ServerProcess, where: Path, line: str) -> subprocess.CompletedProcess[str]:
     """Run a line of shell in which $IMPASTO is the command."""
     given = {**os.environ, "IMPASTO_SERVER": server.address}
     script = line.replace("$IMPASTO", shlex.join(COMMAND))
-    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=90, cwd=where, env=given, check=False)
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=180, cwd=where, env=given, check=False)
 
 
 def jobs_of(server: ServerProcess, *states: str) -> list[impasto.JobInfo]:
@@ -117,7 +117,7 @@ def test_a_picture_that_cannot_be_written_at_the_end_is_not_lost(real_server: Se
         while not jobs_of(real_server, "running") and time.monotonic() < deadline:
             time.sleep(0.05)
         (files / "gone").rmdir()
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=180)
     message = json.loads(told)["error"]["message"]
     found = re.search(r"cannot write gone/o.png: .*'impasto jobs result (\w+) -o OUT' gets the picture", message)
     assert found, message
@@ -162,7 +162,7 @@ def test_previews_that_cannot_be_saved_any_more_cost_the_previews_only(real_serv
         while not (files / "pv").exists() or not list((files / "pv").iterdir()):
             time.sleep(0.02)
         (files / "pv").rename(files / "gone")
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=180)
     assert process.returncode == 0, error
     assert error.count("no more previews are saved") == 1
     assert (files / "o.png").exists()
@@ -201,7 +201,7 @@ def test_a_command_that_is_stopped_leaves_no_job(
         while not jobs_of(real_server, "running", "queued") and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(number)
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=120)
     told = json.loads(error.splitlines()[-1])["error"]["message"] if how == "--json" else error.strip()
     assert (process.returncode, told) == (130, "Interrupted. The job is cancelled.")
     while jobs_of(real_server, "running", "queued") and time.monotonic() < deadline:
@@ -230,7 +230,7 @@ def test_a_command_that_is_stopped_while_its_server_is_gone_says_how_to_find_the
         assert process.stderr is not None
         said = next(line for line in process.stderr if "trying again" in line)  # gRPC may write a line of its own before
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=120)
     assert said.startswith("Warning: ")
     assert said.endswith("; trying again for up to 60 s\n")
     assert process.returncode == 130
@@ -260,7 +260,7 @@ def test_a_command_that_is_stopped_while_it_submits_leaves_no_job(real_server: S
             process.send_signal(signal.SIGINT)
             time.sleep(0.5)
             link.mute = False
-            _, error = process.communicate(timeout=30)
+            _, error = process.communicate(timeout=120)
     assert (process.returncode, error.strip()) == (130, "Interrupted. The job is cancelled.")
     assert _state_at_end(real_server, accepted) == "cancelled"
 
@@ -505,9 +505,9 @@ def test_a_machine_without_a_home_says_what_to_set(tmp_path: Path) -> None:
     outside = ["unshare", "--user", "--map-user=54321", *COMMAND]
     quick = [*outside, "serve", "--listen", "127.0.0.1:0", "--device", "cpu", "--weights", "builtin"]
     for more, said in (([], "data_dir"), (["--data-dir", "~nobody-here/x"], "data_dir")):
-        done = subprocess.run([*quick, *more], capture_output=True, text=True, timeout=60, env=bare, cwd=tmp_path, check=False)
+        done = subprocess.run([*quick, *more], capture_output=True, text=True, timeout=180, env=bare, cwd=tmp_path, check=False)
         assert said in one_line(done)
-    listed = subprocess.run([*outside, "weights", "list"], capture_output=True, text=True, timeout=60, env=bare, check=False)
+    listed = subprocess.run([*outside, "weights", "list"], capture_output=True, text=True, timeout=180, env=bare, check=False)
     assert "Traceback" not in listed.stderr
     with subprocess.Popen(
         [*quick, "--data-dir", ":memory:"], stderr=subprocess.PIPE, text=True, env=bare, cwd=tmp_path

@@ -32,7 +32,7 @@ from impasto_server.failpoints import NAMES, VARIABLE
 KINDS = 3
 STEPS, SIZE_PX = 40, 64
 CHECKPOINT_S = "0.2"
-START_LIMIT_S = 60.0
+START_LIMIT_S = 120.0
 REACH_S = 10.0
 """Time limit for a running server to reach the failpoint where it is to die."""
 Picture = bytes
@@ -250,7 +250,7 @@ def soak(
             server.start()
             assert server.wait_ready()
     for thread, seen in clients:
-        thread.join(180)
+        thread.join(300)
         _judge(seen, wanted, done, wrong)
     with impasto.Client(server.address) as client:
         jobs = list(client.jobs())

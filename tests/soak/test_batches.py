@@ -26,7 +26,7 @@ class CountingServer(Server):
 
 
 @pytest.mark.long
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_a_batch_that_is_killed_ends_as_if_it_were_not(tmp_path: Path) -> None:
     """One kill of the client and one of the server; every picture, one line and one job for each."""
     photos, styles = tmp_path / "photos", tmp_path / "styles"

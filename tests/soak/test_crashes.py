@@ -11,7 +11,7 @@ from tests.soak.crashes import KINDS, soak
 
 
 @pytest.mark.long
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_nothing_is_lost_whatever_is_killed(png: Callable[..., bytes], tmp_path: Path) -> None:
     """Four kills: two at named places of the code, one of the server and one of its worker at random instants."""
     pictures = [png(64, 48, seed) for seed in range(KINDS)]

@@ -10,7 +10,7 @@ from tests.soak.world import World, growth
 
 
 @pytest.mark.long
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_what_the_world_sends_leaves_nothing_behind(tmp_path: Path) -> None:
     """Odd files and names, slow, silent and cut links, callers who leave."""
     world = World(tmp_path, seed=1, retention_s=2)

@@ -182,7 +182,7 @@ class World:
         request = pb.ProgressRequest(job_id=job_id, include_previews=True)
         if after is not None:
             request.resume_after_sequence = after
-        call = self.stub.Progress(request, metadata=self.metadata[owner], timeout=30)
+        call = self.stub.Progress(request, metadata=self.metadata[owner], timeout=120)
         newest, ended = after, False
         messages = 0
         async for message in call:

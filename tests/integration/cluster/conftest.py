@@ -76,7 +76,7 @@ class Cluster:
     def log(self, host: Host) -> str:
         return (self.folder / f"{host.name}.{self.hosts.index(host)}.log").read_text()
 
-    async def until_ready(self, *names: str, within_s: float = 30) -> None:
+    async def until_ready(self, *names: str, within_s: float = 120) -> None:
         ready = lambda: {status.handle.name for status in self.pool.workers if status.ready}  # noqa: E731
         await until(lambda: set(names) <= ready(), within_s)
 
@@ -85,7 +85,7 @@ class Cluster:
             host.end()
 
 
-async def until(condition: Callable[[], bool], within_s: float = 20.0) -> float:
+async def until(condition: Callable[[], bool], within_s: float = 120.0) -> float:
     """Wait for a condition; return how long it took."""
     began = time.monotonic()
     while not condition():

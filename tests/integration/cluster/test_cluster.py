@@ -282,7 +282,7 @@ async def test_the_real_engine_on_two_hosts(cluster: Callable[..., Any], submit:
         _, step = await first_resume(job)
         assert step > 0
         assert (await job.result(60)).data == undisturbed
-        _, alive = psutil.wait_procs(children, timeout=5)
+        _, alive = psutil.wait_procs(children, timeout=60)
         assert not alive
         assert (await job.info()).network.weights == "builtin"
 

@@ -127,7 +127,7 @@ async def test_the_notebook(service: Any, files: Path) -> None:
     script = (
         "import nbformat, nbclient, sys\n"
         "notebook = nbformat.read(sys.argv[1], 4)\n"
-        "nbclient.NotebookClient(notebook, timeout=90, kernel_name='python3').execute()\n"
+        "nbclient.NotebookClient(notebook, timeout=180, kernel_name='python3').execute()\n"
         "nbformat.write(notebook, 'ran.ipynb')\n"
     )
     async with service() as running:

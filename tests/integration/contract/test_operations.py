@@ -261,12 +261,12 @@ async def test_metrics_are_served_on_an_address_of_their_own(service: Any, caplo
     with caplog.at_level("INFO"):
         async with service(metrics="127.0.0.1:0"):
             url = next(part for part in caplog.text.split() if part.startswith("http://")).rstrip(",;.")
-            text = (await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read())).decode()
+            text = (await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=60).read())).decode()
     assert "# TYPE grpc_server_started_total counter" in text
     assert "impasto_gpu_metrics_up 0.0" in text
     assert "process_open_fds" in text
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(url, timeout=5)
+        urllib.request.urlopen(url, timeout=60)
 
 
 async def test_probes_are_answered_over_http(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ async def test_probes_are_answered_over_http(service: Any, monkeypatch: pytest.M
 
     def ask(port: int, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

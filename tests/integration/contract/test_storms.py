@@ -19,7 +19,7 @@ from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 from tests.unit.server.fakes import FakeWorker
 
 
-async def settles(check: Callable[[], bool], within_s: float = 15.0) -> bool:
+async def settles(check: Callable[[], bool], within_s: float = 60.0) -> bool:
     """Wait until something is so."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:

@@ -72,7 +72,7 @@ class Receiver:
         self.server.server_close()
         self.thread.join()
 
-    async def wait(self, count: int, within_s: float = 15.0) -> None:
+    async def wait(self, count: int, within_s: float = 60.0) -> None:
         deadline = time.monotonic() + within_s
         while len(self.told) < count:
             assert time.monotonic() < deadline, f"told {len(self.told)} times, not {count}"

@@ -84,7 +84,7 @@ def web(png: Callable[..., bytes]) -> Callable[..., AbstractAsyncContextManager[
         async with (
             _service(worker, **settings) as service,
             gateway(service.running.address, **(web or {})) as (server, url),
-            httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as http,
+            httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as http,
         ):
             yield Web(http, url, service, server, files)
 

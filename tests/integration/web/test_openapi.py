@@ -38,7 +38,7 @@ def fuzz(url: str, job_id: str) -> int:
             nonlocal count
             if known and case.method == "GET" and "id" in (case.path_parameters or {}):
                 case.path_parameters["id"] = job_id  # what exists answers with more than 404
-            case.call_and_validate(base_url=url, checks=CHECKS, timeout=60)
+            case.call_and_validate(base_url=url, checks=CHECKS, timeout=180)
             count += 1
 
         one()

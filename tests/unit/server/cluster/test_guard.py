@@ -71,7 +71,7 @@ def test_a_closed_pipe_ends_the_whole_group(start: Callable[..., tuple[subproces
     guard, pids = start()
     assert guard.stdin
     guard.stdin.close()
-    assert cause_of(guard.wait(10)) == "killed by signal 15"
+    assert cause_of(guard.wait(60)) == "killed by signal 15"
     until(lambda: gone(pids))
 
 
@@ -80,7 +80,7 @@ def test_a_worker_that_ignores_sigterm_is_killed(start: Callable[..., tuple[subp
     guard, pids = start("stubborn", grace_s=0.3)
     assert guard.stdin
     guard.stdin.close()
-    assert cause_of(guard.wait(10)) == "killed by signal 9"
+    assert cause_of(guard.wait(60)) == "killed by signal 9"
     until(lambda: gone(pids))
 
 
@@ -89,7 +89,7 @@ def test_a_frozen_worker_is_ended(start: Callable[..., tuple[subprocess.Popen[by
     guard, pids = start()
     os.kill(pids[0], signal.SIGSTOP)
     guard.terminate()
-    assert cause_of(guard.wait(10)) == "killed by signal 15"
+    assert cause_of(guard.wait(60)) == "killed by signal 15"
     until(lambda: gone(pids))
 
 

@@ -39,7 +39,7 @@ async def submit(dispatcher: Dispatcher, request_id: str = "", digest: str = "d"
 
 
 async def ended(dispatcher: Dispatcher, job: Job) -> Job:
-    return await asyncio.wait_for(dispatcher.wait(job), 5)
+    return await asyncio.wait_for(dispatcher.wait(job), 60)
 
 
 async def test_a_job_runs_to_its_picture() -> None:

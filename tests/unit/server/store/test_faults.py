@@ -45,13 +45,13 @@ async def test_a_full_disk_refuses_new_jobs_and_the_running_one_ends(small_disk:
                 assert (error.code, error.reason) == ("UNAVAILABLE", "STORAGE_FAILED")
                 refused += 1
         assert refused == 20
-        ended = await asyncio.wait_for(dispatcher.wait(running), 5)
+        ended = await asyncio.wait_for(dispatcher.wait(running), 60)
         assert ended.state is JobState.SUCCEEDED
         assert dispatcher.result(running.job_id).startswith(b"\x89PNG")
         filler.unlink()
         await asyncio.sleep(0.2)
         another = await dispatcher.submit(spec(width=61), "", "d", detached=True)
-        assert (await asyncio.wait_for(dispatcher.wait(another), 5)).state is JobState.SUCCEEDED
+        assert (await asyncio.wait_for(dispatcher.wait(another), 60)).state is JobState.SUCCEEDED
     async with serving(small_disk, FakeWorker()) as dispatcher:
         assert dispatcher.get(running.job_id).state is JobState.SUCCEEDED
         assert dispatcher.result(running.job_id).startswith(b"\x89PNG")
@@ -71,7 +71,7 @@ async def test_a_clock_that_jumps_disturbs_no_running_job(
         monkeypatch.setattr("time.time", lambda: now() + jump_s)
         later = await dispatcher.submit(spec(), "", "d", detached=True)
         for job in (running, waiting, later):
-            assert (await asyncio.wait_for(dispatcher.wait(job), 2)).state is JobState.SUCCEEDED
+            assert (await asyncio.wait_for(dispatcher.wait(job), 30)).state is JobState.SUCCEEDED
         PARTS[dispatcher].supervisor.expire()
         kept = {job.job_id for job in dispatcher.page(None, 10)}
         assert (old.job_id in kept) is (jump_s < 0)
