@@ -44,14 +44,18 @@ def files(tmp_path: Path, png: Callable[..., bytes]) -> Path:
 
 def run(server: ServerProcess | None, where: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     given = {**os.environ, "IMPASTO_SERVER": server.address if server else "127.0.0.1:1", "COLUMNS": "200", **environment}
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=180, cwd=where, env=given, check=False)
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=180, cwd=where, env=given, check=False
+    )
 
 
 def shell(server: ServerProcess, where: Path, line: str) -> subprocess.CompletedProcess[str]:
     """Run a line of shell in which $IMPASTO is the command."""
     given = {**os.environ, "IMPASTO_SERVER": server.address}
     script = line.replace("$IMPASTO", shlex.join(COMMAND))
-    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=180, cwd=where, env=given, check=False)
+    return subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=180, cwd=where, env=given, check=False
+    )
 
 
 def jobs_of(server: ServerProcess, *states: str) -> list[impasto.JobInfo]:
