@@ -65,7 +65,7 @@ from impasto.requests import (
     upload_requests,
 )
 from impasto.results import DeviceInfo, Event, Features, Finished, JobInfo, Result, ServerInfo, Step
-from impasto.retry import DEFAULT_S
+from impasto.retry import DEFAULT_S, Deadline
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 
@@ -140,12 +140,13 @@ class AsyncClient(ClientBase):
 
         Cancelling the task cancels the job.
         """
+        deadline = Deadline(timeout_s)
         try:
             if on_step is None and not progress:
                 spec = await asyncio.to_thread(job_spec, content, style, options)
-                await self._prepare(spec)
+                await self._prepare(spec, deadline)
                 request = stylize_request(spec, request_id)
-                response = await self._call(self._stub.Stylize, request, None, timeout_s)
+                response = await self._call(self._stub.Stylize, request, None, deadline)
                 return await self._whole(response.result)
             request_id = request_id or new_request_id()
             job: AsyncJob | None = None
@@ -173,11 +174,12 @@ class AsyncClient(ClientBase):
         **options: Unpack[Options],
     ) -> AsyncJob:
         """Submit a job and return at once; see :meth:`impasto.Client.submit`."""
+        deadline = Deadline(timeout_s)
         spec = await asyncio.to_thread(job_spec, content, style, options)
-        await self._prepare(spec)
+        await self._prepare(spec, deadline)
         request = submit_request(spec, request_id)
         try:
-            response = await self._call(self._stub.SubmitJob, request, self._time_for(request), timeout_s)
+            response = await self._call(self._stub.SubmitJob, request, self._time_for(request), deadline)
         except BaseException as error:
             if not request_id and may_have_started(error):
                 await asyncio.shield(self.cancel_quietly(request.request_id))
@@ -209,11 +211,11 @@ class AsyncClient(ClientBase):
         request = pb.SubmitJobRequest(spec=spec, validate_only=True)
         return results.job_info((await self._call(self._stub.SubmitJob, request, self._time_for(request))).job)
 
-    async def _prepare(self, spec: pb.JobSpec) -> None:
+    async def _prepare(self, spec: pb.JobSpec, deadline: Deadline | None = None) -> None:
         """Upload large pictures in chunks, which resume after a lost connection; reject a job that is still too large."""
         for image in large_images(spec):
             name = image.name
-            image.image_id = (await self.upload(NamedFile(image.data, name))).image_id
+            image.image_id = (await self._upload(NamedFile(image.data, name), deadline)).image_id
         if self._needs_limit(spec):
             self._limit_bytes = (await self.server_info()).limits["max_message_bytes"]
         self._check_size(spec)
@@ -313,16 +315,19 @@ class AsyncClient(ClientBase):
 
     async def upload(self, picture: Picture) -> UploadedImage:
         """Upload a picture's file once; see :meth:`impasto.Client.upload`."""
+        return await self._upload(picture)
+
+    async def _upload(self, picture: Picture, deadline: Deadline | None = None) -> UploadedImage:
         if isinstance(picture, UploadedImage):
             return picture
         data = await asyncio.to_thread(to_bytes, picture, "picture")
         image_id = hashlib.sha256(data).hexdigest()
-        retry = self._retry()
+        retry = self._retry(deadline, UPLOAD_TIMEOUT_S)
         ask_only, offset = True, 0
         while True:
             requests = upload_requests(data, image_id, offset, ask_only=ask_only)
             try:
-                answer = await self._stub.UploadImage(requests, timeout=UPLOAD_TIMEOUT_S)
+                answer = await self._stub.UploadImage(requests, timeout=retry.left_s)
             except grpc.aio.AioRpcError as error:
                 await asyncio.sleep(retry.delay(of_upload(self._error(error), name_of(picture))))
                 ask_only, offset = True, 0
@@ -396,11 +401,11 @@ class AsyncClient(ClientBase):
 
     async def health(self, timeout_s: float = 5.0) -> str:
         """Return ``serving`` or ``not_serving``."""
-        response = await self._call(self._health.Check, health_pb2.HealthCheckRequest(), None, timeout_s)
+        response = await self._call(self._health.Check, health_pb2.HealthCheckRequest(), None, Deadline(timeout_s))
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)).lower()
 
-    async def _call(self, method: Any, request: Any, attempt_s: float | None, timeout_s: float | None = None) -> Any:
-        retry = self._retry(timeout_s, attempt_s)
+    async def _call(self, method: Any, request: Any, attempt_s: float | None, deadline: Deadline | None = None) -> Any:
+        retry = self._retry(deadline, attempt_s)
         while True:
             try:
                 answer = await method(request, timeout=retry.left_s)
@@ -439,7 +444,7 @@ class AsyncJob(JobBase):
     ) -> AsyncGenerator[Event]:
         """Yield the job's events; see :meth:`impasto.Job.progress`."""
         client = self._client
-        retry = client._retry(timeout_s)
+        retry = client._retry(Deadline(timeout_s))
         cursor = Cursor(self.job_id, resume_after, previews=previews, image=image)
         while True:
             call = client._stub.Progress(cursor.request, timeout=retry.left_s)

@@ -16,7 +16,7 @@ from impasto.errors import ImpastoError
 from impasto.pictures import UploadedImage
 from impasto.requests import server_address
 from impasto.results import Event, JobInfo
-from impasto.retry import Reachability, Retry
+from impasto.retry import Deadline, Reachability, Retry
 from impasto.transport import SLOWEST_BYTES_PER_S, SMALL_BYTES, channel_options, check_size, error_of
 from impasto.v1 import style_transfer_pb2 as pb
 
@@ -64,11 +64,11 @@ class ClientBase:
             self._check_open()
             raise
 
-    def _retry(self, timeout_s: float | None = None, attempt_s: float | None = None) -> Retry:
+    def _retry(self, deadline: Deadline | None = None, attempt_s: float | None = None) -> Retry:
         return Retry(
             self.patience_s,
             answered=self._answered,
-            timeout_s=timeout_s,
+            deadline=deadline,
             attempt_s=attempt_s,
             reachability=self._reachability,
         )

@@ -65,7 +65,7 @@ from impasto.requests import (
     upload_requests,
 )
 from impasto.results import DeviceInfo, Event, Features, Finished, JobInfo, Result, ServerInfo, Step
-from impasto.retry import DEFAULT_S
+from impasto.retry import DEFAULT_S, Deadline
 from impasto.transport import Watchdog, silence
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
@@ -140,21 +140,20 @@ class Client(ClientBase):
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
+        deadline = Deadline(timeout_s)
         try:
             if on_step is None and not progress:
                 spec = job_spec(content, style, options)
-                self._prepare(spec)
+                self._prepare(spec, deadline)
                 request = stylize_request(spec, request_id)
-                response = self._call(self._stub.Stylize, request, None, timeout_s)
+                response = self._call(self._stub.Stylize, request, None, deadline)
                 return self._whole(response.result)
-            deadline = None if timeout_s is None else time.monotonic() + timeout_s
             request_id = request_id or new_request_id()
             job: Job | None = None
             try:
                 job = self.submit(content, style, request_id=request_id, timeout_s=timeout_s, **options)
-                left = None if deadline is None else max(0.001, deadline - time.monotonic())
                 with ProgressBar(quiet=not progress) as show:
-                    return job.follow(lambda event: _told(event, show, on_step), left)
+                    return job.follow(lambda event: _told(event, show, on_step), deadline.left_s)
             except BaseException as error:
                 if job is not None or may_have_started(error):
                     self.cancel_quietly(request_id)
@@ -182,11 +181,12 @@ class Client(ClientBase):
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
+        deadline = Deadline(timeout_s)
         spec = job_spec(content, style, options)
-        self._prepare(spec)
+        self._prepare(spec, deadline)
         request = submit_request(spec, request_id)
         try:
-            response = self._call(self._stub.SubmitJob, request, self._time_for(request), timeout_s)
+            response = self._call(self._stub.SubmitJob, request, self._time_for(request), deadline)
         except BaseException as error:
             if not request_id and may_have_started(error):
                 self.cancel_quietly(request.request_id)
@@ -233,11 +233,11 @@ class Client(ClientBase):
         request = pb.SubmitJobRequest(spec=spec, validate_only=True)
         return results.job_info(self._call(self._stub.SubmitJob, request, self._time_for(request)).job)
 
-    def _prepare(self, spec: pb.JobSpec) -> None:
+    def _prepare(self, spec: pb.JobSpec, deadline: Deadline | None = None) -> None:
         """Upload large pictures in chunks, which resume after a lost connection; reject a job that is still too large."""
         for image in large_images(spec):
             name = image.name
-            image.image_id = (self.upload(NamedFile(image.data, name))).image_id
+            image.image_id = (self._upload(NamedFile(image.data, name), deadline)).image_id
         if self._needs_limit(spec):
             self._limit_bytes = self.server_info().limits["max_message_bytes"]
         self._check_size(spec)
@@ -399,17 +399,20 @@ class Client(ClientBase):
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
+        return self._upload(picture)
+
+    def _upload(self, picture: Picture, deadline: Deadline | None = None) -> UploadedImage:
         if isinstance(picture, UploadedImage):
             return picture
         data = to_bytes(picture, "picture")
         image_id = hashlib.sha256(data).hexdigest()
-        retry = self._retry()
+        retry = self._retry(deadline, UPLOAD_TIMEOUT_S)
         ask_only, offset = True, 0
         while True:
             requests = upload_requests(data, image_id, offset, ask_only=ask_only)
             try:
                 with self._unless_closed():
-                    answer = self._stub.UploadImage(requests, timeout=UPLOAD_TIMEOUT_S)
+                    answer = self._stub.UploadImage(requests, timeout=retry.left_s)
             except grpc.RpcError as error:
                 time.sleep(retry.delay(of_upload(self._error(error), name_of(picture))))
                 ask_only, offset = True, 0
@@ -515,12 +518,12 @@ class Client(ClientBase):
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
-        response = self._call(self._health.Check, health_pb2.HealthCheckRequest(), None, timeout_s)
+        response = self._call(self._health.Check, health_pb2.HealthCheckRequest(), None, Deadline(timeout_s))
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)).lower()
 
-    def _call(self, method: Any, request: Any, attempt_s: float | None, timeout_s: float | None = None) -> Any:
+    def _call(self, method: Any, request: Any, attempt_s: float | None, deadline: Deadline | None = None) -> Any:
         """Call a method and retry while the server is unavailable; the timeout bounds all attempts together."""
-        retry = self._retry(timeout_s, attempt_s)
+        retry = self._retry(deadline, attempt_s)
         while True:
             with self._unless_closed():
                 call = method.future(request, timeout=retry.left_s)
@@ -587,7 +590,7 @@ class Job(JobBase):
             ImpastoError: See :mod:`impasto.errors`.
         """
         client = self._client
-        retry = client._retry(timeout_s)
+        retry = client._retry(Deadline(timeout_s))
         cursor = Cursor(self.job_id, resume_after, previews=previews, image=image)
         while True:
             with client._unless_closed():

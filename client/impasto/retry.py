@@ -25,6 +25,31 @@ TOLD_S = 1.0
 """How long a server may be unavailable before that is worth telling."""
 
 
+class Deadline:
+    """The instant at which a call ends, whatever it consists of.
+
+    Args:
+        timeout_s: Seconds from now; None, or very many, for none.
+
+    Raises:
+        InvalidRequest: If the timeout is not a number.
+    """
+
+    def __init__(self, timeout_s: float | None = None) -> None:
+        if timeout_s is not None and math.isnan(timeout_s):
+            raise invalid("timeout_s", "must be a number of seconds, got nan")
+        self._at = None if timeout_s is None or timeout_s >= UNBOUNDED_S else time.monotonic() + timeout_s
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that are left, a millisecond at least, as gRPC takes them; None for no bound."""
+        return None if self._at is None else max(0.001, self._at - time.monotonic())
+
+    def is_before(self, delay_s: float) -> bool:
+        """Whether it is reached within a number of seconds from now."""
+        return self._at is not None and time.monotonic() + delay_s > self._at
+
+
 class Reachability:
     """Tells once that a server is unavailable and its calls are retried, and once that it answers again. It is thread-safe.
 
@@ -64,12 +89,9 @@ class Retry:
     Args:
         limit_s: How long the server may be unavailable without interruption; 0 to try only once.
         answered: Whether a connection was ever established.
-        timeout_s: Bound on all attempts together, if given.
+        deadline: Bound on all attempts together.
         attempt_s: Bound on each attempt, if given.
         reachability: Is told of failures and answers.
-
-    Raises:
-        InvalidRequest: If the timeout is not a number.
     """
 
     def __init__(
@@ -77,17 +99,14 @@ class Retry:
         limit_s: float,
         *,
         answered: bool,
-        timeout_s: float | None = None,
+        deadline: Deadline | None = None,
         attempt_s: float | None = None,
         reachability: Reachability | None = None,
     ) -> None:
         self._limit_s = limit_s
         self._attempt_s = attempt_s
         self._reachability = reachability
-        if timeout_s is not None and math.isnan(timeout_s):
-            raise invalid("timeout_s", "must be a number of seconds, got nan")
-        bounded = timeout_s is not None and timeout_s < UNBOUNDED_S
-        self._deadline = time.monotonic() + timeout_s if bounded and timeout_s is not None else None
+        self._deadline = deadline or Deadline()
         self._ever_answered = answered
         self._delay_s = _FIRST_DELAY_S
         self._unavailable_since: float | None = None
@@ -95,10 +114,8 @@ class Retry:
     @property
     def left_s(self) -> float | None:
         """Seconds for the next attempt; None for no bound."""
-        if self._deadline is None:
-            return self._attempt_s
-        left_s = max(0.001, self._deadline - time.monotonic())
-        return left_s if self._attempt_s is None else min(left_s, self._attempt_s)
+        bounds = [bound for bound in (self._deadline.left_s, self._attempt_s) if bound is not None]
+        return min(bounds, default=None)
 
     def reset(self) -> None:
         """Note that the server answers again."""
@@ -119,9 +136,8 @@ class Retry:
         self._ever_answered = self._ever_answered or error.reason == CONNECTION_LOST or error.status is not None
         self._unavailable_since = self._unavailable_since if self._unavailable_since is not None else now
         delay_s = self._delay_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads the clients of one server
-        late = self._deadline is not None and now + delay_s > self._deadline
         if (
-            late
+            self._deadline.is_before(delay_s)
             or not self._ever_answered
             or not isinstance(error, Unavailable)
             or now - self._unavailable_since + delay_s > self._limit_s

@@ -3,6 +3,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -11,7 +13,7 @@ from google.rpc import status_pb2
 import impasto
 from impasto import _client, retry
 from impasto.errors import InvalidRequest, Unavailable
-from impasto.retry import Reachability, Retry
+from impasto.retry import Deadline, Reachability, Retry
 
 AWAY = Unavailable("away", reason="UNAVAILABLE")
 
@@ -49,7 +51,7 @@ def test_an_answer_that_the_server_is_away_is_borne_from_the_first_call_on() -> 
 
 def test_a_timeout_bounds_all_tries_and_the_last_error_is_told() -> None:
     """Not that time ran out, but why."""
-    patience = Retry(60.0, answered=True, timeout_s=0.25)
+    patience = Retry(60.0, answered=True, deadline=Deadline(0.25))
     assert 0 < (patience.left_s or 0) <= 0.25
     assert patience.delay(AWAY) < 0.25
     with pytest.raises(Unavailable):
@@ -63,7 +65,7 @@ def test_no_attempt_starts_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(retry.time, "monotonic", lambda: now[0])
     for _ in range(200):
         now[0] = 0.0
-        patience = Retry(60.0, answered=True, timeout_s=30.0)
+        patience = Retry(60.0, answered=True, deadline=Deadline(30.0))
         with contextlib.suppress(Unavailable):
             while now[0] <= 30.0:
                 now[0] += patience.delay(AWAY)
@@ -75,9 +77,9 @@ def test_no_attempt_starts_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch
 def test_each_attempt_has_its_own_bound() -> None:
     """A call without a timeout lasts as long as an absence is borne; one with a timeout never longer than that."""
     assert Retry(60.0, answered=True, attempt_s=30.0).left_s == 30.0
-    assert Retry(60.0, answered=True, attempt_s=30.0, timeout_s=1e9).left_s == 30.0
-    assert 4.0 < (Retry(60.0, answered=True, attempt_s=30.0, timeout_s=5.0).left_s or 0) <= 5.0
-    assert 29.0 < (Retry(60.0, answered=True, timeout_s=30.0).left_s or 0) <= 30.0
+    assert Retry(60.0, answered=True, attempt_s=30.0, deadline=Deadline(1e9)).left_s == 30.0
+    assert 4.0 < (Retry(60.0, answered=True, attempt_s=30.0, deadline=Deadline(5.0)).left_s or 0) <= 5.0
+    assert 29.0 < (Retry(60.0, answered=True, deadline=Deadline(30.0)).left_s or 0) <= 30.0
 
 
 class Away:
@@ -112,16 +114,16 @@ def test_a_call_without_a_timeout_outlives_a_restart_of_the_server(monkeypatch: 
         assert set(method.allowed) == {30.0}
         method.now = 0.0
         with pytest.raises(Unavailable):
-            client._call(method, object(), 30.0, 30.0)
+            client._call(method, object(), 30.0, Deadline(30.0))
         assert 20.0 < method.now <= 30.0
 
 
 def test_a_very_long_timeout_is_none() -> None:
     """gRPC would take it for one that is over."""
     for timeout_s in (float("inf"), 1e10):
-        assert Retry(60.0, answered=True, timeout_s=timeout_s).left_s is None
+        assert Deadline(timeout_s).left_s is None
     with pytest.raises(InvalidRequest, match="timeout_s: must be a number"):
-        Retry(60.0, answered=True, timeout_s=float("nan"))
+        Deadline(float("nan"))
 
 
 def test_an_outage_is_told_once_and_its_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,3 +161,35 @@ def test_a_client_that_is_closed_while_it_retries_says_so() -> None:
             client.server_info()
         closing.join()
     assert caught.value.reason == "CLIENT_CLOSED"
+
+
+class Refusal(grpc.RpcError):
+    """What gRPC raises when a call's time is over."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.DEADLINE_EXCEEDED
+
+    def details(self) -> str:
+        return "Deadline Exceeded"
+
+    def trailing_metadata(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("call", ["stylize", "submit"])
+def test_the_timeout_of_a_call_bounds_the_uploads_of_its_pictures(call: str, png: Callable[..., bytes]) -> None:
+    """Large ones are sent before the job; without a timeout each has ten minutes."""
+    allowed: list[float | None] = []
+
+    def upload(requests: object, timeout: float | None) -> None:
+        allowed.append(timeout)
+        raise Refusal
+
+    large = png() + bytes(9 << 20)
+    with impasto.Client("127.0.0.1:1") as client:
+        client._stubs = SimpleNamespace(UploadImage=upload, CancelJob=lambda *_, **__: None)
+        for timeout_s in (7.0, None):
+            with pytest.raises(impasto.WaitTimeout):
+                getattr(client, call)(large, png(), timeout_s=timeout_s)
+    assert 6.0 < (allowed[0] or 0) <= 7.0
+    assert allowed[1:] == [600.0]
