@@ -381,6 +381,17 @@ def test_a_peer_that_answers_byte_by_byte_does_not_hold_a_health_check(tmp_path:
     assert time.monotonic() - began < 15
 
 
+@pytest.mark.parametrize(
+    "line", ["proto -o -", "batch p.png --style s.png -o -", "stylize p.png s.png -o o.png --preview-dir -"]
+)
+def test_stdout_is_no_folder(files: Path, line: str) -> None:
+    """A hyphen means stdout where a file is written; no folder of that name is made."""
+    before = sorted(files.iterdir())
+    done = run(None, files, *line.split())
+    assert (done.returncode, "'-' would be stdout, and a folder is needed" in one_line(done)) == (2, True)
+    assert sorted(files.iterdir()) == before
+
+
 @pytest.mark.parametrize("schedule", ["6\u00b2:3", "64", "64:", "a:b", "64:-3"])
 def test_a_schedule_that_is_none_is_wrong_usage(real_server: ServerProcess, files: Path, schedule: str) -> None:
     done = run(real_server, files, "stylize", "p.png", "s.png", "-o", "o.png", "--schedule", schedule)

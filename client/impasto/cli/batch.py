@@ -25,7 +25,7 @@ from impasto.batch.sheet import MOST_TILES, batch_sheet
 from impasto.batch.sheet import NAME as SHEET
 from impasto.cli import completion
 from impasto.cli.batch_progress import BatchProgress
-from impasto.cli.output import INTERRUPTED, JSON, SERVER, check_folder, print_json, tell_outages
+from impasto.cli.output import INTERRUPTED, JSON, SERVER, Folder, check_folder, print_json, tell_outages
 from impasto.cli.stylize import check_stdin, given_options, painting_options, styled, styling_options
 from impasto.errors import ImpastoError, Unavailable
 from impasto.requests import Style
@@ -109,7 +109,7 @@ class Tally:
     help="CSV file instead of PHOTOS and --style, with the columns photo and style, optionally output, mask, style_mask and "
     "style_region; paths are relative to its folder, else to the current one.",
 )
-@click.option("-o", "--output", "out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
+@click.option("-o", "--output", "out", required=True, type=Folder(), help="Folder.")
 @click.option(
     "--name",
     "template",

@@ -15,6 +15,7 @@ from impasto.cli.output import (
     JSON,
     SECONDS,
     SERVER,
+    Folder,
     check_output,
     print_json,
     read_picture,
@@ -270,7 +271,7 @@ def redo(
 @click.command()
 @click.argument("content", shell_complete=completion.files)
 @click.argument("style", shell_complete=completion.files)
-@click.option("-o", "--output", "out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
+@click.option("-o", "--output", "out", required=True, type=Folder(), help="Folder.")
 @click.option("--size", "size_px", type=int, default=256, show_default=True, help="Longer side of each picture.")
 @click.option("--steps", type=int, default=100, show_default=True, help="Optimizer steps of each picture.")
 @click.option("--networks", help="Networks to compare, comma-separated; by default the server's and random ones.")

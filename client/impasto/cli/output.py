@@ -31,6 +31,21 @@ FOLLOWED: dict[tuple[str, str], str] = {}
 UPLOADED = "sha256:"
 """Prefix of the id of an uploaded picture."""
 FILE = click.Path(exists=True, dir_okay=False)
+
+
+class Folder(click.Path):
+    """A folder to write to; not ``-``, which is stdout elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "-":
+            self.fail("'-' would be stdout, and a folder is needed", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 _CREDENTIALS: tuple[tuple[str, dict[str, Any]], ...] = (
     (
         "--token-file",

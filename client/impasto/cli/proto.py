@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from impasto.cli.output import Folder
 from impasto.contract import CONTRACT, source
 
 DETAILS = ("google/rpc/code.proto", "google/rpc/error_details.proto", "google/rpc/status.proto")
@@ -15,9 +16,7 @@ DETAILS = ("google/rpc/code.proto", "google/rpc/error_details.proto", "google/rp
 
 
 @click.command()
-@click.option(
-    "--output", "-o", "out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to."
-)
+@click.option("--output", "-o", "out", type=Folder(), required=True, help="Folder to write to.")
 def proto(out: Path) -> None:
     """Write the contract, and the messages of its errors' details, as .proto files.
 

@@ -22,6 +22,7 @@ from impasto.cli.output import (
     JSON,
     SECONDS,
     SERVER,
+    Folder,
     cancel_left,
     check_folder,
     check_output,
@@ -218,7 +219,7 @@ STYLING: Mapping[str, Callable[[Any], Any]] = {
 PREVIEWS: Mapping[str, Callable[[Any], Any]] = {
     "preview_dir": click.option(
         "--preview-dir",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=Folder(),
         help="Folder for previews; the last is of the finished picture.",
     ),
     "preview_every": click.option(
