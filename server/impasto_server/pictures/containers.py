@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
 
 import simplejpeg
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 MAX_PROFILE_BYTES = 8 << 20
 """Larger colour profiles are ignored."""
-_KEPT = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"})
-"""Chunks that determine the pixels. All others are metadata, or of an animation."""
-_ANIMATION = {b"acTL": 8, b"fcTL": 26, b"fdAT": 4}
-"""Chunks of an animation, and their length, or at least so much. If one is wrong, the picture is a still one."""
 _CHECKED = frozenset({b"IHDR", b"PLTE", b"IDAT"})
-"""Chunks whose checksum must be right, as libpng requires."""
+"""Chunks whose checksum must be right, as libpng requires. All others but tRNS are metadata, or of an animation."""
+_READ = frozenset({b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"gAMA", b"sRGB"})
+_GREY, _RGB, _PALETTE = 0, 2, 3
+_SRGB_GAMMA = 0.45455
+_SEGMENTS = {0xE0: (b"JFIF\0", 14), 0xE1: (b"Exif\0\0", 6), 0xE2: (b"ICC_PROFILE\0", 14), 0xEE: (b"Adobe", 12)}
+"""Segments of a JPEG that tell its colours or its orientation: how each begins, and its least length."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
@@ -29,45 +31,94 @@ class TruncatedError(ValueError):
     """A file whose pixels end early."""
 
 
-def plain_png(data: bytes) -> tuple[bytes, bytes | None, bytes | None]:
-    """Return a PNG without its metadata, and its colour profile and EXIF block if they can be read.
+@dataclass(frozen=True)
+class PlainPng:
+    """A PNG without metadata, and what of them matters.
+
+    Attributes:
+        data: The file.
+        profile: Its colour profile, if it can be read.
+        exif: Its EXIF block.
+        gamma: The exponent with which its values were encoded; 0 if it is not told, or there is a profile or the mark of sRGB.
+        clear: The colour that is transparent in a 16-bit picture, of which Pillow would compare 8 bits. The file lacks it.
+    """
+
+    data: bytes
+    profile: bytes | None
+    exif: bytes | None
+    gamma: float
+    clear: tuple[int, int, int] | None
+
+
+def plain_png(data: bytes) -> PlainPng:
+    """Return a PNG without its metadata. Of an animation the picture is kept that programs for still pictures show.
 
     Raises:
         TruncatedError: If pixels are missing.
         ValueError: If it is damaged.
     """
-    kept: list[tuple[bytes, bytes]] = []
-    profile, exif = None, None
-    pixels: list[memoryview] = []
-    header = b""
-    ended, animated = False, True
-    for kind, body, whole, checksum in _chunks(data):
-        if kind in _CHECKED and zlib.crc32(body, zlib.crc32(kind)) != checksum:
-            raise ValueError(f"the checksum of a chunk {kind.decode()} is wrong")
-        if kind == b"IHDR":
-            header = bytes(body)
-        elif kind == b"IDAT":
-            pixels.append(body)
-        elif kind == b"iCCP":
-            profile = _profile(bytes(body))
-        elif kind == b"eXIf":
-            exif = bytes(body)
-        if kind == b"tRNS" and len(header) == 13:
-            kept.append((kind, _chunk(kind, _eight_bit_transparency(bytes(body), depth=header[8], color=header[9]))))
-        elif kind in _KEPT or kind in _ANIMATION:
-            # Other checksums are recomputed: a wrong checksum of an unneeded chunk is no reason to reject a picture.
-            kept.append((kind, bytes(whole) if kind in _CHECKED else _chunk(kind, bytes(body))))
-        if kind in _ANIMATION:
-            wanted = _ANIMATION[kind]
-            animated &= len(body) == wanted or (kind == b"fdAT" and len(body) > wanted)
-        if kind == b"IEND":
-            ended = True
+    chunks = []
+    for each in _chunks(data):
+        chunks.append(each)
+        if each[0] == b"IEND":
             break
-    if not ended:
+    else:
         raise TruncatedError("its end is missing")
-    if len(header) == 13:  # else Pillow reports the problem
-        _check_rows(header, pixels)
-    return b"".join([PNG, *(whole for kind, whole in kept if animated or kind not in _ANIMATION)]), profile, exif
+    first = {kind: bytes(body) for kind, body, _, _ in reversed(chunks) if kind in _READ}
+    header = first.get(b"IHDR", b"")
+    if len(header) != 13:
+        raise ValueError("its header is missing")
+    depth, color = header[8], header[9]
+    needed = _CHECKED if color == _PALETTE else _CHECKED - {b"PLTE"}
+    for kind, body, _, checksum in chunks:
+        if kind in needed and zlib.crc32(body, zlib.crc32(kind)) != checksum:
+            raise ValueError(f"the checksum of a chunk {kind.decode()} is wrong")
+    entries = len(first.get(b"PLTE", b"")) // 3
+    if color == _PALETTE and not entries:
+        raise ValueError("its palette is missing")
+    pixels = [body for kind, body, _, _ in chunks if kind == b"IDAT"]
+    _check_rows(header, pixels)
+    transparency = first.get(b"tRNS", b"")
+    if len(transparency) not in _lengths_of_transparency(color, entries):
+        transparency = b""  # as libpng does
+    clear = struct.unpack(">3H", transparency) if transparency and (color, depth) == (_RGB, 16) else None
+    kept = [PNG, _chunk(b"IHDR", header)]
+    if color == _PALETTE:
+        kept.append(_chunk(b"PLTE", first[b"PLTE"]))
+    if transparency and clear is None:
+        kept.append(_chunk(b"tRNS", _eight_bit_transparency(transparency, depth=depth, color=color)))
+    kept += [bytes(whole) for kind, _, whole, _ in chunks if kind == b"IDAT"]
+    profile = _profile(first[b"iCCP"]) if b"iCCP" in first else None
+    gamma = int.from_bytes(first.get(b"gAMA", b""), "big") / 100_000
+    gamma = 0.0 if profile or b"sRGB" in first else gamma
+    return PlainPng(b"".join([*kept, _chunk(b"IEND", b"")]), profile, first.get(b"eXIf"), gamma, clear)
+
+
+def plain_jpeg(data: bytes) -> bytes:
+    """Return a JPEG without its metadata, except for those that tell its colours and its orientation and are long enough."""
+    kept, at = [data[:2]], 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        end = at + 2 + length
+        if not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xDA or length < 2 or end > len(data):
+            break  # the first scan, or nothing that is known
+        start, least = _SEGMENTS.get(marker, (b"", 0))
+        metadata = 0xE0 <= marker <= 0xEF or marker == 0xFE
+        if not metadata or (start and data.startswith(start, at + 4) and length - 2 >= least):
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
+
+
+def curve(gamma: float) -> list[int] | None:
+    """Return the 8-bit sRGB values of the 256 values that were encoded with an exponent; None if that is about the same."""
+    if not 0.1 <= gamma <= 3 or abs(gamma / _SRGB_GAMMA - 1) < 0.05:
+        return None
+    linear = [(value / 255) ** (1 / gamma) for value in range(256)]
+    return [round(255 * (12.92 * x if x <= 0.0031308 else 1.055 * x ** (1 / 2.4) - 0.055)) for x in linear]
 
 
 def check_jpeg(data: bytes) -> None:
@@ -140,12 +191,15 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
 
 
+def _lengths_of_transparency(color: int, entries: int) -> Container[int]:
+    """Return the lengths that a tRNS chunk may have."""
+    return {_GREY: (2,), _RGB: (6,), _PALETTE: range(1, entries + 1)}.get(color, ())
+
+
 def _eight_bit_transparency(body: bytes, depth: int, color: int) -> bytes:
     """Return the transparent value as Pillow compares it: with pixels scaled to 8 bits, except for 16-bit grey."""
-    if color == 0 and depth < 8 and len(body) == 2:
+    if color == _GREY and depth < 8:
         return struct.pack(">H", int.from_bytes(body, "big") * 255 // ((1 << depth) - 1) & 255)
-    if color == 2 and depth == 16 and len(body) == 6:
-        return struct.pack(">3H", *(value >> 8 for value in struct.unpack(">3H", body)))
     return body
 
 

@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from PIL import Image, ImageCms, ImageMath, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageCms, ImageMath, ImageOps, UnidentifiedImageError
 
 from impasto_server.domain.pictures import ImageFormat, Plane, Raster, content_of
 from impasto_server.pictures import containers
@@ -49,20 +49,26 @@ def open_image(data: bytes, max_pixels: int, background: str = "white") -> Image
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata too
             _check_parts(data)
-            plain, profile, exif = data, None, None
+            png: containers.PlainPng | None = None
+            plain = containers.plain_jpeg(data) if data.startswith(containers.JPEG) else data
             if data.startswith(containers.PNG):
                 if _has_png_size(data):
                     _check_size(*_png_size(data), max_pixels)
-                plain, profile, exif = containers.plain_png(data)
+                png = containers.plain_png(data)
+                plain = png.data
             containers.check_webp_length(data)
-            image = Image.open(io.BytesIO(plain), formats=FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(plain), formats=FORMATS)
             _check_size(image.width, image.height, max_pixels)
             if data.startswith(containers.JPEG):  # Pillow calls one with a second picture behind it MPO
                 containers.check_jpeg(data)
             containers.check_webp_pixels(data, image.width * image.height)
             image.load()
-            profile = profile or image.info.get("icc_profile")
-            return _upright(_to_rgb(image, profile, background), _orientation(image, exif))
+            if png is None:
+                return _upright(_to_rgb(image, image.info.get("icc_profile"), background), _orientation(image, None))
+            if png.clear:
+                image = _with_clear_color(image, png)
+            found = _to_rgb(image, png.profile, background, containers.curve(png.gamma))
+            return _upright(found, _orientation(image, png.exif))
     except ImageError:
         raise
     except containers.TruncatedError as error:
@@ -243,8 +249,27 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_rgb(image: Image.Image, profile: object, background: str) -> Image.Image:
-    """Return 8-bit RGB in sRGB, with transparent pictures put on a background."""
+def _with_clear_color(image: Image.Image, png: containers.PlainPng) -> Image.Image:
+    """Return a 16-bit picture, of which Pillow keeps the high bytes, with its transparent colour."""
+    lower = Image.open(io.BytesIO(png.data), formats=("PNG",))
+    lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]  # the bytes the other way round: the low ones are kept
+    lower.load()
+    other = Image.new("L", image.size)
+    for value, high, low in zip(png.clear or (), image.split(), lower.split(), strict=True):
+        for band, byte in ((high, value >> 8), (low, value & 255)):
+            other = ImageChops.lighter(other, band.point([255 * (found != byte) for found in range(256)]))
+    return Image.merge("RGBA", (*image.split(), other))
+
+
+def _to_rgb(image: Image.Image, profile: object, background: str, curve: list[int] | None = None) -> Image.Image:
+    """Return 8-bit RGB in sRGB, with transparent pictures put on a background.
+
+    Args:
+        image: The picture.
+        profile: Its colour profile, if it has one.
+        background: What transparent parts are put on.
+        curve: The sRGB values of its 256 values, if those are encoded otherwise.
+    """
     if image.mode in ("I", "I;16", "I;16B", "I;16L"):
         image = _eight_bits(image)
     opacity: Image.Image | None = None
@@ -257,6 +282,8 @@ def _to_rgb(image: Image.Image, profile: object, background: str) -> Image.Image
     if isinstance(profile, bytes):
         image = _to_srgb(image, profile)
     image = image.convert("RGB")
+    if curve is not None:
+        image = image.point(curve * 3)
     if opacity is None:
         return image
     below = Image.new("RGB", image.size, background)

@@ -123,3 +123,100 @@ def test_what_is_transparent_in_a_mask_is_out() -> None:
     opened = np.asarray(open_image(encoded(mask), LIMIT, "black"))
     assert (opened[:, :8] == 255).all()
     assert (opened[:, 8:] == 0).all()
+
+
+def deep(values: np.ndarray, *before: bytes) -> bytes:
+    """Return a 16-bit RGB PNG."""
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + b"".join(before)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_only_the_transparent_colour_of_a_16_bit_picture_is_transparent() -> None:
+    """And not the colours that have its high bytes: nearly black is not black."""
+    values = np.full((6, 8, 3), (0x1200, 0x0034, 0xFF00))
+    values[0, 0] = (0x1201, 0x0034, 0xFF00)
+    values[1, 1] = (0x1200, 0x0034, 0xFF01)
+    values[2, 2] = (0x1200, 0x0134, 0xFF00)
+    opened = np.asarray(open_image(deep(values, chunk(b"tRNS", struct.pack(">3H", 0x1200, 0x0034, 0xFF00))), LIMIT))
+    white = (opened == 255).all(axis=2)
+    assert white.sum() == 45
+    assert opened[0, 0].tolist() == opened[1, 1].tolist() == [0x12, 0, 0xFF]
+    assert opened[2, 2].tolist() == [0x12, 1, 0xFF]
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, 7])
+def test_a_transparency_of_the_wrong_length_is_ignored(length: int) -> None:
+    """As libpng does, in pictures of colours, grey and a palette."""
+    for image in (PICTURE, PICTURE.convert("L"), PICTURE.quantize(3)):
+        plain = encoded(image)
+        head = plain[:33] if image.mode != "P" else plain[: plain.index(b"IDAT") - 4]
+        odd = head + chunk(b"tRNS", bytes(length)) + plain[len(head) :]
+        wanted = open_image(plain, LIMIT).tobytes()
+        assert open_image(odd, LIMIT).tobytes() == wanted or (image.mode == "P" and length == 1)
+
+
+@pytest.mark.parametrize("sequence", [0, 5])
+@pytest.mark.parametrize("size", [(48, 40), (200, 40), (0, 0), (4, 4)])
+def test_an_animation_that_is_wrong_is_a_still_picture(size: tuple[int, int], sequence: int) -> None:
+    control = chunk(b"acTL", struct.pack(">II", 2, 0))
+    frame = chunk(b"fcTL", struct.pack(">IIIIIHHBB", sequence, *size, 0, 0, 1, 10, 0, 0))
+    assert open_image(with_chunks(control + frame), LIMIT).tobytes() == open_image(encoded(PICTURE), LIMIT).tobytes()
+
+
+def test_a_palette_that_is_missing_is_told() -> None:
+    plain = encoded(PICTURE.quantize(5))
+    at = plain.index(b"PLTE") - 4
+    without = plain[:at] + plain[at + 12 + int.from_bytes(plain[at : at + 4], "big") :]
+    with pytest.raises(ImageError, match="palette is missing"):
+        open_image(without, LIMIT)
+
+
+def test_values_that_are_encoded_otherwise_become_srgb() -> None:
+    """By the gamma of the file, if it has neither a profile nor the mark of sRGB."""
+    grey = Image.new("RGB", (8, 8), (55, 55, 55))
+    plain = encoded(grey)
+    linear = plain[:33] + chunk(b"gAMA", struct.pack(">I", 100_000)) + plain[33:]
+    assert open_image(linear, LIMIT).getpixel((3, 3)) == (128, 128, 128)
+    usual = plain[:33] + chunk(b"gAMA", struct.pack(">I", 45_455)) + plain[33:]
+    marked = plain[:33] + chunk(b"gAMA", struct.pack(">I", 100_000)) + chunk(b"sRGB", b"\0") + plain[33:]
+    wrong = plain[:33] + chunk(b"gAMA", struct.pack(">I", 0)) + plain[33:]
+    assert {open_image(data, LIMIT).getpixel((3, 3)) for data in (usual, marked, wrong)} == {(55, 55, 55)}
+
+
+SHORT = [
+    (0xE0, b"JFIF\0"),
+    (0xE1, b"Exif\0\0"),
+    (0xE2, b"ICC_PROFILE\0"),
+    (0xE2, b"MPF\0"),
+    (0xED, b"Photoshop 3.0\0" + b"8BIM"),
+    (0xEE, b"Adobe"),
+    (0xFE, b""),
+]
+
+
+@pytest.mark.parametrize("segment", SHORT, ids=lambda segment: f"{segment[0]:x}")
+def test_segments_that_are_too_short_never_refuse_a_jpeg(segment: tuple[int, bytes]) -> None:
+    """libjpeg ignores them."""
+    marker, body = segment
+    plain = encoded(PICTURE, "JPEG")
+    odd = plain[:2] + b"\xff" + bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body + plain[2:]
+    assert open_image(odd, LIMIT).tobytes() == open_image(plain, LIMIT).tobytes()
+
+
+def test_what_tells_a_jpegs_colours_is_kept() -> None:
+    """The profile and the mark of CMYK that is inverted."""
+    for image, more in ((PICTURE, {"icc_profile": swapped_profile()}), (PICTURE.convert("CMYK"), {})):
+        data = encoded(image, "JPEG", quality=95, **more)
+        noisy = data[:2] + b"\xff\xfe" + struct.pack(">H", 7) + b"words" + data[2:]
+        opened = np.asarray(open_image(noisy, LIMIT)).astype(int)
+        assert (opened == np.asarray(open_image(data, LIMIT))).all()
+        if more:
+            assert abs(opened - np.asarray(PICTURE)).mean() > 10
