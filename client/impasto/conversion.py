@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from PIL import Image, UnidentifiedImageError, features
 
 from impasto.display import shown
+from impasto.errors import InvalidRequest
 from impasto.installing import needs
 from impasto.protobuf_fields import invalid
 
@@ -61,11 +62,19 @@ def converted(data: bytes, field: str, encode: Callable[[Image.Image, str], byte
                 if kind == "TIFF" and (odd := _odd_tiff(image)):
                     raise invalid(field, f"is a TIFF file {odd}; save it again as PNG, or with 8 bits per value", "UNREADABLE")
                 image.load()
-                return encode(image, field)
+                return encode(_opaque_if_clear(image) if kind == "BMP" else image, field)
     except UnidentifiedImageError:  # its text has the object in memory
         raise invalid(field, f"is a {kind} file that cannot be read", "UNREADABLE") from None
-    except (OSError, ValueError, TypeError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+    except InvalidRequest:
+        raise
+    except Exception as error:  # decoders raise many kinds for damaged files, RuntimeError among them
         raise invalid(field, f"is a {kind} file that cannot be read: {shown(error)}", "UNREADABLE") from None
+
+
+def _opaque_if_clear(image: Image.Image) -> Image.Image:
+    """Return a picture without its alpha channel if that is 0 everywhere: writers of BMP files leave the channel unused."""
+    clear = image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
+    return image.convert("RGB") if clear else image
 
 
 _BOXES = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip", b"wide", b"uuid"})

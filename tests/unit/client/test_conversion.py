@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 from pathlib import Path
@@ -253,3 +254,26 @@ def test_files_of_boxes_that_end_in_zeros_are_told(name: str, left: float) -> No
         sent(data[:kept] + bytes(len(data) - kept))
     flat = Image.new("RGB", (1600, 1200), "white")
     assert sent(heif(flat) if name == "HEIF" else encoded(flat, name)).size == flat.size
+
+
+@pytest.mark.parametrize("name", ["AVIF", "HEIF", "TIFF", "GIF", "BMP"])
+def test_files_that_are_damaged_in_any_way_are_told(name: str) -> None:
+    """Whatever their decoder raises."""
+    data = heif(COLOUR) if name == "HEIF" else encoded(COLOUR, name)
+    draw = np.random.default_rng(1)
+    for _ in range(60):
+        damaged = bytearray(data)
+        start = int(draw.integers(12, len(data)))
+        damaged[start : start + 60] = draw.bytes(len(damaged[start : start + 60]))
+        with contextlib.suppress(InvalidRequest):
+            sent(bytes(damaged))
+
+
+def test_an_alpha_channel_that_a_bmp_does_not_use_is_ignored() -> None:
+    """Many programs leave it 0."""
+    head = struct.pack("<IiiHHIIiiII", 108, 2, 2, 1, 32, 3, 16, 0, 0, 0, 0)
+    head += struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + bytes(52)
+    data = b"BM" + struct.pack("<IHHI", 14 + len(head) + 16, 0, 0, 14 + len(head)) + head + bytes((10, 20, 30, 0)) * 4
+    assert sent(data).convert("RGBA").getpixel((0, 0)) == (30, 20, 10, 255)
+    half = data[:-4] + bytes((10, 20, 30, 128))
+    assert sent(half).getchannel("A").getextrema() == (0, 128)
