@@ -34,6 +34,7 @@ from impasto._base import (
     stream_ended,
     stylize_request,
     submit_request,
+    time_for_bytes,
     waited,
 )
 from impasto._mapping import (
@@ -56,6 +57,7 @@ from impasto.progress import ManyBar, ProgressBar
 from impasto.requests import (
     Options,
     Styles,
+    check_names,
     features_request,
     job_spec,
     large_images,
@@ -98,6 +100,17 @@ class AsyncClient(ClientBase):
             self._loop, self._channel = loop, channel
             self._stubs = self._credentials.authorized(pb_grpc.StyleTransferServiceStub(channel))
         return self._channel
+
+    @contextlib.contextmanager
+    def _unless_closed(self) -> Iterator[None]:
+        """Tell that the client was closed, by another task, where gRPC lets a call look as if its own task were cancelled."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                self._check_open()
+            raise
 
     @property
     def _stub(self) -> Any:
@@ -193,6 +206,9 @@ class AsyncClient(ClientBase):
 
     async def cancel_quietly(self, request_id: str) -> bool:
         """Cancel a request's job while another error is being raised; return whether it was cancelled."""
+        if self._closed:
+            async with AsyncClient(self.server, credentials=self._credentials) as other:
+                return await other.cancel_quietly(request_id)
         for delay_s in QUIET_DELAYS_S:
             await asyncio.sleep(delay_s)
             try:
@@ -278,6 +294,7 @@ class AsyncClient(ClientBase):
         """Paint many pictures, several at a time; see :meth:`impasto.Client.map`."""
         checked_errors(errors)
         checked_in_flight(in_flight)
+        check_names(options)
         return self._mapped(
             pairs(contents, styles), in_flight, ordered, errors, ManyBar(count_of(contents), quiet=not progress), options
         )
@@ -322,12 +339,13 @@ class AsyncClient(ClientBase):
             return picture
         data = await asyncio.to_thread(to_bytes, picture, "picture")
         image_id = hashlib.sha256(data).hexdigest()
-        retry = self._retry(deadline, UPLOAD_TIMEOUT_S)
+        retry = self._retry(deadline, time_for_bytes(len(data), UPLOAD_TIMEOUT_S))
         ask_only, offset = True, 0
         while True:
             requests = upload_requests(data, image_id, offset, ask_only=ask_only)
             try:
-                answer = await self._stub.UploadImage(requests, timeout=retry.left_s)
+                with self._unless_closed():
+                    answer = await self._stub.UploadImage(requests, timeout=retry.left_s)
             except grpc.aio.AioRpcError as error:
                 await asyncio.sleep(retry.delay(of_upload(self._error(error), name_of(picture))))
                 ask_only, offset = True, 0
@@ -356,13 +374,17 @@ class AsyncClient(ClientBase):
         retry = self._retry()
         data = bytearray()
         while True:
+            before = len(data)
             try:
-                async for piece in method(request_at(len(data)), timeout=UPLOAD_TIMEOUT_S):
-                    self._answered = True
-                    retry.reset()
-                    data += piece.chunk
+                with self._unless_closed():
+                    async for piece in method(request_at(len(data)), timeout=UPLOAD_TIMEOUT_S):
+                        self._answered = True
+                        retry.reset()
+                        data += piece.chunk
             except grpc.aio.AioRpcError as error:
-                await asyncio.sleep(retry.delay(self._error(error)))
+                cause = self._error(error)
+                if not isinstance(cause, errors.WaitTimeout) or len(data) == before:  # else the link is slow, and alive
+                    await asyncio.sleep(retry.delay(cause))
             else:
                 return bytes(data)
 
@@ -404,11 +426,21 @@ class AsyncClient(ClientBase):
         response = await self._call(self._health.Check, health_pb2.HealthCheckRequest(), None, Deadline(timeout_s))
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)).lower()
 
+    async def _next(self, call: Any) -> Any:
+        """Return a stream's next message.
+
+        Raises:
+            TimeoutError: If the server is silent.
+        """
+        with self._unless_closed():
+            return await asyncio.wait_for(call.read(), transport.SILENCE_S)
+
     async def _call(self, method: Any, request: Any, attempt_s: float | None, deadline: Deadline | None = None) -> Any:
         retry = self._retry(deadline, attempt_s)
         while True:
             try:
-                answer = await method(request, timeout=retry.left_s)
+                with self._unless_closed():
+                    answer = await method(request, timeout=retry.left_s)
             except grpc.aio.AioRpcError as error:
                 await asyncio.sleep(retry.delay(self._error(error)))
             else:
@@ -449,7 +481,7 @@ class AsyncJob(JobBase):
         while True:
             call = client._stub.Progress(cursor.request, timeout=retry.left_s)
             try:
-                while (message := await asyncio.wait_for(call.read(), transport.SILENCE_S)) is not grpc.aio.EOF:
+                while (message := await client._next(call)) is not grpc.aio.EOF:
                     client._answered = True
                     retry.reset()
                     event = cursor.take(message)

@@ -20,10 +20,13 @@ from impasto.retry import Deadline, Reachability, Retry
 from impasto.transport import SLOWEST_BYTES_PER_S, SMALL_BYTES, channel_options, check_size, error_of
 from impasto.v1 import style_transfer_pb2 as pb
 
+CLOSED = "CLIENT_CLOSED"
 CALL_TIMEOUT_S = 30.0
 """Deadline of an attempt of a call without pictures."""
 UPLOAD_TIMEOUT_S = 600.0
 """Deadline of an upload or a download."""
+EVENT_BYTES = 256 << 10
+"""Largest event with a picture; a larger picture is downloaded. A slow link is silent while an event arrives."""
 QUIET_TIMEOUT_S = 3.0
 """Deadline of a cancellation while another error is being raised."""
 QUIET_DELAYS_S = (0.0, 0.25, 0.75)
@@ -53,7 +56,7 @@ class ClientBase:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ImpastoError("the client is closed", reason="CLIENT_CLOSED")
+            raise closed()
 
     @contextlib.contextmanager
     def _unless_closed(self) -> Iterator[None]:
@@ -74,12 +77,12 @@ class ClientBase:
         )
 
     def _error(self, error: grpc.RpcError) -> ImpastoError:
-        return error_of(error, self.server, secured=self.secured)
+        return closed() if self._closed else error_of(error, self.server, secured=self.secured)
 
     @staticmethod
     def _time_for(request: Any) -> float:
         """Return a deadline that leaves time for a request's bytes on a slow link."""
-        return CALL_TIMEOUT_S + float(request.ByteSize()) / SLOWEST_BYTES_PER_S
+        return time_for_bytes(request.ByteSize(), CALL_TIMEOUT_S)
 
     def _needs_limit(self, spec: pb.JobSpec) -> bool:
         """Whether a job is so large that the server's size limit must be known before it is sent."""
@@ -114,7 +117,11 @@ class Cursor:
 
     def __init__(self, job_id: str, after: int | None, *, previews: bool, image: bool) -> None:
         self._request = pb.ProgressRequest(
-            job_id=job_id, resume_after_sequence=after, include_previews=previews, include_image=image
+            job_id=job_id,
+            resume_after_sequence=after,
+            include_previews=previews,
+            include_image=image,
+            max_response_bytes=EVENT_BYTES,
         )
         self._resumed = False
         self.ended = False
@@ -145,6 +152,16 @@ def of_upload(error: ImpastoError, name: str) -> ImpastoError:
     return errors.InvalidRequest(f"picture: {text}", reason=error.reason, violations=(errors.Violation("picture", text),))
 
 
+def closed() -> ImpastoError:
+    """Return the error of a call of a client that was closed, before the call or during it."""
+    return ImpastoError("the client is closed", reason=CLOSED)
+
+
+def time_for_bytes(count: int, least_s: float) -> float:
+    """Return a deadline that leaves time for a number of bytes on a slow link, and for the rest of the call."""
+    return least_s + count / SLOWEST_BYTES_PER_S
+
+
 def new_request_id() -> str:
     """Return a request id that was never used."""
     return str(uuid.uuid4())
@@ -152,7 +169,8 @@ def new_request_id() -> str:
 
 def may_have_started(error: BaseException) -> bool:
     """Whether a submission that ended with an error may have started a job: no answer of the server's was received."""
-    return isinstance(error, (errors.WaitTimeout, errors.Unavailable)) or not isinstance(error, Exception)
+    lost = isinstance(error, ImpastoError) and error.reason == CLOSED
+    return lost or isinstance(error, (errors.WaitTimeout, errors.Unavailable)) or not isinstance(error, Exception)
 
 
 def stylize_request(spec: pb.JobSpec, request_id: str) -> pb.StylizeRequest:

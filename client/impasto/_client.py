@@ -34,6 +34,7 @@ from impasto._base import (
     stream_ended,
     stylize_request,
     submit_request,
+    time_for_bytes,
     waited,
 )
 from impasto._mapping import (
@@ -56,6 +57,7 @@ from impasto.progress import ManyBar, ProgressBar
 from impasto.requests import (
     Options,
     Styles,
+    check_names,
     features_request,
     job_spec,
     large_images,
@@ -209,6 +211,9 @@ class Client(ClientBase):
 
     def _why_not_cancelled(self, request_id: str) -> ImpastoError | None:
         """Cancel a request's job while another error is being raised; return why it was not cancelled, None if it was."""
+        if self._closed:
+            with Client(self.server, credentials=self._credentials) as other:
+                return other._why_not_cancelled(request_id)
         cause: ImpastoError | None = None
         for delay_s in QUIET_DELAYS_S:
             time.sleep(delay_s)
@@ -344,6 +349,7 @@ class Client(ClientBase):
         """
         checked_errors(errors)
         checked_in_flight(in_flight)
+        check_names(options)
         return self._mapped(
             pairs(contents, styles), in_flight, ordered, errors, ManyBar(count_of(contents), quiet=not progress), options
         )
@@ -406,7 +412,7 @@ class Client(ClientBase):
             return picture
         data = to_bytes(picture, "picture")
         image_id = hashlib.sha256(data).hexdigest()
-        retry = self._retry(deadline, UPLOAD_TIMEOUT_S)
+        retry = self._retry(deadline, time_for_bytes(len(data), UPLOAD_TIMEOUT_S))
         ask_only, offset = True, 0
         while True:
             requests = upload_requests(data, image_id, offset, ask_only=ask_only)
@@ -446,6 +452,7 @@ class Client(ClientBase):
         retry = self._retry()
         data = bytearray()
         while True:
+            before = len(data)
             try:
                 with self._unless_closed():
                     pieces = method(request_at(len(data)), timeout=UPLOAD_TIMEOUT_S)
@@ -454,7 +461,9 @@ class Client(ClientBase):
                     retry.reset()
                     data += piece.chunk
             except grpc.RpcError as error:
-                time.sleep(retry.delay(self._error(error)))
+                cause = self._error(error)
+                if not isinstance(cause, WaitTimeout) or len(data) == before:  # else the link is slow, and alive
+                    time.sleep(retry.delay(cause))
             else:
                 return bytes(data)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from impasto._base import new_request_id
+from impasto._base import CLOSED, new_request_id
 from impasto._mapping import RETRIES, Room, UploadedOnce, another_try_helps, path_of, styles_of, upload_expired, with_upload
 from impasto.errors import ImpastoError, JobCancelled
 from impasto.pictures import Picture, UploadedImage
@@ -65,6 +65,10 @@ class Painter:
             if self._stopping.is_set():
                 self._client.cancel_quietly(request_id)
             return job.result()
+        except ImpastoError as error:
+            if error.reason == CLOSED:
+                self._client.cancel_quietly(request_id)
+            raise
         finally:
             self._requests.discard(request_id)
 
@@ -121,8 +125,9 @@ class AsyncPainter:
                     break
             self._room.accepted()
             return await job.result()
-        except asyncio.CancelledError:
-            await asyncio.shield(self._client.cancel_quietly(request_id))
+        except (asyncio.CancelledError, ImpastoError) as error:
+            if not isinstance(error, ImpastoError) or error.reason == CLOSED:
+                await asyncio.shield(self._client.cancel_quietly(request_id))
             raise
 
     async def _uploaded(self, part: Any) -> Any:

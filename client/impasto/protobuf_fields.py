@@ -124,7 +124,10 @@ def set_labels(target: Any, value: Any, path: str) -> None:
     valid = isinstance(value, Mapping) and all(isinstance(text, str) for item in value.items() for text in item)
     if not valid:
         raise invalid(path, f'must be text by name, such as {{"album": "norway"}}, got {brief(value)}')
-    target.update(value)
+    try:
+        target.update(value)
+    except UnicodeEncodeError as error:
+        raise invalid(path, f"must be UTF-8, got {brief(error.object)}") from None
 
 
 def set_time(target: Any, value: Any, path: str) -> None:

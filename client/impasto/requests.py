@@ -177,9 +177,7 @@ def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any])
         InvalidRequest: If a picture cannot be read or options have values of the wrong kind; the error names all of them.
         TypeError: If an option is unknown.
     """
-    unknown = sorted(set(options) - set(Options.__annotations__))
-    if unknown:
-        raise TypeError(f"{'; '.join(map(_unknown, unknown))}; valid options: {', '.join(Options.__annotations__)}")
+    check_names(options)
     spec, collect = pb.JobSpec(), Problems()
     if content is not None:
         collect(fill, spec.content, content, "content")
@@ -199,6 +197,17 @@ def job_spec(content: Picture | None, style: Styles, options: Mapping[str, Any])
             collect(_set, target, name, value)
     collect.check()
     return spec
+
+
+def check_names(options: Mapping[str, Any]) -> None:
+    """Check that all options are options of jobs.
+
+    Raises:
+        TypeError: If one is unknown, or an argument of calls.
+    """
+    unknown = sorted(set(options) - set(Options.__annotations__))
+    if unknown:
+        raise TypeError(f"{'; '.join(map(_unknown, unknown))}; valid options: {', '.join(Options.__annotations__)}")
 
 
 _OF_CALLS = ("timeout_s", "on_step", "request_id")

@@ -29,7 +29,7 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.http2.max_pings_without_data", 0),  # a call that waits for its picture carries no data for minutes
     ("grpc.keepalive_permit_without_calls", 0),
 ]
-SLOWEST_BYTES_PER_S = 50_000
+SLOWEST_BYTES_PER_S = 5_000
 """Deadlines allow for sending a request's bytes at this rate."""
 _LOOPBACK = ("localhost", "127.", "[::1]", "::1")
 _FORMS = ("dns:///", "dns://", "dns:", "ipv4:", "ipv6:")

@@ -82,6 +82,10 @@ def test_arguments_of_calls_are_not_taken_for_misspelt_options() -> None:
     with pytest.raises(TypeError) as caught:
         impasto.Client("localhost:1").validate(b"x", b"y", timeout_s=3)  # type: ignore[call-arg]
     assert "timeout_s is an argument of other methods, not an option of a job" in str(caught.value)
+    for client in (impasto.Client("localhost:1"), impasto.AsyncClient("localhost:1")):
+        for name in ("timeout_s", "request_id", "on_step"):
+            with pytest.raises(TypeError, match=f"{name} is an argument of other methods"):
+                client.map([b"x"], b"y", **{name: "1"})  # type: ignore[attr-defined]
     with pytest.raises(TypeError, match="unknown option step, did you mean steps"):
         impasto.Client("localhost:1").validate(b"x", b"y", step=3)  # type: ignore[call-arg]
 
