@@ -13,21 +13,23 @@ def changed(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
     """Return the options of a new job.
 
     The recorded options are complete, so those that depend on a changed one are left to the server: a schedule replaces sizes
-    and steps, and they it; another size replaces an exact one; another optimizer has another learning rate; another network
-    other layers; an initial canvas is used; a preset replaces all that is recorded but sizes, seed and pictures.
+    and steps, and they it, of which the last size and the sum of the steps remain; another size replaces an exact one; another
+    optimizer has another learning rate; another network other layers; an initial canvas is used, unless another start is
+    wanted; a preset replaces all that is recorded but sizes, seed and pictures.
 
     Args:
         recorded: Options from a picture's metadata.
         given: The changes.
     """
     options = dict(recorded)
+    if options.get("schedule") and ("preset" in given or any(name in given for name in _SIZES)):
+        schedule = options.pop("schedule")
+        options |= {"size_px": schedule[-1][0], "steps": sum(steps for _, steps in schedule)}
     if "preset" in given:
         options = {name: value for name, value in options.items() if name in _KEPT_WITH_A_PRESET}
     dropped: list[str] = []
     if "schedule" in given:
         dropped += _SIZES
-    if any(name in given for name in _SIZES):
-        dropped.append("schedule")
     if "size_px" in given:
         dropped += ["width_px", "height_px"]
     if given.get("optimizer", options.get("optimizer")) != options.get("optimizer"):
@@ -36,6 +38,8 @@ def changed(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
         dropped += ["content_layers", "style_layers"]
     if "init_image" in given:
         dropped.append("init")
+    elif given.get("init", "image") != "image":
+        dropped.append("init_image")
     return {**{name: value for name, value in options.items() if name not in dropped}, **given}
 
 

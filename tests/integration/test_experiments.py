@@ -83,6 +83,9 @@ def test_a_layer_is_reconstructed(real_server: ServerProcess, files: Path) -> No
     done = cli("reconstruct", "content.png", "--layer", "relu3_1", "-o", "one.png", *SMALL, server=real_server, cwd=files)
     assert done.returncode == 0, done.stderr
     assert opened(files / "one.png") == ("PNG", (64, 48))
+    done = cli("redo", "one.png", "-o", "again.png", "-q", server=real_server, cwd=files)
+    assert done.returncode == 0, done.stderr
+    assert (files / "again.png").read_bytes() == (files / "one.png").read_bytes()
     arguments = ("--series", "-o", "sheet.png", "--size", "64", "--steps", "60", "-q", "--json")
     done = cli("reconstruct", "content.png", *arguments, server=real_server, cwd=files)
     assert done.returncode == 0, done.stderr

@@ -604,13 +604,13 @@ def test_mistakes_are_told_before_anything_is_sent(real_server: ServerProcess, t
 
 
 def test_an_interrupted_run_reports_and_leaves_no_job_behind(real_server: ServerProcess, tmp_path: Path) -> None:
-    """Ctrl-C ends the sending, a second one the waiting; what was given up is cancelled on the server."""
+    """A closed terminal or Ctrl-C ends the sending, a second one the waiting; what was given up is cancelled on the server."""
     command = [sys.executable, "-c", "from impasto.cli import main; main()", "load", "--rate", "4", "--jobs", "1000", "-q"]
     command += ["--size", "64", "--steps", "60", "--json-out", str(tmp_path / "a.json"), "--server", real_server.address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         time.sleep(6.0)
-        for _ in range(2):
-            running.send_signal(signal.SIGINT)
+        for number in (signal.SIGHUP, signal.SIGINT):
+            running.send_signal(number)
             time.sleep(0.5)
         out, err = running.communicate(timeout=120)
     assert running.returncode == 130, err

@@ -381,6 +381,44 @@ def test_a_peer_that_answers_byte_by_byte_does_not_hold_a_health_check(tmp_path:
     assert time.monotonic() - began < 15
 
 
+def test_a_job_whose_id_cannot_be_printed_is_named(real_server: ServerProcess, files: Path) -> None:
+    """With --detach nobody waits for it, and the id is all that there is."""
+    for closed in (">/dev/full", ">&-"):
+        told = one_line(shell(real_server, files, f"$IMPASTO stylize p.png s.png --detach {' '.join(FAST[:-1])} {closed}"))
+        found = re.search(r"cannot write to stdout: .*; job (\w+) goes on", told)
+        assert found, told
+        assert run(real_server, files, "jobs", "show", found[1]).returncode == 0
+
+
+def test_what_cannot_be_printed_is_an_error(real_server: ServerProcess, files: Path) -> None:
+    """Where Python has no stdout, it would say nothing."""
+    assert one_line(shell(real_server, files, "$IMPASTO info >&-")) == "Error: stdout is closed\n"
+
+
+@pytest.mark.parametrize("line", ["stylize p.png s.png -o o.png --size 48 --steps 3", "jobs list", "redo o.png -o o2.png"])
+def test_a_full_stderr_stops_nothing(real_server: ServerProcess, files: Path, line: str) -> None:
+    """What it would have told is lost."""
+    if line.startswith("redo"):
+        assert run(real_server, files, "stylize", "p.png", "s.png", "-o", "o.png", *FAST).returncode == 0
+    assert shell(real_server, files, f"$IMPASTO {line} 2>/dev/full").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "line", ["jobs list --label $'a=\\xff'", "jobs show $'\\xff'", "stylize p.png s.png -o o.png --label $'a=\\xff'"]
+)
+def test_arguments_that_are_not_text_are_told(real_server: ServerProcess, files: Path, line: str) -> None:
+    """The protocol's texts are UTF-8."""
+    assert "UTF-8" in one_line(shell(real_server, files, f"$IMPASTO {line}"))
+
+
+def test_a_link_to_nowhere_is_told_before_anything_is_painted(real_server: ServerProcess, files: Path) -> None:
+    (files / "link.png").symlink_to(files / "gone" / "o.png")
+    before = len(jobs_of(real_server))
+    told = one_line(run(real_server, files, "stylize", "p.png", "s.png", "-o", "link.png", *FAST))
+    assert f"folder {files / 'gone'} does not exist" in told
+    assert len(jobs_of(real_server)) == before
+
+
 @pytest.mark.parametrize(
     "line", ["proto -o -", "batch p.png --style s.png -o -", "stylize p.png s.png -o o.png --preview-dir -"]
 )

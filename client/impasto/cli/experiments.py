@@ -260,7 +260,7 @@ def redo(
             wanted |= with_previews(preview_dir, preview_every)
             weights, before = ("", None) if repainted else (found.weights_sha256, found.circumstances)
             bar = ProgressBar(quiet=quiet, preview_dir=preview_dir)
-            _paint(client, (found.content, styles), wanted, out, timeout, bar, as_json, weights, before)
+            _paint(client, (found.content, styles or None), wanted, out, timeout, bar, as_json, weights, before)
     except InvalidRequest as error:
         if found.missing and any(item.field.endswith("image_id") for item in error.violations):
             names = ", ".join(found.missing)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 import click
 
@@ -26,11 +27,13 @@ from impasto.cli.output import (
     tell,
     write_picture,
 )
-from impasto.errors import NotReady, from_job
+from impasto.errors import ImpastoError, NotFound, NotReady, from_job
 from impasto.progress import ProgressBar
 from impasto.results import Finished, JobInfo, Paused, Result, Started, Step
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.words import words
+
+Done = TypeVar("Done")
 
 STATES = words(pb.JobState)
 UNFINISHED = ("queued", "running", "paused")
@@ -132,14 +135,35 @@ def cancel(job_ids: tuple[str, ...], labels: dict[str, str] | None, server: str,
     """Cancel jobs, by id or by label; they stop at their next step. Several are shown as 'impasto jobs list' shows them."""
     with Client(server) as client:
         chosen = _chosen(client, job_ids, labels, UNFINISHED)
-        cancelled = [client.job(job_id).cancel() for job_id in chosen]
+        cancelled, missing = _each(chosen, lambda job_id: client.job(job_id).cancel())
     if as_json:
         values = [job.to_dict() for job in cancelled]
         print_json(values[0] if len(job_ids) == 1 else values)
     elif len(job_ids) == 1:
         click.echo(job_line(cancelled[0]))
-    else:
+    elif cancelled:
         _show_table(cancelled)
+    if missing is not None:
+        raise missing
+
+
+def _each(job_ids: Sequence[str], act: Callable[[str], Done]) -> tuple[list[Done], ImpastoError | None]:
+    """Act on all jobs, also where one is unknown; return what was done, and the error of the last unknown job.
+
+    The errors of other unknown jobs are told.
+    """
+    done: list[Done] = []
+    missing: ImpastoError | None = None
+    for job_id in job_ids:
+        try:
+            done.append(act(job_id))
+        except NotFound as error:
+            if len(job_ids) == 1:
+                raise
+            if missing is not None:
+                click.echo(f"Error: {missing}", err=True)
+            missing = error
+    return done, missing
 
 
 def _chosen(client: Client, job_ids: Sequence[str], labels: dict[str, str] | None, states: Sequence[str] = ()) -> Sequence[str]:
@@ -188,9 +212,14 @@ def resume(job_id: str, server: str, as_json: bool) -> None:
 def delete(job_ids: tuple[str, ...], labels: dict[str, str] | None, server: str) -> None:
     """Delete jobs and their pictures from the server, by id or by label; unfinished ones are cancelled."""
     with Client(server) as client:
-        for job_id in _chosen(client, job_ids, labels):
-            client.job(job_id).delete()
-            click.echo(f"{job_id} deleted", err=True)
+        _, missing = _each(_chosen(client, job_ids, labels), lambda job_id: _delete(client, job_id))
+    if missing is not None:
+        raise missing
+
+
+def _delete(client: Client, job_id: str) -> None:
+    client.job(job_id).delete()
+    click.echo(f"{job_id} deleted", err=True)
 
 
 def _show(job: JobInfo, *, as_json: bool) -> None:

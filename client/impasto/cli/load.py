@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +21,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from impasto._async_client import AsyncClient
-from impasto.cli.output import INTERRUPTED, SERVER
+from impasto.cli.output import INTERRUPTED, SERVER, STOPPING
 from impasto.errors import InvalidRequest, Overloaded
 from impasto.load.arrivals import Stage, exactly, offsets, stages, trace
 from impasto.load.capacity import NO_ERRORS, Trial, best, find_capacity
@@ -198,7 +197,7 @@ async def _load(**options: Any) -> int:
     await _check_classes(workload, options)
     stop = Stop()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         with contextlib.suppress(NotImplementedError):  # on Windows
             loop.add_signal_handler(number, stop.once_more)
     if options["find_capacity"]:

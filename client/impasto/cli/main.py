@@ -21,7 +21,7 @@ from impasto.cli.completion import completion
 from impasto.cli.experiments import features, paper, reconstruct, redo, texture
 from impasto.cli.grid import grid
 from impasto.cli.jobs import jobs
-from impasto.cli.output import FOLLOWED, INTERRUPTED, cancel_left, credentials
+from impasto.cli.output import FOLLOWED, INTERRUPTED, STOPPING, ClosedStdout, cancel_left, credentials, tolerant
 from impasto.cli.proto import proto
 from impasto.cli.server import health, info, upload
 from impasto.cli.show import show
@@ -109,14 +109,13 @@ for _command in (reconstruct, texture, features, redo, paper):
     cli.add_command(_command)
 
 
-_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 HANGING_S = 10.0
 """How long a command that was interrupted may take to end."""
 
 
 def _interrupt(number: int, frame: object) -> None:
     """Stop as after Ctrl-C, so that a running job is cancelled. The second time, and after a while, stop whatever hangs."""
-    for each in _STOPPING:
+    for each in STOPPING:
         signal.signal(each, lambda _number, _frame: _stop_at_once())
     hanging = threading.Timer(HANGING_S, _stop_at_once)
     hanging.daemon = True
@@ -165,12 +164,13 @@ def _option(field: str) -> str:
 
 def main() -> None:
     """Run the command line; errors are one line on stderr and a non-zero exit code, and JSON with ``--json``."""
-    for number in _STOPPING:
+    for number in STOPPING:
         signal.signal(number, _interrupt)
+    sys.stdout = sys.stdout or ClosedStdout()
+    sys.stderr = tolerant(sys.stderr)
     try:
         code = cli.main(standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()  # report a full disk here, not when the interpreter exits
+        sys.stdout.flush()  # report a full disk here, not when the interpreter exits
     except (click.Abort, KeyboardInterrupt) as stopped:
         cause = stopped.__cause__ or stopped  # click raises its own
         text = " ".join(["Interrupted.", *getattr(cause, "__notes__", [])])
@@ -180,7 +180,7 @@ def main() -> None:
     except BrokenPipeError:
         _discard_stdout()
         code = 1
-    except (click.ClickException, ImpastoError, ImportError, OSError, RuntimeError) as error:
+    except (click.ClickException, ImpastoError, ImportError, OSError, RuntimeError, UnicodeEncodeError) as error:
         code = _report(error)
     # The argument of Context.exit is the exit code; commands return nothing.
     sys.exit(code if isinstance(code, int) else 0)
@@ -211,6 +211,8 @@ def _report(error: Exception) -> int:
     elif isinstance(error, ModuleNotFoundError):
         # The client's own libraries are always installed; only a command from an entry point can miss some.
         text = values["message"] = _needs_server(error)
+    elif isinstance(error, UnicodeEncodeError):  # of the protocol, whose texts are UTF-8
+        text = values["message"] = f"'{shown(error.object)}' is not UTF-8"
     elif isinstance(error, OSError):
         name = error.filename or ("stdout" if _stdout_fails() else "")
         text = values["message"] = f"{error.strerror or error}{f': {name}' if name else ''}"
@@ -240,8 +242,7 @@ def _show(text: str) -> None:
 def _stdout_fails() -> bool:
     """Return whether what was printed cannot be written. It stays in the buffer; with PYTHONUNBUFFERED there is none."""
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except (OSError, ValueError):
         return True
     return False

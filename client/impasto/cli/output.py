@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -24,6 +27,8 @@ from impasto.pictures import Picture, UploadedImage
 from impasto.results import JobInfo, Result
 from impasto.retry import Reachability
 
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that end a command as Ctrl-C does."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
 FOLLOWED: dict[tuple[str, str], str] = {}
@@ -31,6 +36,36 @@ FOLLOWED: dict[tuple[str, str], str] = {}
 UPLOADED = "sha256:"
 """Prefix of the id of an uploaded picture."""
 FILE = click.Path(exists=True, dir_okay=False)
+
+
+class _Tolerant(io.FileIO):
+    """Stderr whose disk may be full: what cannot be told does not end a command."""
+
+    def write(self, data: Any) -> int:
+        """Write what can be written."""
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return len(data)
+
+
+def tolerant(stderr: Any) -> Any:
+    """Return stderr such that writing to it never fails; stderr itself if it is no file of this process, or closed."""
+    try:
+        raw = _Tolerant(stderr.fileno(), "w", closefd=False)
+    except (AttributeError, OSError, ValueError):
+        return stderr
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), stderr.encoding, "backslashreplace", line_buffering=True, write_through=stderr.write_through
+    )
+
+
+class ClosedStdout(io.TextIOBase):
+    """Stands for a stdout that is closed, for which Python has None: what is printed is not lost in silence."""
+
+    def write(self, text: str) -> int:
+        """Raise an OSError."""
+        raise OSError(errno.EBADF, "stdout is closed")
 
 
 class Folder(click.Path):
@@ -49,7 +84,10 @@ class Folder(click.Path):
 _CREDENTIALS: tuple[tuple[str, dict[str, Any]], ...] = (
     (
         "--token-file",
-        {"type": click.File(), "help": "File with the token for the server. $IMPASTO_TOKEN holds the token itself."},
+        {
+            "type": click.File(encoding="utf-8-sig", errors="replace"),
+            "help": "File with the token for the server. $IMPASTO_TOKEN holds the token itself.",
+        },
     ),
     ("--tls", {"is_flag": True, "help": "Use TLS with the system's CA certificates. Also $IMPASTO_TLS=1."}),
     ("--tls-ca", {"type": FILE, "help": "CA certificates (PEM) that verify the server. Also $IMPASTO_TLS_CA."}),
@@ -161,15 +199,15 @@ def check_output(out: str) -> None:
         ClickException: If its folder does not exist or cannot be written, or its extension is not that of a picture.
     """
     if out == "-":
-        if sys.stdout is None:
+        if isinstance(sys.stdout, ClosedStdout):
             raise click.ClickException("cannot write the picture to stdout: it is closed")
         return
-    path = Path(out)
+    path = Path(os.path.realpath(out)) if Path(out).is_symlink() else Path(out)
     if path.is_dir():
         raise click.ClickException(f"cannot write {out}: it is a folder")
     if not path.parent.is_dir():
         raise click.ClickException(f"cannot write {out}: folder {path.parent} does not exist")
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+    if Path(out).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise click.ClickException(f"cannot write {out}: its name must end in .png, .jpg or .webp")
     if not (path.exists() and os.access(path, os.W_OK)):
         check_folder(path.parent, out)

@@ -131,7 +131,7 @@ def _checked(values: Any, where: str) -> Profile:
 
 def _token(path: str, where: str) -> str:
     try:
-        return Path(path).expanduser().read_text().strip()
+        return Path(path).expanduser().read_text("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError, RuntimeError) as error:
         text = getattr(error, "strerror", None) or error
         raise click.ClickException(f"{where}: token_file {path} cannot be read: {text}") from None

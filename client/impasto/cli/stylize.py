@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -479,7 +480,16 @@ def _optional(flag: str, names: Sequence[str]) -> list[Picture | None]:
 
 
 def _print_id(job: Job, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"job_id": job.job_id})
-    else:
-        click.echo(job.job_id)
+    """Print a job's id.
+
+    Raises:
+        ClickException: If it cannot be printed; the message has it.
+    """
+    try:
+        if as_json:
+            print_json({"job_id": job.job_id})
+        else:
+            click.echo(job.job_id)
+        sys.stdout.flush()
+    except OSError as error:
+        raise click.ClickException(f"cannot write to stdout: {error.strerror}; job {job.job_id} goes on") from None

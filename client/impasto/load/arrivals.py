@@ -128,7 +128,7 @@ def trace(path: Path) -> list[float]:
         ValueError: If a line is not a number, the times decrease, or there are none.
     """
     times: list[float] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
         text = line.partition("#")[0].strip()
         if not text:
             continue

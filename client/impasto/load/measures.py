@@ -173,7 +173,7 @@ def load_report(path: Path) -> Report:
         ValueError: If the file is not a report.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text("utf-8-sig"))
         measures = {}
         for name, item in values["measures"].items():
             percentiles = {float(key): value for key, value in item["percentiles"].items()}

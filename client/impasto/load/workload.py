@@ -152,7 +152,7 @@ def read_workload(path: Path, seed: int = 0) -> Workload:
         WorkloadError: If it cannot be read, or an entry is invalid.
     """
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise WorkloadError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:

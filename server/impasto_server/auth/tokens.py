@@ -97,7 +97,7 @@ class Tokens:
         self._watch = FileWatch([path], clock)
         self._good = True
         try:
-            self._known = parse(path.read_text())
+            self._known = parse(path.read_text("utf-8-sig"))
         except OSError as error:
             raise TokenFileError(f"{path}: {error.strerror}") from None
         except ValueError as error:  # also if it is not text
@@ -124,7 +124,7 @@ class Tokens:
         if not self._watch.changed():
             return self._good
         try:
-            self._known = parse(self._path.read_text())
+            self._known = parse(self._path.read_text("utf-8-sig"))
         except (OSError, ValueError) as error:
             logger.warning("the token file cannot be used; the current tokens are kept: %s", error)
             self._good = False

@@ -154,7 +154,7 @@ def _signers(path: str) -> list[Signer]:
     """Return a signer for each line of the file of secrets: two while one replaces the other."""
     library = _library("standardwebhooks")
     try:
-        lines = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+        lines = [line.strip() for line in Path(path).read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise WebhookError(f"webhook_secret: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:

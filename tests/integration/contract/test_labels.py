@@ -157,6 +157,19 @@ async def test_cancelled_jobs_are_shown_as_in_a_list(service: Any, spec: Any) ->
         assert len(single.stdout.splitlines()) == 1
 
 
+@pytest.mark.parametrize("act", ["cancel", "delete"])
+async def test_unknown_jobs_do_not_keep_others_from_being_ended(service: Any, spec: Any, act: str) -> None:
+    """All are tried, and each that is unknown is told."""
+    async with service(FakeWorker(hang=True)) as running:
+        first, second = [await submitted(running, spec) for _ in range(2)]
+        done = await command(running.running.address, "jobs", act, first, "nosuch", second, "other")
+        assert "no job 'nosuch'" in done.stderr
+        assert "no job 'other'" in str(done.exception)
+        assert {first, second} <= set(done.output.split())
+        states = {job.state for job in (await running.stub.ListJobs(pb.ListJobsRequest())).jobs}
+        assert states == ({pb.JOB_STATE_CANCELLED} if act == "cancel" else set())
+
+
 async def test_a_job_that_does_not_pause_at_once_says_when_it_will(service: Any, spec: Any) -> None:
     """One that is paused says nothing more."""
     async with service(FakeWorker(step_s=4.0)) as running:

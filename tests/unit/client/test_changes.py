@@ -47,8 +47,22 @@ def test_what_depends_on_a_change_is_left_to_the_server(given: dict[str, Any], g
 
 def test_another_size_replaces_a_schedule_and_an_exact_size() -> None:
     recorded = {"schedule": [(64, 5)], "width_px": 100, "height_px": 80}
-    assert changed(recorded, {"size_px": 200}) == {"size_px": 200}
+    assert changed(recorded, {"size_px": 200}) == {"size_px": 200, "steps": 5}
     assert changed(recorded, {"width_px": 200}) == {**recorded, "width_px": 200}
+
+
+@pytest.mark.parametrize("given", [{"steps": 3}, {"levels": 1}, {"preset": "draft"}])
+def test_a_picture_keeps_its_size_without_its_schedule(given: dict[str, Any]) -> None:
+    found = changed({"schedule": [(32, 2), (64, 3)]}, given)
+    assert (found["size_px"], found.get("steps")) == (64, given.get("steps", None if "preset" in given else 5))
+    assert "schedule" not in found
+
+
+def test_another_start_needs_no_initial_canvas() -> None:
+    recorded = {"init": "image", "init_image": b"i"}
+    assert changed(recorded, {"init": "noise"}) == {"init": "noise"}
+    assert changed(recorded, {"init": "image"}) == recorded
+    assert changed(recorded, {"init_image": b"j"}) == {"init_image": b"j"}
 
 
 def test_a_preset_replaces_all_but_sizes_seed_and_pictures() -> None:

@@ -24,6 +24,14 @@ def test_a_token_is_known_by_its_hash_only(tmp_path: Path) -> None:
         assert (caught.value.code, caught.value.reason) == ("UNAUTHENTICATED", reason)
 
 
+def test_a_file_of_a_windows_editor_is_read(tmp_path: Path) -> None:
+    """It begins with a byte order mark."""
+    token, line = new_token("ann")
+    path = tmp_path / "tokens"
+    path.write_text(line + "\n", "utf-8-sig")
+    assert Tokens(path).principal(f"Bearer {token}").name == "ann"
+
+
 def test_tokens_are_given_and_taken_without_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A changed file counts within a second; one that cannot be read leaves those of before, and says so."""
     now = 0.0
