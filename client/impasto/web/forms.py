@@ -22,11 +22,11 @@ from impasto.protobuf_fields import Problems, invalid, together
 from impasto.requests import Options, Style, file_quality, job_spec
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.web import json_fields
+from impasto.web.multipart import read_form
 from impasto.web.statuses import HttpError
 
 Asked = TypeVar("Asked", pb.SubmitJobRequest, pb.StylizeRequest)
 FORM, JSON = "multipart/form-data", "application/json"
-MAX_FILES, MAX_FIELDS, MAX_FIELD_BYTES = 40, 200, 64 << 10
 MAX_JSON_BYTES = 8 << 20
 """JSON is read into memory, with pictures in base64; forms are not."""
 PICTURES = ("content", "style", "style_mask", "style_region", "mask", "init_image")
@@ -67,17 +67,14 @@ async def read_body(request: Request) -> AsyncIterator[Body]:
     """Read a body, and release its files at the end.
 
     Raises:
-        HttpError: If it is of another type, or JSON of more than :data:`MAX_JSON_BYTES`.
+        HttpError: If it is of another type, a form that is damaged, or JSON of more than :data:`MAX_JSON_BYTES`.
     """
     media = media_of(request)
     if media == JSON:
         yield Body(json=await read_json(request))
     elif media == FORM:
-        form = await request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
-        try:
+        async with read_form(request) as form:
             yield Body(form)
-        finally:
-            await form.close()
     else:
         raise HttpError(415, "MEDIA_TYPE_UNKNOWN", f"the body must be {FORM} or {JSON}, got {media or 'none'}")
 

@@ -21,7 +21,8 @@ from impasto.errors import ImpastoError
 from impasto.protobuf_fields import invalid
 from impasto.requests import PIECE_BYTES, job_spec
 from impasto.v1 import style_transfer_pb2 as pb
-from impasto.web.forms import FORM, MAX_FIELD_BYTES, MAX_FIELDS, MAX_FILES, media_of
+from impasto.web.forms import FORM, media_of
+from impasto.web.multipart import read_form
 from impasto.web.queries import only_known
 from impasto.web.routes_jobs import Caller, _first, as_json, pieces
 from impasto.web.statuses import RETRY_S, HttpError
@@ -92,9 +93,10 @@ async def _picture(request: Request) -> AsyncIterator[IO[bytes]]:
 
     Raises:
         InvalidRequest: If it is another form.
+        HttpError: If it is a form that is damaged.
     """
     if media_of(request) == FORM:
-        async with request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
+        async with read_form(request) as form:
             fields = form.multi_items()
             if len(fields) != 1 or not isinstance(fields[0][1], UploadFile):
                 names = shown(", ".join(name for name, _ in fields)) or "none"

@@ -261,6 +261,47 @@ async def test_every_invalid_field_is_named(web: Any) -> None:
         assert fields(answer)
 
 
+async def test_a_form_that_is_cut_off_is_refused(web: Any) -> None:
+    """In a file, in a header, before or within the closing boundary: there is no job with the rest of it."""
+    async with web() as running:
+        whole = running.http.build_request("POST", "/v1/jobs", files=running.files(), data={"size_px": "48", "steps": "2"})
+        body, headers = whole.read(), {"content-type": whole.headers["content-type"]}
+        last = body.rindex(b"\r\n--")
+        for end in (0, body.index(b"style-1.png") - 5, last - 50, last, len(body) - 4, len(body) - 3):
+            for path in ("/v1/jobs", "/v1/stylize", "/v1/recipe"):
+                answer = await running.http.post(path, content=body[:end], headers=headers)
+                assert (answer.status_code, reason(answer)) == (400, "MESSAGE_GARBLED"), (path, body[end - 20 : end])
+                assert "closing boundary" in answer.json()["message"]
+        assert (await running.http.get("/v1/jobs")).json() == {}
+        for content in (body[:-2], body + b"what follows a form"):
+            assert (await running.http.post("/v1/jobs", content=content, headers=headers)).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        ("filename*=utf-8''caf%C3%A9.jpg", "café.jpg"),
+        ("FileName* = \"UTF-8'fr'caf%C3%A9%20%22%5C.jpg\"; size=7", 'café "\\.jpg'),
+        ("filename*=ISO-8859-1''caf%E9.jpg", "café.jpg"),
+        ("filename*=UTF-8''caf%E9.jpg", "caf\ufffd.jpg"),
+        ("filename*=hex''caf%zz", "caf%zz"),
+        ("filename*=plain.jpg", "plain.jpg"),
+        ('filename="a; filename*=b"', "a; filename*=b"),
+        ("filename=\"plain.jpg\"; filename*=UTF-8''caf%C3%A9.jpg", "plain.jpg"),
+    ],
+)
+async def test_a_file_may_have_only_an_extended_name(web: Any, png: Any, parameters: str, name: str) -> None:
+    """As urllib3 1 and requests send names that are not ASCII; a plain name goes first."""
+    async with web() as running:
+        head = f'--x\r\nContent-Disposition: form-data; name="content"; {parameters}\r\n\r\n'.encode()
+        style = b'\r\n--x\r\nContent-Disposition: form-data; name="style"; filename="s.png"\r\n\r\n' + png(seed=1)
+        body = head + png() + style + b'\r\n--x\r\nContent-Disposition: form-data; name="validate_only"\r\n\r\n1\r\n--x--\r\n'
+        answer = await running.http.post("/v1/jobs", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
+        assert answer.status_code == 200, answer.text
+        sent = {item["field"]: item.get("name", "") for item in answer.json()["job"]["inputs"]}
+        assert sent == {"content": name, "styles[0].image": "s.png"}
+
+
 async def test_unknown_parameters_in_the_query_are_named(web: Any) -> None:
     """On every path of the API, with a similar name or those that the path takes; the page's own requests have none."""
     async with web() as running:
