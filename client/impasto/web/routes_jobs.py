@@ -11,6 +11,7 @@ import grpc
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from google.protobuf import json_format
+from starlette.convertors import Convertor, register_url_convertor
 
 from impasto._base import UPLOAD_TIMEOUT_S, result_request, stylize_request, submit_request
 from impasto.protobuf_fields import Problems, invalid
@@ -28,6 +29,23 @@ PREVIEW_PX, MAX_PREVIEW_PX = 256, 1024
 LARGEST_RESPONSE = 1 << 16
 """Results are not taken with a response but downloaded in chunks."""
 STATE = "JOB_STATE_"
+
+
+class _AnyText(Convertor[str]):
+    """Takes the rest of a path, whatever is in it: the server tells which ids it does not take."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        """Return the text."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """Return the text."""
+        return value
+
+
+register_url_convertor("any_text", _AnyText())
 
 
 async def caller(request: Request, authorization: Annotated[str, Header(include_in_schema=False)] = "") -> Gateway:
@@ -85,9 +103,11 @@ async def submit_job(client: Caller, body: ReadBody) -> Response:
     return await _submitted(client, body, "")
 
 
-@router.put("/jobs/{id:path}", status_code=201)
+@router.put("/jobs/{id:any_text}", status_code=201)
 async def put_job(id: str, client: Caller, body: ReadBody) -> Response:  # noqa: A002 - the path's name in the API
     """Accept a job under an id of the caller, which makes the call safe to repeat."""
+    if not id:
+        raise invalid("request_id", "is empty; it is the last part of the path, PUT /v1/jobs/ID")
     return await _submitted(client, body, id)
 
 

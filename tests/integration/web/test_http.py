@@ -302,6 +302,15 @@ async def test_a_file_may_have_only_an_extended_name(web: Any, png: Any, paramet
         assert sent == {"content": name, "styles[0].image": "s.png"}
 
 
+async def test_an_id_in_the_path_that_cannot_be_used_is_named(web: Any) -> None:
+    """An empty one makes no job under a random id; line breaks are the id's, not those of another path."""
+    async with web() as running:
+        for path in ("/v1/jobs/", "/v1/jobs/x%0ay", "/v1/jobs/x%0a", "/v1/jobs/a/x%0ay/b"):
+            answer = await running.http.put(path, files=running.files(), data={"size_px": "48", "steps": "2"})
+            assert (answer.status_code, *fields(answer)) == (400, "request_id"), path
+        assert (await running.http.get("/v1/jobs")).json() == {}
+
+
 async def test_unknown_parameters_in_the_query_are_named(web: Any) -> None:
     """On every path of the API, with a similar name or those that the path takes; the page's own requests have none."""
     async with web() as running:
