@@ -30,6 +30,7 @@ from impasto.web.settings import WebSettings
 
 BACKLOG = 2048
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
+_METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE"]
 _SENT_HEADERS = ["Authorization", "Content-Type", "If-None-Match", "Last-Event-ID"]
 _READ_HEADERS = ["Content-Disposition", "ETag", "Impasto-Job-Id", "Location", "Retry-After"]
 
@@ -61,21 +62,24 @@ def create_app(settings: WebSettings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, statuses.on_invalid)
     app.add_exception_handler(ClientDisconnect, statuses.on_left)
     app.add_exception_handler(Exception, statuses.on_bug)
-    if settings.origins:
-        methods = ["GET", "HEAD", "POST", "PUT", "DELETE"]
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.origins,
-            allow_methods=methods,
-            allow_headers=_SENT_HEADERS,
-            expose_headers=_READ_HEADERS,
-        )
     return app
 
 
 def guarded(app: FastAPI, settings: WebSettings) -> App:
-    """Return an application behind its limits: what they reject never reaches it, and its errors have their headers too."""
-    return Endings(Security(BodyLimit(Heads(app), settings.max_body_bytes), settings))
+    """Return an application behind its limits: what they reject never reaches it, and its errors have their headers too.
+
+    The headers for other origins are outside the limits, and inside the check of hosts, which preflights are subject to.
+    """
+    limited: App = Endings(BodyLimit(Heads(app), settings.max_body_bytes))
+    if settings.origins:
+        limited = CORSMiddleware(
+            limited,
+            allow_origins=settings.origins,
+            allow_methods=_METHODS,
+            allow_headers=_SENT_HEADERS,
+            expose_headers=_READ_HEADERS,
+        )
+    return Security(limited, settings)
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

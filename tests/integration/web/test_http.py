@@ -567,6 +567,28 @@ async def test_other_sites_cannot_use_the_gateway(web: Any) -> None:
         assert answer.status_code == 404
 
 
+async def test_an_allowed_origin_can_read_what_the_limits_answer(web: Any, monkeypatch: Any) -> None:
+    """Too large and busy are no network errors in its scripts. Preflights are still subject to the check of hosts."""
+    origin = {"origin": "https://a.example"}
+    async with web(web={"origins": ("https://a.example",), "max_body_bytes": 100}) as running:
+        for count, expected in ((16, (413, "BODY_TOO_LARGE")), (0, (503, "BUSY"))):
+            monkeypatch.setattr("impasto.web.limits.MAX_READING", count)
+            body = b" " * (101 if count else 1)
+            answer = await running.http.post("/v1/jobs", content=body, headers=origin)
+            assert (answer.status_code, reason(answer)) == expected
+            assert answer.headers["access-control-allow-origin"] == "https://a.example"
+            assert "Retry-After" in answer.headers["access-control-expose-headers"]
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+        asked = origin | {"access-control-request-method": "PUT", "access-control-request-headers": "authorization"}
+        preflight = await running.http.options("/v1/jobs/x", headers=asked)
+        assert preflight.status_code == 200
+        assert "PUT" in preflight.headers["access-control-allow-methods"]
+        assert preflight.headers["x-content-type-options"] == "nosniff"
+        foreign = await running.http.options("/v1/jobs/x", headers=asked | {"origin": "https://evil.example"})
+        assert (foreign.status_code, "access-control-allow-origin" in foreign.headers) == (400, False)
+        assert (await running.http.options("/v1/jobs/x", headers=asked | {"host": "[::1"})).status_code == 421
+
+
 async def test_a_name_of_a_file_is_text_everywhere(web: Any, png: Any) -> None:
     """Markup, quotes and other scripts in names come back as they are, in JSON."""
     name = "a<img src=x onerror=alert(1)>&\u0416.png"
