@@ -203,6 +203,29 @@ def test_errors_are_told_where_they_are(page: Page, png: Png) -> None:
     page.wait(lambda: "not on the server" in page.text("#job"), "a word on the job")
 
 
+def test_a_setting_that_cannot_be_read_is_not_replaced(page: Page, png: Png) -> None:
+    """However often Paint is pressed, nothing is sent and the text stays. What only the server refused is sent again."""
+    page.add(png(), png(seed=1))
+    page.set("size_px", "48")
+    for text in ("abc", "2.5"):
+        page.set("steps", text)
+        assert "not a whole number" in page.text("#set-steps-wrong")
+        for _ in range(2):
+            page.click("Paint", "#compose")
+            page.wait(lambda: "they are marked" in page.text("#problem"), "a word on the steps")
+            page.driver.execute_script("document.querySelector('#problem').replaceChildren()")
+        assert page.find("#set-steps").get_attribute("value") == text
+        assert page.find("#set-steps").get_attribute("aria-invalid") == "true"
+    page.paint(99_999, 2)
+    page.wait(lambda: "Size:" in page.text("#problem"), "a word on the size")
+    page.driver.execute_script("document.querySelector('#problem').replaceChildren()")
+    page.click("Paint", "#compose")
+    page.wait(lambda: "Size:" in page.text("#problem"), "a word on the size again")
+    assert job_of(page) == "None"
+    page.paint(48, 2)
+    page.reaches("Finished")
+
+
 def test_files_that_cannot_be_used_are_named_at_once(tmp_path: Path, png: Png) -> None:
     """By what is in them: text, nothing, other formats, damage, too many bytes or pixels. The others are used."""
     server = ServerProcess(

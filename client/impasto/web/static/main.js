@@ -17,7 +17,6 @@ const welcome = $("welcome");
 /** Submit a job; return it, or null if the server does not take it. Repeated until the server answers: the id makes that safe. */
 async function submit(replaced = {}, requestId = uuid()) {
   errors.clear();
-  settings.clearMarks();
   if (!settings.readable()) { errors.tell("Some settings cannot be read; they are marked."); return null; }
   const attempt = async () => {
     const spec = settings.fill(await patiently(() => compose.spec()), replaced);

@@ -74,14 +74,21 @@ function row(item) {
   return whole;
 }
 
-function read(item) {
-  const { input } = fields.get(item.key);
+/** Return what a field has, in an array; null, and a mark, if it cannot be read. */
+function parsed({ item, input }) {
   try {
-    set(item, fromText(item, item.kind === "flag" ? String(input.checked) : input.value));
+    const found = [fromText(item, item.kind === "flag" ? String(input.checked) : input.value)];
     mark(item.key, "");
+    return found;
   } catch (error) {
     mark(item.key, error.message);
+    return null;
   }
+}
+
+function read(item) {
+  const found = parsed(fields.get(item.key));
+  if (found) set(item, ...found);
 }
 
 function set(item, next) {
@@ -124,7 +131,7 @@ function mark(key, text) {
   if (text && field.whole.closest("details")) field.whole.closest("details").open = true;
 }
 
-export const clearMarks = () => { for (const key of fields.keys()) mark(key, ""); };
+const clearMarks = () => { for (const key of fields.keys()) mark(key, ""); };
 
 /** Mark the field that a violation names; return its label. */
 export function violated({ field, description }) {
@@ -135,10 +142,11 @@ export function violated({ field, description }) {
   return item.label;
 }
 
-/** Return whether every field can be read. */
+/** Read every field, and mark those that cannot be read; return whether there are none. The server's marks are dropped. */
 export function readable() {
-  for (const { input, item } of fields.values()) if (input.getAttribute("aria-invalid") !== "true") read(item);
-  const bad = Array.from(fields.values()).find(({ input, wrong }) => input.getAttribute("aria-invalid") === "true" && !wrong.hidden);
+  const all = [...fields.values()], found = all.map(parsed); // all of them first: a setting that changes draws the others anew
+  for (const [index, { item }] of all.entries()) if (found[index]) set(item, ...found[index]);
+  const bad = all.find((_, index) => !found[index]);
   bad?.input.focus();
   return !bad;
 }
