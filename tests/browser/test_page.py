@@ -34,6 +34,25 @@ window.fetch = async (path, options) => {
 };
 """
 """A list of jobs that was asked for with the token "wrong" comes once another one is known."""
+HELD_LISTS = """
+const plain = window.fetch, held = new Promise((done) => { window.release = done; });
+window.fetch = async (path, options) => {
+  const answer = await plain(path, options);
+  if (String(path).startsWith("/v1/jobs?")) { window.held = true; await held; }
+  return answer;
+};
+"""
+"""Lists of jobs come once the test releases them."""
+COUNT_LISTS = """
+const plain = window.fetch;
+window.lists = 0;
+window.fetch = async (path, options) => {
+  const answer = await plain(path, options);
+  if (String(path).startsWith("/v1/jobs?")) setTimeout(() => window.lists++, 200);
+  return answer;
+};
+"""
+"""Counts the lists of jobs that the page has shown."""
 LONG = 3000
 """Steps of a job that does not end by itself while a test looks at it."""
 
@@ -517,6 +536,43 @@ def test_the_gallery_deletes_and_filters(page: Page, png: Png) -> None:
     page.choose("#gallery-state", "queued,running,paused")
     page.wait(lambda: not page.all("#gallery-list .card"), "an empty gallery")
     assert "Nothing painted yet" not in page.text("#gallery-list")
+
+
+def test_the_gallery_keeps_what_it_shows(png: Png) -> None:
+    """More pictures stay while a job runs and when one is opened; one that is deleted leaves, however far down it is."""
+    server = ServerProcess("--web", "127.0.0.1:0", "--grace-s", "0.1")
+    try:
+        with impasto.Client(server.address) as client, browser(page_of(server)) as page:
+            jobs = [client.submit(png(), png(seed=1), size_px=64, steps=LONG) for _ in range(26)]
+            page.open()
+            page.wait(lambda: len(page.all("#gallery-list .card")) == 24, "a page of pictures")
+            page.click("Show more", "#gallery")
+            page.wait(lambda: len(page.all("#gallery-list .card")) == 26, "all pictures")
+            page.driver.execute_script(COUNT_LISTS)
+            page.wait(lambda: page.driver.execute_script("return window.lists") >= 2, "two refreshes")
+            page.driver.execute_script("document.querySelector('#gallery-list .card:last-child button').click()")
+            page.wait(lambda: page.all("#gallery-list .card:last-child.current"), "the oldest one, opened")
+            before = page.driver.execute_script("return window.lists")
+            page.wait(lambda: page.driver.execute_script("return window.lists") > before, "another refresh")
+            assert len(page.all("#gallery-list .card")) == 26
+            jobs[1].delete()
+            page.wait(lambda: len(page.all("#gallery-list .card")) == 25, "a picture less")
+    finally:
+        server.stop()
+
+
+def test_the_gallery_shows_its_filter_whatever_is_under_way(page: Page, png: Png) -> None:
+    """A list that was asked for before the filter changed is not shown after it."""
+    page.add(png(), png(seed=1))
+    page.paint(48, 2)
+    page.reaches("Finished")
+    page.wait(lambda: page.all("#gallery-list .card.current"), "the picture in the gallery")
+    page.driver.execute_script(HELD_LISTS)
+    page.driver.execute_script("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait(lambda: page.driver.execute_script("return window.held"), "a list that does not come")
+    page.choose("#gallery-state", "failed,cancelled")
+    page.driver.execute_script("window.release()")
+    page.wait(lambda: not page.all("#gallery-list .card.current"), "a gallery without it", 3)
 
 
 @pytest.mark.parametrize("photo", ["jpeg", "webp"])

@@ -1,6 +1,6 @@
 // Calls of the HTTP API: tokens, errors, and whether the server can be reached.
 
-const PROBE_MS = 1500;
+const PROBE_MS = 1500, PAGE = 200;
 export const connection = new EventTarget();
 let lost = false;
 
@@ -50,6 +50,19 @@ export async function request(path, options = {}) {
 export const json = async (path, options) => (await request(path, options)).json();
 export const post = (path) => json(path, { method: "POST" });
 export const send = (method, path, body) => json(path, { method, body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
+
+/** Return the caller's jobs, newest first, and whether there are more: so many at most, and no more pages once there are enough. */
+export async function jobs(filter = {}, most = Infinity, enough = () => false) {
+  const found = [];
+  let token = "";
+  do {
+    const query = new URLSearchParams({ page_size: Math.min(PAGE, most - found.length), page_token: token, ...filter });
+    const answer = await json(`/v1/jobs?${query}`);
+    found.push(...(answer.jobs || []));
+    token = answer.nextPageToken || "";
+  } while (token && found.length < most && !enough(found));
+  return { found, more: Boolean(token) };
+}
 
 /** Repeat a call that is safe to repeat until the server answers. */
 export async function patiently(call) {

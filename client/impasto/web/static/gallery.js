@@ -1,16 +1,16 @@
 // The gallery: the caller's jobs as the server keeps them, with thumbnails; and grids of variations.
 
 import { $, button, el } from "/static/dom.js";
-import { connection, json, request } from "/static/api.js";
+import { connection, jobs, request } from "/static/api.js";
 import { over, word } from "/static/easel.js";
 
 const PAGE = 24, REFRESH_MS = 4000;
-let cards = new Map(), next = "", timer = 0, hooks = { open() {}, use() {} }, loading = null;
+let cards = new Map(), most = PAGE, timer = 0, hooks = { open() {}, use() {} }, loading = null, again = false;
 
 export function build(given) {
   hooks = given;
-  $("gallery-state").addEventListener("change", () => refresh());
-  $("gallery-more").addEventListener("click", () => load(next));
+  $("gallery-state").addEventListener("change", () => { most = PAGE; refresh(); });
+  $("gallery-more").addEventListener("click", () => { most += PAGE; refresh(); });
   connection.addEventListener("back", () => refresh());
   document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
   schedule();
@@ -26,27 +26,33 @@ function schedule() {
   }, REFRESH_MS);
 }
 
-/** Load the first page again; what did not change is kept. */
-export const refresh = () => (loading ||= load("").finally(() => { loading = null; }));
+/** Load what is shown again; what did not change is kept. A load that is under way is followed by another one. */
+export function refresh() {
+  again = true;
+  return (loading ||= loads().finally(() => { loading = null; }));
+}
 
-async function load(page) {
-  const query = new URLSearchParams({ page_size: PAGE, page_token: page });
-  if ($("gallery-state").value) query.set("state", $("gallery-state").value);
-  let answer;
-  try { answer = await json(`/v1/jobs?${query}`); } catch { return; } // the page says elsewhere that the server is away
-  const jobs = answer.jobs || [];
-  next = answer.nextPageToken || "";
-  if (!page) {
-    const there = new Set(jobs.map((job) => job.jobId));
-    for (const [id, card] of cards) if (!there.has(id)) { card.node.remove(); cards.delete(id); }
+async function loads() {
+  while (again) {
+    again = false;
+    await load();
   }
-  let before = null;
-  for (const job of jobs) {
+}
+
+async function load() {
+  const state = $("gallery-state").value;
+  let answer;
+  try { answer = await jobs(state ? { state } : {}, most); } catch { return; } // the page says elsewhere that the server is away
+  if (state !== $("gallery-state").value) return; // the load for the new one follows
+  const there = new Set(answer.found.map((job) => job.jobId));
+  for (const [id, card] of cards) if (!there.has(id)) { card.node.remove(); cards.delete(id); }
+  let place = $("gallery-list").firstElementChild;
+  for (const job of answer.found) {
     const card = cards.get(job.jobId) || add(job);
     card.update(job);
-    if (!page) { if (before) before.node.after(card.node); else $("gallery-list").prepend(card.node); before = card; } else if (!card.node.isConnected) $("gallery-list").append(card.node);
+    if (card.node === place) place = place.nextElementSibling; else $("gallery-list").insertBefore(card.node, place);
   }
-  $("gallery-more").hidden = !next;
+  $("gallery-more").hidden = !answer.more;
   $("gallery-empty").hidden = cards.size > 0;
   mark();
 }
