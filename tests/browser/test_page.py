@@ -43,6 +43,11 @@ window.fetch = async (path, options) => {
 };
 """
 """Lists of jobs come once the test releases them."""
+SMALL_LISTS = """
+const plain = window.fetch;
+window.fetch = (path, options) => plain(String(path).replace(/page_size=\\d+/, "page_size=2"), options);
+"""
+"""A page of a list has two jobs, as if there were hundreds."""
 COUNT_LISTS = """
 const plain = window.fetch;
 window.lists = 0;
@@ -573,6 +578,18 @@ def test_the_gallery_shows_its_filter_whatever_is_under_way(page: Page, png: Png
     page.choose("#gallery-state", "failed,cancelled")
     page.driver.execute_script("window.release()")
     page.wait(lambda: not page.all("#gallery-list .card.current"), "a gallery without it", 3)
+
+
+def test_a_grid_is_found_behind_newer_jobs(page: Page, painter: ServerProcess, png: Png) -> None:
+    """However many pages of them there are; what is no longer there is said once."""
+    with impasto.Client(painter.address) as client:
+        for name in ("grid.old.steps.0", "grid.old.steps.1", "a", "b", "c"):
+            client.submit(png(), png(seed=1), size_px=48, steps=2, request_id=name).result()
+    page.driver.execute_script(SMALL_LISTS)
+    page.driver.execute_script("location.hash = 'grid=grid.old.steps'")
+    page.wait(lambda: len(page.all("#stage .cells .card")) == 2, "both pictures")
+    page.driver.execute_script("location.hash = 'grid=grid.none.steps'")
+    page.wait(lambda: "no longer on the server" in page.text("#stage"), "a word on a grid that was deleted")
 
 
 @pytest.mark.parametrize("photo", ["jpeg", "webp"])

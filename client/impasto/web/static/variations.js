@@ -1,7 +1,7 @@
 // A grid of variations: one parameter, several values, a job for each. Its id is in the jobs' request ids, so that it survives a reload.
 
 import { $, button, el, say } from "/static/dom.js";
-import { json } from "/static/api.js";
+import * as api from "/static/api.js";
 import * as easel from "/static/easel.js";
 import { Card } from "/static/gallery.js";
 import { ALL, byKey, fromText, toText } from "/static/parameters.js";
@@ -67,7 +67,9 @@ export async function open(id, hooks) {
   const refresh = async () => {
     let pending = true;
     try {
-      const jobs = ((await json("/v1/jobs?page_size=200")).jobs || []).filter((job) => (job.requestId || "").startsWith(`${id}.`));
+      // The grid's first job is its oldest: no page after it has another one.
+      const { found } = await api.jobs({}, Infinity, (listed) => !list.isConnected || listed.some((job) => job.requestId === `${id}.0`));
+      const jobs = found.filter((job) => (job.requestId || "").startsWith(`${id}.`));
       jobs.sort((a, b) => Number(a.requestId.split(".").pop()) - Number(b.requestId.split(".").pop()));
       for (const job of jobs) {
         if (!cells.has(job.jobId)) {
@@ -79,7 +81,7 @@ export async function open(id, hooks) {
         }
         cells.get(job.jobId).update(job);
       }
-      pending = jobs.some((job) => !easel.over(job.state)) || !jobs.length;
+      pending = jobs.some((job) => !easel.over(job.state)); // a grid without jobs will have none: they are sent before it is shown
       if (!jobs.length) list.replaceChildren(el("li", {}, "These pictures are no longer on the server."));
       else if (list.firstElementChild && !list.firstElementChild.classList.contains("card")) list.firstElementChild.remove();
     } catch { /* the page says that the server is away */ }
