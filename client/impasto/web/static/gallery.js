@@ -29,14 +29,16 @@ function schedule() {
 /** Load what is shown again; what did not change is kept. A load that is under way is followed by another one. */
 export function refresh() {
   again = true;
-  return (loading ||= loads().finally(() => { loading = null; }));
+  return (loading ||= loads());
 }
 
 async function loads() {
-  while (again) {
-    again = false;
-    await load();
-  }
+  try {
+    while (again) {
+      again = false;
+      await load();
+    }
+  } finally { loading = null; }
 }
 
 async function load() {
