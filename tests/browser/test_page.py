@@ -577,7 +577,7 @@ def test_the_gallery_shows_its_filter_whatever_is_under_way(page: Page, png: Png
     page.wait(lambda: page.driver.execute_script("return window.held"), "a list that does not come")
     page.choose("#gallery-state", "failed,cancelled")
     page.driver.execute_script("window.release()")
-    page.wait(lambda: not page.all("#gallery-list .card.current"), "a gallery without it", 3)
+    page.wait(lambda: not page.all("#gallery-list .card.current"), "a gallery without it")
 
 
 def test_a_grid_is_found_behind_newer_jobs(page: Page, painter: ServerProcess, png: Png) -> None:
