@@ -43,6 +43,7 @@ from impasto_server.observability.tracing import Tracing, TracingError, tracing_
 from impasto_server.observability.watchdog import counted_faults
 from impasto_server.pictures.decoders import Decoders
 from impasto_server.scratch import scratch_folder
+from impasto_server.stops import obeyed
 from impasto_server.store.base import JobStore
 from impasto_server.store.memory import MemoryStore
 from impasto_server.store.sqlite import DataError, DurableStore
@@ -416,7 +417,7 @@ async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # changed files are reloaded without a signal
+    for number in obeyed():  # changed files are reloaded without a signal
         loop.add_signal_handler(number, stop.set)
     interval_s, graphs = config.checkpoint_interval_s, config.cuda_graphs
     workers = [ProcessWorker(WorkerSettings(device, config.weights, interval_s, graphs)) for device in devices]

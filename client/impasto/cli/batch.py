@@ -30,11 +30,11 @@ from impasto.cli.stylize import check_stdin, given_options, painting_options, st
 from impasto.errors import ImpastoError, Unavailable
 from impasto.requests import Style
 from impasto.results import ServerInfo
+from impasto.signals import stopping
 
 PATIENCE_S = 300.0
 ASK_AGAIN_S = 1.0
 _LISTED_FAILURES = 20
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class ListedStyles(click.Command):
@@ -292,7 +292,7 @@ def _interruptible(run: Batch, say: Callable[[str], None]) -> Iterator[None]:
             os._exit(INTERRUPTED)
         threading.Thread(target=stop, args=(number, presses), daemon=True).start()  # it calls the server
 
-    before = {number: signal.signal(number, on_signal) for number in _SIGNALS} if _in_main_thread() else {}
+    before = {number: signal.signal(number, on_signal) for number in stopping()} if _in_main_thread() else {}
     try:
         yield
     finally:

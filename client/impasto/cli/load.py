@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from impasto._async_client import AsyncClient
-from impasto.cli.output import INTERRUPTED, SERVER, STOPPING
+from impasto.cli.output import INTERRUPTED, SERVER
 from impasto.errors import InvalidRequest, Overloaded
 from impasto.load.arrivals import Stage, exactly, offsets, stages, trace
 from impasto.load.capacity import NO_ERRORS, Trial, best, find_capacity
@@ -33,6 +33,7 @@ from impasto.load.runner import CHAOS, Plan, Stop, run
 from impasto.load.scrape import Sample, ScrapeError, growth, levels, means, sampling
 from impasto.load.target import ServiceTarget
 from impasto.load.workload import Entry, Workload, WorkloadError, read_workload
+from impasto.signals import stopping
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 BROKEN = 3
@@ -197,7 +198,7 @@ async def _load(**options: Any) -> int:
     await _check_classes(workload, options)
     stop = Stop()
     loop = asyncio.get_running_loop()
-    for number in STOPPING:
+    for number in stopping():
         with contextlib.suppress(NotImplementedError):  # on Windows
             loop.add_signal_handler(number, stop.once_more)
     if options["find_capacity"]:

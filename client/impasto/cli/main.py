@@ -21,7 +21,7 @@ from impasto.cli.completion import completion
 from impasto.cli.experiments import features, paper, reconstruct, redo, texture
 from impasto.cli.grid import grid
 from impasto.cli.jobs import jobs
-from impasto.cli.output import FOLLOWED, INTERRUPTED, STOPPING, ClosedStdout, cancel_left, credentials, tolerant
+from impasto.cli.output import FOLLOWED, INTERRUPTED, ClosedStdout, cancel_left, credentials, tolerant
 from impasto.cli.proto import proto
 from impasto.cli.server import health, info, upload
 from impasto.cli.show import show
@@ -31,6 +31,7 @@ from impasto.connect_errors import TLS_FAILED
 from impasto.display import shown
 from impasto.errors import ImpastoError, Overloaded, Unavailable
 from impasto.installing import needs
+from impasto.signals import stopping
 
 ENTRY_POINTS = "impasto.commands"
 LATER = 75
@@ -115,7 +116,7 @@ HANGING_S = 10.0
 
 def _interrupt(number: int, frame: object) -> None:
     """Stop as after Ctrl-C, so that a running job is cancelled. The second time, and after a while, stop whatever hangs."""
-    for each in STOPPING:
+    for each in stopping():
         signal.signal(each, lambda _number, _frame: _stop_at_once())
     hanging = threading.Timer(HANGING_S, _stop_at_once)
     hanging.daemon = True
@@ -164,7 +165,7 @@ def _option(field: str) -> str:
 
 def main() -> None:
     """Run the command line; errors are one line on stderr and a non-zero exit code, and JSON with ``--json``."""
-    for number in STOPPING:
+    for number in stopping():
         signal.signal(number, _interrupt)
     sys.stdout = sys.stdout or ClosedStdout()
     sys.stderr = tolerant(sys.stderr)
@@ -177,6 +178,8 @@ def main() -> None:
         values = {"kind": "Interrupted", "reason": "INTERRUPTED", "message": text}
         _show(json.dumps({"error": values}) if "--json" in sys.argv else text)
         code = INTERRUPTED
+        for number in stopping():  # another one has nothing to stop, and would end the interpreter's own end by the signal
+            signal.signal(number, signal.SIG_IGN)
     except BrokenPipeError:
         _discard_stdout()
         code = 1

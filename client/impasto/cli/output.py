@@ -7,7 +7,6 @@ import io
 import json
 import math
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -27,8 +26,6 @@ from impasto.pictures import Picture, UploadedImage
 from impasto.results import JobInfo, Result
 from impasto.retry import Reachability
 
-STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-"""Signals that end a command as Ctrl-C does."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
 FOLLOWED: dict[tuple[str, str], str] = {}

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 
 from impasto.errors import ImpastoError
 from impasto.protobuf_fields import invalid
+from impasto.signals import stopping
 from impasto.web import openapi, pages, routes_images, routes_jobs, statuses
 from impasto.web.endings import Endings
 from impasto.web.gateway import Gateway
@@ -29,7 +30,6 @@ from impasto.web.security import Security
 from impasto.web.settings import WebSettings
 
 BACKLOG = 2048
-_STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
 _METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE"]
 _SENT_HEADERS = ["Authorization", "Content-Type", "If-None-Match", "Last-Event-ID"]
 _READ_HEADERS = ["Content-Disposition", "ETag", "Impasto-Job-Id", "Location", "Retry-After"]
@@ -120,11 +120,10 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop at signals, if it obeys them; that is a normal end, which uvicorn would turn into a death by the signal."""
-        stops = [getattr(signal, name) for name in _STOPS if hasattr(signal, name)]
         if not self._obeys_signals or threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._on_stop) for number in stops}
+        before = {number: signal.signal(number, self._on_stop) for number in stopping()}
         try:
             yield
         finally:
