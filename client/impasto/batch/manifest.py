@@ -55,7 +55,7 @@ class Manifest:
                 break
             whole += len(line)
             with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):  # of somebody else
-                values = json.loads(line)
+                values = _values(line)
                 self.lines += 1
                 self._note(values)
         self._file.seek(0, os.SEEK_END)
@@ -82,7 +82,8 @@ class Manifest:
         Raises:
             OSError: If it cannot be written.
         """
-        line = json.dumps({"manifest": FORMAT, **values}, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+        text = json.dumps({"manifest": FORMAT, **values}, ensure_ascii=False)
+        line = text.encode("utf-8", "backslashreplace") + b"\n"  # bytes of names that are not UTF-8 as \\udcXX, which is JSON
         with self._lock:
             try:
                 self._file.write(line)
@@ -122,9 +123,14 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of a manifest; lines of other programs are left out."""
     for line in path.read_bytes().splitlines():
         with contextlib.suppress(ValueError, RecursionError):
-            values = json.loads(line)
+            values = _values(line)
             if isinstance(values, dict) and values.get("manifest") == FORMAT:
                 yield values
+
+
+def _values(line: bytes) -> Any:
+    """Return the values of a line; earlier versions wrote names that are not UTF-8 as they are."""
+    return json.loads(line.decode("utf-8-sig", "surrogateescape"))
 
 
 def sync_folder(folder: Path) -> None:

@@ -76,10 +76,24 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     Manifest(tmp_path).close()
 
 
-def test_names_that_are_not_unicode_can_be_written(tmp_path: Path) -> None:
+def test_names_that_are_not_unicode_are_kept(tmp_path: Path) -> None:
+    """Lines are UTF-8, which other programs read; other names stay as they are."""
     with Manifest(tmp_path) as manifest:
         manifest.append({"status": "succeeded", "output": "caf\udce9.png", "key": "k"})
-    assert b"caf\xe9.png" in (tmp_path / NAME).read_bytes()
+        manifest.append({"status": "succeeded", "output": "\u732b.png", "key": "k"})
+    assert "\u732b.png" in (tmp_path / NAME).read_text("utf-8")
+    with Manifest(tmp_path) as manifest:
+        assert manifest.lines == 2
+        assert manifest.done("caf\udce9.png", "k")
+    assert [line["output"] for line in entries(tmp_path / NAME)] == ["caf\udce9.png", "\u732b.png"]
+
+
+def test_names_that_earlier_versions_wrote_as_they_are_can_be_read(tmp_path: Path) -> None:
+    line = b'{"manifest": 1, "status": "succeeded", "output": "caf\xe9.png", "key": "k"}\n'
+    (tmp_path / NAME).write_bytes(line)
+    with Manifest(tmp_path) as manifest:
+        assert manifest.done("caf\udce9.png", "k")
+    assert [line["output"] for line in entries(tmp_path / NAME)] == ["caf\udce9.png"]
 
 
 def test_the_key_follows_from_what_affects_the_picture() -> None:
