@@ -35,7 +35,8 @@ def batch_sheet(folder: Path, pairs: Sequence[Pair]) -> Image.Image | None:
     for pair in pairs[:MOST_TILES]:
         thumbnail = _thumbnail(folder / pair.output)
         found += thumbnail is not None
-        caption = f"{shortened(pair.photo.stem, _CAPTION)}\n{shortened(pair.style_name, _CAPTION)}"
+        names = (shortened(name, _CAPTION).replace("\n", " ") for name in (pair.photo.stem, pair.style_name))
+        caption = "\n".join(names)
         rows.setdefault(pair.photo, []).append(Tile(thumbnail or _MISSING, caption))
     if not found:
         return None

@@ -43,11 +43,16 @@ class Lettering:
     has: frozenset[str]
 
     def text(self, given: str) -> str:
-        """Return a text that the font can draw: letters without the accents that it lacks, question marks for the rest."""
+        """Return one line that the font can draw: letters without the accents that it lacks, question marks for the rest.
+
+        Ends of lines, other white space and control characters become spaces: some of them cannot be laid out.
+        """
         return "".join(map(self._drawn, _composed(given)))
 
     def _drawn(self, character: str) -> str:
-        if character in self.has or character.isspace():
+        if _is_blank(character):
+            return " "
+        if character in self.has:
             return character
         plain = "".join(part for part in unicodedata.normalize("NFKD", character) if not unicodedata.combining(part))
         return plain if plain.isascii() and plain.isprintable() and plain else _REPLACEMENT
@@ -55,7 +60,7 @@ class Lettering:
 
 def lettering(texts: Iterable[str], size_px: int) -> Lettering:
     """Return the font for some texts: Pillow's own if it has all their characters, else the one that has most of them."""
-    wanted = {character for text in texts for character in _composed(text) if not character.isspace()}
+    wanted = {character for text in texts for character in _composed(text) if not _is_blank(character)}
     own = ImageFont.load_default(size_px)
     best = Lettering(own, _had(own, wanted))
     for name in SYSTEM_FONTS:
@@ -68,6 +73,10 @@ def lettering(texts: Iterable[str], size_px: int) -> Lettering:
         has = _had(font, wanted)
         best = Lettering(font, has) if len(has) > len(best.has) else best
     return best
+
+
+def _is_blank(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character) == "Cc"
 
 
 def _composed(text: str) -> str:
