@@ -122,7 +122,9 @@ def _is_picture(path: Path) -> bool:
 def listed(text: str) -> list[str]:
     """Return the paths of a list: one on a line, or separated by NUL as ``find -print0`` writes them."""
     text = text.removeprefix("\ufeff")  # a byte-order mark
-    return [line for line in (text.split("\0") if "\0" in text else text.splitlines()) if line.strip()]
+    # Not splitlines(): names may have the other characters at which it splits.
+    lines = text.split("\0") if "\0" in text else [line.removesuffix("\r") for line in text.split("\n")]
+    return [line for line in lines if line.strip()]
 
 
 def every(photos: Sequence[Path], styles: Sequence[Style], template: str, *, mix: bool = False) -> list[Pair]:

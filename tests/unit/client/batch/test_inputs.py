@@ -51,6 +51,11 @@ def test_lists_have_lines_or_nuls() -> None:
     assert listed("a\nb.png\0c.png\0") == ["a\nb.png", "c.png"]
 
 
+def test_only_a_newline_ends_a_line_of_a_list() -> None:
+    """Names may have the other characters at which Python splits lines; one carriage return is of the line's end."""
+    assert listed("a\u2028b.png\nc\x0cd\x85e.png\nf\rg.png\r\r\n") == ["a\u2028b.png", "c\x0cd\x85e.png", "f\rg.png\r"]
+
+
 def test_names_follow_the_template() -> None:
     photos, styles = [Path("in/cat.jpg"), Path("in/dog.jpg")], [impasto.Style(Path("art/night.png"))]
     assert [pair.output for pair in every(photos, styles, "{photo}-{style}.png")] == ["cat-night.png", "dog-night.png"]
