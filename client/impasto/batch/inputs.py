@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import glob
+import hashlib
 import itertools
+import json
 import os
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from impasto.display import shown
@@ -27,6 +29,8 @@ _SEPARATORS = ",;\t"
 """Between the values of a CSV file, by its first line: spreadsheets write semicolons where commas are in numbers."""
 _LONGEST_NAME = 240
 """Bytes of a file's name that every file system takes, with room for the name of a temporary file."""
+_HASHED = 8
+"""Hexadecimal digits that tell shortened names apart."""
 _SHOWN = 3
 
 
@@ -190,7 +194,9 @@ def _rows(rows: csv.DictReader[str], path: Path) -> Iterator[Pair]:
 
 
 def named(pairs: Sequence[Pair], template: str, table: Path | None = None) -> list[Pair]:
-    """Return pairs with the names of their outputs.
+    """Return pairs with the names of their outputs, in one spelling: without ``.`` and doubled slashes.
+
+    Names by :data:`DEFAULT_TEMPLATE` that are too long for a file system are shortened.
 
     Args:
         pairs: The pairs; the output of some may be empty.
@@ -205,7 +211,9 @@ def named(pairs: Sequence[Pair], template: str, table: Path | None = None) -> li
     taken: dict[str, Pair] = {}
     given: dict[str, bool] = {}
     for index, each in enumerate(pairs, start=1):
-        pair = replace(each, output=each.output or _filled(template, each, index))
+        pair = replace(each, output=PurePath(each.output or _filled(template, each, index)).as_posix())
+        if template == DEFAULT_TEMPLATE and not each.output and _is_long(pair.output):
+            pair = replace(pair, output=_short(pair))
         where, name = f"{table}, line {pair.line}", shown(pair.output)
         if wrong := _wrong_name(pair.output):
             if each.output and each.line:
@@ -237,6 +245,27 @@ def _filled(template: str, pair: Pair, index: int) -> str:
     return template.format_map(values)
 
 
+def _short(pair: Pair) -> str:
+    """Return the name by :data:`DEFAULT_TEMPLATE`, shortened: what fits of photo and style, and a hash of their names."""
+    names = [pair.photo.name, *(path.name for path in pair.style_files)]
+    digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:_HASHED]
+    room = _LONGEST_NAME - len(f"--{digest}.png")
+    photo, style = pair.photo.stem, pair.style_name
+    of_style = max(room // 2, room - len(os.fsencode(photo)))
+    style = _cut(style, of_style)
+    return f"{_cut(photo, room - len(os.fsencode(style)))}-{style}-{digest}.png"
+
+
+def _cut(name: str, most: int) -> str:
+    """Return as many of a name's first characters as have a number of bytes."""
+    sizes = itertools.accumulate(len(os.fsencode(character)) for character in name)
+    return name[: sum(size <= most for size in sizes)]
+
+
+def _is_long(name: str) -> bool:
+    return any(len(os.fsencode(part)) > _LONGEST_NAME for part in PurePosixPath(name).parts)
+
+
 def _check_template(template: str) -> None:
     try:
         fields = [(name, spec, kind) for _, name, spec, kind in string.Formatter().parse(template) if name is not None]
@@ -256,6 +285,6 @@ def _wrong_name(name: str) -> str:
         return "must lie below the folder of the outputs"
     if path.suffix.lower() not in FORMATS:
         return f"must end in {', '.join(FORMATS)}"
-    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
+    if _is_long(name):
         return f"is longer than {_LONGEST_NAME} bytes"
     return ""
