@@ -32,6 +32,8 @@ _LONGEST_NAME = 240
 _HASHED = 8
 """Hexadecimal digits that tell shortened names apart."""
 _SHOWN = 3
+LONGEST_PATH = 4096
+"""Characters of a path that messages show."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Pair:
 
     @property
     def title(self) -> str:
-        """Name of the output, with the note if there is one."""
-        return f"{self.output} ({self.note})" if self.note else self.output
+        """Name of the output, with the note if there is one; safe to print."""
+        return shown(f"{self.output} ({self.note})" if self.note else self.output, LONGEST_PATH)
 
     @property
     def style_files(self) -> list[Path]:
@@ -70,8 +72,8 @@ class Pair:
         return "+".join(path.stem for path in self.style_files)
 
     def __str__(self) -> str:
-        """Return the files: ``photo.jpg with one.jpg + two.jpg``."""
-        return f"{self.photo} with {' + '.join(map(str, self.style_files))}"
+        """Return the files, safe to print: ``photo.jpg with one.jpg + two.jpg``."""
+        return f"{shown(self.photo, LONGEST_PATH)} with {shown(' + '.join(map(str, self.style_files)), LONGEST_PATH)}"
 
 
 def expanded(arguments: Iterable[str], field: str, without: Path | None = None) -> list[Path]:

@@ -19,8 +19,9 @@ from impasto._base import CALL_TIMEOUT_S
 from impasto._client import Client, Job
 from impasto._mapping import Room, another_try_helps, threaded, upload_expired
 from impasto.batch.identity import key_of, request_id
-from impasto.batch.inputs import FORMATS, Pair
+from impasto.batch.inputs import FORMATS, LONGEST_PATH, Pair
 from impasto.batch.manifest import Manifest, sync_folder
+from impasto.display import shown
 from impasto.errors import ImpastoError, InvalidRequest, JobCancelled, NotFound, ServerError, Unauthenticated, Unavailable
 from impasto.pictures import Picture, UploadedImage, checked_bytes, name_of
 from impasto.requests import Style
@@ -295,7 +296,7 @@ class Batch:
                 sent = self._client.upload(picture)
                 if sent.image_id != image.image_id:
                     name = picture if isinstance(picture, Path) else image.name
-                    raise InvalidRequest(f"{name} was changed while the batch ran", reason="INPUT_CHANGED")
+                    raise InvalidRequest(f"{shown(name, LONGEST_PATH)} was changed while the batch ran", reason="INPUT_CHANGED")
                 self._uploaded.add(image.image_id)
 
     # Jobs.

@@ -18,7 +18,7 @@ from click.core import ParameterSource
 
 from impasto._client import Client
 from impasto._mapping import default_in_flight
-from impasto.batch.inputs import DEFAULT_TEMPLATE, Pair, every, expanded, from_csv, listed
+from impasto.batch.inputs import DEFAULT_TEMPLATE, LONGEST_PATH, Pair, every, expanded, from_csv, listed
 from impasto.batch.manifest import NAME, Manifest
 from impasto.batch.run import Batch, Outcome, Stop
 from impasto.batch.sheet import MOST_TILES, batch_sheet
@@ -27,6 +27,7 @@ from impasto.cli import completion
 from impasto.cli.batch_progress import BatchProgress
 from impasto.cli.output import INTERRUPTED, JSON, SERVER, Folder, check_folder, print_json, tell_outages
 from impasto.cli.stylize import check_stdin, given_options, painting_options, styled, styling_options
+from impasto.display import shown
 from impasto.errors import ImpastoError, Unavailable
 from impasto.requests import Style
 from impasto.results import ServerInfo
@@ -171,7 +172,7 @@ def batch(
     chosen = _pairs(photos, styles, pairs, out, template, parts, mix=mix)
     if dry_run:
         for pair in chosen:
-            click.echo(f"{out / pair.output}: {pair}")
+            click.echo(f"{shown(out / pair.output, LONGEST_PATH)}: {pair}")
         return
     given = given_options(options, None)
     given.pop("format")
@@ -343,7 +344,7 @@ def _report(run: Batch, tally: Tally, pairs: Sequence[Pair], out: Path, sheet: P
     else:
         click.echo(f"{tally.summary(len(pairs))}; see {out / NAME}", err=True)
         for item in tally.failures[:_LISTED_FAILURES]:
-            click.echo(f"failed: {item.pair}: {item.error}", err=True)
+            click.echo(f"failed: {item.pair}: {shown(item.error, LONGEST_PATH)}", err=True)
         if len(tally.failures) > _LISTED_FAILURES:
             click.echo(f"and {len(tally.failures) - _LISTED_FAILURES} more, in {out / NAME}", err=True)
     if run.fault is not None:

@@ -396,8 +396,11 @@ def test_wrong_usage_is_told_before_anything_is_sent(
 
 
 async def test_a_dry_run_shows_the_pairs(service: Any, files: Path) -> None:
+    """One on a line, whatever their names are."""
+    (files / "photos/p0.png").rename(files / "photos/p\n\x07.png")
     done = await batch("127.0.0.1:1", files, str(files / "photos"), "--dry-run")
     assert len(done.stdout.splitlines()) == 6
+    assert "\x07" not in done.stdout
     assert not (files / "out").exists()
 
 
