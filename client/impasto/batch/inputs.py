@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
 import hashlib
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
+from impasto.batch.manifest import NAME as MANIFEST
 from impasto.display import shown
 from impasto.errors import InvalidRequest
 from impasto.pictures import SUFFIXES
@@ -65,6 +67,12 @@ class Pair:
     def style_files(self) -> list[Path]:
         """Files of the styles."""
         return [Path(str(style.picture)) for style in self.styles]
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that it is painted from."""
+        of_styles = (part for style in self.styles for part in (style.picture, style.mask, style.region))
+        return [file for file in (self.photo, *of_styles, *self.options.values()) if isinstance(file, Path)]
 
     @property
     def style_name(self) -> str:
@@ -231,6 +239,50 @@ def named(pairs: Sequence[Pair], template: str, table: Path | None = None) -> li
         text = f"{name} would be the output of {other} and of {pair}"
         raise invalid("name", f"{text}; use {{photo_folder}}, {{style_folder}} or {{index}} in --name")
     return list(taken.values())
+
+
+def check_outputs(pairs: Sequence[Pair], folder: Path, others: Iterable[Path] = (), *, sheet: str = "") -> None:
+    """Refuse outputs that would replace a file that the pictures are painted from, the manifest or the contact sheet.
+
+    Args:
+        pairs: The pairs, with names.
+        folder: Folder of the outputs.
+        others: Files that are read beside those of the pairs.
+        sheet: Name of the contact sheet, which is written beside the outputs; empty if none is.
+
+    Raises:
+        InvalidRequest: If there is one; the error names it.
+    """
+    for pair in pairs:
+        first = PurePosixPath(pair.output).parts[0].casefold()
+        if first in (MANIFEST, sheet):
+            advice = "; see --name, --no-sheet" if first == sheet else "; see --name"
+            raise invalid("pairs" if pair.line else "name", f"{_about(pair)} is the name of a file of the run's own{advice}")
+    inputs: dict[object, Path] = {}
+    for path in dict.fromkeys(itertools.chain((file for pair in pairs for file in pair.files), others)):
+        inputs.update(dict.fromkeys(_identities(path), path))
+    written = {pair.output: _about(pair) for pair in pairs} | (
+        {sheet: f"the contact sheet {sheet} (see --no-sheet)"} if sheet else {}
+    )
+    for name, what in written.items():
+        source = next((inputs[key] for key in _identities(folder / name) if key in inputs), None)
+        if source is not None:
+            text = f"{what} would replace {shown(source, LONGEST_PATH)}, which the run reads"
+            raise invalid("name", f"{text}; choose another folder or name")
+
+
+def _about(pair: Pair) -> str:
+    """Return the output and the files of a pair, with its line if a CSV file has it."""
+    line = f"line {pair.line}: " if pair.line else ""
+    return f"{line}{pair.title}, the output of {pair},"
+
+
+def _identities(path: Path) -> Iterator[object]:
+    """Yield what is equal for two paths to one file: where links lead, and the number of a file that exists."""
+    yield os.path.realpath(path)
+    with contextlib.suppress(OSError, ValueError):
+        status = path.stat()
+        yield status.st_dev, status.st_ino
 
 
 _FIELDS = ("photo", "style", "photo_folder", "style_folder", "index")

@@ -18,7 +18,7 @@ from click.core import ParameterSource
 
 from impasto._client import Client
 from impasto._mapping import default_in_flight
-from impasto.batch.inputs import DEFAULT_TEMPLATE, LONGEST_PATH, Pair, every, expanded, from_csv, listed
+from impasto.batch.inputs import DEFAULT_TEMPLATE, LONGEST_PATH, Pair, check_outputs, every, expanded, from_csv, listed
 from impasto.batch.manifest import NAME, Manifest
 from impasto.batch.run import Batch, Outcome, Stop
 from impasto.batch.sheet import MOST_TILES, batch_sheet
@@ -170,6 +170,8 @@ def batch(
         raise click.UsageError("--style-shares needs --mix: without it, each picture has one style")
     parts = (style_shares, style_masks, style_regions)
     chosen = _pairs(photos, styles, pairs, out, template, parts, mix=mix)
+    others = [Path(name) for name in (options["mask"], options["init_image"]) if name] + ([pairs] if pairs else [])
+    check_outputs(chosen, out, others, sheet="" if no_sheet else SHEET)
     if dry_run:
         for pair in chosen:
             click.echo(f"{shown(out / pair.output, LONGEST_PATH)}: {pair}")

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from impasto._client import Client
 from impasto._mapping import default_in_flight
+from impasto.batch.inputs import check_outputs
 from impasto.batch.manifest import NAME, Manifest
 from impasto.batch.run import Batch, files_of
 from impasto.batch.vary import Axis, Grid
@@ -116,6 +117,7 @@ def grid(
     chosen = Grid(photo, tuple(parts), tuple(axes))
     pairs = chosen.pairs()
     cells_folder = _cells_folder(out)
+    check_outputs(pairs, cells_folder, [Path(name) for name in (options["mask"], options["init_image"]) if name])
     make_folder(cells_folder)
     with Client(server, patience_s=PATIENCE_S) as client, Manifest(cells_folder) as manifest:
         run = Batch(client, cells_folder, manifest, given, retries=2)

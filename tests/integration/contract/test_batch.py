@@ -383,6 +383,11 @@ async def test_photos_may_come_as_a_list_on_stdin_and_pairs_as_a_csv_file(servic
         (["photos", "-s", "s0.png", "-o", "photos"], "photos is the folder of the outputs"),
         (["photos", "-s", "s0.png", "-o", "out", "--name", "x.png"], "would be the output of"),
         (["-", "-", "-s", "s0.png", "-o", "out"], "stdin can be read only once"),
+        (["s1.png", "-s", "s0.png", "-o", ".", "--name", "{photo}.png"], "would replace s1.png"),
+        (["s1.png", "-s", "s0.png", "-o", ".", "--name", "{photo}.png", "--dry-run"], "would replace s1.png"),
+        (["photos/p1.png", "-s", "s0.png", "-o", ".", "--name", "{style}.png"], "would replace s0.png"),
+        (["photos/p1.png", "-s", "s0.png", "-o", ".", "--name", "s1.png", "--mask", "s1.png"], "would replace s1.png"),
+        (["photos/p1.png", "-s", "s0.png", "-o", "out", "--name", "contact-sheet.jpg"], "see --name, --no-sheet"),
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_sent(

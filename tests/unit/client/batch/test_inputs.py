@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import threading
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import impasto
-from impasto.batch.inputs import Pair, every, expanded, from_csv, listed, named
+from impasto.batch.inputs import DEFAULT_TEMPLATE, Pair, check_outputs, every, expanded, from_csv, listed, named
 
 
 @pytest.fixture
@@ -102,6 +104,110 @@ def test_names_that_differ_in_case_only_collide() -> None:
     """Some file systems ignore case."""
     with pytest.raises(impasto.InvalidRequest, match="would be the output"):
         every([Path("cat.jpg"), Path("CAT.jpg")], [impasto.Style(Path("s.png"))], "{photo}-{style}.png")
+
+
+@pytest.mark.parametrize("name", ["./a.png", "x/../a.png", ".//a.png"])
+def test_two_spellings_of_one_output_collide(folder: Path, name: str) -> None:
+    """Only the spelling without detours is used, so that the manifest knows it; ``..`` is refused."""
+    table = folder / "pairs.csv"
+    table.write_text(f"photo,style,output\na.png,b.jpg,a.png\nb.jpg,a.png,{name}\n")
+    with pytest.raises(impasto.InvalidRequest, match="line 3: output .*(is also that of line 2|must lie below)"):
+        from_csv(table, "{photo}-{style}.png")
+    table.write_text("photo,style,output\na.png,b.jpg,./x//a.png\na.png,b.jpg,x/a.png\n")  # the same pair twice
+    assert [pair.output for pair in from_csv(table, "{photo}-{style}.png")] == ["x/a.png"]
+
+
+@pytest.mark.parametrize("photo", ["x" * 245, "\u732b" * 82, "e\U0001f431" * 49])
+def test_names_that_are_too_long_are_shortened(photo: str) -> None:
+    """Between characters; a hash of the whole names keeps them apart, the same in every run and folder."""
+    night = impasto.Style(Path("art/night.png"))
+    photos = [Path(f"in/{photo}1.png"), Path(f"in/{photo}2.png")]
+    outputs = [pair.output for pair in every(photos, [night], DEFAULT_TEMPLATE)]
+    digest = hashlib.sha256(json.dumps([f"{photo}1.png", "night.png"]).encode()).hexdigest()[:8]
+    assert outputs[0].endswith(f"-night-{digest}.png")
+    assert len(set(outputs)) == 2
+    for output in outputs:
+        assert photo.startswith(output[: -len("-night-12345678.png")])
+        assert 236 < len(output.encode()) <= 240
+    moved = every([Path(f"else/{photo}1.png")], [night], DEFAULT_TEMPLATE)
+    assert moved[0].output == outputs[0]
+    assert every([Path("cat.png")], [night], DEFAULT_TEMPLATE)[0].output == "cat-night.png"
+
+
+def test_a_mix_with_a_long_name_is_shortened() -> None:
+    """The photo's name stays where the styles' are too long."""
+    styles = [impasto.Style(Path(f"art/{'s' * 30}{index}.png")) for index in range(16)]
+    (pair,) = every([Path("cat.jpg")], styles, DEFAULT_TEMPLATE, mix=True)
+    assert pair.output.startswith("cat-sss")
+    assert len(pair.output) == 240
+
+
+def test_a_long_name_that_was_asked_for_is_refused(folder: Path) -> None:
+    with pytest.raises(impasto.InvalidRequest, match="is longer than 240 bytes; see --name"):
+        every([Path("x" * 245 + ".png")], [impasto.Style(Path("s.png"))], "{photo}-{style}.jpg")
+    (folder / "pairs.csv").write_text(f"photo,style,output\na.png,b.jpg,{'x' * 245}.png\n")
+    with pytest.raises(impasto.InvalidRequest, match="line 2: output .* is longer than 240 bytes"):
+        from_csv(folder / "pairs.csv", DEFAULT_TEMPLATE)
+
+
+def chosen(folder: Path, **files: str) -> list[Pair]:
+    """Return a pair whose output is out/x.png, with other files."""
+    names = {"photo": "a.png", "style": "b.jpg", **files}
+    paths = {name: folder / text for name, text in names.items()}
+    style = impasto.Style(paths["style"], mask=paths.get("style_mask"), region=paths.get("style_region"))
+    options = {"mask": paths["mask"]} if "mask" in paths else {}
+    return [Pair(paths["photo"], (style,), "x.png", options)]
+
+
+@pytest.mark.parametrize("part", ["photo", "style", "mask", "style_mask", "style_region"])
+@pytest.mark.parametrize("link", ["", "input", "output", "folder"])
+def test_an_output_that_would_replace_an_input_is_refused(folder: Path, part: str, link: str) -> None:
+    """Whichever it is, also where links lead to it; its name is in the error."""
+    source = folder / "out/x.png"
+    source.write_bytes(b"x")
+    if link == "input":
+        (folder / "link.png").symlink_to(source)
+        check_outputs(chosen(folder), folder / "out")
+        with pytest.raises(impasto.InvalidRequest, match=r"x\.png, the output of .* would replace .*link\.png"):
+            check_outputs(chosen(folder, **{part: "link.png"}), folder / "out")
+        return
+    if link == "output":
+        source.unlink()
+        source.symlink_to(folder / "deep/c.webp")
+    if link == "folder":
+        (folder / "other").symlink_to(folder / "out")
+    name = "deep/c.webp" if link == "output" else "out/x.png"
+    with pytest.raises(impasto.InvalidRequest, match=f"would replace .*{name}, which the run reads"):
+        check_outputs(chosen(folder, **{part: name}), folder / ("other" if link == "folder" else "out"))
+
+
+def test_other_files_that_are_read_are_not_replaced_either(folder: Path) -> None:
+    """The mask of all pictures, and the initial canvas; nor does the contact sheet replace a photo."""
+    check_outputs(chosen(folder), folder / "out", [folder / "deep/c.webp"], sheet="contact-sheet.jpg")
+    with pytest.raises(impasto.InvalidRequest, match=r"would replace .*out/x\.png"):
+        check_outputs(chosen(folder), folder / "out", [folder / "out/x.png"])
+    sheet = chosen(folder, photo="contact-sheet.jpg")
+    check_outputs(sheet, folder)
+    with pytest.raises(impasto.InvalidRequest, match=r"the contact sheet .* would replace .*contact-sheet\.jpg"):
+        check_outputs(sheet, folder, sheet="contact-sheet.jpg")
+
+
+@pytest.mark.parametrize("name", ["contact-sheet.jpg", "Contact-Sheet.JPG", "manifest.jsonl/a.png"])
+def test_names_of_the_run_itself_are_reserved(folder: Path, name: str) -> None:
+    """That of the sheet only if there is one."""
+    (folder / "pairs.csv").write_text(f"photo,style,output\na.png,b.jpg,{name}\n")
+    pairs = from_csv(folder / "pairs.csv", DEFAULT_TEMPLATE)
+    with pytest.raises(impasto.InvalidRequest, match="line 2: .* is the name of a file of the run's own; see --name"):
+        check_outputs(pairs, folder / "out", sheet="contact-sheet.jpg")
+    if "manifest" not in name:
+        check_outputs(pairs, folder / "out")
+
+
+def test_names_are_safe_to_print() -> None:
+    """A newline does not split a line of the progress, and nothing rings."""
+    pair = Pair(Path("in/a\nb.png"), (impasto.Style(Path("s\x07.png")),), "a\nb-s\x07.png", note="x\x1b")
+    assert str(pair) == f"{Path('in')}{os.sep}a\ufffdb.png with s\ufffd.png"
+    assert pair.title == "a\ufffdb-s\ufffd.png (x\ufffd)"
 
 
 def test_pairs_come_from_a_csv_file(folder: Path) -> None:
