@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
@@ -35,6 +37,9 @@ _PICTURES = ("mask", "init_image")
 INVALID_AT_FIRST = 3
 """The run is given up when so many pictures are refused as invalid before one succeeds: the options are the cause. Photos
 that cannot be read, and options of one pair, do not count."""
+
+_NO_ROOM = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS") if hasattr(errno, name))
+"""Errors of a disk that takes no file at all."""
 
 Status = Literal["succeeded", "failed", "kept", "stopped"]
 
@@ -228,13 +233,18 @@ class Batch:
         return Outcome(pair, "failed", error=error)
 
     def _concerns_all(self, pair: Pair, error: ImpastoError | OSError) -> bool:
-        """Whether no other picture would fare better: the server is gone, the disk is full, the options are invalid."""
+        """Whether no other picture would fare better: the server is gone, the disk is full, the options are invalid.
+
+        A file that cannot be written for another cause, such as a folder of its name, is of its pair alone.
+        """
         if isinstance(error, InvalidRequest) and not self._fared_well:
             of_photo = bool(error.violations) and all(item.field.startswith("content") for item in error.violations)
             alone = of_photo or bool(pair.options)
             self._invalid += not alone
             return not alone and self._invalid >= INVALID_AT_FIRST
-        return isinstance(error, (Unavailable, Unauthenticated)) or not isinstance(error, ImpastoError)
+        if not isinstance(error, ImpastoError):
+            return error.errno in _NO_ROOM or not self._folder.is_dir()
+        return isinstance(error, (Unavailable, Unauthenticated))
 
     def _append(self, status: Status, line: dict[str, Any], began: float, error: ImpastoError | OSError | None) -> None:
         reason = getattr(error, "reason", "") or type(error).__name__
@@ -247,8 +257,9 @@ class Batch:
         }
         self._manifest.append(values)
 
-    @staticmethod
-    def _save(target: Path, data: bytes) -> None:
+    def _save(self, target: Path, data: bytes) -> None:
+        if not self._folder.is_dir():  # do not make it again: its manifest is gone
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._folder))
         target.parent.mkdir(parents=True, exist_ok=True)
         replace_file(target, data, sync=True)
         sync_folder(target.parent)
