@@ -220,7 +220,7 @@ class Batch:
             return self._failed(pair, line, began, error)
 
     def _failed(self, pair: Pair, line: dict[str, Any], began: float, error: ImpastoError | OSError) -> Outcome:
-        if self._stop is not Stop.NO and isinstance(error, JobCancelled):
+        if self._stop is not Stop.NO and isinstance(error, (JobCancelled, NotFound)):  # its request was being cancelled
             return Outcome(pair, "stopped")
         if self._concerns_all(pair, error):
             self.fault = self.fault or error
