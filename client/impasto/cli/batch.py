@@ -308,16 +308,19 @@ def _in_main_thread() -> bool:
 
 
 def _sheet(out: Path, pairs: Sequence[Pair]) -> Path | None:
-    sheet = batch_sheet(out, pairs)
-    if sheet is None:
+    """Write the contact sheet; return None if there is none. The pictures are painted, so a fault is a warning only."""
+    path = out / SHEET
+    try:
+        sheet = batch_sheet(out, pairs)
+        if sheet is None:
+            return None
+        sheet.save(path, quality=90)
+    except Exception as error:  # Pillow raises many kinds of errors
+        text = getattr(error, "strerror", None) or error
+        click.echo(f"Warning: cannot write the contact sheet {path}: {text}", err=True)
         return None
     if len(pairs) > MOST_TILES:
         click.echo(f"the contact sheet shows the first {MOST_TILES} pictures", err=True)
-    path = out / SHEET
-    try:
-        sheet.save(path, quality=90)
-    except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {error.strerror or error}") from None
     return path
 
 

@@ -409,6 +409,51 @@ async def test_a_dry_run_shows_the_pairs(service: Any, files: Path) -> None:
     assert not (files / "out").exists()
 
 
+async def test_an_output_that_is_a_folder_does_not_stop_the_others(service: Any, files: Path) -> None:
+    """Nor in the runs after it."""
+    (files / "out/p0-s0.png").mkdir(parents=True)
+    async with service() as running:
+        done = await batch(running.running.address, files)
+        assert done.exit_code == 1
+        assert "5 of 6 pictures painted, 1 failed; " in done.stderr
+        done = await batch(running.running.address, files)
+        assert "0 of 6 pictures painted, 5 kept from an earlier run, 1 failed; " in done.stderr
+        (files / "out/p0-s0.png").rmdir()
+        done = await batch(running.running.address, files)
+        assert done.exit_code == 0
+
+
+async def test_odd_names_are_painted_and_kept(service: Any, files: Path) -> None:
+    """Names that are not UTF-8, are as long as a file system allows, or cannot be laid out on the sheet; each in one line."""
+    for number, name in enumerate((b"caf\xe9.png", b"x" * 245 + b".png", "\u00e9\r\u2029\n\x07.png".encode())):
+        os.rename(files / f"photos/p{number}.png", os.path.join(os.fsencode(files / "photos"), name))
+    async with service() as running:
+        done = await batch(running.running.address, files)
+        assert done.exit_code == 0, done.output
+        assert len(done.stderr.splitlines()) == 7
+        assert "6 of 6 pictures painted; " in done.stderr
+        assert (files / "out/contact-sheet.jpg").exists()
+        done = await batch(running.running.address, files)
+        assert "0 of 6 pictures painted, 6 kept from an earlier run; " in done.stderr
+
+
+@pytest.mark.parametrize("error", [RuntimeError("raqm_layout() failed."), OSError(28, "No space left on device")])
+async def test_a_sheet_that_fails_is_a_warning(
+    service: Any, files: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The pictures are painted, and the run says so."""
+
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("impasto.cli.batch.batch_sheet", fail)
+    async with service() as running:
+        done = await batch(running.running.address, files)
+        assert done.exit_code == 0, done.output
+        assert "Warning: cannot write the contact sheet" in done.stderr
+        assert "6 of 6 pictures painted; " in done.stderr
+
+
 @pytest.mark.parametrize("patience_s", [0.0, 30.0])
 def test_a_run_that_is_started_again_waits_for_its_server(patience_s: float, capsys: pytest.CaptureFixture[str]) -> None:
     """It may be starting too; one without patience ends at once."""
