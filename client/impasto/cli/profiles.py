@@ -148,6 +148,8 @@ def _defaults(values: Any, where: str) -> Mapping[str, Any]:
         kinds = _KINDS.get(_OPTIONS[name], (str,))
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise click.ClickException(f"{where}: {name} must be {' or '.join(kind.__name__ for kind in kinds)}, got {value!r}")
+    if "on_deadline" in values:  # by the client's name or the command line's
+        return {**values, "on_deadline": values["on_deadline"].replace("_", "-")}
     return values
 
 
