@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from impasto._client import Client
 from impasto._mapping import default_in_flight
@@ -105,12 +104,9 @@ def grid(
         raise click.UsageError("a sheet must be written to a file, not to stdout")
     check_output(out)
     check_stdin(*style_masks, *style_regions, options["mask"], options["init_image"])
-    given = given_options(options, None)
+    given = given_options(options, None, {axis.name: axis.values for axis in axes})
     given.pop("format")
-    ctx = click.get_current_context()
     for axis in axes:
-        if ctx.get_parameter_source(axis.name) is ParameterSource.DEFAULT_MAP:
-            given.pop(axis.name, None)  # of the profile
         if axis.name in given:
             raise click.UsageError(f"{axis.name} is given and varies")
     parts = styled([Style(path) for path in styles], style_shares, style_masks, style_regions)

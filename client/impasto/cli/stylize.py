@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import click
@@ -16,6 +17,7 @@ from click.shell_completion import CompletionItem
 from impasto import text_values
 from impasto._base import waited
 from impasto._client import Client, Job
+from impasto.changes import replaced
 from impasto.cli import completion
 from impasto.cli.arguments import label_option
 from impasto.cli.output import (
@@ -263,10 +265,18 @@ preview_options = _added(PREVIEWS)
 """Adds the options of the previews; :func:`with_previews` applies them."""
 
 
-def given_options(options: Mapping[str, Any], out: str | None) -> dict[str, Any]:
-    """Return the given options as client options, and the format for the output file's extension."""
+def given_options(
+    options: Mapping[str, Any], out: str | None, varied: Mapping[str, Sequence[Any]] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Return the given options as client options, and the format for the output file's extension.
+
+    Args:
+        options: Values of the command's parameters.
+        out: The output file.
+        varied: Values of options that differ between pictures; they take precedence over the profile as given ones do.
+    """
     given = {name: value for name, value in options.items() if value is not None and value is not False}
-    for name in overridden(given):
+    for name in overridden(given, varied):
         del given[name]
     if isinstance(given.get("quality"), str):
         if given.get("preset", given["quality"]) != given["quality"]:
@@ -274,9 +284,9 @@ def given_options(options: Mapping[str, Any], out: str | None) -> dict[str, Any]
         given["preset"] = given.pop("quality")
         if isinstance(number := _of_profile("quality"), int):
             given["quality"] = number
-    if "schedule" in given:
+    if "schedule" in given or "schedule" in varied:
         for name, flag in (("size_px", "--size"), ("steps", "--steps"), ("levels", "--levels")):
-            if name in given:
+            if name in given or name in varied:
                 raise click.UsageError(f"{flag} and --schedule are mutually exclusive: the schedule sets sizes and steps")
     given["format"] = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}.get(Path(out or "").suffix.lower(), "png")
     if "on_deadline" in given:
@@ -293,20 +303,24 @@ def _of_profile(name: str) -> object:
     return None if ctx is None else ctx.lookup_default(name)
 
 
-def overridden(given: Mapping[str, Any]) -> list[str]:
-    """Return the options of the profile that contradict an option of the command line."""
+def overridden(given: Mapping[str, Any], varied: Mapping[str, Sequence[Any]] = MappingProxyType({})) -> set[str]:
+    """Return the options of the profile that contradict an option of the command line, or one that varies."""
     ctx = click.get_current_context(silent=True)
     if ctx is None:
-        return []
-    of_profile = {name for name in given if ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
-    dropped = set()
-    presets = {name for name in ("preset", "quality") if isinstance(given.get(name), str)}
-    if presets - of_profile:
-        dropped |= (presets | HOW_FAR) & of_profile
-    sizes = {"size_px", "steps", "levels"} & given.keys()
-    if "schedule" in given and sizes:
-        dropped |= sizes & of_profile if "schedule" not in of_profile else {"schedule"}
-    return list(dropped)
+        return set()
+    of_profile = {name: value for name, value in given.items() if ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
+    of_line = {name: value for name, value in given.items() if name not in of_profile}
+    dropped = of_profile.keys() & varied.keys()
+    for each in (of_line, *({name: value} for name, values in varied.items() for value in values)):
+        dropped |= of_profile.keys() & replaced(ctx.default_map or {}, each)
+        if "schedule" in each:  # whose sizes an exact size would win over
+            dropped |= of_profile.keys() & {"width_px", "height_px"}
+        if any(isinstance(each.get(name), str) for name in ("preset", "quality")):
+            presets = {name for name in ("preset", "quality") if isinstance(of_profile.get(name), str)}
+            dropped |= of_profile.keys() & (presets | HOW_FAR)
+    if "schedule" in of_profile and {"size_px", "steps", "levels"} & given.keys() - dropped:
+        dropped.add("schedule")
+    return dropped
 
 
 @click.command()

@@ -64,6 +64,42 @@ async def test_invalid_values_do_not_end_a_grid(service: Any, files: Path) -> No
         assert "s.jpg: 1 of 6 pictures painted, 5 failed" in done.stderr, done.output
 
 
+@pytest.mark.parametrize(
+    ("defaults", "vary", "parameter", "expected"),
+    [
+        ("width_px = 64\nheight_px = 48", "size=40,56", "size_px", [40, 56]),
+        ("schedule = '32:2,64:2'", "steps=2,5", "steps", [2, 5]),
+        ("steps = 4", "preset=draft,best", "steps", [30, 160]),
+        ("steps = 4", "steps=2,5", "steps", [2, 5]),
+        ("steps = 4\nsize_px = 64", "schedule=32:2;40:3", "size_px", [32, 40]),
+    ],
+)
+async def test_what_varies_takes_precedence_over_a_profile(
+    service: Any, files: Path, monkeypatch: pytest.MonkeyPatch, defaults: str, vary: str, parameter: str, expected: list[int]
+) -> None:
+    """Over what contradicts it too, as an option of the command line does."""
+    (files / "client.toml").write_text(f"[profiles.studio.defaults]\n{defaults}\n")
+    monkeypatch.setenv("IMPASTO_CLIENT_CONFIG", str(files / "client.toml"))
+    async with service(FakeWorker(step_s=0.0)) as running:
+        arguments = ["--profile", "studio", "grid", "p.png", "s.png", "--vary", vary, "-o", "s.png.jpg", "--json"]
+        done = await command(running.running.address, *arguments)
+        assert done.exit_code == 0, done.output
+        cells = json.loads(done.stdout)["cells"]
+        assert [cell["parameters"][parameter] for cell in cells] == expected
+        for cell in cells:
+            assert max(cell["width_px"], cell["height_px"]) == cell["parameters"]["size_px"]
+
+
+def test_a_grid_does_not_replace_its_photo(files: Path) -> None:
+    """Which may be a cell of an earlier one."""
+    (files / "o-cells").mkdir()
+    (files / "p.png").rename(files / "o-cells/01-02.png")
+    arguments = ["grid", "o-cells/01-02.png", "s.png", "--vary", "seed=1,2", "-o", "o.png"]
+    done = CliRunner(env={"IMPASTO_SERVER": "127.0.0.1:1"}).invoke(cli, arguments)
+    assert "would replace o-cells/01-02.png" in str(done.exception)
+    assert not (files / "o-cells/manifest.jsonl").exists()
+
+
 async def test_a_grid_may_mix_styles_with_masks(service: Any, files: Path, png: Callable[..., bytes]) -> None:
     """The sheet's file says which; another mask paints the cells anew."""
     (files / "m.png").write_bytes(png(seed=2))
@@ -166,6 +202,8 @@ async def test_layers_and_words_can_vary_and_a_cell_may_fail(service: Any, files
         (["--vary", "seed=1,2", "--vary", "seed=3,4"], "seed is on both axes"),
         (["--vary", "seed=1", "--vary", "steps=2", "--vary", "history=3"], "once or twice"),
         (["--vary", "seed=1,2", "--seed", "3"], "seed is given and varies"),
+        (["--vary", "steps=1,2", "--schedule", "32:2"], "--steps and --schedule are mutually exclusive"),
+        (["--vary", "schedule=32:2;40:2", "--vary", "size=32,40"], "--size and --schedule are mutually exclusive"),
         (["--vary", "seed=" + ",".join(map(str, range(401)))], "at most 400"),
     ],
 )

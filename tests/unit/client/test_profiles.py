@@ -193,6 +193,36 @@ def test_a_preset_of_the_command_line_precedes_the_steps_of_the_profile(config: 
     assert seen("--profile", "studio", "stylize", "p.png")["steps"] == 4
 
 
+@pytest.mark.parametrize(
+    ("defaults", "arguments", "left"),
+    [
+        ("width_px = 64\nheight_px = 48", ("--size", "32"), {"size_px": 32}),
+        ("width_px = 64\nheight_px = 48", ("--schedule", "32:2"), {"schedule": [(32, 2)]}),
+        ("width_px = 64\nheight_px = 48", ("--width", "32"), {"width_px": 32, "height_px": 48}),
+        ("width_px = 64\nheight_px = 48", ("--steps", "2"), {"width_px": 64, "height_px": 48, "steps": 2}),
+        ("schedule = '32:2,64:2'", ("--steps", "2"), {"steps": 2}),
+        ("schedule = '32:2'\nsteps = 3", ("--seed", "2"), {"steps": 3, "seed": 2}),
+        ("optimizer = 'adam'\nlearning_rate = 0.1", ("--optimizer", "lbfgs"), {"optimizer": "lbfgs"}),
+        ("learning_rate = 0.1", ("--optimizer", "adam"), {"optimizer": "adam", "learning_rate": 0.1}),
+        ("init = 'noise'", ("--init-image", "i.png"), {"init_image": Path("i.png")}),
+    ],
+)
+def test_what_contradicts_an_option_of_the_command_line_is_left_out(
+    config: Path, defaults: str, arguments: tuple[str, ...], left: dict[str, Any]
+) -> None:
+    """As what a change of a recorded picture replaces."""
+    config.write_text(f'[profiles.studio]\nserver = "studio:1"\n[profiles.studio.defaults]\n{defaults}\n')
+    found = seen("--profile", "studio", "stylize", "p.png", *arguments)
+    assert {name: value for name, value in found.items() if name not in ("server", "token", "format")} == left
+
+
+@pytest.mark.parametrize("word", ["return_best", "return-best", "fail"])
+def test_a_deadline_has_the_name_of_the_client_or_of_the_command_line(config: Path, word: str) -> None:
+    config.write_text(f'[profiles.studio]\nserver = "studio:1"\n[profiles.studio.defaults]\non_deadline = "{word}"\n')
+    assert seen("--profile", "studio", "stylize", "p.png")["on_deadline"] == word.replace("-", "_")
+    assert seen("--profile", "studio", "stylize", "p.png", "--on-deadline", "fail")["on_deadline"] == "fail"
+
+
 def test_a_profile_may_give_a_preset_as_quality(config: Path) -> None:
     """A number of the command line is the quality of the file then, and the profile's preset is replaced by one."""
     config.write_text('[profiles.studio]\nserver = "studio:1"\n[profiles.studio.defaults]\nquality = "draft"\n')
