@@ -316,6 +316,7 @@ class Batch:
         """Return the picture of a new job, or of one of an earlier run, and the share that was painted since."""
         attempt = tries = 0
         while True:
+            self._check_going_on()
             request = line["request_id"] = request_id(line["key"], attempt)
             try:
                 job, state, before = self._submit(work, request)
@@ -334,6 +335,10 @@ class Batch:
                 elif not isinstance(error, NotFound):
                     attempt += 1  # its job has ended
 
+    def _check_going_on(self) -> None:
+        if self._stop is not Stop.NO:
+            raise JobCancelled("the run was interrupted", reason="JOB_CANCELLED")
+
     def _submit(self, work: _Work, request: str) -> tuple[Job, str, float]:
         """Submit a job, or join the one of the same request; return its state too, and the share that is painted."""
         while True:
@@ -345,8 +350,7 @@ class Batch:
                 if error.reason == "REQUEST_ID_REUSED":  # by the same picture under another name, or with other labels
                     return self._joined(request)
                 self._wake.wait(self._room.delay(error))
-                if self._stop is not Stop.NO:
-                    raise JobCancelled("the run was interrupted", reason="JOB_CANCELLED") from None
+                self._check_going_on()
             else:
                 self._room.accepted()
                 found = job.acknowledgement

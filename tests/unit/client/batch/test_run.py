@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,9 +29,6 @@ class Raising:
 
     def __init__(self, error: Callable[[], Exception]) -> None:
         self._error = error
-
-    def upload(self, picture: Path) -> impasto.UploadedImage:
-        return impasto.UploadedImage(picture.name * 64)
 
     def submit(self, *pictures: object, **options: object) -> None:
         raise self._error()
@@ -66,6 +64,23 @@ def test_a_request_that_is_gone_when_the_run_stops_has_not_failed(tmp_path: Path
     assert [outcome.status for outcome in outcomes] == ["stopped"]
     assert run.fault is None
     assert list(entries(tmp_path / NAME)) == []
+
+
+def test_a_cancelled_job_has_no_successor_when_the_run_stops(tmp_path: Path, pairs: list[Pair]) -> None:
+    """The stop itself has cancelled it, under another name of the same photo."""
+    submitted: list[str] = []
+
+    def submit(*pictures: object, request_id: str, **options: object) -> SimpleNamespace:
+        submitted.append(request_id)
+        run.interrupt()
+        return SimpleNamespace(acknowledgement=SimpleNamespace(state="cancelled", step=0, steps=3))
+
+    client: Any = Raising(AssertionError)
+    client.upload, client.submit = lambda picture: run._hashed(picture, ""), submit
+    with Manifest(tmp_path) as manifest:
+        run = Batch(client, tmp_path, manifest, {}, 0)
+        assert [outcome.status for outcome in run.paint(pairs, 1)] == ["stopped"]
+    assert len(submitted) == 1
 
 
 @pytest.mark.parametrize("number", [errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG])
