@@ -23,7 +23,7 @@ OF_CLIENT = {
     "TLS_FAILED": ("Unavailable", "The server's certificate is untrusted or for another name, or it does not use TLS."),
     "SILENT": ("Unavailable", "The server has sent nothing on a progress stream for half a minute."),
     "WAIT_TIMEOUT": ("WaitTimeout", "The call did not finish within its timeout; the message says whether its job continues."),
-    "CLIENT_CLOSED": ("ImpastoError", "The client was closed before the call, or while it was retried."),
+    "CLIENT_CLOSED": ("ImpastoError", "The client was closed before the call, or during it."),
     "DAMAGED": ("ServerError", "A downloaded picture is not the one that the server described."),
 }
 
