@@ -153,6 +153,7 @@ class AsyncClient(ClientBase):
 
         Cancelling the task cancels the job.
         """
+        self._check_open()
         deadline = Deadline(timeout_s)
         try:
             if on_step is None and not progress:
@@ -187,6 +188,7 @@ class AsyncClient(ClientBase):
         **options: Unpack[Options],
     ) -> AsyncJob:
         """Submit a job and return at once; see :meth:`impasto.Client.submit`."""
+        self._check_open()
         deadline = Deadline(timeout_s)
         spec = await asyncio.to_thread(job_spec, content, style, options)
         await self._prepare(spec, deadline)

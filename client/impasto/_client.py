@@ -142,6 +142,7 @@ class Client(ClientBase):
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
+        self._check_open()
         deadline = Deadline(timeout_s)
         try:
             if on_step is None and not progress:
@@ -183,6 +184,7 @@ class Client(ClientBase):
         Raises:
             ImpastoError: See :mod:`impasto.errors`.
         """
+        self._check_open()
         deadline = Deadline(timeout_s)
         spec = job_spec(content, style, options)
         self._prepare(spec, deadline)

@@ -91,3 +91,18 @@ async def test_an_asyncio_client_that_is_closed_during_a_call_says_so(
         await call
     assert (type(caught.value), caught.value.reason) == (impasto.ImpastoError, "CLIENT_CLOSED")
     await asyncio.to_thread(check_and_end, real_server, kept=name == "result")
+
+
+async def test_a_client_that_was_closed_before_says_so_at_once(png: Callable[..., bytes]) -> None:
+    """It has nothing to cancel, and asks nobody."""
+    client, asyncio_client = impasto.Client("127.0.0.1:1"), impasto.AsyncClient("127.0.0.1:1")
+    client.close()
+    await asyncio_client.close()
+    asked: list[str] = []
+    client.cancel_quietly = asyncio_client.cancel_quietly = asked.append  # type: ignore[method-assign,assignment]
+    for name in ("stylize", "submit"):
+        with pytest.raises(impasto.ImpastoError, match="the client is closed"):
+            getattr(client, name)(png(), png())
+        with pytest.raises(impasto.ImpastoError, match="the client is closed"):
+            await getattr(asyncio_client, name)(png(), png())
+    assert asked == []
