@@ -27,11 +27,12 @@ for version in 3.11 3.12 3.13 3.14; do
     install --constraint requirements/run.txt '.[web,webhooks,heif]' # schemathesis needs some of their libraries
     install --require-hashes --no-deps --requirement requirements/demo.txt --requirement requirements/dev.txt
     install --constraint requirements/run.txt numpy psutil
-    echo "Python $version: the client's tests"
-    $venv/bin/python -m pytest tests/unit/client -q --numprocesses 2 --dist worksteal -p no:cacheprovider
-    if [ "$version" = "$server" ]; then
+    if [ "$version" != "$server" ]; then
+        echo "Python $version: the client's tests"
+        $venv/bin/python -m pytest tests/unit/client -q --numprocesses 2 --dist worksteal -p no:cacheprovider
+    else
         install --require-hashes --requirement requirements/run.txt --requirement requirements/torch.txt
-        echo "Python $version: the fast tests"
+        echo "Python $version: the fast tests, the client's among them"
         $venv/bin/python -m pytest tests/unit -q -m "not gpu and not slow" --numprocesses 2 --dist worksteal -p no:cacheprovider
     fi
 done
