@@ -21,11 +21,12 @@ from impasto.transport import SLOWEST_BYTES_PER_S, SMALL_BYTES, channel_options,
 from impasto.v1 import style_transfer_pb2 as pb
 
 CLOSED = "CLIENT_CLOSED"
+"""Reason of the error of a call whose client was closed."""
 CALL_TIMEOUT_S = 30.0
 """Deadline of an attempt of a call without pictures."""
 UPLOAD_TIMEOUT_S = 600.0
-"""Deadline of an upload or a download."""
-EVENT_BYTES = 256 << 10
+"""Deadline of an attempt of an upload or a download; uploads have more by their bytes."""
+EVENT_BYTES = 64 << 10
 """Largest event with a picture; a larger picture is downloaded. A slow link is silent while an event arrives."""
 QUIET_TIMEOUT_S = 3.0
 """Deadline of a cancellation while another error is being raised."""

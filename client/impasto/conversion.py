@@ -88,7 +88,7 @@ def _all_boxes(data: bytes) -> bool:
 def _ends_in_zeros(data: bytes, pixels: int) -> bool:
     """Return whether the pixels of a file of ISO boxes end in zeros, as a program leaves them that reserves a file's space.
 
-    Decoders make pixels of them. Encoders write next to none: 3 bytes in 48 million flat pixels, as measured.
+    Decoders make pixels of them. Encoders write none: libavif 1.4 and libheif did not in 12 million flat pixels.
     """
     blank = 512 + pixels // 4096
     return any(kind == b"mdat" and end - blank > 0 and not any(data[end - blank : end]) for kind, end in _boxes(data))

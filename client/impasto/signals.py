@@ -3,11 +3,8 @@
 import signal
 
 
-def stopping() -> list[int]:
+def stopping() -> list[signal.Signals]:
     """Return SIGINT, SIGTERM, and SIGHUP unless it is ignored, as nohup has it; those that the platform has."""
-    found = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    return [
-        number
-        for number in found
-        if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN
-    ]
+    found = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)
+    return found if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN else [*found, hangup]

@@ -19,6 +19,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from impasto.installing import needs
+from impasto.signals import stopping
 from impasto.v1 import style_transfer_pb2 as pb
 from impasto.v1 import style_transfer_pb2_grpc as pb_grpc
 from impasto_server.api import reflection, validation
@@ -43,7 +44,6 @@ from impasto_server.observability.tracing import Tracing, TracingError, tracing_
 from impasto_server.observability.watchdog import counted_faults
 from impasto_server.pictures.decoders import Decoders
 from impasto_server.scratch import scratch_folder
-from impasto_server.stops import obeyed
 from impasto_server.store.base import JobStore
 from impasto_server.store.memory import MemoryStore
 from impasto_server.store.sqlite import DataError, DurableStore
@@ -417,7 +417,7 @@ async def run(config: ServerConfig, devices: Sequence[str], on_ready: Callable[[
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in obeyed():  # changed files are reloaded without a signal
+    for number in stopping():  # changed files are reloaded without a signal
         loop.add_signal_handler(number, stop.set)
     interval_s, graphs = config.checkpoint_interval_s, config.cuda_graphs
     workers = [ProcessWorker(WorkerSettings(device, config.weights, interval_s, graphs)) for device in devices]

@@ -23,11 +23,6 @@ def shielded() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def obeyed() -> list[signal.Signals]:
-    """Return those that stop this process: all but SIGHUP if nohup lets it be ignored."""
-    return [number for number in STOPS if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
-
-
 def ignore_stops() -> None:
     """Ignore the signals, in a child process."""
     for number in STOPS:
